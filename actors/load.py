@@ -1,0 +1,136 @@
+"""Pinned models and methods, from their settings: found, checked against their sha256, loaded once."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from configs.strict import UserError, nearest
+from storage.uri import open_store
+
+ZOO = Path(__file__).parent.parent / "zoo"
+FOLDER_FILES = ("*.safetensors", "*.json")
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a name; `auto` is the GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise UserError(f"engine.device: expected auto, cpu, cuda or cuda:N, got {name!r}") from None
+
+
+def weights_location(weights: str) -> str:
+    """A weights entry as a path or URI: `zoo:NAME` is the file shipped with the project."""
+    return str(ZOO / weights.removeprefix("zoo:")) if weights.startswith("zoo:") else weights
+
+
+def _read(location: str, name: str) -> bytes:
+    folder, _, file = location.rpartition("/")
+    try:
+        return open_store(folder or ".").read(file)
+    except FileNotFoundError:
+        raise UserError(f"models.{name}.weights: expected a file at {location}, got none") from None
+
+
+def model_digest(spec: Mapping[str, Any], name: str) -> str:
+    """The sha256 that pins a model: of its weights file, or of a folder's weights and config files.
+
+    A hub id is pinned by its revision instead, since its files are only known after a download.
+    """
+    weights = spec.get("weights")
+    if weights is None:
+        return "none"
+    location = weights_location(weights)
+    path = Path(location)
+    if path.is_dir():
+        digest = hashlib.sha256()
+        files = sorted({file for pattern in FOLDER_FILES for file in path.glob(pattern)})
+        if not files:
+            raise UserError(f"models.{name}.weights: expected a folder with safetensors and json files, got {location}")
+        for file in files:
+            digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+        return digest.hexdigest()
+    if spec.get("source") == "huggingface" and "://" not in location and not path.exists():
+        if not spec.get("revision"):
+            raise UserError(f"models.{name}.revision: expected the revision of hub model {weights}, got none (a moving model cannot be pinned)")
+        return f"hub:{weights}@{spec['revision']}"
+    return hashlib.sha256(_read(location, name)).hexdigest()
+
+
+def pin(models: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Digest of every model, by name; UserError with both digests where a pinned one differs."""
+    digests = {}
+    for name, spec in models.items():
+        digests[name] = model_digest(spec, name)
+        check_digest(spec, name, digests[name])
+    return digests
+
+
+def check_digest(spec: Mapping[str, Any], name: str, got: str) -> None:
+    expected = spec.get("sha256")
+    if expected and expected != got:
+        raise UserError(
+            f"models.{name}: expected weights with sha256 {expected}, got {got} in {spec.get('weights')}: "
+            "the file is not the one that was pinned"
+        )
+
+
+def load_models(config: Mapping[str, Any], names: Iterable[str], device: torch.device) -> dict[str, nn.Module]:
+    """Load models by name, frozen and in eval mode; config: a resolved RunConfig as a dict.
+
+    UserError where one is missing, its weights differ from their sha256, or its outputs do not fit its classes.
+    """
+    from models.load import build
+
+    loaded = {}
+    for name in names:
+        spec = config["models"].get(name)
+        if spec is None:
+            raise UserError(f"models: expected {name!r}, got {', '.join(config['models'])}: the method needs it")
+        weights: bytes | Path | None = None
+        if spec.get("weights"):
+            location = weights_location(spec["weights"])
+            if Path(location).is_dir() or spec.get("source") == "huggingface":
+                check_digest(spec, name, model_digest(spec, name))
+                weights = Path(location)
+            else:
+                weights = _read(location, name)
+                check_digest(spec, name, hashlib.sha256(weights).hexdigest())
+        try:
+            loaded[name] = build(spec, weights, device)
+        except (ValueError, FileNotFoundError, ImportError, AttributeError, TypeError, RuntimeError) as error:
+            raise UserError(f"models.{name}: {' '.join(str(error).split())}") from error
+    return loaded
+
+
+def load_method(config: Mapping[str, Any]) -> Any:
+    """Make the method of a resolved config; UserError where its class or a setting is unknown."""
+    target, settings = config["method"]["target"], config["method"]["settings"]
+    module_name, _, class_name = target.rpartition(".")
+    try:
+        method = getattr(importlib.import_module(module_name), class_name)
+    except (ModuleNotFoundError, AttributeError):
+        raise UserError(f"method.target: expected a class in methods/, got {target!r}") from None
+    known = list(inspect.signature(method.__init__).parameters)[1:]
+    for key in settings:
+        if key not in known:
+            raise UserError(f"method.settings: unknown key {key!r}: {nearest(key, known)}")
+    try:
+        return method(**settings)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"method.settings: {error}") from None
+
+
+def method_models(method: Any) -> tuple[str, ...]:
+    """Names of the models a method is called with."""
+    return ("classifier", *(name for name in method.needs if name != "classifier"))

@@ -1,0 +1,43 @@
+"""Which class a row should flip to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+
+class BadTarget(ValueError):
+    """The row has no label or no target that can be used; the message is the quarantine's reason."""
+
+
+def class_index(value: Any, classes: Sequence[str], what: str) -> int:
+    """A class given as bool, index or name, as an index into `classes`; BadTarget where it is none of them."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        raise BadTarget(f"its {what} is missing")
+    if isinstance(value, str) and value in classes:
+        return list(classes).index(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool | int) and 0 <= int(value) < len(classes):
+        return int(value)
+    known = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+    raise BadTarget(f"its {what}: expected one of {known} or an index below {len(classes)}, got {str(value)[:60]!r}")
+
+
+def choose_target(
+    rule: Mapping[str, Any], probabilities: Tensor, carried: Mapping[str, Any], classes: Sequence[str]
+) -> int:
+    """The target class of one row; probabilities: (K,) of the original; BadTarget where the row is there already."""
+    source = int(probabilities.argmax())
+    if rule["rule"] == "opposite":
+        return 1 - source
+    if rule["rule"] == "runner-up":
+        return int(probabilities.topk(2).indices[1])
+    value = rule["name"] if rule["name"] is not None else carried[rule["column"]]
+    target = class_index(value, classes, "target")
+    if target == source:
+        raise BadTarget(f"it is classified as its target ({classes[target]}) already")
+    return target

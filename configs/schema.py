@@ -1,0 +1,236 @@
+"""Every setting there is, what it means and what it may be."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from configs.strict import Strict, UserError, apply_sets, check, expand, read_preset
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,100}$")]
+
+
+class DataConfig(Strict):
+    """A data set in Parquet and how its rows become images in [0,1]."""
+
+    preset: str | None = None
+    path: str  # file, folder or glob; local or s3://
+    image: str = "image"  # column: struct<bytes, path>, or binary
+    label: str | None = None  # column: bool, class index or class name
+    id: str | None = None  # column; else sha256 of content and source
+    split: str | None = None  # column with train/test, or the constant `train` / `test` where no such column exists
+    columns: list[str] = []  # further columns to carry along (a target column, ground-truth attributes)
+    size: Count = 64  # side of the square image that methods work on
+    crop: tuple[int, int, int, int] | None = None  # left, top, right, bottom, before resizing
+    rows: str | None = None  # "a:b", a slice over all files in name order
+    max_pixels: Count = 50_000_000  # larger images are quarantined
+
+    @field_validator("rows")
+    @classmethod
+    def _rows(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"\d*:\d*", value):
+            raise ValueError(f"expected a slice like 5000:6000, got {value!r}")
+        return value
+
+    @field_validator("crop")
+    @classmethod
+    def _crop(cls, value: tuple[int, int, int, int] | None) -> tuple[int, int, int, int] | None:
+        if value is not None and not (0 <= value[0] < value[2] and 0 <= value[1] < value[3]):
+            raise ValueError(f"expected left < right and top < bottom, got {list(value)}")
+        return value
+
+
+class ModelConfig(Strict):
+    """A pinned model: where its code and weights come from and how its inputs and outputs are read."""
+
+    preset: str | None = None
+    role: Literal["classifier", "attributes", "autoencoder", "denoiser"]
+    source: Literal["torch", "huggingface", "export"] = "torch"
+    target: str | None = None  # source torch: dotted path to a torch module class or a function that makes one
+    settings: dict[str, Any] = {}  # its arguments
+    weights: str | None = None  # file (safetensors, or .pt read with weights_only); `zoo:NAME` for the shipped ones; hub id or folder
+    revision: str | None = None  # of a hub id
+    sha256: str | None = None  # of the weights file; checked at load
+    classes: list[str] = []  # class or attribute names, in the outputs' order
+    head: Literal["softmax", "sigmoid"] = "softmax"
+    output: int | None = None  # sigmoid: which output is the decision, where there are several
+    size: Count | None = None  # input side the network wants; images are resized to it inside the wrapper
+    mean: list[float] = []  # per channel, in [0,1] scale; empty: no normalisation
+    std: list[float] = []
+
+    @model_validator(mode="after")
+    def _whole(self) -> ModelConfig:
+        if self.source == "torch" and not self.target:
+            raise ValueError("expected `target`, the dotted path of a torch module, got none")
+        if self.source != "torch" and not self.weights:
+            raise ValueError(f"expected `weights` for source {self.source}, got none")
+        if len(self.mean) != len(self.std) or len(self.mean) not in (0, 1, 3):
+            raise ValueError(f"expected mean and std of one length, 1 or 3, got {len(self.mean)} and {len(self.std)}")
+        if any(s <= 0 for s in self.std):
+            raise ValueError(f"expected std > 0, got {self.std}")
+        if self.role in ("classifier", "attributes") and not self.classes and self.source != "huggingface":
+            raise ValueError(f"expected `classes`, the names of the {self.role}' outputs, got none")
+        if self.head == "sigmoid" and self.role == "classifier" and self.classes and len(self.classes) != 2:
+            raise ValueError(f"expected 2 classes (negative, positive) for a sigmoid classifier, got {len(self.classes)}")
+        return self
+
+
+class MethodConfig(Strict):
+    """A method by the dotted path of its class, and its settings."""
+
+    preset: str | None = None
+    target: Annotated[str, Field(pattern=r"^methods\.[a-z0-9_]+\.[A-Za-z0-9_]+$")]
+    settings: dict[str, Any] = {}
+    paper: str | None = None
+
+
+class TargetConfig(Strict):
+    """Which class a row should flip to: give one of the three."""
+
+    rule: Literal["opposite", "runner-up"] | None = None
+    name: str | None = None  # a class's name
+    column: str | None = None  # a column that holds the class's name or index
+
+    @model_validator(mode="after")
+    def _one(self) -> TargetConfig:
+        if sum(value is not None for value in (self.rule, self.name, self.column)) != 1:
+            raise ValueError("expected exactly one of rule, name, column")
+        return self
+
+
+class EngineConfig(Strict):
+    """Where and how the work is run; nothing here changes a result."""
+
+    kind: Literal["ray", "local"] = "ray"
+    workers: int | None = Field(None, ge=1)  # actors; default: CPUs - 1, at least 1 (or one per GPU)
+    gpus: float = Field(0, ge=0)  # per worker; fractions share a GPU
+    device: str = "auto"
+    threads: Count = 1  # torch threads per worker
+    batch: Count = 16  # rows per method call
+    shard_rows: Count = 64  # rows per shard: aim for 30-120 s of work
+    address: str | None = None  # of a running Ray cluster; default: RAY_ADDRESS, else a local one
+    attempts: Count = 3  # starts of one shard before its killer row is searched
+
+
+class ScoreConfig(Strict):
+    causal: list[str] = []  # the attributes that should decide (ground truth of the audit), by the oracle's names
+    cout_steps: Count = 50
+    bootstrap: Count = 400
+    threshold: Fraction = 0.5  # of the oracle's attribute probabilities
+    batch: Count = 64
+
+
+class JudgeConfig(Strict):
+    wording: str = "generic"  # a wording of pipelines/judge_wording.yaml: faces-smile, faces-age, traffic, ...
+    model: str = "gpt-4o-mini"
+    max_rows: int | None = Field(None, ge=0)  # prompts for at most so many rows; default all
+    max_tokens: Count = 300
+
+
+class AugmentConfig(Strict):
+    splits: list[str] = ["train"]
+    min_target: Fraction = 0.5  # probability of the target on the stored image
+    max_l1: float | None = None  # mean absolute change per pixel, [0,1]
+    min_cout: float | None = None
+    max_other_attributes: int | None = None  # spurious attributes changed, by the oracle
+    min_judge: float | None = None  # mean judge score; rows without an answer fail
+    balance: bool = True  # same number of rows per target class
+    label: Literal["target", "original"] = "target"  # the label a flipped row carries
+
+
+class ReportConfig(Strict):
+    title: str | None = None
+    gallery: Annotated[int, Field(ge=0, le=400)] = 24
+    failures: Annotated[int, Field(ge=0, le=400)] = 12
+
+
+class RunConfig(Strict):
+    """One run: a data set, a classifier, a method, and what is done with the answers."""
+
+    name: Name
+    data: DataConfig
+    models: dict[str, ModelConfig]  # classifier, and what the method needs: autoencoder, denoiser; also oracle, second
+    method: MethodConfig
+    target: TargetConfig = TargetConfig(rule="opposite")
+    seed: Annotated[int, Field(ge=0)] = 0
+    out: str = "runs"  # the run's folder is out/name
+    engine: EngineConfig = EngineConfig()
+    score: ScoreConfig = ScoreConfig()
+    judge: JudgeConfig = JudgeConfig()
+    augment: AugmentConfig = AugmentConfig()
+    report: ReportConfig = ReportConfig()
+
+    @model_validator(mode="after")
+    def _has_classifier(self) -> RunConfig:
+        if "classifier" not in self.models:
+            raise ValueError("models: expected a `classifier`, got " + (", ".join(self.models) or "none"))
+        return self
+
+
+class TrainConfig(Strict):
+    """Training of one of our own networks from Parquet."""
+
+    name: Name
+    role: Literal["classifier", "attributes", "autoencoder", "denoiser"]
+    data: DataConfig  # rows to train on
+    labels: list[str] = []  # attributes: columns to learn; classifier: empty, data.label is learnt
+    classes: list[str] = []
+    holdout: DataConfig | None = None  # rows to measure on
+    target: str  # dotted path of the network
+    settings: dict[str, Any] = {}
+    steps: Annotated[int, Field(ge=1)]
+    batch: Count = 64
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    ema: Fraction = 0.0  # decay of the averaged weights that are saved; 0: none
+    flip: bool = False  # mirror at random
+    objective: dict[str, float] = {}  # weights of the loss terms
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the forward pass (autocast)
+    threads: Count = 1
+    device: str = "auto"
+    seed: Annotated[int, Field(ge=0)] = 0
+    log_every: Count = 100
+    out: str  # safetensors file (fp16); a card of the same name (.yaml) is written beside it
+
+
+PRESET_GROUPS = {"data": "data", "holdout": "data", "method": "method", "models.*": "model"}
+
+
+def load_run(name: str, sets: list[str] | None = None) -> RunConfig:
+    """Read a run config by preset name or path, with `a.b=c` settings laid over it."""
+    raw = apply_sets(read_preset("run", name), sets or [], PRESET_GROUPS)
+    return check(RunConfig, _expanded(raw), name)
+
+
+def load_train(name: str, sets: list[str] | None = None) -> TrainConfig:
+    """Read a training config by preset name or path, with `a.b=c` settings laid over it."""
+    raw = apply_sets(read_preset("train", name), sets or [], PRESET_GROUPS)
+    return check(TrainConfig, _expanded(raw), name)
+
+
+def _expanded(raw: dict[str, Any]) -> dict[str, Any]:
+    out = dict(raw)
+    for key in ("data", "holdout", "method"):
+        if key in out:
+            out[key] = expand(out[key], key if key != "holdout" else "data")
+    if isinstance(out.get("models"), dict):
+        out["models"] = {role: expand(spec, "model") for role, spec in out["models"].items()}
+    if isinstance(out.get("target"), str) and "method" in out:
+        rule = out["target"]
+        out["target"] = {"rule": rule} if rule in ("opposite", "runner-up") else {"name": rule}
+    return out
+
+
+def fingerprint(value: Any) -> str:
+    """The first 16 hex digits of the sha256 of a JSON value with sorted keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+__all__ = ["RunConfig", "TrainConfig", "UserError", "fingerprint", "load_run", "load_train"]

@@ -1,0 +1,153 @@
+"""Reading YAML strictly: unknown keys, wrong types and unknown presets end in one clear line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+HERE = Path(__file__).parent
+
+
+class UserError(Exception):
+    """A mistake the user can mend: shown as one line, exit code 2, no traceback."""
+
+
+class Strict(BaseModel):
+    """A group of settings that refuses unknown keys and cannot change once checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def parse_yaml(text: str, where: str) -> dict[str, Any]:
+    """Parse one YAML mapping (safe loader); UserError names `where`."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{where}: expected YAML, got {' '.join(str(error).split())}") from None
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: expected a mapping of settings, got {type(value).__name__}")
+    return value
+
+
+def presets(group: str) -> dict[str, Path]:
+    """The presets of a group (`run`, `method`, `model`, `data`, `train`), by name."""
+    return {path.stem: path for path in sorted((HERE / group).glob("*.yaml"))}
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """', did you mean X?' or the list of what there is."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"there is {', '.join(sorted(known)) or 'nothing'}"
+
+
+def read_preset(group: str, name: str) -> dict[str, Any]:
+    """Read a preset by name, or a YAML file by path."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else presets(group).get(name)
+    if path is None:
+        raise UserError(f"expected the name of a {group} preset or a .yaml file, got {name!r}: {nearest(name, presets(group))}")
+    if not path.is_file():
+        raise UserError(f"expected a {group} config at {path}, got no such file")
+    return parse_yaml(path.read_text(encoding="utf-8"), str(path))
+
+
+def expand(value: Any, group: str) -> Any:
+    """A preset's name, or a mapping that may start from one by `preset:` and override its keys."""
+    if isinstance(value, str):
+        return {"preset": value, **read_preset(group, value)}
+    if isinstance(value, dict) and isinstance(value.get("preset"), str):
+        return merge({"preset": value["preset"], **read_preset(group, value["preset"])}, value)
+    return value
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `over` laid on it, mappings merged key by key."""
+    out = dict(base)
+    for key, value in over.items():
+        both = isinstance(out.get(key), dict) and isinstance(value, dict)
+        out[key] = merge(out[key], value) if both else value
+    return out
+
+
+def apply_sets(raw: dict[str, Any], sets: Iterable[str], groups: Mapping[str, str]) -> dict[str, Any]:
+    """Lay `a.b=c` settings over raw ones; the value is read as YAML.
+
+    groups: which key path holds a preset of which group, so that `method.settings.steps=5` reaches into `method: ace-l1`.
+    """
+    for item in sets:
+        path, equals, text = item.partition("=")
+        if not equals or not path:
+            raise UserError(f"--set: expected KEY.KEY=VALUE, got {item!r}")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        keys, node, seen = path.split("."), raw, []
+        for key in keys[:-1]:
+            seen.append(key)
+            child = node.get(key)
+            group = groups.get(".".join(seen)) or groups.get(".".join([*seen[:-1], "*"]))
+            if isinstance(child, str) and group:
+                child = {"preset": child}
+            elif child is None:
+                child = {}
+            elif not isinstance(child, dict):
+                raise UserError(f"--set {path}: expected settings under {'.'.join(seen)}, got the value {child!r}")
+            node[key] = child
+            node = child
+        node[keys[-1]] = value
+    return raw
+
+
+def check(model: type[M], raw: Mapping[str, Any], where: str) -> M:
+    """Validate raw settings; the first mistake becomes one UserError line that names the key and the nearest known one."""
+    try:
+        return model.model_validate(dict(raw))
+    except ValidationError as error:
+        first = error.errors()[0]
+        loc = [part for part in first["loc"] if isinstance(part, int) or not str(part).startswith("function-")]
+        path = ".".join(str(part) for part in loc)
+        if first["type"] == "extra_forbidden":
+            hint = nearest(str(loc[-1]), _fields_at(model, loc[:-1]))
+            raise UserError(f"{where}: unknown key {path!r}: {hint}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        got = first.get("input")
+        shown = "" if isinstance(got, dict) or first["type"] == "value_error" else f", got {got!r}"
+        if first["type"] == "missing":
+            raise UserError(f"{where}: expected the key {path!r}, got none") from None
+        raise UserError(f"{where}: {path}: {message[:1].lower()}{message[1:]}{shown}") from None
+
+
+def _fields_at(model: type[BaseModel], loc: Iterable[Any]) -> list[str]:
+    """Field names of the settings group that a validation error's location points into."""
+    current: Any = model
+    for part in loc:
+        fields = getattr(current, "model_fields", None)
+        if fields and part in fields:
+            current = _model_in(fields[part].annotation)
+        elif fields is None or part not in (fields or {}):
+            current = _model_in(current)
+        if current is None:
+            return []
+    return list(getattr(current, "model_fields", {}))
+
+
+def _model_in(annotation: Any) -> Any:
+    """The settings class inside Optional[...], dict[str, ...] or list[...]."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for arg in getattr(annotation, "__args__", ()):
+        found = _model_in(arg)
+        if found is not None:
+            return found
+    return None

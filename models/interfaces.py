@@ -1,0 +1,62 @@
+"""The few things that methods may ask of a model, whoever made it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Classifier(Protocol):
+    """Images to class scores."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of the scores."""
+        ...
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Scores (B,K), K >= 2, whose softmax over K is the probability; images (B,3,H,W) in [0,1].
+
+        A sigmoid head is given as two scores (0, logit), so that methods see one form only.
+        """
+        ...
+
+
+class AttributeModel(Protocol):
+    """Images to independent attribute probabilities (an oracle)."""
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """Attribute names, in the order of the outputs."""
+        ...
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Probabilities (B,A) in [0,1]; images (B,3,H,W) in [0,1]."""
+        ...
+
+
+class Autoencoder(Protocol):
+    """Images to latents and back."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents (B,...), float32, deterministic (a VAE gives its mean); images (B,3,H,W) in [0,1]."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images (B,3,H,W) in [0,1]."""
+        ...
+
+
+class Denoiser(Protocol):
+    """A diffusion model's noise prediction, in the scale where images are [-1,1]."""
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """(T,) float64, decreasing: the signal's share of variance at each trained step."""
+        ...
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(eps, v): predicted noise like x_t (B,3,H,W), and the learned variance's interpolation weight in [0,1]
+        (1 = beta, 0 = the posterior's beta) or None where the variance is fixed; t: (B,) int64 trained steps in [0,T)."""
+        ...

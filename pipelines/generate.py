@@ -1,0 +1,113 @@
+"""Plan a run and make its counterfactuals."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import yaml
+
+from actors.generate import Generate
+from actors.load import load_method, method_models, pin
+from configs.schema import RunConfig, fingerprint
+from configs.strict import UserError, nearest
+from pipelines.stage import method_fingerprint, run_stage, worker_config
+from storage.commit import read_commits, todo, totals
+from storage.plan import plan_shards
+from storage.run import PlanMismatch, read_plan, versions, write_plan
+from storage.uri import Store, open_store
+
+STAGE = "generate"
+
+
+def open_run(config: RunConfig) -> Store:
+    """The run's folder, out/name."""
+    return open_store(f"{config.out.rstrip('/')}/{config.name}")
+
+
+def generate(store: Store, config: RunConfig) -> dict[str, Any]:
+    """Plan (or take up the plan that stands) and run every shard that has no commit; totals of the stage.
+
+    Settings, models and data are checked before any work; a run that was planned with others refuses.
+    """
+    digests = pin(config.models)
+    check_needs(config)
+    plan = make_plan(store, config, digests)
+    left = todo(plan, store, STAGE)
+    run_stage(store, config, stage=STAGE, actor=Generate, shards=left, settings=worker_config(config, digests))
+    return totals(read_commits(store, STAGE))
+
+
+def check_needs(config: RunConfig) -> None:
+    """Stop on a method, target or model list that cannot work, before anything is loaded."""
+    method = load_method(config.model_dump())
+    for name in method_models(method):
+        if name not in config.models:
+            raise UserError(f"models: expected {name!r}, which {config.method.target} needs, got {', '.join(config.models)}")
+    classes = config.models["classifier"].classes
+    if not classes:
+        return
+    if config.target.rule == "opposite" and len(classes) != 2:
+        raise UserError(f"target: expected a classifier with 2 classes for `opposite`, got {len(classes)}: use runner-up, a name or a column")
+    if config.target.name is not None and config.target.name not in classes:
+        raise UserError(f"target: expected a class's name, got {config.target.name!r}: {nearest(config.target.name, classes)}")
+
+
+def make_plan(store: Store, config: RunConfig, digests: dict[str, str]) -> dict[str, Any]:
+    """Write the plan, first writer wins, or take up the one that stands; UserError where that one differs."""
+    try:
+        shards, schema = plan_shards(config.data.path, shard_rows=config.engine.shard_rows, rows=config.data.rows)
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(f"data.path: {error}") from None
+    if not shards:
+        raise UserError(f"data: expected rows in {config.data.path}, got none")
+    _check_columns(config, list(schema.names))
+    spans: dict[str, list[Any]] = {}
+    for shard in shards:
+        span = spans.setdefault(shard["file"], [shard["version"], shard["start"], 0])
+        span[2] = shard["start"] + shard["rows"]
+    plan = {
+        "fingerprint": {
+            "data": fingerprint({"files": spans, "reading": config.data.model_dump(exclude={"preset", "path"})}),
+            "method": method_fingerprint(config, digests),
+            "target": fingerprint(config.target.model_dump()),
+            "code": versions()["counterfactory"],
+            **{f"models.{name}": digests[name] for name in digests if name not in ("oracle", "second")},
+        },
+        "shards": shards,
+        "rows": sum(shard["rows"] for shard in shards),
+        "config": config.model_dump(),
+        "versions": versions(),
+        "models": digests,
+    }
+    try:
+        standing = write_plan(store, plan)
+    except PlanMismatch as error:
+        raise UserError(f"{store.uri}: {error}; nothing was changed: give the run another name or --out") from None
+    resolved = yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False, allow_unicode=True)
+    store.replace("config.yaml", resolved.encode())
+    return standing
+
+
+def _check_columns(config: RunConfig, names: list[str]) -> None:
+    data = config.data
+    split = data.split if data.split not in (None, "train", "test") else None
+    wanted = {
+        "data.image": data.image,
+        "data.label": data.label,
+        "data.id": data.id,
+        "data.split": split,
+        "target.column": config.target.column,
+        **{f"data.columns[{i}]": name for i, name in enumerate(data.columns)},
+    }
+    for key, name in wanted.items():
+        if name is not None and name not in names:
+            raise UserError(f"{key}: expected a column of {data.path}, got {name!r}: {nearest(name, names)}")
+
+
+def load_plan(store: Store) -> dict[str, Any]:
+    """The run's plan; UserError where the folder holds none."""
+    try:
+        return read_plan(store)
+    except FileNotFoundError:
+        raise UserError(f"expected a run's folder with a plan.json, got {store.uri}") from None

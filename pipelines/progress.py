@@ -1,0 +1,64 @@
+"""One line that says how far a long job is."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+LOG_EVERY = 30.0
+
+
+class Progress:
+    """Rows done, speed, flip rate, quarantined and time left, fed by receipts.
+
+    A terminal gets one line that updates; a log gets a line every 30 s and one at the end.
+    """
+
+    def __init__(self, what: str, total: int, done: int = 0) -> None:
+        self.what, self.total, self.before = what, total, done
+        self.rows = self.quarantined = self.flipped = self.judged = 0
+        self.started = self.said = time.monotonic()
+        self.live = sys.stderr.isatty()
+
+    def add(self, receipt: Mapping[str, Any]) -> None:
+        """Count one shard's receipt."""
+        self.rows += receipt["rows_in"]
+        self.quarantined += receipt["quarantined"]
+        if "flipped" in receipt:
+            self.flipped += receipt["flipped"]
+            self.judged += receipt["rows_out"]
+        now = time.monotonic()
+        if self.live or now - self.said >= LOG_EVERY:
+            self.said = now
+            self._say("\r\x1b[K" if self.live else "", "" if self.live else "\n")
+
+    def close(self) -> None:
+        """Say the last line, whatever was done."""
+        self._say("\r\x1b[K" if self.live else "", "\n")
+
+    def line(self) -> str:
+        """The line as it stands."""
+        seconds = max(time.monotonic() - self.started, 1e-9)
+        speed = self.rows / seconds
+        parts = [f"{self.what}: {self.before + self.rows}/{self.total} rows", f"{speed:.1f} rows/s"]
+        if self.judged:
+            parts.append(f"flipped {100 * self.flipped / self.judged:.1f} %")
+        if self.quarantined:
+            parts.append(f"quarantined {self.quarantined}")
+        left = self.total - self.before - self.rows
+        if left > 0 and self.rows:
+            parts.append(f"{_clock(left / speed)} left")
+        elif left <= 0:
+            parts.append(f"took {_clock(seconds)}")
+        return ", ".join(parts)
+
+    def _say(self, begin: str, end: str) -> None:
+        print(f"{begin}{self.line()}", end=end, file=sys.stderr, flush=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

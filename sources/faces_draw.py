@@ -1,0 +1,254 @@
+"""The painter of drawn faces: signed-distance shapes with smooth edges over float32 grids, faces in the last axis.
+
+With faces last, a number per face broadcasts without reshaping, and every shape looks only at the part of the picture
+that it can reach. Only sums, products, quotients and square roots are used, which IEEE 754 rounds in one way: the same
+bytes on every machine, in every chunk.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+Look = Mapping[str, Array]
+
+CENTRE = 31.5  # of the unmoved head in the picture of 64 x 64 units
+REACH = 4.5  # how far centre, scale and tilt may carry a point of the head away from its unmoved place, in units
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A window of all pictures: rgb (3, h, w, N), the head's coordinates x and y (h, w, N), a pixel's width (N,)."""
+
+    rgb: Array
+    x: Array
+    y: Array
+    pixel: Array
+
+    def cut(self, top: float, bottom: float, half: float) -> "Patch":
+        """The part where the head's own box of y in top..bottom, x in -half..half can lie."""
+        size = self.rgb.shape[1]
+
+        def span(low: float, high: float) -> slice:
+            ends = np.clip(np.rint((np.array([low - REACH, high + REACH]) + CENTRE) * size / 64), 0, size)
+            return slice(int(ends[0]), int(ends[1]))
+
+        rows, columns = span(top, bottom), span(-half, half)
+        return Patch(self.rgb[:, rows, columns], self.x[rows, columns], self.y[rows, columns], self.pixel)
+
+    def cover(self, distance: Array) -> Array:
+        """How much of each pixel lies inside a shape, 0 to 1, from the signed distance to its edge."""
+        share = distance / -self.pixel
+        share += 0.5
+        return np.clip(share, 0, 1, out=share)
+
+    def lay(self, colour: Array, share: Array) -> None:
+        """Blend a colour, (3, N) or (3, h, w, N), over the patch."""
+        step = (colour if colour.ndim == 4 else colour[:, None, None]) - self.rgb
+        step *= share
+        self.rgb[...] += step
+
+
+def paint(look: Look, size: int) -> NDArray[np.uint8]:
+    """Paint N faces back to front: (N, size, size, 3)."""
+    sheet = backdrop(look, size)
+    hair_behind(sheet, look)
+    body(sheet, look)
+    head(sheet, look)
+    wrinkles(sheet, look)
+    nose(sheet, look)
+    mouth(sheet, look)
+    eyes(sheet, look)
+    brows(sheet, look)
+    glasses(sheet, look)
+    hair(sheet, look)
+    return np.clip(np.rint(sheet.rgb), 0, 255).astype(np.uint8).transpose(3, 1, 2, 0)
+
+
+def ellipse(x: Array, y: Array, width: Array | float, height: Array | float) -> Array:
+    """Where a point lies within an ellipse around the origin: 0 in the middle, 1 on the edge."""
+    across, down = x / width, y / height
+    across *= across
+    down *= down
+    across = across + down
+    return np.sqrt(across, out=across)
+
+
+def bump(share: Array) -> Array:
+    """A smooth hill: 1 where share is 0, down to 0 where it is 1 and beyond."""
+    hill = np.clip(1 - share * share, 0, 1)
+    return np.asarray(hill * hill)
+
+
+def backdrop(look: Look, size: int) -> Patch:
+    """An empty sheet: one colour with a soft glow behind the head, and the head's coordinates."""
+    units = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(64 / size) - np.float32(CENTRE)
+    across, down = units[None, :, None] - look["centre x"], units[:, None, None] - look["centre y"]
+    x, y = (across + look["tilt"] * down) / look["scale"], (down - look["tilt"] * across) / look["scale"]
+    glow = bump(ellipse(units[None, :, None] - 18 * look["glow x"], units[:, None, None] + 10, 52.0, 52.0))
+    rgb = look["backdrop"][:, None, None] * (1 - look["glow"]) + (255 * look["glow"]) * glow
+    return Patch(rgb, x, y, np.float32(64 / size) / look["scale"])
+
+
+def body(sheet: Patch, look: Look) -> None:
+    """Shoulders in clothes, and the neck with the chin's shadow."""
+    low = sheet.cut(12, 40, 40)
+    shoulders = low.cover((ellipse(low.x, low.y - 36, look["shoulders"], 13.5) - 1) * 15)
+    lit = 1 + 0.1 * (look["light x"] * low.x / 20) - 0.012 * (low.y - 28)
+    low.lay(look["clothes"][:, None, None] * lit, shoulders)
+    neck = sheet.cut(10, 32, 10)
+    width = np.abs(neck.x) - (6 + 0.03 * np.square(np.clip(neck.y - 21, 0, None)))
+    tube = np.maximum(width, (ellipse(neck.x, neck.y - 14, 10.5, 14.5) - 1) * 12)
+    lit = 0.7 + 0.022 * np.clip(neck.y - 15, 0, 12)
+    neck.lay(look["skin"][:, None, None] * lit, neck.cover(tube))
+
+
+def head(sheet: Patch, look: Look) -> None:
+    """Ears, then the head: an ellipse that narrows towards the chin, rounded by light and flushed at the cheeks."""
+    width, height = look["width"], look["height"]
+    sides = sheet.cut(-5, 8, 20)
+    ear = ellipse(np.abs(sides.x) - width, sides.y - 1.2, 2.7, 4.0)
+    sides.lay(look["skin"][:, None, None] * (0.78 + 0.14 * ear), sides.cover((ear - 1) * 3.2))
+    full = sheet.cut(-21, 21, 17)
+    lower = np.clip(full.y / height, 0, 1)
+    share = ellipse(full.x * (1 + look["jaw"] * lower), full.y, width, height)
+    light = look["light x"] * (full.x / width) + look["light y"] * (full.y / height)
+    lit = 1.0 + 0.09 * light - 0.12 * np.square(np.square(share))
+    tint = 1 - np.array([0.02, 0.3, 0.22], dtype=np.float32)[:, None, None, None] * (
+        look["blush"] * bump(ellipse(np.abs(full.x) - 8.6, full.y - 6.2, 5.5, 4.6))
+    )
+    full.lay(look["skin"][:, None, None] * lit * tint, full.cover((share - 1) * 16))
+
+
+def wrinkles(sheet: Patch, look: Look) -> None:
+    """Age: lines on the forehead (under a fringe), bags under the eyes, and folds from the nose to beside the mouth."""
+    colour = look["skin"] * np.array([[0.55], [0.46], [0.42]], dtype=np.float32)
+
+    def stroke(patch: Patch, off: Array, along: Array, strength: float) -> None:
+        """A soft line where off is 0, fading towards where along is 1."""
+        line = bump(off / (0.45 + 0.5 * patch.pixel)) * np.clip(2 - 2 * np.abs(along), 0, 1)
+        patch.lay(colour, line * (strength * look["age"]))
+
+    brow = sheet.cut(-14, -8, 9)
+    for level in (-12.4, -9.8):
+        stroke(brow, brow.y - level - 0.012 * np.square(brow.x), brow.x / 8.5, 0.75)
+    bag = sheet.cut(2, 6, 11)
+    across = np.abs(bag.x) - look["eye x"]
+    stroke(bag, bag.y - 3.8 + 0.13 * np.square(across), across / 3.0, 0.6)
+    fold = sheet.cut(4, 14, 11)
+    down = fold.y - 8.8
+    stroke(fold, (np.abs(fold.x) - 7.8 - 0.45 * down + 0.075 * np.square(down)) * 0.85, down / 4.2, 0.8)
+
+
+def nose(sheet: Patch, look: Look) -> None:
+    """A ridge lit on one side, and a soft shadow under the tip."""
+    patch = sheet.cut(-3, 9, 5)
+    tip = patch.y - look["nose"]
+    side = np.where(look["light x"] > 0, patch.x, -patch.x)
+    ridge = bump(ellipse(side + 1.5, tip + 3.4, 1.3, 4.4)) * 0.22
+    patch.lay(look["skin"] * np.float32(0.6), ridge)
+    wings = bump(ellipse(patch.x, tip - 0.55 + 0.12 * np.square(patch.x), look["nose width"] + 0.9, 1.25))
+    patch.lay(look["skin"] * np.array([[0.62], [0.5], [0.46]], dtype=np.float32), wings * 0.85)
+    shine = bump(ellipse(patch.x, tip + 1.0, 1.4, 1.5))
+    patch.lay(np.full_like(look["skin"], 255), shine * 0.22)
+
+
+def mouth(sheet: Patch, look: Look) -> None:
+    """Two lips along a parabola whose corners are lifted or not; opened, the lower lip drops from teeth and dark."""
+    patch = sheet.cut(6, 17, 8)
+    across = patch.x / look["mouth width"]
+    across *= across
+    arc = np.clip(1 - across, 0, 1)
+    slope = np.sqrt(1 + np.square(2 * look["lift"] * patch.x / np.square(look["mouth width"])))
+    below = patch.y - look["mouth y"] + look["lift"] * (across - 0.4)  # of the seam that the upper lip ends at
+    gap = look["open"] * arc
+    round_off = np.sqrt(arc) * look["lips"]
+    ends = (across - 1) * (0.5 * look["mouth width"])
+    lips = np.maximum(np.maximum(-below - round_off, below - gap - 1.25 * round_off) / slope, ends)
+    shade = 1 + 0.08 * np.clip(below - gap, -1, 1)
+    patch.lay(look["lip colour"][:, None, None] * shade, patch.cover(lips))
+    seam = patch.cover(np.maximum((np.abs(below - 0.5 * gap) - 0.5 * gap - 0.3) / slope, ends + 0.35))
+    patch.lay(look["lip colour"] * np.float32(0.22) + np.array([[16], [4], [6]], dtype=np.float32), seam)
+    teeth = patch.cover(np.maximum(np.abs(below - 0.3 * gap) - 0.3 * gap, ends + 1) / slope) * (look["open"] > 0)
+    patch.lay(np.full_like(look["skin"], 246), teeth)
+
+
+def eyes(sheet: Patch, look: Look) -> None:
+    """Whites, irises looking one way, pupils with a glint, lashes above."""
+    patch = sheet.cut(-4, 4, 11)
+    across = patch.x - np.copysign(look["eye x"], patch.x)
+    share = ellipse(across, patch.y, look["eye width"], look["eye height"])
+    white = patch.cover((share - 1) * 2.3)
+    patch.lay(np.full_like(look["skin"], 250), white)
+    ahead = ellipse(across - look["gaze"], patch.y, 1.0, 1.0)
+    patch.lay(look["iris"], patch.cover(ahead - 1.65) * white)
+    patch.lay(np.full_like(look["skin"], 14), patch.cover(ahead - 0.85) * white)
+    glint = ellipse(across - look["gaze"] - 0.55, patch.y + 0.6, 1.0, 1.0)
+    patch.lay(np.full_like(look["skin"], 255), patch.cover(glint - 0.45) * white)
+    lash = patch.cover(np.abs(share - 1.06) * 2.3 - 0.4) * np.clip(0.3 - patch.y, 0, 1)
+    patch.lay(look["brow colour"] * np.float32(0.5), lash * np.float32(0.9))
+
+
+def brows(sheet: Patch, look: Look) -> None:
+    """Two arched strokes, thick or thin, tapering outwards."""
+    patch = sheet.cut(-9, -3, 12)
+    across = np.abs(patch.x) - look["eye x"] - 0.2
+    along = across / 4.1
+    along *= along
+    off = np.abs(patch.y - look["brow y"] - look["arch"] * (along - 0.4) - look["brow slope"] * across)
+    thick = look["brow"] * (1 - 0.06 * across)
+    patch.lay(look["brow colour"], patch.cover(np.maximum(off - thick, (along - 1) * 2)))
+
+
+def glasses(sheet: Patch, look: Look) -> None:
+    """Two rims with faintly white lenses, a bridge, and arms to the ears."""
+    patch = sheet.cut(-5, 5, 17)
+    out = np.abs(patch.x)
+    lens = ellipse(out - look["eye x"], patch.y - 0.3, look["lens width"], look["lens height"]) - 1
+    lens *= 4.2
+    rim = np.abs(lens) - 0.55
+    bar = np.maximum(np.abs(patch.y + 0.9) - 0.5, np.maximum(-lens, out - look["width"]))
+    patch.lay(np.full_like(look["skin"], 255), patch.cover(lens) * (np.float32(0.14) * look["glasses"]))
+    patch.lay(look["frame"], patch.cover(np.minimum(rim, bar)) * look["glasses"])
+
+
+def hair_ellipse(patch: Patch, look: Look) -> Array:
+    """Where a point lies within the hair's outline above the head: 1 on its edge."""
+    return ellipse(patch.x, patch.y + 1, look["width"] + look["volume"], look["height"] + look["volume"])
+
+
+def hair_colour(patch: Patch, look: Look, share: Array) -> Array:
+    """The hair's colour under the light, with a glossy band along its outline: (3, h, w, N)."""
+    lit = 0.96 + 0.1 * (look["light x"] * patch.x / 16 + look["light y"] * patch.y / 24)
+    band = bump((share - 0.88) / 0.13) * np.clip(patch.y / -14, 0, 1) * look["gloss"]
+    return np.asarray(look["hair"][:, None, None] * (lit + 0.4 * band) + 70 * band)
+
+
+def hair_behind(sheet: Patch, look: Look) -> None:
+    """What of long hair hangs behind neck and shoulders."""
+    patch = sheet.cut(-14, 30, 22)
+    share = ellipse(patch.x, patch.y - 5, look["width"] + look["volume"] + 0.8, 1.25 * look["length"])
+    patch.lay(look["hair"] * np.float32(0.74), patch.cover((share - 1) * 18) * look["long"])
+
+
+def hair(sheet: Patch, look: Look) -> None:
+    """The cap down to hairline or fringe, and long hair's two locks over ears and shoulders."""
+    side = sheet.cut(-12, 26, 22)
+    lock = ellipse(
+        np.abs(side.x) - look["width"] - 0.5 * look["volume"] + 0.012 * np.square(side.y - 2),
+        side.y - 4,
+        1.6 + 0.6 * look["volume"],
+        look["length"],
+    )
+    side.lay(hair_colour(side, look, hair_ellipse(side, look)), side.cover((lock - 1) * 4) * look["long"])
+    top = sheet.cut(-24, 2, 20)
+    share = hair_ellipse(top, look)
+    bend = look["temple"] * (top.x - 0.7 * look["part"])
+    line = look["hairline"] + bend * (top.x - 0.7 * look["part"])
+    wave = top.x / 5 + look["strands"]
+    fringe = look["fringe"] + look["sweep"] * top.x + 3 * np.square(wave - np.rint(wave))
+    below = np.maximum((top.y - np.maximum(line, fringe)) / np.sqrt(1 + 4 * np.square(bend)), top.y + 1)
+    cap = top.cover(np.maximum((share - 1) * 18, below))
+    top.lay(hair_colour(top, look, share), cap)
