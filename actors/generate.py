@@ -61,10 +61,13 @@ class Generate:
         size = 1 if careful else self.config["engine"]["batch"]
         for at in range(0, len(rows), size):
             batch = rows[at : at + size]
-            if careful and not self.store.put_new(f"attempt/{self.stage}/{shard['index']:06d}-row-{batch[0].row}", b""):
+            mark = f"poison/{self.stage}/{shard['index']:06d}/{batch[0].row}"
+            if careful and not self.store.put_new(f"{mark}-begun", b"") and not self.store.exists(f"{mark}-ended"):
                 quarantined.append({"id": batch[0].id, "reason": "its worker died on this row"})
                 continue
             good, bad = self._guarded(batch)
+            if careful:
+                self.store.put_new(f"{mark}-ended", b"")
             done += good
             quarantined += bad
         seconds = time.perf_counter() - started
@@ -109,7 +112,9 @@ class Generate:
             cell = record[data["image"]]
             content = (cell or {}).get("bytes") if isinstance(cell, dict) or cell is None else cell
             own = record.get(data["id"]) if data["id"] else None
-            identity = str(own) if own is not None else row_id(content or b"", f"{shard['file']}#{shard['start'] + position}")
+            identity = (
+                str(own) if own is not None else row_id(content or b"", f"{shard['file']}#{shard['start'] + position}")
+            )
             try:
                 if identity in seen:
                     raise BadRow("its id stands twice in the data")
@@ -160,7 +165,8 @@ class Generate:
         rows = [batch[i] for i in keep]
         target = torch.tensor(targets)
         ids = [
-            counterfactual_id(row.id, self.config["method_fingerprint"], int(t), 0) for row, t in zip(rows, targets, strict=True)
+            counterfactual_id(row.id, self.config["method_fingerprint"], int(t), 0)
+            for row, t in zip(rows, targets, strict=True)
         ]
         queries = Queries(
             images=images[keep],
@@ -170,7 +176,16 @@ class Generate:
         )
         needed = {name: self.models[name] for name in method_models(self.method)}
         answers: Answers = self.method(queries, **needed)
-        stored = answers.counterfactual.detach().clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        stored = (
+            answers.counterfactual.detach()
+            .clamp(0, 1)
+            .mul(255)
+            .round()
+            .to(torch.uint8)
+            .permute(0, 2, 3, 1)
+            .cpu()
+            .numpy()
+        )
         after = self._probabilities(self._tensor(list(stored)))
         seconds = (time.perf_counter() - started) / len(rows)
         return [
@@ -224,7 +239,9 @@ class Generate:
         }
 
     def _tensor(self, images: list[np.ndarray[Any, Any]]) -> Tensor:
-        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(self.device, torch.float32).div(255).contiguous()
+        return (
+            torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(self.device, torch.float32).div(255).contiguous()
+        )
 
     def _probabilities(self, images: Tensor) -> Tensor:
         """Class probabilities (B,K) on the CPU, of images (B,3,H,W) on the 8-bit grid."""

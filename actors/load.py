@@ -62,7 +62,9 @@ def model_digest(spec: Mapping[str, Any], name: str) -> str:
         return digest.hexdigest()
     if spec.get("source") == "huggingface" and "://" not in location and not path.exists():
         if not spec.get("revision"):
-            raise UserError(f"models.{name}.revision: expected the revision of hub model {weights}, got none (a moving model cannot be pinned)")
+            raise UserError(
+                f"models.{name}.revision: expected the revision that pins the hub model {weights}, got none"
+            )
         return f"hub:{weights}@{spec['revision']}"
     return hashlib.sha256(_read(location, name)).hexdigest()
 

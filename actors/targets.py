@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 
-class BadTarget(ValueError):
+class BadTarget(ValueError):  # noqa: N818 (the row's target is bad, not the program)
     """The row has no label or no target that can be used; the message is the quarantine's reason."""
 
 

@@ -54,7 +54,8 @@ class ModelConfig(Strict):
     source: Literal["torch", "huggingface", "export"] = "torch"
     target: str | None = None  # source torch: dotted path to a torch module class or a function that makes one
     settings: dict[str, Any] = {}  # its arguments
-    weights: str | None = None  # file (safetensors, or .pt read with weights_only); `zoo:NAME` for the shipped ones; hub id or folder
+    # A file (safetensors, or .pt read with weights_only), `zoo:NAME` for a shipped one, a hub id or a folder.
+    weights: str | None = None
     revision: str | None = None  # of a hub id
     sha256: str | None = None  # of the weights file; checked at load
     classes: list[str] = []  # class or attribute names, in the outputs' order
@@ -77,7 +78,9 @@ class ModelConfig(Strict):
         if self.role in ("classifier", "attributes") and not self.classes and self.source != "huggingface":
             raise ValueError(f"expected `classes`, the names of the {self.role}' outputs, got none")
         if self.head == "sigmoid" and self.role == "classifier" and self.classes and len(self.classes) != 2:
-            raise ValueError(f"expected 2 classes (negative, positive) for a sigmoid classifier, got {len(self.classes)}")
+            raise ValueError(
+                f"expected 2 classes (negative, positive) for a sigmoid classifier, got {len(self.classes)}"
+            )
         return self
 
 
@@ -108,8 +111,8 @@ class EngineConfig(Strict):
     """Where and how the work is run; nothing here changes a result."""
 
     kind: Literal["ray", "local"] = "ray"
-    workers: int | None = Field(None, ge=1)  # actors; default: CPUs - 1, at least 1 (or one per GPU)
-    gpus: float = Field(0, ge=0)  # per worker; fractions share a GPU
+    workers: int | None = Field(default=None, ge=1)  # actors; default: CPUs - 1, at least 1 (or one per GPU)
+    gpus: float = Field(default=0, ge=0)  # per worker; fractions share a GPU
     device: str = "auto"
     threads: Count = 1  # torch threads per worker
     batch: Count = 16  # rows per method call
@@ -129,7 +132,7 @@ class ScoreConfig(Strict):
 class JudgeConfig(Strict):
     wording: str = "generic"  # a wording of pipelines/judge_wording.yaml: faces-smile, faces-age, traffic, ...
     model: str = "gpt-4o-mini"
-    max_rows: int | None = Field(None, ge=0)  # prompts for at most so many rows; default all
+    max_rows: int | None = Field(default=None, ge=0)  # prompts for at most so many rows; default all
     max_tokens: Count = 300
 
 

@@ -55,7 +55,9 @@ def read_preset(group: str, name: str) -> dict[str, Any]:
     """Read a preset by name, or a YAML file by path."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else presets(group).get(name)
     if path is None:
-        raise UserError(f"expected the name of a {group} preset or a .yaml file, got {name!r}: {nearest(name, presets(group))}")
+        raise UserError(
+            f"expected the name of a {group} preset or a .yaml file, got {name!r}: {nearest(name, presets(group))}"
+        )
     if not path.is_file():
         raise UserError(f"expected a {group} config at {path}, got no such file")
     return parse_yaml(path.read_text(encoding="utf-8"), str(path))
@@ -82,7 +84,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def apply_sets(raw: dict[str, Any], sets: Iterable[str], groups: Mapping[str, str]) -> dict[str, Any]:
     """Lay `a.b=c` settings over raw ones; the value is read as YAML.
 
-    groups: which key path holds a preset of which group, so that `method.settings.steps=5` reaches into `method: ace-l1`.
+    groups: which key path holds a preset of which group: `method.settings.steps=5` reaches into `method: ace-l1`.
     """
     for item in sets:
         path, equals, text = item.partition("=")
@@ -110,7 +112,7 @@ def apply_sets(raw: dict[str, Any], sets: Iterable[str], groups: Mapping[str, st
 
 
 def check(model: type[M], raw: Mapping[str, Any], where: str) -> M:
-    """Validate raw settings; the first mistake becomes one UserError line that names the key and the nearest known one."""
+    """Validate raw settings; the first mistake becomes one UserError line that names the key and the nearest known."""
     try:
         return model.model_validate(dict(raw))
     except ValidationError as error:

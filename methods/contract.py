@@ -26,15 +26,13 @@ class Queries:
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != torch.float32:
-            raise ValueError(
-                f"expected images of shape (B,3,H,W) and dtype float32, got {tuple(self.images.shape)} {self.images.dtype}"
-            )
+            got = f"{tuple(self.images.shape)} {self.images.dtype}"
+            raise ValueError(f"expected images of shape (B,3,H,W) and dtype float32, got {got}")
         for name in ("source", "target", "seed"):
             value: Tensor = getattr(self, name)
             if value.shape != self.images.shape[:1] or value.dtype != torch.int64:
-                raise ValueError(
-                    f"expected {name} of shape ({len(self.images)},) and dtype int64, got {tuple(value.shape)} {value.dtype}"
-                )
+                got = f"{tuple(value.shape)} {value.dtype}"
+                raise ValueError(f"expected {name} of shape ({len(self.images)},) and dtype int64, got {got}")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -45,8 +43,9 @@ class Answers:
     """A batch of counterfactuals, one per query and in the queries' order.
 
     counterfactual: like the queries' images, on the 8-bit grid; flipped: (B,) bool, judged on that image;
-    steps: (B,) int64, optimisation steps spent; forward, backward: (B,) int64, model evaluations spent on the row;
-    reasons: per row, None where it flipped, else why it did not; latents and mask where the method has them.
+    steps: (B,) int64, optimisation steps spent; forward, backward: (B,) int64, model evaluations spent on the row (see
+    Budget); reasons: per row, None where it flipped, else why it did not. Where the method has them: latents (B,D), and
+    the mask (B,1,H,W) in [0,1], 1 where the row was allowed to change.
     """
 
     counterfactual: Tensor
@@ -65,6 +64,14 @@ def to_8bit(images: Tensor) -> Tensor:
     return images.clamp(0, 1).mul(255).round().div(255)
 
 
+def as_stored(images: Tensor) -> Tensor:
+    """The 8-bit image in the forward pass, the image itself in the backward pass (a straight-through gradient).
+
+    One model evaluation then serves both the attack and the verdict on what is stored.
+    """
+    return to_8bit(images.detach()) + (images - images.detach())
+
+
 def row_generators(seed: Tensor) -> list[torch.Generator]:
     """One CPU generator per row, so that a row's noise does not depend on its batch; seed: (B,) int64."""
     return [torch.Generator().manual_seed(int(s) & 0x7FFF_FFFF_FFFF_FFFF) for s in seed.tolist()]
@@ -77,7 +84,11 @@ def row_noise(generators: Sequence[torch.Generator], shape: Sequence[int], devic
 
 @dataclass
 class Budget:
-    """Model evaluations spent per row; (B,) int64 each."""
+    """Model evaluations spent per row; (B,) int64 each.
+
+    Every network call that a row takes part in counts one, whichever network it is, and so does every pass back through
+    one. A row is charged for what it would cost alone, so that its count does not depend on its batch.
+    """
 
     forward: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     backward: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
@@ -99,10 +110,43 @@ def target_log_prob(classifier: Classifier, images: Tensor, target: Tensor) -> T
 
 
 def stored_verdict(classifier: Classifier, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Is each image, as stored in 8 bits, classified as its target, and with what probability; (B,) bool, (B,)."""
+    """Is each image, as stored in 8 bits, classified as its target, and with what probability; (B,) bool, (B,).
+
+    A row whose scores are not finite is not flipped, and its probability is NaN.
+    """
     with torch.no_grad():
         probabilities = classifier(to_8bit(images)).softmax(1)
-    return probabilities.argmax(1) == target, probabilities.gather(1, target[:, None])[:, 0]
+    # argmax takes a NaN for the largest value, so the flip must ask for finite scores as well.
+    flipped = (probabilities.argmax(1) == target) & probabilities.isfinite().all(1)
+    return flipped, probabilities.gather(1, target[:, None])[:, 0]
+
+
+def settle(
+    classifier: Classifier, images: Tensor, queries: Queries, reasons: Sequence[str], budget: Budget
+) -> tuple[Tensor, Tensor, list[str | None]]:
+    """Store each row's best try in 8 bits and judge it there: how every method ends.
+
+    images: (B,3,H,W); reasons: per row, why it failed if it did. Gives the stored images, which of them flipped (B,)
+    bool, and the reasons of those that did not. A try that is not finite is replaced by its query.
+    """
+    finite = images.isfinite().flatten(1).all(1)
+    images = images.where(finite[:, None, None, None], queries.images)
+    stored = to_8bit(images)
+    everything = torch.arange(len(queries))
+    flipped, _ = stored_verdict(classifier, stored, queries.target)
+    budget.spend(everything, forward=1)
+    why: list[str | None] = [None if done else reason for done, reason in zip(flipped.tolist(), reasons, strict=True)]
+    lost = (~flipped).nonzero()[:, 0]
+    if len(lost):
+        with torch.no_grad():
+            predicted = classifier(images[lost]).argmax(1)
+        budget.spend(lost, forward=1)
+        for row, before in zip(lost.tolist(), (predicted == queries.target[lost]).tolist(), strict=True):
+            if not bool(finite[row]):
+                why[row] = "non-finite image"
+            elif before and not bool(torch.equal(images[row], stored[row])):
+                why[row] = "flip lost in 8-bit"
+    return stored, flipped, why
 
 
 Step = Callable[[int, Tensor], None]

@@ -30,7 +30,7 @@ def generate(store: Store, config: RunConfig) -> dict[str, Any]:
 
     Settings, models and data are checked before any work; a run that was planned with others refuses.
     """
-    digests = pin(config.models)
+    digests = pin(config.model_dump()["models"])
     check_needs(config)
     plan = make_plan(store, config, digests)
     left = todo(plan, store, STAGE)
@@ -43,14 +43,20 @@ def check_needs(config: RunConfig) -> None:
     method = load_method(config.model_dump())
     for name in method_models(method):
         if name not in config.models:
-            raise UserError(f"models: expected {name!r}, which {config.method.target} needs, got {', '.join(config.models)}")
+            raise UserError(
+                f"models: expected {name!r}, which {config.method.target} needs, got {', '.join(config.models)}"
+            )
     classes = config.models["classifier"].classes
     if not classes:
         return
     if config.target.rule == "opposite" and len(classes) != 2:
-        raise UserError(f"target: expected a classifier with 2 classes for `opposite`, got {len(classes)}: use runner-up, a name or a column")
+        raise UserError(
+            f"target: expected 2 classes for the rule `opposite`, got {len(classes)}: use runner-up, a name or a column"
+        )
     if config.target.name is not None and config.target.name not in classes:
-        raise UserError(f"target: expected a class's name, got {config.target.name!r}: {nearest(config.target.name, classes)}")
+        raise UserError(
+            f"target: expected a class's name, got {config.target.name!r}: {nearest(config.target.name, classes)}"
+        )
 
 
 def make_plan(store: Store, config: RunConfig, digests: dict[str, str]) -> dict[str, Any]:

@@ -38,7 +38,13 @@ def method_fingerprint(config: RunConfig, digests: dict[str, str]) -> str:
 
 
 def run_stage(
-    store: Store, config: RunConfig, *, stage: str, actor: type, shards: list[dict[str, Any]], settings: dict[str, Any] | None = None
+    store: Store,
+    config: RunConfig,
+    *,
+    stage: str,
+    actor: type,
+    shards: list[dict[str, Any]],
+    settings: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Run `actor(config, stage, run_uri)` over the shards given; receipts in the order of completion.
 

@@ -1,6 +1,6 @@
-"""CelebA as its authors give it out: a folder of JPEGs, list_attr_celeba.txt, list_eval_partition.txt (Liu et al., ICCV 2015).
+"""CelebA as its authors give it out (Liu et al., ICCV 2015): JPEGs, list_attr_celeba.txt, list_eval_partition.txt.
 
-Also read: the same lists as CSV (`image_id,5_o_Clock_Shadow,...` and `image_id,partition`), as they are found on Kaggle.
+Also read: the same lists as CSV (`image_id,5_o_Clock_Shadow,...` and `image_id,partition`), as found on Kaggle.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ TRUTH = {"1": True, "-1": False, "0": False}
 def celeba(
     images: Path, attributes: Path, *, partition: Path | None = None, label: str = "Smiling", test_fraction: float = 0.1
 ) -> Source:
-    """Every row of the attribute list, image bytes as they are; without a partition file the split goes by the id's hash.
+    """Every row of the attribute list, image bytes as they are; without a partition file the id's hash splits.
 
-    Raises FileNotFoundError where a file or the folder is missing, ValueError (file and line named) where a list is malformed or has no
-    attribute `label`. Images that are missing or unreadable are Skipped.
+    Raises FileNotFoundError where a file or the folder is missing, ValueError (file and line named) where a list is
+    malformed or has no attribute `label`. Images that are missing or unreadable are Skipped.
     """
     for path, what in ((images, "a folder of images"), (attributes, "the attribute list")):
         if not path.exists():
@@ -40,7 +40,9 @@ def celeba(
                 file, *values = _fields(line)
                 where = f"{attributes} line {number}"
                 if len(values) != len(names) or any(value not in TRUTH for value in values):
-                    got = next((f"the value {value!r}" for value in values if value not in TRUTH), f"{len(values)} values")
+                    got = next(
+                        (f"the value {value!r}" for value in values if value not in TRUTH), f"{len(values)} values"
+                    )
                     raise ValueError(f"{where}: expected a file name and {len(names)} values of 1 or -1, got {got}")
                 if splits is not None and file not in splits:
                     raise ValueError(f"{where}: expected {file} in {partition}, got no such line")
@@ -75,7 +77,9 @@ def _header(path: Path) -> tuple[list[str], int, int]:
             return _fields(first)[1:], 2, sum(1 for line in lines if line.strip())
         second = next(lines, "")
     if not first.strip().isdigit() or not second.strip():
-        raise ValueError(f"{path}: expected a line with the number of rows and a line of attribute names, got {first.strip()[:60]!r}")
+        raise ValueError(
+            f"{path}: expected a line with the number of rows and a line of attribute names, got {first.strip()[:60]!r}"
+        )
     return second.split(), 3, int(first)
 
 

@@ -1,4 +1,4 @@
-"""scikit-learn's digits: 1,797 real handwritten digits of 8x8 pixels and 17 grey levels (Alpaydin and Kaynak, 1998, the UCI test set)."""
+"""scikit-learn's digits: 1,797 real ones, 8x8 pixels of 17 grey levels (Alpaydin and Kaynak, 1998, UCI)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from sources.source import Row, Skipped, Source, split_of
-from storage.codec import encode
+from sources.source import Row, Skipped, Source, png, split_of
 
 
 def digits(*, test_fraction: float = 0.2) -> Source:
@@ -22,7 +21,7 @@ def digits(*, test_fraction: float = 0.2) -> Source:
     def rows() -> Iterator[Row | Skipped]:
         for number, (image, label) in enumerate(zip(images, classes, strict=True)):
             id = f"digit-{number:04d}"
-            png = encode(np.repeat(image[:, :, None], 3, axis=2))
-            yield Row(id=id, image=png, path=f"{id}.png", label=label, split=split_of(id, test_fraction))
+            rgb = np.repeat(image[:, :, None], 3, axis=2)
+            yield Row(id=id, image=png(rgb), path=f"{id}.png", label=label, split=split_of(id, test_fraction))
 
     return Source(rows=rows(), total=len(classes), classes=tuple("0123456789"))

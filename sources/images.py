@@ -9,25 +9,28 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from sources.source import MAX_PIXELS, Kind, Row, Skipped, Source, split_of, unreadable
-from storage.codec import encode
+from sources.source import MAX_PIXELS, Kind, Row, Skipped, Source, png, split_of, unreadable
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
+ORIENTATION = 0x0112  # EXIF tag
 TRUTH = {"1": True, "true": True, "yes": True, "0": False, "-1": False, "false": False, "no": False}
 
 
 def images(folder: Path, *, labels: Path | None = None, test_fraction: float = 0.1, convert: bool = False) -> Source:
-    """Every image file of a folder, in path order (a CSV's: in its order), bytes as they are; the id is the path in the folder.
+    """Every image file of a folder in path order (of a CSV in its order), bytes as they are; the id is the path.
 
-    labels: CSV with the columns file and label, perhaps split, and further ones: bool where all values are (1/0/true/false/...), else text.
-    Where neither folders nor CSV name a split it goes by the id's hash. convert: images that are not RGB or grey become RGB PNGs (alpha on
-    white) instead of being Skipped. Raises FileNotFoundError or ValueError where there are no files, fewer than 2 classes, or a bad CSV.
+    labels: CSV with the columns file and label, perhaps split, and further ones: bool where all values are 1/0,
+    true/false or yes/no, else text. Where neither folders nor CSV name a split the id's hash splits. convert: images
+    that are not RGB or grey become RGB PNGs (alpha on white) instead of being Skipped, and lying ones (EXIF) are stood
+    up. Raises FileNotFoundError or ValueError where there are no files, fewer than 2 classes, or a bad CSV.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"expected a folder of images at {folder}, got {'a file' if folder.exists() else 'nothing'}")
+        raise FileNotFoundError(
+            f"expected a folder of images at {folder}, got {'a file' if folder.exists() else 'nothing'}"
+        )
     items = _listed(labels) if labels else list(_walk(folder))
     classes = _sorted({item["label"] for item in items if item["label"] is not None})
     if len(classes) < 2:
@@ -54,7 +57,9 @@ def images(folder: Path, *, labels: Path | None = None, test_fraction: float = 0
                 path=file,
                 label=classes.index(item["label"]),
                 split=item["split"] or split_of(file, test_fraction),
-                columns={n: TRUTH[str(item[n]).lower()] if kind == "bool" else str(item[n]) for n, kind in kinds.items()},
+                columns={
+                    n: TRUTH[str(item[n]).lower()] if kind == "bool" else str(item[n]) for n, kind in kinds.items()
+                },
             )
 
     return Source(rows=rows(), total=len(items), classes=tuple(classes), columns=kinds)
@@ -88,6 +93,7 @@ def _listed(path: Path) -> list[Item]:
     """The rows of a CSV."""
     if not path.is_file():
         raise FileNotFoundError(f"expected a CSV of labels at {path}, got nothing")
+    seen: set[str] = set()
     with path.open(newline="", encoding="utf-8-sig") as lines:
         reader = csv.DictReader(lines)
         columns = list(reader.fieldnames or [])
@@ -100,6 +106,9 @@ def _listed(path: Path) -> list[Item]:
                 raise ValueError(f"{where}: expected {len(columns)} values, got another number")
             if not row["file"] or not row["label"]:
                 raise ValueError(f"{where}: expected a file and a label, got an empty value")
+            if row["file"] in seen:
+                raise ValueError(f"{where}: expected every file once, got {row['file']} again")
+            seen.add(row["file"])
             split = (row.get("split") or "").lower()
             if split and split not in SPLITS:
                 raise ValueError(f"{where}: expected a split out of {', '.join(SPLITS)}, got {split!r}")
@@ -124,10 +133,16 @@ def _read(path: Path, convert: bool) -> bytes | str:
     except OSError as error:
         return f"expected a readable file, got {error.strerror}"
     reason = unreadable(image)
-    if reason is not None and convert:
+    if convert and (reason is not None or not upright(image)):
         image = _rgb(image) or image
         reason = unreadable(image)
     return image if reason is None else reason
+
+
+def upright(image: bytes) -> bool:
+    """Whether a readable image has no EXIF orientation to be turned by (a run applies none)."""
+    with Image.open(io.BytesIO(image)) as opened:
+        return int(opened.getexif().get(ORIENTATION, 1)) == 1
 
 
 def _rgb(image: bytes) -> bytes | None:
@@ -136,10 +151,10 @@ def _rgb(image: bytes) -> bytes | None:
         with Image.open(io.BytesIO(image)) as opened:
             if opened.width * opened.height > MAX_PIXELS:
                 return None
-            upright = ImageOps.exif_transpose(opened)
-            if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-                front = upright.convert("RGBA")
-                upright = Image.alpha_composite(Image.new("RGBA", front.size, "white"), front)
-            return encode(np.asarray(upright.convert("RGB")))
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError):
+            picture = ImageOps.exif_transpose(opened)
+            if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+                front = picture.convert("RGBA")
+                picture = Image.alpha_composite(Image.new("RGBA", front.size, "white"), front)
+            return png(np.asarray(picture.convert("RGB")))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None

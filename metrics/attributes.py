@@ -1,0 +1,69 @@
+"""What changed besides the decision, as an oracle of attributes sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metrics.estimate import Measure
+
+Floats = NDArray[np.float64]
+MEASURES = (
+    Measure("causal_share", "causal_share", "mean", "flipped", "higher", "share of changed attributes"),
+    Measure("changed_causal", "changed_causal", "mean", "flipped", None, "attributes per row"),
+    Measure("changed_spurious", "changed_spurious", "mean", "flipped", "lower", "attributes per row"),
+)
+
+
+@dataclass(frozen=True)
+class AttributeSums:
+    """n rows; rows in which nothing changed; how often each attribute changed, (A,); its summed change, (A,)."""
+
+    n: int
+    unchanged: int
+    changed: NDArray[np.int64]
+    shift: Floats
+
+    @classmethod
+    def zero(cls, attributes: int) -> AttributeSums:
+        return cls(0, 0, np.zeros(attributes, np.int64), np.zeros(attributes))
+
+    def __add__(self, other: AttributeSums) -> AttributeSums:
+        return AttributeSums(
+            self.n + other.n, self.unchanged + other.unchanged, self.changed + other.changed, self.shift + other.shift
+        )
+
+    def mirrored(self) -> AttributeSums:
+        """The same rows told in the other direction."""
+        return AttributeSums(self.n, self.unchanged, self.changed, -self.shift)
+
+
+def changes(before: Floats, after: Floats, threshold: float) -> NDArray[np.bool_]:
+    """Which attributes crossed the threshold, (B,A); before, after: the oracle's probabilities (B,A)."""
+    if before.shape != after.shape or before.ndim != 2:
+        raise ValueError(f"expected probabilities of one shape (B,A), got {before.shape} and {after.shape}")
+    return np.asarray((before > threshold) != (after > threshold))
+
+
+def causal_share(changed: NDArray[np.bool_], causal: Sequence[int]) -> tuple[Floats, Floats, Floats]:
+    """Per row: share of the changed attributes that are causal (NaN where none changed), number of causal ones that
+    changed, and of the others; (B,) each. changed: (B,A) bool; causal: columns of the attributes that should decide.
+    """
+    is_causal = np.zeros(changed.shape[1], dtype=np.bool_)
+    is_causal[list(causal)] = True
+    right = changed[:, is_causal].sum(1).astype(np.float64)
+    wrong = changed[:, ~is_causal].sum(1).astype(np.float64)
+    share = np.full(len(changed), np.nan)
+    np.divide(right, right + wrong, out=share, where=right + wrong > 0)
+    return share, right, wrong
+
+
+def update(before: Floats, after: Floats, threshold: float) -> AttributeSums:
+    """Sum a batch of the oracle's probabilities (B,A)."""
+    changed = changes(before, after, threshold)
+    return AttributeSums(
+        len(changed), int((~changed.any(1)).sum()), changed.sum(0).astype(np.int64), (after - before).sum(0)
+    )

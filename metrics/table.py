@@ -1,0 +1,56 @@
+"""Many measures over the four subsets at once, as sums that add."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metrics import means, rates
+from metrics.estimate import SUBSETS, Estimate, Measure, Subset
+from metrics.means import MeanSums
+from metrics.rates import RateSums
+
+Floats = NDArray[np.float64]
+Sums = dict[tuple[str, Subset], RateSums | MeanSums]
+
+
+def zero(measures: Sequence[Measure], replicates: int) -> Sums:
+    """The sums of no rows."""
+    return {
+        (m.name, subset): RateSums() if m.kind == "rate" else MeanSums.zero(replicates)
+        for m in measures
+        for subset in SUBSETS
+    }
+
+
+def update(measures: Sequence[Measure], columns: Mapping[str, Floats], weights: Floats) -> Sums:
+    """Sum a batch; columns: (B,) each, NaN where not measured, with `correct` and `flipped` among them as 0, 1 or NaN
+    (a row without a label is neither correct nor wrong); weights: (B,R) of the bootstrap."""
+    correct, flipped = columns["correct"] == 1, columns["flipped"] == 1
+    masks: dict[Subset, NDArray[np.bool_]] = {
+        "all": np.ones(len(flipped), np.bool_),
+        "correct": correct,
+        "flipped": flipped,
+        "correct & flipped": correct & flipped,
+    }
+    sums: Sums = {}
+    for m in measures:
+        for subset, mask in masks.items():
+            values = columns[m.column][mask]
+            sums[m.name, subset] = rates.update(values) if m.kind == "rate" else means.update(values, weights[mask])
+    return sums
+
+
+def add(left: Sums, right: Sums) -> Sums:
+    """Sums of both."""
+    if left.keys() != right.keys():
+        raise ValueError(f"expected sums of one table, got {sorted(left)} and {sorted(right)}")
+    return {key: left[key] + right[key] for key in left}  # type: ignore[operator]
+
+
+def compute(sums: Sums, measure: Measure, subset: Subset) -> Estimate:
+    """One figure of the table."""
+    found = sums[measure.name, subset]
+    return rates.compute(found) if isinstance(found, RateSums) else means.compute(found)

@@ -1,0 +1,164 @@
+"""From a model's config and its weights to a frozen, wrapped model with the interface of its role."""
+
+from __future__ import annotations
+
+import importlib
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.denoiser import alphas_cumprod
+from models.wrap import AttributeWrapper, AutoencoderWrapper, ClassifierWrapper, DenoiserWrapper
+
+SCHEDULE = ("schedule", "steps", "beta_start", "beta_end", "prediction")  # settings of a denoiser's wrapper, not of its network
+
+
+def build(spec: Mapping[str, Any], weights: bytes | Path | None, device: torch.device) -> nn.Module:
+    """The model that `spec` (a ModelConfig as a dict) names, wrapped for its role, frozen, in eval mode and on `device`.
+
+    weights: the file's bytes or its path (a folder for Hugging Face); None takes spec["weights"] for Hugging Face, and leaves a
+    torch network as its constructor made it. ValueError or FileNotFoundError say what was expected and what was found.
+    """
+    source, role = spec.get("source", "torch"), spec["role"]
+    settings = dict(spec.get("settings") or {})
+    diffusion = {key: settings.pop(key) for key in SCHEDULE if key in settings} if role == "denoiser" else {}
+    if source == "huggingface":
+        network, found = pretrained(role, str(spec["weights"] if weights is None else weights), spec.get("revision"))
+        diffusion = {**found, **diffusion}
+    elif source == "export":
+        network, found = archive(weights), {}
+    else:
+        network, found = make(spec["target"], settings), {}
+        if weights is not None:
+            fill(network, read_weights(weights), spec["target"])
+    wrapped = wrap(role, network, spec, found, diffusion).to(device)
+    wrapped.requires_grad_(False)
+    wrapped.train(False) if source != "export" else None  # an exported program is fixed and refuses train()
+    return wrapped
+
+
+def wrap(
+    role: str, network: nn.Module, spec: Mapping[str, Any], found: Mapping[str, Any], diffusion: Mapping[str, Any]
+) -> nn.Module:
+    """The wrapper of a role around a network; found: what a Hugging Face config says of classes and schedule."""
+    classes = spec.get("classes") or found.get("classes") or []
+    image: dict[str, Any] = {"size": spec.get("size"), "mean": spec.get("mean") or [], "std": spec.get("std") or []}
+    if role == "classifier":
+        head, output = spec.get("head", "softmax"), spec.get("output")
+        return ClassifierWrapper(network, classes=classes, head=head, output=output, **image)
+    if role == "attributes":
+        return AttributeWrapper(network, attributes=classes, **image)
+    if role == "autoencoder":
+        return AutoencoderWrapper(network, size=spec.get("size"))
+    if role == "denoiser":
+        bar = diffusion.get("alphas_cumprod")
+        if bar is None:
+            bar, _ = schedule_of(diffusion)
+        return DenoiserWrapper(network, alphas_cumprod=bar, prediction=diffusion.get("prediction", "epsilon"))
+    raise ValueError(f"expected a role out of classifier, attributes, autoencoder, denoiser, got {role!r}")
+
+
+def schedule_of(settings: Mapping[str, Any]) -> tuple[Tensor, str]:
+    """alphas_cumprod (T,) and the kind of prediction that a denoiser's settings state; 1000 linear steps and epsilon by default."""
+    first, last = float(settings.get("beta_start", 1e-4)), float(settings.get("beta_end", 0.02))
+    bar = alphas_cumprod(settings.get("schedule", "linear"), int(settings.get("steps", 1000)), first=first, last=last)
+    return bar, settings.get("prediction", "epsilon")
+
+
+def make(target: str, settings: Mapping[str, Any]) -> nn.Module:
+    """The torch module that a dotted path and its arguments make; ValueError names the part that fails."""
+    path, _, name = target.rpartition(".")
+    if not path:
+        raise ValueError(f"expected target as a dotted path like models.classifiers.ConvNet, got {target!r}")
+    try:
+        factory = getattr(importlib.import_module(path), name)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"expected target {target!r} to be importable, got: {error}") from None
+    except AttributeError:
+        raise ValueError(f"expected {name!r} in the module {path}, got no such name") from None
+    try:
+        network = factory(**settings)
+    except TypeError as error:
+        raise ValueError(f"expected settings that {target} takes, got {dict(settings)}: {error}") from None
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"expected {target} to make a torch module, got {type(network).__name__}")
+    return network
+
+
+def read_weights(weights: bytes | Path) -> dict[str, Tensor]:
+    """A state dict from safetensors, or from a .pt read with weights_only=True; half precision becomes float32."""
+    from safetensors.torch import load as load_safetensors
+
+    data = weights.read_bytes() if isinstance(weights, Path) else weights
+    if data[:2] == b"PK" or data[:1] == b"\x80":  # a zip or an old torch file; safetensors starts with its header's length
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        state = state.get("state_dict", state) if isinstance(state, dict) else state
+    else:
+        try:
+            state = load_safetensors(data)
+        except Exception as error:
+            raise ValueError(f"expected a safetensors or torch weights file, got {len(data)} bytes: {error}") from None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError("expected a weights file that holds a state dict, got something else")
+    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+
+
+def fill(network: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
+    """Load weights strictly; ValueError names the first differences."""
+    own = network.state_dict()
+    missing, unknown = [key for key in own if key not in state], [key for key in state if key not in own]
+    shapes = [key for key in own if key in state and own[key].shape != state[key].shape]
+    if missing or unknown:
+        raise ValueError(f"expected the weights of {name}, got a file with missing {missing[:3]} and unknown {unknown[:3]}")
+    if shapes:
+        key = shapes[0]
+        raise ValueError(f"expected {key} of shape {tuple(own[key].shape)} in {name}, got {tuple(state[key].shape)}")
+    network.load_state_dict(dict(state))
+
+
+def archive(weights: bytes | Path | None) -> nn.Module:
+    """The module in a torch.export archive (.pt2) or a TorchScript file (.pt), told apart by what is in the zip."""
+    import zipfile
+
+    if weights is None:
+        raise ValueError("expected weights for a model of source export, got none")
+    data = weights.read_bytes() if isinstance(weights, Path) else weights
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as file:
+            names = file.namelist()
+    except zipfile.BadZipFile:
+        raise ValueError(f"expected a torch.export or TorchScript archive, got {len(data)} bytes of something else") from None
+    if any("/code/" in name or name.startswith("code/") for name in names):
+        script: nn.Module = torch.jit.load(io.BytesIO(data), map_location="cpu")
+        return script.eval()
+    return torch.export.load(io.BytesIO(data)).module()
+
+
+def pretrained(role: str, where: str, revision: str | None) -> tuple[nn.Module, dict[str, Any]]:
+    """A Hugging Face image classifier or a diffusers UNet2DModel, from a folder or a hub id, and what its config says."""
+    if role == "denoiser":
+        return foreign_unet(where, revision)
+    if role not in ("classifier", "attributes"):
+        raise ValueError(f"expected a classifier, attributes or a denoiser of source huggingface, got {role!r}")
+    from transformers import AutoModelForImageClassification
+
+    network = AutoModelForImageClassification.from_pretrained(where, revision=revision)
+    names = network.config.id2label or {}
+    return network, {"classes": [str(names[index]) for index in sorted(names)]}
+
+
+def foreign_unet(where: str, revision: str | None) -> tuple[nn.Module, dict[str, Any]]:
+    """A UNet2DModel from its own folder or a pipeline's (then with the pipeline's schedule)."""
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    folder = Path(where)
+    whole = (folder / "unet").is_dir() or not folder.is_dir()
+    network = UNet2DModel.from_pretrained(where, subfolder="unet" if whole else None, revision=revision)
+    if folder.is_dir() and not (folder / "scheduler" / "scheduler_config.json").is_file():
+        return network, {}
+    scheduler = DDPMScheduler.from_pretrained(where, subfolder="scheduler", revision=revision)
+    return network, {"alphas_cumprod": scheduler.alphas_cumprod, "prediction": scheduler.config.prediction_type}

@@ -1,0 +1,177 @@
+"""Wrappers that give any network the interfaces of models/interfaces.py: sizes, normalisation and heads live here, not in methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Forward = Callable[..., Any]
+
+
+def resize(images: Tensor, size: int | None) -> Tensor:
+    """Images (B,3,H,W) at size x size, bilinear, antialiased where they shrink; as they are where size is None or theirs."""
+    if size is None or images.shape[-2:] == (size, size):
+        return images
+    shrinks = images.shape[-1] > size or images.shape[-2] > size
+    return F.interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=shrinks)
+
+
+def scores_of(output: Any) -> Tensor:
+    """The scores (B,K) float32 in whatever a network returns: a tensor, an object with `.logits`, or a tuple or dict that starts with them."""
+    if isinstance(output, dict):
+        output = output["logits"] if "logits" in output else next(iter(output.values()))
+    elif hasattr(output, "logits"):
+        output = output.logits
+    elif isinstance(output, (tuple, list)):
+        output = output[0]
+    if not isinstance(output, Tensor):
+        raise ValueError(f"expected a tensor of scores from the network, got {type(output).__name__}")
+    scores = output.float()
+    return scores[:, None] if scores.ndim == 1 else scores.flatten(1)
+
+
+class Normalised(nn.Module):
+    """A network with its input side, mean and std; images come in [0,1] at any size."""
+
+    def __init__(self, network: nn.Module, *, size: int | None, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.network, self.size = network, size
+        self.register_buffer("mean", torch.tensor(list(mean) or [0.0]).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(list(std) or [1.0]).view(1, -1, 1, 1))
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """What the network itself sees of images (B,3,H,W) in [0,1]."""
+        prepared: Tensor = (resize(images, self.size) - self.mean) / self.std
+        return prepared
+
+    def features(self, images: Tensor) -> Tensor:
+        """Penultimate features (B,F), where the network has them."""
+        network: Any = self.network
+        if not hasattr(network, "features"):
+            raise ValueError(f"expected a network with a `features` method, got {type(network).__name__}")
+        features: Tensor = network.features(self.prepare(images)).float()
+        return features
+
+
+class ClassifierWrapper(Normalised):
+    """A network as a Classifier.
+
+    head softmax: K outputs are the K classes' scores. head sigmoid: one output (`output` picks it where there are several) is the
+    second class's logit, given as the two scores (0, logit).
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        classes: Sequence[str],
+        head: str = "softmax",
+        output: int | None = None,
+        size: int | None = None,
+        mean: Sequence[float] = (),
+        std: Sequence[float] = (),
+    ) -> None:
+        super().__init__(network, size=size, mean=mean, std=std)
+        self.classes, self.head, self.output = tuple(classes), head, output
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores (B,K) whose softmax is the probability; images (B,3,H,W) in [0,1]."""
+        scores = scores_of(self.network(self.prepare(images)))
+        if self.head == "softmax":
+            if scores.shape[1] != len(self.classes):
+                names = ", ".join(self.classes)
+                raise ValueError(f"expected {len(self.classes)} outputs for the classes {names}, got {scores.shape[1]}")
+            return scores
+        if self.output is None and scores.shape[1] != 1:
+            raise ValueError(f"expected 1 output for a sigmoid head (or `output`, which one to read), got {scores.shape[1]}")
+        index = self.output or 0
+        if not 0 <= index < scores.shape[1]:
+            raise ValueError(f"expected output within 0..{scores.shape[1] - 1}, got {index}")
+        logit = scores[:, index]
+        return torch.stack([torch.zeros_like(logit), logit], 1)
+
+
+class AttributeWrapper(Normalised):
+    """A network of independent sigmoid outputs as an AttributeModel."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        attributes: Sequence[str],
+        size: int | None = None,
+        mean: Sequence[float] = (),
+        std: Sequence[float] = (),
+    ) -> None:
+        super().__init__(network, size=size, mean=mean, std=std)
+        self.attributes = tuple(attributes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Probabilities (B,A); images (B,3,H,W) in [0,1]."""
+        scores = scores_of(self.network(self.prepare(images)))
+        if scores.shape[1] != len(self.attributes):
+            raise ValueError(f"expected {len(self.attributes)} outputs, one per attribute, got {scores.shape[1]}")
+        return scores.sigmoid()
+
+
+class AutoencoderWrapper(nn.Module):
+    """A network with `encode` and `decode` as an Autoencoder; both work on images in [0,1] of one size."""
+
+    def __init__(self, network: nn.Module, *, size: int | None = None) -> None:
+        super().__init__()
+        for name in ("encode", "decode"):
+            if not callable(getattr(network, name, None)):
+                raise ValueError(f"expected an autoencoder with a method `{name}`, got {type(network).__name__} without")
+        self.network: Any = network
+        self.size = size
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents (B,...) float32."""
+        if self.size is not None and images.shape[-2:] != (self.size, self.size):
+            raise ValueError(f"expected images of {self.size} x {self.size} px (data.size), got {tuple(images.shape[-2:])}")
+        latents: Tensor = self.network.encode(images)
+        return latents.float()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images (B,3,H,W) in [0,1]."""
+        images: Tensor = self.network.decode(latents)
+        return images.float().clamp(0, 1)
+
+
+class DenoiserWrapper(nn.Module):
+    """A network (x_t, t) -> prediction as a Denoiser.
+
+    prediction: what the network gives: epsilon, v_prediction (v = sqrt(a) eps - sqrt(1-a) x0; Salimans & Ho 2022) or sample (x0).
+    A network of 6 output channels learns the variance too: the last 3 are its interpolation weight in [-1,1] (Nichol & Dhariwal 2021).
+    """
+
+    alphas_cumprod: Tensor
+
+    def __init__(self, network: nn.Module, *, alphas_cumprod: Tensor, prediction: str = "epsilon") -> None:
+        super().__init__()
+        if prediction not in ("epsilon", "v_prediction", "sample"):
+            raise ValueError(f"expected prediction out of epsilon, v_prediction, sample, got {prediction!r}")
+        self.network, self.prediction = network, prediction
+        self.register_buffer("alphas_cumprod", alphas_cumprod.double(), persistent=False)
+
+    def forward(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(eps, v) as models.interfaces.Denoiser says."""
+        raw = self.network(x_t, t)
+        output: Tensor = raw if isinstance(raw, Tensor) else raw.sample if hasattr(raw, "sample") else raw[0]
+        output = output.float()
+        channels, got = x_t.shape[1], output.shape[1]
+        if got not in (channels, 2 * channels):
+            raise ValueError(f"expected {channels} or {2 * channels} output channels from the denoiser, got {got}")
+        weight = (output[:, channels:] + 1) / 2 if got == 2 * channels else None
+        output = output[:, :channels]
+        if self.prediction == "epsilon":
+            return output, weight
+        a = self.alphas_cumprod[t].view(-1, 1, 1, 1)
+        signal, noise = a.sqrt().to(x_t.dtype), (1 - a).sqrt().to(x_t.dtype)
+        if self.prediction == "v_prediction":
+            return signal * output + noise * x_t, weight
+        return (x_t - signal * output) / noise, weight

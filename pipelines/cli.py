@@ -1,0 +1,174 @@
+"""The command line: `counterfactory COMMAND ...`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from configs.strict import UserError
+
+ONE_STAGE = ("generate", "score", "judge", "augment", "report")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    from pipelines import prepare
+
+    main = argparse.ArgumentParser(prog="counterfactory", description="A batch factory for counterfactuals.")
+    main.add_argument("--version", action="store_true", help="say the version and end")
+    commands = main.add_subparsers(dest="command", metavar="COMMAND")
+
+    def command(name: str, text: str, job: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(job=job)
+        return sub
+
+    demo = command("demo", "the embedded default: drawn faces, all stages, one report", _demo)
+    demo.add_argument("--out", default="runs/demo", help="folder for data, runs and report (default %(default)s)")
+    _settings(demo)
+    run = command("run", "all stages of a run; the same command again resumes it", _run)
+    run.add_argument("config", help="a preset's name or a YAML file")
+    run.add_argument("--print-config", action="store_true", help="show the resolved settings and end")
+    _settings(run, out=True)
+    for name in ONE_STAGE:
+        stage = command(name, f"the {name} stage of a run, again", _stage)
+        stage.add_argument("run", help="a run's folder, or its config")
+        if name == "judge":
+            stage.add_argument("--answers", help="parse this file of answers into judge/scores.parquet")
+        _settings(stage, out=True)
+    command("show", "counts, flip rate, quarantined rows and failures of a run", _show).add_argument("run")
+    command("verify", "check a run's invariants; exit code 1 if one is broken", _verify).add_argument("run")
+    prepare.arguments(command("prepare", "write a data set as Parquet shards", _prepare))
+    train = command("train", "train one of our own networks from Parquet", _train)
+    train.add_argument("role", choices=("classifier", "attributes", "autoencoder", "denoiser"))
+    train.add_argument("config", help="a preset's name or a YAML file")
+    _settings(train)
+    doctor = command("doctor", "say what would go wrong, before a long run", _doctor)
+    doctor.add_argument("config", help="a preset's name or a YAML file")
+    _settings(doctor)
+    return main
+
+
+def _settings(sub: argparse.ArgumentParser, *, out: bool = False) -> None:
+    sub.add_argument(
+        "--set", action="append", default=[], metavar="KEY.KEY=VALUE", help="lay a setting over the config"
+    )
+    sub.add_argument("--engine", choices=("ray", "local"), help="where the work runs")
+    if out:
+        sub.add_argument("--out", metavar="URI", help="folder that the run's folder is made in")
+
+
+def _sets(args: argparse.Namespace) -> list[str]:
+    return [*args.set, *([f"engine.kind={args.engine}"] if args.engine else [])]
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from pipelines.demo import demo
+
+    demo(args.out, _sets(args))
+    return 0
+
+
+def _run(args: argparse.Namespace) -> int:
+    from pipelines.run import find_run, run
+
+    store, config = find_run(args.config, _sets(args), args.out)
+    if args.print_config:
+        import json
+
+        import yaml
+
+        print(yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False, allow_unicode=True), end="")
+        return 0
+    run(config, store=store)
+    return 0
+
+
+def _stage(args: argparse.Namespace) -> int:
+    from pipelines.run import find_run, run, say, stage_needs
+
+    store, config = find_run(args.run, _sets(args), args.out)
+    if args.command != "generate":
+        stage_needs(store, args.command)
+    if args.command == "judge" and args.answers:
+        from pipelines.judge import parse_answers
+
+        counts = parse_answers(store, config, args.answers)
+        say("judge: " + ", ".join(f"{value} {name}" for name, value in counts.items() if isinstance(value, int)))
+        return 0
+    run(config, stages=(args.command,), store=store)
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    from pipelines.show import show
+    from storage.uri import open_store
+
+    print(show(open_store(args.run)))
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from pipelines.generate import load_plan
+    from storage.uri import open_store
+    from storage.verify import verify
+
+    store = open_store(args.run)
+    load_plan(store)
+    broken = verify(store)
+    print("\n".join(broken) if broken else f"{store.uri}: every invariant holds")
+    return 1 if broken else 0
+
+
+def _prepare(args: argparse.Namespace) -> int:
+    from pipelines.prepare import main
+
+    code: int = main(args)
+    return code
+
+
+def _train(args: argparse.Namespace) -> int:
+    from configs.schema import load_train
+    from pipelines.train import train
+
+    config = load_train(args.config, args.set)
+    if config.role != args.role:
+        raise UserError(f"{args.config}: expected a config that trains the role {args.role}, got {config.role}")
+    print(train(config))
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from configs.schema import load_run
+    from pipelines.doctor import main
+
+    code: int = main(load_run(args.config, _sets(args)))
+    return code
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; exit code 0, 1 where a check found something, 2 for a user's error in one line."""
+    cli = parser()
+    args = cli.parse_args(argv)
+    if args.version:
+        from importlib.metadata import version
+
+        print(f"counterfactory {version('counterfactory')}")
+        return 0
+    if args.command is None:
+        cli.print_help()
+        return 2
+    try:
+        code: int = args.job(args)
+        return code
+    except UserError as error:
+        print(f"counterfactory: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("counterfactory: stopped; what is committed stays, the same command goes on from there", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

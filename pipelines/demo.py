@@ -1,0 +1,31 @@
+"""The embedded default: drawn faces, two classifiers, one of which learnt a wrong reason; can the audit tell?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from configs.schema import load_run
+from configs.strict import UserError
+from pipelines.run import run, say
+from storage.uri import open_store
+
+PRESETS = ("demo-plain", "demo-biased")
+
+
+def demo(out: str, sets: list[str]) -> str:
+    """Draw the faces, run the main job for both classifiers, and write one page that compares them; its path."""
+    from pipelines.prepare import prepare_faces
+    from pipelines.report import report
+
+    data = f"{out}/data"
+    if not list(Path(data).glob("*.parquet")):
+        prepare_faces(data, rows=64, test_rows=32)
+    runs = []
+    for preset in PRESETS:
+        say(f"\n== {preset}")
+        runs.append(run(load_run(preset, [f"data.path={data}", f"out={out}", *sets])))
+    page = report(runs, out=f"{out}/report.html")
+    if not open_store(out).exists("report.html"):
+        raise UserError(f"expected a report at {page}, got none")
+    say(f"\nReport of both classifiers: {page}")
+    return page

@@ -1,0 +1,225 @@
+"""One self-contained HTML page of a run, or of several compared: what was run, what it found, and pictures to judge it by."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from configs.strict import UserError
+from metrics.rates import wilson
+from pipelines.report_data import JUDGED, RunData, read_run
+from pipelines.report_figures import (
+    attribute_panels,
+    cards,
+    distributions,
+    metric_rows,
+    percent,
+    plural,
+    short_number,
+    sound,
+)
+from pipelines.report_gallery import gallery
+from storage.uri import Store, open_store
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+SECRET_KEY = re.compile(r"(?i)(secret|token|passw|api_?key|credential|access_?key)")
+# user:password@ in an address, the value of a signed link's parameters, and secret=value in a command line
+SECRET_TEXT = re.compile(r"""(?ix) (?<=://)[^/@\s'"]+(?=@) | (?<=[?&])[^=&\s]*(?:signature|token|secret|key|credential)[^=&\s]*=[^&\s'"]+
+    | \b[\w.]*(?:secret|token|passw|api_?key|credential|access_?key)[\w.]*=[^\s'"]+""")
+HIDDEN = "(hidden)"
+
+
+def report(runs: Sequence[Store], *, out: str | None = None) -> str:
+    """Write the page of the runs and give its address: `report.html` in the run's folder, or `out`, which several runs need.
+
+    A stage that has not been run leaves its section out with a sentence. UserError where a folder holds no run.
+    """
+    if not runs or (len(runs) > 1 and out is None):
+        raise ValueError(f"expected one run, or several and `out`, got {len(runs)} and {out!r}")
+    page = render([_read(store) for store in runs], datetime.now(UTC)).encode()
+    folder, name = (runs[0], "report.html") if out is None else _split(out)
+    folder.replace(name, page)
+    return folder.url(name)
+
+
+def render(runs: Sequence[RunData], now: datetime) -> str:
+    """The page as text; everything on it that moves with time is `now`."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(csp=_csp, plural=plural, percent=percent, number=short_number)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    settings = runs[0].config["report"]
+    return template.render(
+        title=settings["title"] or " and ".join(run.name for run in runs),
+        names=[run.name for run in runs],
+        several=len(runs) > 1,
+        findings=[_finding(run) for run in runs],
+        facts=_shared([_facts(run) for run in runs]),
+        unfinished=[line for run in runs for line in _unfinished(run)],
+        scored=[run.table is not None for run in runs],
+        cards=cards(runs),
+        tables=metric_rows(runs),
+        panels=attribute_panels(runs),
+        groups=distributions(runs),
+        gallery=gallery(runs, settings["gallery"], settings["failures"]),
+        failures=[_failures(run) for run in runs],
+        judged=[
+            (run.name, [(name, *run.judge[name]) for name in JUDGED if name in run.judge]) for run in runs if run.judge
+        ],
+        augmented=[(run.name, run.augment) for run in runs if run.augment],
+        reproduce=[_reproduce(run) for run in runs],
+        date=now.strftime("%d %B %Y, %H:%M UTC").lstrip("0"),
+    )
+
+
+def redact(value: Any) -> Any:
+    """Settings or text without what looks like a secret: values of secret-named keys, passwords in addresses, signed links."""
+    if isinstance(value, Mapping):
+        return {
+            key: HIDDEN if SECRET_KEY.search(str(key)) and isinstance(item, str) else redact(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [redact(item) for item in value]
+    return SECRET_TEXT.sub(_hide, value) if isinstance(value, str) else value
+
+
+def _hide(found: re.Match[str]) -> str:
+    name, equals, _ = found.group().partition("=")
+    return f"{name}={HIDDEN}" if equals else HIDDEN
+
+
+def _read(store: Store) -> RunData:
+    try:
+        plan = json.loads(store.read("plan.json"))
+        settings = plan["config"]["report"]
+        # Twice what is shown, so that runs that flip different rows still have enough rows in common.
+        return read_run(store, keep=2 * max(settings["gallery"], settings["failures"], 1))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"report: expected a run's folder with a plan.json, got {redact(store.uri)}: {redact(str(error))}"
+        ) from None
+
+
+def _split(out: str) -> tuple[Store, str]:
+    folder, _, name = out.rpartition("/")
+    if not name:
+        raise UserError(f"report: expected the page's file in `out`, like runs/report.html, got {out!r}")
+    return open_store(folder or "."), name
+
+
+def _finding(run: RunData) -> dict[str, Any]:
+    """The audit's verdict, or what can be said without an oracle."""
+    audit = run.table.get("audit") if run.table else None
+    return {"run": run.name, "text": audit["verdict"] if audit else _flips(run), "sound": sound(audit)}
+
+
+def _flips(run: RunData) -> str:
+    n, flipped = run.tally.rows, run.tally.flipped
+    if n == 0:
+        return "No counterfactual has been generated yet."
+    band = wilson(flipped, n)
+    return f"{plural(flipped, 'row')} of {short_number(n)} flipped: {percent(flipped / n)} (95 % interval {percent(band[0])} to {percent(band[1])})."
+
+
+def _unfinished(run: RunData) -> list[str]:
+    whole = len(run.plan["shards"])
+    left = whole - run.totals["shards"]
+    return (
+        [f"{run.name}: {left} of {plural(whole, 'shard')} not generated yet; the figures are of the others."]
+        if left
+        else []
+    )
+
+
+def _facts(run: RunData) -> dict[str, str]:
+    """What was run, as label and text."""
+    config, engine = run.config, run.config["engine"]
+    classifier, method, data = config["models"]["classifier"], config["method"], config["data"]
+    counts, tally, used = run.totals, run.tally, run.plan["versions"]
+    settings = ", ".join(f"{key} {_plain(value)}" for key, value in method["settings"].items()) or "its own defaults"
+    rule = {key: value for key, value in config["target"].items() if value is not None}
+    right = f", right on {percent(tally.correct / tally.labelled)} of these rows" if tally.labelled else ""
+    bad = f", {plural(counts['quarantined'], 'row')} quarantined" if counts["quarantined"] else ""
+    workers = f", {plural(engine['workers'], 'worker')}" if engine.get("workers") else ""
+    facts = {
+        "Data": f"{data['path']}"
+        + (f", rows {data['rows']}" if data.get("rows") else "")
+        + f", {data['size']} × {data['size']} pixels",
+        "Rows": f"{plural(counts['rows_in'], 'row')} in, {plural(tally.rows, 'counterfactual')} out{bad}",
+        "Classifier": f"{classifier['preset'] or classifier['target'] or classifier['weights']}{right}",
+        "Method": f"{method['preset'] or method['target'].rpartition('.')[2]}: {settings}",
+        "Target": ", ".join(
+            f"{_plain(value)}" if key == "rule" else f"{key} {_plain(value)}" for key, value in rule.items()
+        ),
+        "Engine": f"{engine['kind']}{workers}, batches of {engine['batch']}, seed {config['seed']}",
+        "Work": f"{duration(counts['seconds'])} in {plural(counts['shards'], 'shard')}",
+        "Versions": ", ".join(f"{name} {used[name]}" for name in ("counterfactory", "torch", "python") if name in used),
+    }
+    return {key: str(redact(text)) for key, text in facts.items()}
+
+
+def _shared(facts: Sequence[Mapping[str, str]]) -> list[tuple[str, list[str]]]:
+    """Facts over runs: one text where they all agree, else one per run."""
+    return [
+        (key, [first] if all(one[key] == first for one in facts) else [one[key] for one in facts])
+        for key, first in facts[0].items()
+    ]
+
+
+def _failures(run: RunData) -> dict[str, Any]:
+    """Unflipped and quarantined rows, counted by reason."""
+    tally = run.tally
+    return {
+        "run": run.name,
+        "rows": tally.rows,
+        "missed": tally.rows - tally.flipped,
+        "reasons": [(reason, n, percent(n / tally.rows)) for reason, n in tally.reasons.most_common()],
+        "quarantined": sum(run.quarantined.values()),
+        "bad": [(redact(reason), n, run.quarantined_ids[reason]) for reason, n in run.quarantined.most_common()],
+    }
+
+
+def _reproduce(run: RunData) -> dict[str, Any]:
+    text = yaml.safe_dump(json.loads(json.dumps(redact(run.config), default=str)), sort_keys=False, allow_unicode=True)
+    started = (run.manifest or {}).get("command")
+    return {
+        "run": run.name,
+        "command": f"counterfactory run {run.name}.yaml",
+        "started": redact(started) if started else None,
+        "config": text,
+        "download": f"data:text/yaml;base64,{base64.b64encode(text.encode()).decode('ascii')}",
+        "folder": redact(run.store.uri),
+        "models": sorted(run.plan["models"].items()),
+        "versions": sorted(run.plan["versions"].items()),
+        "fingerprint": sorted(run.plan["fingerprint"].items()),
+    }
+
+
+def duration(seconds: float) -> str:
+    """`48 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds < 60:
+        return f"{short_number(seconds)} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _csp(script: str) -> Markup:
+    """A content security policy that lets this one inline script run, inline styles and data: images, and nothing from anywhere else."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    return Markup(
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; script-src 'sha256-{}'"
+    ).format(digest)

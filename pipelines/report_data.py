@@ -1,0 +1,288 @@
+"""What a report needs of a run, read in one pass over small columns; images are fetched for the few rows that are shown."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from storage.commit import commit_path, iterate_commits, read_commit, read_committed, totals
+from storage.run import read_manifest, read_plan
+from storage.uri import Store
+
+GENERATE = "generate"
+P_BINS, L1_BINS = 20, 2000  # over [0,1]
+STRATA = 64  # groups of directions a sample is balanced over; more directions share groups
+REASONS = 200  # distinct reasons counted apart; further ones together
+COLUMNS = ("id", "cf_id", "k", "source", "target", "predicted", "label", "correct", "flipped", "reason")
+COLUMNS = (*COLUMNS, "p_target_before", "p_target_after", "steps", "forward", "backward", "seconds")
+JUDGED = ("validity", "sparsity", "proximity", "realism")
+OTHER_REASONS, UNEXPLAINED = "other reasons", "no reason given"
+
+
+class Pick(NamedTuple):
+    """A row that may be shown. Ordered by rank, the hash of its id: the same rows in every run of one data set."""
+
+    rank: int
+    k: int
+    shard: int
+    row: dict[str, Any]
+
+    @property
+    def direction(self) -> tuple[int, int]:
+        return self.row["source"], self.row["target"]
+
+
+Held = tuple[tuple[int, int, int, int], Pick]  # an order that no two rows share (heaps compare it), and the row
+
+
+@dataclass
+class Tally:
+    """Sums over a run's rows; their size does not grow with the rows."""
+
+    keep: int
+    rows: int = 0
+    flipped: int = 0
+    correct: int = 0
+    labelled: int = 0
+    sums: Counter[str] = field(default_factory=Counter)  # of seconds, forward, backward, steps
+    before: NDArray[np.int64] = field(default_factory=lambda: np.zeros(P_BINS, np.int64))
+    after: NDArray[np.int64] = field(default_factory=lambda: np.zeros(P_BINS, np.int64))
+    directions: dict[tuple[int, int], list[int]] = field(default_factory=dict)  # [rows, flipped]
+    reasons: Counter[str] = field(default_factory=Counter)
+    shown: dict[tuple[str, int], list[Held]] = field(default_factory=dict)  # heaps: the lowest ranks of each stratum
+
+    def add(self, shard: int, table: pa.Table) -> None:
+        """Add the rows of one committed shard."""
+        flipped = column(table, "flipped").astype(bool)
+        source, target = column(table, "source").astype(int), column(table, "target").astype(int)
+        self.rows += table.num_rows
+        self.flipped += int(flipped.sum())
+        correct = table["correct"].drop_null()
+        self.labelled += len(correct)
+        self.correct += int(pc.sum(correct).as_py() or 0)
+        for name in ("seconds", "forward", "backward", "steps"):
+            self.sums[name] += float(np.nansum(column(table, name)))
+        self.before += counts(column(table, "p_target_before"), P_BINS)
+        self.after += counts(column(table, "p_target_after"), P_BINS)
+        for pair in set(zip(source.tolist(), target.tolist(), strict=True)):
+            here = (source == pair[0]) & (target == pair[1])
+            total = self.directions.setdefault(pair, [0, 0])
+            total[0] += int(here.sum())
+            total[1] += int((here & flipped).sum())
+        for why in table["reason"].filter(pa.array(~flipped)).to_pylist():
+            count(self.reasons, why or UNEXPLAINED)
+        self._sample(shard, table)
+
+    def _sample(self, shard: int, table: pa.Table) -> None:
+        cells = [table[name].to_pylist() for name in ("id", "k", "flipped", "source", "target", "reason")]
+        for position, (name, k, flipped, source, target, reason) in enumerate(zip(*cells, strict=True)):
+            # Unflipped rows are grouped by their reason, so that each reason has its examples.
+            why = "" if flipped else reason or UNEXPLAINED
+            stratum = (
+                why if flipped or why in self.reasons else OTHER_REASONS,
+                (8 * source + target) % STRATA if flipped else -1,
+            )
+            heap = self.shown.setdefault(stratum, [])
+            order = (-rank(name), -k, -shard, -position)
+            if len(heap) < self.keep or order > heap[0][0]:
+                pick = Pick(-order[0], k, shard, table.slice(position, 1).to_pylist()[0])
+                (heapq.heappush if len(heap) < self.keep else heapq.heapreplace)(heap, (order, pick))
+
+    def flipped_groups(self) -> list[list[Pick]]:
+        """Flipped rows by direction, each list by rank; one counterfactual per row."""
+        return [_ranked(heap) for (_, group), heap in sorted(self.shown.items()) if group >= 0]
+
+    def failed_groups(self) -> dict[str, list[Pick]]:
+        """Unflipped rows by reason, the most frequent reason first."""
+        groups = {reason: _ranked(heap) for (reason, group), heap in self.shown.items() if group < 0}
+        return dict(sorted(groups.items(), key=lambda item: (-self.reasons[item[0]], item[0])))
+
+
+@dataclass
+class RunData:
+    """One run as a report sees it; parts that were not made are None or empty."""
+
+    store: Store
+    name: str
+    plan: dict[str, Any]
+    config: dict[str, Any]
+    manifest: dict[str, Any] | None
+    classes: list[str]
+    totals: dict[str, Any]
+    tally: Tally
+    quarantined: Counter[str]
+    quarantined_ids: dict[str, list[str]]
+    table: dict[str, Any] | None
+    l1: NDArray[np.int64] | None
+    judge: dict[str, tuple[float, int]]
+    augment: dict[str, Any] | None
+
+    def class_name(self, index: int) -> str:
+        """A class by name; indices beyond the names get a number."""
+        return self.classes[index] if 0 <= index < len(self.classes) else f"class {index}"
+
+
+def read_run(store: Store, keep: int) -> RunData:
+    """Read a run's sums, tables and the `keep` lowest-ranked rows per direction and per reason; FileNotFoundError without a plan."""
+    plan = read_plan(store)
+    tally = Tally(keep)
+    quarantined: Counter[str] = Counter()
+    ids: dict[str, list[str]] = {}
+
+    def passing() -> Iterator[dict[str, Any]]:
+        for commit in iterate_commits(store, GENERATE):
+            tally.add(commit["shard"]["index"], read_committed(store, commit, columns=list(COLUMNS)))
+            for entry in commit["quarantined"]:
+                reason = count(quarantined, str(entry["reason"]))
+                if len(ids.setdefault(reason, [])) < 3:
+                    ids[reason].append(str(entry["id"]))
+            yield commit
+
+    done = totals(passing())
+    table = read_json(store, "score/table.json")
+    l1, names = read_scores(store, str(table["stage"])) if table else (None, [])
+    return RunData(
+        store=store,
+        name=str(plan["config"]["name"]),
+        plan=plan,
+        config=plan["config"],
+        manifest=_manifest(store),
+        classes=[str(name) for name in plan["config"]["models"]["classifier"].get("classes") or names],
+        totals=done,
+        tally=tally,
+        quarantined=quarantined,
+        quarantined_ids=ids,
+        table=table,
+        l1=l1,
+        judge=judge_means(store),
+        augment=augment_counts(store),
+    )
+
+
+def read_scores(store: Store, stage: str) -> tuple[NDArray[np.int64], list[str]]:
+    """Histogram of l1 over flipped rows, L1_BINS bins on [0,1], and the classes as the classifier itself named them."""
+    total, names = np.zeros(L1_BINS, np.int64), []
+    for commit in iterate_commits(store, stage):
+        table = read_committed(store, commit, columns=["l1", "flipped"])
+        total += counts(column(table.filter(table["flipped"]), "l1"), L1_BINS)
+        names = commit["extra"].get("classes") or names
+    return total, names
+
+
+def judge_means(store: Store) -> dict[str, tuple[float, int]]:
+    """Mean and n of each judged criterion; empty where no answers have been parsed."""
+    if not store.exists("judge/scores.parquet"):
+        return {}
+    sums: Counter[str] = Counter()
+    seen: Counter[str] = Counter()
+    with store.parquet("judge/scores.parquet") as file:
+        for batch in file.iter_batches(columns=[name for name in JUDGED if name in file.schema_arrow.names]):
+            for name in batch.schema.names:
+                values = batch.column(name).drop_null().to_numpy(zero_copy_only=False).astype(float)
+                sums[name] += float(values.sum())
+                seen[name] += len(values)
+    return {name: (sums[name] / seen[name], seen[name]) for name in JUDGED if seen[name]}
+
+
+def augment_counts(store: Store) -> dict[str, Any] | None:
+    """Rows and files of the augmentation set, from the files' footers."""
+    files = [path for path in store.list("augment") if path.endswith(".parquet")]
+    if not files:
+        return None
+    rows = 0
+    for path in files:
+        with store.parquet(path) as file:
+            rows += file.metadata.num_rows
+    return {"files": len(files), "rows": rows}
+
+
+def fetch(
+    run: RunData, picks: Sequence[Pick], columns: Sequence[str], stage: str = GENERATE
+) -> dict[str, dict[str, Any]]:
+    """Further columns of the picked rows by cf_id, one shard at a time; rows the stage has not reached are left out."""
+    found: dict[str, dict[str, Any]] = {}
+    for shard in sorted({pick.shard for pick in picks}):
+        try:
+            commit = read_commit(run.store, commit_path(stage, shard))
+        except FileNotFoundError:
+            continue
+        wanted = pa.array([pick.row["cf_id"] for pick in picks if pick.shard == shard])
+        table = read_committed(run.store, commit, columns=["cf_id", *columns])
+        for row in table.filter(pc.is_in(table["cf_id"], value_set=wanted)).to_pylist():
+            found[row["cf_id"]] = row
+    return found
+
+
+def balanced(groups: Sequence[Sequence[Pick]], wanted: int) -> list[Pick]:
+    """The first picks of each group in turn, until `wanted` are found; each row (id) once."""
+    out: list[Pick] = []
+    seen: set[str] = set()
+    for pick in _in_turn(groups):
+        if len(out) == wanted:
+            break
+        if pick.row["id"] not in seen:
+            seen.add(pick.row["id"])
+            out.append(pick)
+    return out
+
+
+def rank(name: str) -> int:
+    """A row's place in every sample: 64 bits of the hash of its id."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
+
+
+def counts(values: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
+    """Histogram of values on [0,1]; what is beyond falls in the last bin, what is not finite is left out."""
+    finite = values[np.isfinite(values)]
+    places = np.clip((finite * bins).astype(np.int64), 0, bins - 1)
+    return np.bincount(places, minlength=bins).astype(np.int64)
+
+
+def count(counter: Counter[str], reason: str) -> str:
+    """Count a reason, or, beyond REASONS distinct ones, count it with the others; the name it went under."""
+    name = reason if reason in counter or len(counter) < REASONS else OTHER_REASONS
+    counter[name] += 1
+    return name
+
+
+def column(table: pa.Table, name: str) -> NDArray[Any]:
+    """A column as numpy; null becomes NaN in numeric columns."""
+    values: NDArray[Any] = table[name].to_numpy(zero_copy_only=False)
+    return values
+
+
+def read_json(store: Store, path: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(store.read(path))
+    except FileNotFoundError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _manifest(store: Store) -> dict[str, Any] | None:
+    try:
+        manifest: Mapping[str, Any] = read_manifest(store)
+    except FileNotFoundError:
+        return None
+    return dict(manifest)
+
+
+def _ranked(heap: Sequence[Held]) -> list[Pick]:
+    return [pick for _, pick in sorted(heap, key=lambda held: held[0], reverse=True)]
+
+
+def _in_turn(groups: Sequence[Sequence[Pick]]) -> Iterator[Pick]:
+    for turn in range(max((len(group) for group in groups), default=0)):
+        for group in groups:
+            if turn < len(group):
+                yield group[turn]

@@ -1,0 +1,158 @@
+"""Rows to look at: original, counterfactual and what changed, side by side; one card per row, one answer per run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.report_data import Pick, RunData, balanced, fetch
+from pipelines.report_figures import short_number
+from pipelines.report_pictures import Pixels, amplified, change, data_uri, full_scale, overlay
+from storage.codec import decode
+
+PAGE_BYTES = 3_200_000  # of pictures, before base64 makes them a third longer
+MOST_CHIPS = 6
+SCORED = ("attributes_before", "attributes_after", "second_agrees")
+
+
+class Shown(NamedTuple):
+    """A picked row of one run with its pictures."""
+
+    run: RunData
+    pick: Pick
+    before: Pixels
+    after: Pixels
+    stored: tuple[bytes, bytes]
+    changed: NDArray[np.float32]
+    scored: Mapping[str, Any] | None
+
+
+def choose(runs: Sequence[RunData], wanted: int) -> list[list[tuple[RunData, Pick]]]:
+    """Rows for the gallery, balanced over directions, flipped ones first: the same rows of every run where the runs share rows.
+
+    Deterministic: within a direction the rows with the lowest hash of their id.
+    """
+    if len(runs) == 1:
+        return [[(runs[0], pick)] for pick in _of_one(runs[0], wanted)]
+    by_id = [{pick.row["id"]: pick for pick in reversed(_all(run))} for run in runs]
+    common = set(by_id[0]).intersection(*by_id[1:])
+    groups: dict[tuple[bool, tuple[int, int]], list[Pick]] = {}
+    for pick in sorted((by_id[0][name] for name in common), key=lambda pick: pick.rank):
+        flipped = all(picks[pick.row["id"]].row["flipped"] for picks in by_id)
+        groups.setdefault((not flipped, pick.direction), []).append(pick)
+    flipped_first = [[groups[key] for key in sorted(groups) if key[0] is missed] for missed in (False, True)]
+    chosen = balanced(flipped_first[0], wanted)
+    chosen += balanced(flipped_first[1], wanted - len(chosen))
+    if chosen or not wanted:
+        return [[(run, picks[pick.row["id"]]) for run, picks in zip(runs, by_id, strict=True)] for pick in chosen]
+    return [[(run, pick)] for run in runs for pick in _of_one(run, max(wanted // len(runs), 1))]
+
+
+def pictures(cards: Sequence[Sequence[tuple[RunData, Pick]]]) -> list[list[Shown]]:
+    """Fetch images and scores of the chosen rows."""
+    found: dict[tuple[int, str], Shown] = {}
+    for run in {id(run): run for card in cards for run, _ in card}.values():
+        picks = [pick for card in cards for other, pick in card if other is run]
+        images = fetch(run, picks, ("original", "counterfactual"))
+        scores = fetch(run, picks, SCORED, stage=str(run.table["stage"])) if run.table else {}
+        for pick in picks:
+            key = pick.row["cf_id"]
+            pair = (images[key]["original"]["bytes"], images[key]["counterfactual"]["bytes"])
+            size = run.config["data"]["size"]
+            before, after = (decode(data, size=size, crop=None, max_pixels=size * size * 16) for data in pair)
+            found[id(run), key] = Shown(run, pick, before, after, pair, change(before, after), scores.get(key))
+    return [[found[id(run), pick.row["cf_id"]] for run, pick in card] for card in cards]
+
+
+def gallery(runs: Sequence[RunData], wanted: int, failures: int) -> dict[str, Any]:
+    """Everything the page shows of single rows: cards of the gallery, cards of rows that did not flip by run, the change's full scale."""
+    chosen = pictures(choose(runs, wanted))
+    failed = [
+        pictures([[(run, pick)] for pick in balanced(list(run.tally.failed_groups().values()), failures)])
+        for run in runs
+    ]
+    everything = [*chosen, *(card for cards in failed for card in cards)]
+    scale = full_scale([shown.changed for card in everything for shown in card])
+    budget = PAGE_BYTES // max(sum(1 + 3 * len(card) for card in everything), 1)
+    return {
+        "cards": [_card(card, scale, budget) for card in chosen],
+        "failed": [[_card(card, scale, budget) for card in cards] for cards in failed],
+        "paired": any(len(card) > 1 for card in chosen),
+        "scale": short_number(scale),
+        "times": short_number(1 / scale),
+    }
+
+
+def _card(card: Sequence[Shown], scale: float, budget: int) -> dict[str, Any]:
+    first = card[0]
+    row = first.pick.row
+    return {
+        "id": row["id"],
+        "label": None if row["label"] is None else first.run.class_name(row["label"]),
+        "original": data_uri(first.before, budget, first.stored[0]),
+        "alt": f"original, classified as {first.run.class_name(row['source'])}",
+        "direction": f"{first.run.class_name(row['source'])} \N{RIGHTWARDS ARROW} {first.run.class_name(row['target'])}",
+        "answers": [_answer(shown, scale, budget) for shown in card],
+    }
+
+
+def _answer(shown: Shown, scale: float, budget: int) -> dict[str, Any]:
+    row, run = shown.pick.row, shown.run
+    chips = _chips(shown)
+    scored = shown.scored or {}
+    return {
+        "run": run.name,
+        "source": run.class_name(row["source"]),
+        "target": run.class_name(row["target"]),
+        "p_before": _probability(row["p_target_before"]),
+        "p_after": _probability(row["p_target_after"]),
+        "steps": row["steps"],
+        "flipped": row["flipped"],
+        "reason": row["reason"],
+        "chips": chips[:MOST_CHIPS],
+        "more": max(len(chips) - MOST_CHIPS, 0),
+        "oracle": scored.get("attributes_after") is not None,
+        "second": None if scored.get("second_agrees") is None else bool(scored["second_agrees"]),
+        "counterfactual": data_uri(shown.after, budget, shown.stored[1]),
+        "heat": data_uri(overlay(shown.before, shown.changed, scale), budget),
+        "difference": data_uri(amplified(shown.before, shown.after, scale), budget),
+        "alt": f"counterfactual by {run.name}, classified as {run.class_name(row['predicted'])}",
+    }
+
+
+def _chips(shown: Shown) -> list[dict[str, Any]]:
+    """The attributes that the oracle sees changed, the causal one first."""
+    attributes = shown.run.table.get("attributes") if shown.run.table else None
+    if (
+        not attributes
+        or not shown.scored
+        or shown.scored["attributes_before"] is None
+        or shown.scored["attributes_after"] is None
+    ):
+        return []
+    threshold = shown.run.config["score"]["threshold"]
+    had, has = (np.asarray(shown.scored[key]) > threshold for key in ("attributes_before", "attributes_after"))
+    chips = [
+        {"name": name.replace("_", " "), "gained": bool(now), "causal": name in attributes["causal"]}
+        for name, then, now in zip(attributes["names"], had, has, strict=True)
+        if then != now
+    ]
+    return sorted(chips, key=lambda chip: not chip["causal"])
+
+
+def _probability(value: float) -> str:
+    """Two digits, more where they would say a plain 0 or 1."""
+    return f"{value:.2f}" if 0.005 <= value <= 0.995 else "<0.01" if value < 0.5 else ">0.99"
+
+
+def _of_one(run: RunData, wanted: int) -> list[Pick]:
+    chosen = balanced(run.tally.flipped_groups(), wanted)
+    return chosen + balanced(list(run.tally.failed_groups().values()), wanted - len(chosen))
+
+
+def _all(run: RunData) -> list[Pick]:
+    groups = [*run.tally.flipped_groups(), *run.tally.failed_groups().values()]
+    return sorted((pick for group in groups for pick in group), key=lambda pick: (pick.k, pick.rank))

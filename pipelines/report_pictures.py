@@ -1,0 +1,78 @@
+"""Pictures of one row for the report: what changed, as a heat overlay and as an amplified difference, in data URIs of bounded size."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from storage.codec import encode
+
+Pixels = NDArray[np.uint8]
+
+# Black-body like, dark to light, even in lightness: fractions of the scale and their RGB.
+HEAT = (
+    (0.0, (10, 8, 20)),
+    (0.2, (74, 22, 92)),
+    (0.45, (178, 42, 78)),
+    (0.7, (243, 116, 40)),
+    (0.88, (252, 196, 66)),
+    (1.0, (255, 248, 206)),
+)
+
+
+def change(before: Pixels, after: Pixels) -> NDArray[np.float32]:
+    """How much each pixel moved: (H, W) in [0,1], the mean over channels of the absolute difference of two (H, W, 3) images."""
+    if before.shape != after.shape:
+        raise ValueError(f"expected a pair of images of one shape, got {before.shape} and {after.shape}")
+    gap = np.abs(before.astype(np.float32) - after.astype(np.float32))
+    return np.asarray(gap.mean(axis=2) / 255, dtype=np.float32)
+
+
+def full_scale(changes: list[NDArray[np.float32]]) -> float:
+    """The change drawn in full colour, one for all pictures of a page: the median over pictures of the 99th percentile, at least 4/255."""
+    tops = [float(np.quantile(one, 0.99)) for one in changes]
+    return max(float(np.median(tops)) if tops else 0.0, 4 / 255)
+
+
+def overlay(before: Pixels, changed: NDArray[np.float32], scale: float) -> Pixels:
+    """The original in dim grey, with the change laid over it in heat colours: (H, W, 3)."""
+    grey = before.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    ground = (38 + 0.42 * grey)[..., None] * np.array([0.94, 0.97, 1.06], dtype=np.float32)
+    level = np.clip(changed / scale, 0, 1)
+    stops = np.array([stop for stop, _ in HEAT])
+    colours = np.array([colour for _, colour in HEAT], dtype=np.float32)
+    heat = np.stack([np.interp(level, stops, colours[:, c]) for c in range(3)], axis=-1)
+    # Little changes stay see-through, so that the face can still be made out under them.
+    share = np.clip((level - 0.06) / 0.34, 0, 1)[..., None] ** 0.8
+    return np.clip(ground * (1 - share) + heat * share, 0, 255).astype(np.uint8)
+
+
+def amplified(before: Pixels, after: Pixels, scale: float) -> Pixels:
+    """The absolute difference per channel, so amplified that `scale` becomes white: (H, W, 3)."""
+    gap = np.abs(before.astype(np.float32) - after.astype(np.float32)) / 255
+    return np.asarray(np.clip(gap / scale, 0, 1) * 255, dtype=np.uint8)
+
+
+def data_uri(image: Pixels, budget: int, stored: bytes | None = None) -> str:
+    """An image as a data URI of at most about `budget` bytes: PNG where that fits (the stored one as it is), else JPEG, smaller if it must be."""
+    png = stored or encode(image)
+    if len(png) <= budget:
+        return _uri("png", png)
+    picture, data = Image.fromarray(image), b""
+    for side in (256, 192, 128, 96, 64):
+        small = picture.copy()
+        small.thumbnail((side, side), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        small.save(buffer, "JPEG", quality=88)
+        data = buffer.getvalue()
+        if len(data) <= budget:
+            break
+    return _uri("jpeg", data)
+
+
+def _uri(kind: str, data: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"

@@ -1,0 +1,131 @@
+"""The whole job: generate, score, judge, augment, report, manifest."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from configs.schema import RunConfig, load_run
+from configs.strict import UserError, apply_sets, check, parse_yaml
+from pipelines.generate import generate, load_plan, open_run
+from pipelines.stage import run_stage
+from storage.commit import read_commits, totals
+from storage.run import versions, write_manifest
+from storage.uri import Store, open_store
+from storage.verify import verify
+
+STAGES = ("generate", "score", "judge", "augment", "report")
+
+
+def find_run(name: str, sets: list[str], out: str | None = None) -> tuple[Store, RunConfig]:
+    """A run and its settings, from a run's folder or from a config's name or path."""
+    store = None if name.endswith((".yaml", ".yml")) else open_store(name)
+    if store is not None and store.exists("config.yaml"):
+        raw = apply_sets(parse_yaml(store.read("config.yaml").decode(), f"{name}/config.yaml"), sets, {})
+        return store, check(RunConfig, raw, f"{name}/config.yaml")
+    config = load_run(name, [*sets, *([f"out={out}"] if out else [])])
+    return open_run(config), config
+
+
+def run(config: RunConfig, *, stages: tuple[str, ...] = STAGES, store: Store | None = None) -> Store:
+    """Run the stages in order on the run's folder; the same call again finishes or refreshes what is there.
+
+    UserError where a stage's invariants do not hold afterwards.
+    """
+    store = store or open_run(config)
+    started = time.monotonic()
+    for name in stages:
+        say(STAGE_JOBS[name](store, config))
+        if name in ("generate", "score"):
+            broken = verify(store)
+            if broken:
+                raise UserError(
+                    f"{store.uri}: after {name}: {broken[0]} (and {len(broken) - 1} more; see `counterfactory verify`)"
+                )
+    plan = load_plan(store)
+    write_manifest(
+        store,
+        {
+            "command": shlex.join(["counterfactory", *sys.argv[1:]]),
+            "config": config.model_dump(),
+            "versions": versions(),
+            "models": plan["models"],
+            "fingerprint": plan["fingerprint"],
+            "totals": totals(read_commits(store, "generate")),
+            "stages": list(stages),
+            "seconds": round(time.monotonic() - started, 3),
+        },
+    )
+    return store
+
+
+def say(line: str) -> None:
+    """A stage's result, on stdout."""
+    print(line, flush=True)
+
+
+def _generate(store: Store, config: RunConfig) -> str:
+    counts = generate(store, config)
+    quarantined = f", {counts['quarantined']} quarantined" if counts["quarantined"] else ""
+    return f"generate: {counts['rows_out']} counterfactuals from {counts['rows_in']} rows{quarantined}"
+
+
+def _score(store: Store, config: RunConfig) -> str:
+    from pipelines.score import score
+
+    table = score(store, config, run_stage)
+    shown = {
+        m["metric"]: m
+        for m in reversed(table["metrics"])
+        if m["metric"] in ("flip_rate", "cout", "l1") and not m.get("by")
+    }
+    figures = ", ".join(
+        f"{name} {m['value']:.3f} [{m['low']:.3f}, {m['high']:.3f}] (n {m['n']})"
+        for name, m in sorted(shown.items())
+        if m["value"] is not None
+    )
+    audit = table.get("audit")
+    return f"score: {figures}" + (f"\naudit: {audit['verdict']}" if audit else "")
+
+
+def _judge(store: Store, config: RunConfig) -> str:
+    from pipelines.judge import build_prompts
+
+    built = build_prompts(store, config)
+    return f"judge: {built['prompts']} prompts in {', '.join(built['files']) or 'no file'}"
+
+
+def _augment(store: Store, config: RunConfig) -> str:
+    from pipelines.augment import augment
+
+    return f"augment: {augment(store, config)['summary']}"
+
+
+def _report(store: Store, config: RunConfig) -> str:
+    from pipelines.report import report
+
+    return f"report: {report([store])}"
+
+
+STAGE_JOBS: dict[str, Callable[[Store, RunConfig], str]] = {
+    "generate": _generate,
+    "score": _score,
+    "judge": _judge,
+    "augment": _augment,
+    "report": _report,
+}
+
+
+def stage_needs(store: Store, stage: str) -> None:
+    """Stop a later stage on a run that has nothing generated."""
+    load_plan(store)
+    if stage != "generate" and not read_commits(store, "generate"):
+        raise UserError(
+            f"{store.uri}: expected committed counterfactuals, got none: run `counterfactory generate` first"
+        )
+
+
+__all__: list[Any] = ["STAGES", "find_run", "run", "say", "stage_needs"]

@@ -1,0 +1,138 @@
+"""Score a run's counterfactuals, and sum the scores to a table with intervals."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from actors.load import pin
+from actors.score import Score, causal_columns
+from configs.schema import RunConfig, fingerprint
+from metrics import attributes, cost, cout, flips, judge, pixels, rates, table
+from metrics.estimate import SUBSETS, Measure
+from metrics.means import bootstrap_weights
+from metrics.rates import RateSums
+from pipelines.committed import generated, plan_of
+from pipelines.judge import SCORES as JUDGE_SCORES
+from pipelines.score_table import Sums, line, tell, to_csv
+from pipelines.stage import run_stage, worker_config
+from storage.commit import read_commits, read_committed, todo
+from storage.uri import Store
+
+MODELS = ("classifier", "oracle", "second")
+VERSION = 1  # of what the worker computes: a change here scores every run again
+TABLE, TABLE_CSV = "score/table.json", "score/table.csv"
+
+
+def score(store: Store, config: RunConfig) -> dict[str, Any]:
+    """Score every generated shard that is not scored yet, then write score/table.json and .csv; gives the table.
+
+    The table is always summed again, with the judge's answers where there are any, so a second call is cheap.
+    """
+    plan, made = plan_of(store), generated(store)
+    oracle = config.models.get("oracle")
+    if oracle is None or oracle.classes:
+        causal_columns(oracle.classes if oracle else (), config.score.causal)
+    digests = pin({name: spec.model_dump() for name, spec in config.models.items() if name in MODELS})
+    stage = stage_name(config, digests)
+    left = [shard for shard in todo(plan, store, stage) if shard["index"] in made]
+    run_stage(store, config, stage=stage, actor=Score, shards=left, settings=worker_config(config, digests))
+    commits = dict(sorted(read_commits(store, stage).items()))
+    measures = measures_of(config)
+    sums = sum_up(store, commits, measures, config)
+    told = tell(sums, measures, config.score.causal, [commit["extra"] for commit in commits.values()])
+    judged = tell_judge(store, config)
+    told["metrics"] += judged["metrics"]
+    told["subsets"] += judged["subsets"]
+    result = {"stage": stage, "rows": sums.rows, "shards": {"scored": len(commits), "planned": len(plan["shards"])}, **told}
+    store.replace(TABLE, json.dumps(result, indent=1, allow_nan=False).encode())
+    store.replace(TABLE_CSV, to_csv(result["metrics"]))
+    return result
+
+
+def stage_name(config: RunConfig, digests: dict[str, str]) -> str:
+    """score-<fingerprint> of what a row's scores depend on: settings and models, not how they are summed or batched."""
+    models = {
+        name: [digest, config.models[name].model_dump(exclude={"preset", "weights", "sha256"})]
+        for name, digest in digests.items()
+        if name in MODELS
+    }
+    settings = config.score.model_dump(include={"causal", "cout_steps", "threshold"})
+    return f"score-{fingerprint({'version': VERSION, 'settings': settings, 'models': models})}"
+
+
+def measures_of(config: RunConfig) -> list[Measure]:
+    """The measures that this run's models allow."""
+    found = [*flips.MEASURES, *cout.MEASURES, *pixels.MEASURES, *cost.MEASURES]
+    if "second" not in config.models:
+        found = [m for m in found if not m.column.startswith("second")]
+    if "oracle" in config.models and config.score.causal:
+        found += attributes.MEASURES
+    return found
+
+
+def sum_up(store: Store, commits: dict[int, dict[str, Any]], measures: list[Measure], config: RunConfig) -> Sums:
+    """Sum the scored shards, one in memory at a time."""
+    sums = Sums(table.zero(measures, config.score.bootstrap))
+    oracle = "oracle" in config.models
+    derived = {"confident"}
+    columns = {"id", "source", "target", "correct", "flipped", "p_target", *(m.column for m in measures)} - derived
+    wanted = [*sorted(columns), *(["attributes_before", "attributes_after"] if oracle else [])]
+    for commit in commits.values():
+        shard = read_committed(store, commit, wanted)
+        numbers = {name: floats(shard[name]) for name in columns - {"id"}}
+        numbers["confident"] = (numbers["p_target"] > flips.CONFIDENT).astype(np.float64)
+        weights = bootstrap_weights(shard["id"].to_pylist(), config.score.bootstrap)
+        sums.figures = table.add(sums.figures, table.update(measures, numbers, weights))
+        sums.rows += shard.num_rows
+        ways = np.stack([numbers["source"], numbers["target"]], 1).astype(np.int64)
+        for way in sorted({(int(s), int(t)) for s, t in ways}):
+            mine = (ways == way).all(1)
+            sums.flipped[way] = sums.flipped.get(way, RateSums()) + rates.update(numbers["flipped"][mine])
+            if oracle:
+                rows = pa.array(mine & (numbers["flipped"] == 1))
+                before, after = (vectors(shard[f"attributes_{when}"].filter(rows)) for when in ("before", "after"))
+                if len(before):
+                    found = attributes.update(before, after, config.score.threshold)
+                    sums.changed[way] = sums.changed[way] + found if way in sums.changed else found
+    return sums
+
+
+def floats(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    """A column of numbers or flags as float64, null as NaN."""
+    plain = column.cast(pa.int8()) if pa.types.is_boolean(column.type) else column
+    return np.asarray(plain.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
+
+
+def vectors(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    """A column of equally long lists as (B,A) float64, nulls left out."""
+    rows = column.drop_null()
+    flat = np.asarray(pc.list_flatten(rows).to_numpy(), dtype=np.float64)
+    return flat.reshape(len(rows), -1) if len(rows) else np.zeros((0, 0))
+
+
+def tell_judge(store: Store, config: RunConfig) -> dict[str, Any]:
+    """The judge's figures, from judge/scores.parquet where it was parsed."""
+    if not store.exists(JUDGE_SCORES):
+        return {"metrics": [], "subsets": []}
+    sums = table.zero(judge.MEASURES, config.score.bootstrap)
+    missing = unparsable = 0
+    with store.parquet(JUDGE_SCORES) as file:
+        for batch in file.iter_batches(batch_size=4096):
+            rows = pa.Table.from_batches([batch])
+            numbers = {name: floats(rows[name]) for name in ("correct", "flipped", "judge", *judge.CRITERIA)}
+            weights = bootstrap_weights(rows["id"].to_pylist(), config.score.bootstrap)
+            sums = table.add(sums, table.update(judge.MEASURES, numbers, weights))
+            errors = [error for error in rows["error"].to_pylist() if error is not None]
+            missing += errors.count("no answer")
+            unparsable += len(errors) - errors.count("no answer")
+    note = f"{unparsable} unparsable, {missing} without an answer" if unparsable or missing else ""
+    return {
+        "metrics": [line(m, m.subset, table.compute(sums, m, m.subset), note) for m in judge.MEASURES],
+        "subsets": [line(m, s, table.compute(sums, m, s), note) for m in judge.MEASURES for s in SUBSETS],
+    }

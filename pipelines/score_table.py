@@ -1,0 +1,125 @@
+"""A run's scores as people and programs read them: from sums to the table's lines, the attributes and the audit."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass, field
+from typing import Any
+
+from metrics import flips, rates, table
+from metrics.attributes import AttributeSums
+from metrics.audit import audit
+from metrics.estimate import SUBSETS, Estimate, Measure, Subset
+from metrics.rates import RateSums
+from pipelines.committed import class_name
+
+COLUMNS = ("metric", "subset", "by", "n", "value", "low", "high", "better", "unit", "note")
+DIRECTIONS = 12  # flip rates by direction that the table tells; all of them are in `directions`
+Direction = tuple[int, int]
+
+
+@dataclass
+class Sums:
+    """Everything that is summed over the scored rows; a shard is added, then forgotten."""
+
+    figures: table.Sums
+    rows: int = 0
+    flipped: dict[Direction, RateSums] = field(default_factory=dict)
+    changed: dict[Direction, AttributeSums] = field(default_factory=dict)
+
+
+def tell(sums: Sums, measures: list[Measure], causal: list[str], extras: list[dict[str, Any]]) -> dict[str, Any]:
+    """The table's parts, from sums; extras: what the shards' commits say of classes, attributes and verdicts."""
+    classes = next((extra["classes"] for extra in extras), [])
+    names = next((extra["attributes"] for extra in extras), [])
+    changed = sum(sums.changed.values(), AttributeSums.zero(len(names)))
+    notes = {}
+    if differs := sum(extra["verdict_differs"] for extra in extras):
+        notes["flip_rate"] = f"{differs} rows were judged otherwise when they were generated"
+    if changed.unchanged:
+        notes["causal_share"] = f"without {changed.unchanged} flipped rows in which no attribute changed"
+    main = [line(m, m.subset, table.compute(sums.figures, m, m.subset), notes.get(m.name, "")) for m in measures]
+    ways = sorted(sums.flipped, key=lambda way: (-sums.flipped[way].n, way))
+    flip_rate = flips.MEASURES[0]
+    for way in ways[:DIRECTIONS] if len(ways) > 1 else []:
+        main.append(line(flip_rate, "all", rates.compute(sums.flipped[way]), by=_arrow(classes, way)))
+    return {
+        "metrics": main,
+        "subsets": [line(m, s, table.compute(sums.figures, m, s)) for m in measures for s in SUBSETS],
+        "attributes": tell_attributes(sums.changed, changed, names, classes, causal) if names else None,
+        "audit": audit(names, causal, changed) if names else None,
+        "directions": [
+            {
+                "source": class_name(classes, way[0]),
+                "target": class_name(classes, way[1]),
+                "n": sums.flipped[way].n,
+                "flipped": sums.flipped[way].hits,
+            }
+            for way in ways
+        ],
+    }
+
+
+def tell_attributes(
+    by_way: dict[Direction, AttributeSums], total: AttributeSums, names: list[str], classes: list[str], causal: list[str]
+) -> dict[str, Any]:
+    """How often each attribute changed among the flipped rows, and by how much on the mean.
+
+    With two classes mean_change is told towards the second: flips the other way count with their sign turned.
+    """
+    towards = len(classes) == 2
+    signed = sum(
+        (s.mirrored() if towards and way == (1, 0) else s for way, s in by_way.items()), AttributeSums.zero(len(names))
+    )
+    spans = [rates.compute(RateSums(total.n, int(hits))) for hits in total.changed]
+    return {
+        "names": names,
+        "causal": causal,
+        "n": total.n,
+        "unchanged": total.unchanged,
+        "changed": [span.value for span in spans],
+        "low": [span.low for span in spans],
+        "high": [span.high for span in spans],
+        "mean_change": [float(s) / total.n if total.n else None for s in signed.shift],
+        "towards": class_name(classes, 1) if towards else None,
+        "directions": [
+            {
+                "source": class_name(classes, way[0]),
+                "target": class_name(classes, way[1]),
+                "n": s.n,
+                "changed": [int(hits) / s.n for hits in s.changed],
+                "mean_change": [float(shift) / s.n for shift in s.shift],
+            }
+            for way, s in sorted(by_way.items())
+        ],
+    }
+
+
+def line(measure: Measure, subset: Subset, found: Estimate, note: str = "", by: str | None = None) -> dict[str, Any]:
+    """One line of the table."""
+    return {
+        "metric": measure.name,
+        "subset": subset,
+        "n": found.n,
+        "value": found.value,
+        "low": found.low,
+        "high": found.high,
+        "better": measure.better,
+        "unit": measure.unit,
+        "note": "; ".join(part for part in (found.note, note) if part),
+        "by": by,
+    }
+
+
+def to_csv(lines: list[dict[str, Any]]) -> bytes:
+    """The table's lines as CSV, an empty cell where there is no value."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return out.getvalue().encode()
+
+
+def _arrow(classes: list[str], way: Direction) -> str:
+    return f"{class_name(classes, way[0])} -> {class_name(classes, way[1])}"

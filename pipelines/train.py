@@ -1,0 +1,190 @@
+"""`counterfactory train`: one of our own networks from Parquet, the same bytes for the same settings and seed."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import shlex
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from configs.schema import TrainConfig
+from configs.strict import UserError
+from models.load import SCHEDULE, build, make, schedule_of
+from pipelines import train_card, train_holdout, train_losses
+from pipelines.train_data import Samples, bits, class_indices, load
+
+Log = Callable[[str], None]
+
+
+def train(config: TrainConfig, log: Log = partial(print, flush=True)) -> Path:
+    """Train as the config says; writes `out` (safetensors, fp16) and its card beside it, and gives the path of `out`.
+
+    Reproducible on one machine with one thread count. UserError: settings or data that do not fit.
+    """
+    torch.set_num_threads(config.threads)
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device)
+    columns = needed(config)
+    samples = load(config.data, columns, log)
+    labels = targets(config, samples)
+    log(f"{config.name}: {len(samples):,} rows read, {config.steps:,} steps of {config.batch} on {device}")
+    torch.manual_seed(config.seed)
+    spec = specification(config)
+    try:
+        net = make(spec["target"], {k: v for k, v in spec["settings"].items() if not (config.role == "denoiser" and k in SCHEDULE)})
+    except ValueError as error:
+        raise UserError(f"{config.name}: {error}") from None
+    out = Path(config.out)
+    state, last, seconds = fit(config, net.to(device), samples, labels, spec, log)
+    weights = train_card.half(state)
+    train_card.write(out, weights)
+    figures = evaluate(config, build(spec, weights, device), device, log) if config.holdout else {}
+    training = {
+        "command": f"counterfactory train {config.role} {shlex.quote(config.name)}",
+        "seed": config.seed,
+        "seconds": round(seconds),
+        "last": last,
+        "torch": str(torch.__version__),
+        "config": config.model_dump(mode="json", exclude_defaults=True),
+    }
+    train_card.write(out.with_suffix(".yaml"), train_card.card(spec, weights, training, figures).encode())
+    log(f"{config.name}: wrote {out} ({len(weights) / 2**20:.2f} MiB) and {out.with_suffix('.yaml').name}")
+    return out
+
+
+def fit(
+    config: TrainConfig, net: nn.Module, samples: Samples, labels: Tensor, spec: dict[str, Any], log: Log
+) -> tuple[dict[str, Tensor], str, float]:
+    """The loop: AdamW, warm-up and cosine decay, clipped gradients; gives the weights to keep, the last log line and the seconds.
+
+    Every tenth of the way the weights so far are written to `out`, so that a long training can be looked at and a broken one used.
+    """
+    device = next(net.parameters()).device
+    net = net.to(memory_format=torch.channels_last).train()
+    loss_of = loss(config, net, spec, device)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    average = train_card.Average(net, config.ema) if config.ema else None
+    generator = torch.Generator().manual_seed(config.seed)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16")
+    order = torch.empty(0, dtype=torch.int64)
+    started, total, line = time.monotonic(), 0.0, ""
+    for step in range(1, config.steps + 1):
+        if len(order) < config.batch:
+            order = torch.cat([order, torch.randperm(len(samples), generator=generator)])
+        rows, order = order[: config.batch], order[config.batch :]
+        images = samples.images[rows].to(device).float() / 255
+        if config.flip:
+            mirrored = torch.rand(len(images), 1, 1, 1, generator=generator).to(device) < 0.5
+            images = torch.where(mirrored, images.flip(3), images)
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * pace(step, config.steps)
+        with autocast:
+            value = loss_of(images.contiguous(memory_format=torch.channels_last), labels[rows].to(device), generator)
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        if average is not None:
+            average.update(net)
+        total += float(value.detach())
+        if step % config.log_every == 0 or step == config.steps:
+            if not math.isfinite(total):
+                raise UserError(f"{config.name}: expected a finite loss, got {total} by step {step}: try a smaller lr than {config.lr}")
+            count = (step - 1) % config.log_every + 1
+            speed = step / (time.monotonic() - started)
+            line = f"step {step}/{config.steps} loss {total / count:.5f} {speed:.2f} steps/s ETA {(config.steps - step) / speed:.0f} s"
+            log(f"{config.name}: {line}")
+            total = 0.0
+        if step % max(1, config.steps // 10) == 0 and step < config.steps:
+            train_card.write(Path(config.out), train_card.half(average.state if average else net.state_dict()))
+    state = average.state if average else net.state_dict()
+    return state, line.split(" steps/s")[0].rsplit(" ", 1)[0], time.monotonic() - started
+
+
+def pace(step: int, steps: int) -> float:
+    """Part of the learning rate at a step: linear warm-up over the first 3 % (at most 200 steps), then cosine to 2 %."""
+    warm = max(1, min(200, steps * 3 // 100))
+    return min(1.0, step / warm) * (0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2)
+
+
+def loss(config: TrainConfig, net: nn.Module, spec: dict[str, Any], device: torch.device) -> Callable[..., Tensor]:
+    """The role's loss as a function of (images, labels, generator)."""
+    weights = train_losses.weights_of(config.role, config.objective)
+    if config.role == "denoiser":
+        bar, prediction = schedule_of(spec["settings"])
+        bar = bar.to(device)
+        return lambda images, _, g: train_losses.denoiser(net, images, bar, prediction, weights, g)
+    if config.role == "autoencoder" and weights["attributes"] and not config.labels:
+        raise UserError("objective.attributes: expected `labels`, the columns to learn, got none")
+    of = {"classifier": train_losses.classifier, "attributes": train_losses.attributes, "autoencoder": train_losses.autoencoder}
+    return lambda images, labels, g: of[config.role](net, images, labels, weights, g)
+
+
+def needed(config: TrainConfig) -> list[str]:
+    """The columns that training reads beside the image."""
+    if config.role == "classifier":
+        if config.data.label is None:
+            raise UserError(f"{config.name}: expected data.label, the column to learn, got none")
+        return [config.data.label]
+    if config.role == "attributes" and not config.labels:
+        raise UserError(f"{config.name}: expected labels, the columns to learn, got none")
+    return config.labels
+
+
+def targets(config: TrainConfig, samples: Samples) -> Tensor:
+    """Labels as the role's loss wants them: class indices (N,), or bits (N,A)."""
+    if config.role != "classifier":
+        return bits(samples, config.labels)
+    assert config.data.label is not None  # needed() has seen to it
+    if len(config.classes) < 2:
+        raise UserError(f"{config.name}: expected at least 2 names in classes, got {config.classes}")
+    return class_indices(samples.columns[config.data.label], config.classes, config.data.label)
+
+
+def specification(config: TrainConfig) -> dict[str, Any]:
+    """The model config of what is being trained; counts that follow from the data are filled into its settings."""
+    classes = config.classes if config.role == "classifier" else config.labels if config.role == "attributes" else []
+    settings, derived = dict(config.settings), {"outputs": len(classes)} if classes else {"size": config.data.size}
+    if config.role == "autoencoder" and config.objective.get("attributes"):
+        derived["attributes"] = len(config.labels)
+    path, _, name = config.target.rpartition(".")
+    try:
+        import importlib
+
+        known = inspect.signature(getattr(importlib.import_module(path), name)).parameters
+    except (ImportError, AttributeError, ValueError, TypeError):
+        known = {}  # make() tells what is wrong with the target
+    settings |= {key: value for key, value in derived.items() if key in known and key not in settings}
+    spec: dict[str, Any] = {"role": config.role, "source": "torch", "target": config.target, "settings": settings}
+    spec["weights"] = Path(config.out).name
+    if classes:
+        spec |= {"classes": list(classes), "mean": [0.5], "std": [0.5]}
+    if config.role != "denoiser":
+        spec["size"] = config.data.size
+    return spec
+
+
+def evaluate(config: TrainConfig, model: nn.Module, device: torch.device, log: Log) -> dict[str, Any]:
+    """The role's figures on the holdout rows."""
+    assert config.holdout is not None
+    groups = config.holdout.columns if config.role == "classifier" else []
+    label = [config.holdout.label or config.data.label or ""] if config.role == "classifier" else []
+    labels = config.labels if config.role == "attributes" else []
+    samples = load(config.holdout, [*label, *groups, *labels], log)
+    if config.role == "classifier":
+        truth = class_indices(samples.columns[label[0]], config.classes, label[0])
+        figures = train_holdout.classifier(model, samples, truth, groups, device)
+    elif config.role == "attributes":
+        figures = train_holdout.attributes(model, samples, bits(samples, labels), device)
+    elif config.role == "autoencoder":
+        figures = train_holdout.autoencoder(model, samples, device)
+    else:
+        figures = train_holdout.denoiser(model, samples, device)
+    log(f"{config.name}: holdout {figures}")
+    return figures

@@ -1,0 +1,129 @@
+"""What each role is trained on: a loss per role, its terms weighted by `objective`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from configs.strict import UserError, nearest
+
+# Terms of each role's loss and their weights where the config's `objective` names none.
+TERMS: dict[str, dict[str, float]] = {
+    "classifier": {
+        "jitter": 0.0,  # share of the loss on noisy, blurred, re-lit copies
+        "smoothing": 0.0,  # of the labels
+        "warp": 0.0,  # how far images are moved, turned and scaled at random: 1 is at most 4 px in 64, 8 degrees, 8 %
+    },
+    "attributes": {"jitter": 0.0, "warp": 0.0},
+    "autoencoder": {
+        "pixel": 1.0,  # mean |x - x'|
+        "edges": 1.0,  # the same of the differences between neighbours, at full, half and quarter size
+        "kl": 1e-5,  # per nat and image
+        "attributes": 0.0,  # binary cross-entropy of a linear head on the sampled latent, mean over `labels`
+    },
+    "denoiser": {"min_snr": 5.0},  # cap of the weight by signal-to-noise ratio (Hang et al. 2023); 0: no weighting
+}
+
+
+def weights_of(role: str, objective: dict[str, float]) -> dict[str, float]:
+    """The role's terms with the config's weights laid over; UserError on an unknown term."""
+    known = TERMS[role]
+    for key in objective:
+        if key not in known:
+            raise UserError(f"objective: unknown key {key!r}: {nearest(key, known)}")
+    return {**known, **objective}
+
+
+def jitter(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Some images (each with probability `share`) with other light, blur, and noise fine and coarse; (B,3,H,W) in [0,1]."""
+    count = len(images)
+
+    def draw(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(count, *shape, generator=generator).to(images.device)
+
+    chosen = draw(0, 1, 1, 1, 1) < share
+    coarse = torch.randn(count, 3, 8, 8, generator=generator).to(images.device)
+    coarse = F.interpolate(coarse, images.shape[-2:], mode="bilinear")
+    fine = torch.randn(images.shape, generator=generator).to(images.device)
+    blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    out = torch.lerp(images, blurred, draw(-0.3, 0.9, 1, 1, 1).clamp(min=0))
+    out = (out - 0.5) * draw(0.8, 1.2, 1, 1, 1) + 0.5 + draw(-0.08, 0.08, 3, 1, 1)
+    out = out + coarse * draw(0, 0.05, 1, 1, 1) + fine * draw(0, 0.06, 1, 1, 1)
+    return torch.where(chosen, out.clamp(0, 1), images)
+
+
+def warp(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Each image moved, turned and scaled a little, its border repeated; 0 draws nothing and changes nothing."""
+    if not strength:
+        return images
+
+    def draw(limit: float) -> Tensor:
+        return (torch.rand(len(images), generator=generator) * 2 - 1) * limit * strength
+
+    angle, scale = draw(math.radians(8)), 1 + draw(0.08)
+    cos, sin = angle.cos() * scale, angle.sin() * scale
+    rows = torch.stack([cos, -sin, draw(0.125), sin, cos, draw(0.125)], 1).view(-1, 2, 3)
+    grid = F.affine_grid(rows.to(images), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def classifier(net: nn.Module, images: Tensor, labels: Tensor, w: dict[str, float], g: torch.Generator) -> Tensor:
+    """Cross-entropy; labels (B,) class indices."""
+    scores = net(normal(jitter(warp(images, w["warp"], g), w["jitter"], g))).float()
+    return F.cross_entropy(scores, labels, label_smoothing=w["smoothing"])
+
+
+def attributes(net: nn.Module, images: Tensor, labels: Tensor, w: dict[str, float], g: torch.Generator) -> Tensor:
+    """Binary cross-entropy of every attribute; labels (B,A) of 0 and 1."""
+    scores = net(normal(jitter(warp(images, w["warp"], g), w["jitter"], g))).float()
+    return F.binary_cross_entropy_with_logits(scores, labels)
+
+
+def autoencoder(net: Any, images: Tensor, labels: Tensor, w: dict[str, float], g: torch.Generator) -> Tensor:
+    """Reconstruction from a sampled latent (pixels and edges), KL divergence to the standard normal, and the attribute head."""
+    mean, log_variance = net.posterior(images)
+    noise = torch.randn(mean.shape, generator=g).to(mean.device)
+    latents = mean + (log_variance / 2).exp() * noise
+    rebuilt = net.decode(latents).float()
+    kl = (mean**2 + log_variance.exp() - 1 - log_variance).sum(1).mean() / 2
+    loss = w["pixel"] * (rebuilt - images).abs().mean() + w["edges"] * edges(rebuilt - images) + w["kl"] * kl
+    if w["attributes"]:
+        loss = loss + w["attributes"] * F.binary_cross_entropy_with_logits(net.probe(latents).float(), labels)
+    return loss
+
+
+def edges(error: Tensor) -> Tensor:
+    """Mean absolute difference of neighbouring errors, averaged over three sizes: blur and shifted outlines cost most here."""
+    total = error.new_zeros(())
+    for _ in range(3):
+        total = total + error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
+        error = F.avg_pool2d(error, 2)
+    return total / 3
+
+
+def denoiser(
+    net: nn.Module, images: Tensor, alphas: Tensor, prediction: str, w: dict[str, float], g: torch.Generator
+) -> Tensor:
+    """Mean squared error of the prediction at uniformly drawn steps, weighted by min(SNR, cap) in the scale of x0."""
+    x0 = images * 2 - 1
+    t = torch.randint(len(alphas), (len(x0),), generator=g).to(x0.device)
+    eps = torch.randn(x0.shape, generator=g).to(x0)
+    a = alphas[t].view(-1, 1, 1, 1)
+    signal, noise = a.sqrt().to(x0), (1 - a).sqrt().to(x0)
+    x_t = signal * x0 + noise * eps
+    goal = {"epsilon": eps, "v_prediction": signal * eps - noise * x0, "sample": x0}[prediction]
+    error = (net(x_t, t).float() - goal).square().mean((1, 2, 3))
+    if not w["min_snr"]:
+        return error.mean()
+    snr = (a / (1 - a)).flatten()
+    scale = {"epsilon": 1 / snr, "v_prediction": 1 / (snr + 1), "sample": torch.ones_like(snr)}[prediction]
+    return (error * (snr.clamp(max=w["min_snr"]) * scale).to(error)).mean()
+
+
+def normal(images: Tensor) -> Tensor:
+    """What our classifiers are fed: [-1,1]; written into their configs as mean and std 0.5."""
+    return (images - 0.5) / 0.5

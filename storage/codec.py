@@ -1,0 +1,81 @@
+"""Image bytes to arrays and back; every way in which bytes can be bad has a reason."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+Crop = tuple[int, int, int, int]
+
+ImageFile.LOAD_TRUNCATED_IMAGES = False  # the default, but other packages are known to change it
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `max_pixels` decides, with a reason
+
+
+class BadRow(ValueError):  # noqa: N818 (the row is bad, not the program)
+    """A row that cannot be used; str() is the reason for quarantine, and holds nothing of the row's content."""
+
+
+def decode(data: bytes | None, *, size: int, crop: Crop | None, max_pixels: int) -> NDArray[np.uint8]:
+    """PNG, JPEG or WebP bytes to (size, size, 3) RGB: crop (left, top, right, bottom), then resize if the size differs.
+
+    Bicubic, antialiased when shrinking; the aspect ratio is not kept. EXIF orientation and profiles are not applied.
+    BadRow: no or broken bytes, more than `max_pixels` (by the header, before decoding), a mode other than RGB and grey,
+    several frames, a crop that reaches outside.
+    """
+    if data is None:
+        raise BadRow("no image: null")
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise BadRow(f"no image: expected bytes, got {type(data).__name__}")
+    if len(data) == 0:
+        raise BadRow("no image: 0 bytes")
+    image = _header(bytes(data), max_pixels)
+    if image.mode not in ("RGB", "L") or "transparency" in image.info:
+        mode = image.mode if image.mode not in ("RGB", "L") else f"{image.mode} with transparency"
+        raise BadRow(f"image mode: expected RGB or L, got {mode}")
+    if getattr(image, "n_frames", 1) != 1:
+        raise BadRow("image frames: expected 1, got several")
+    width, height = image.size
+    if crop is not None and not (0 <= crop[0] < crop[2] <= width and 0 <= crop[1] < crop[3] <= height):
+        raise BadRow(f"crop: expected {list(crop)} inside the image, got an image of {width}x{height}")
+    try:
+        image.load()
+    except Exception as error:  # zlib, struct, OSError, SyntaxError ... : Pillow's decoders raise nearly anything
+        kind = "truncated" if "truncated" in str(error) else "corrupt"
+        raise BadRow(f"image: {kind} {image.format}") from None
+    picture = image.convert("RGB") if image.mode == "L" else image
+    if crop is not None:
+        picture = picture.crop(crop)
+    if picture.size != (size, size):
+        picture = picture.resize((size, size), Image.Resampling.BICUBIC)
+    return np.array(picture, dtype=np.uint8)
+
+
+def encode(image: NDArray[np.uint8]) -> bytes:
+    """PNG bytes of (H, W, 3) RGB or (H, W) grey uint8; the same array gives the same bytes."""
+    shaped = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
+    if image.dtype != np.uint8 or not shaped or image.size == 0:
+        raise ValueError(f"expected uint8 of shape (H, W, 3) or (H, W), got {image.dtype} of {image.shape}")
+    out = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(out, format="PNG")
+    return out.getvalue()
+
+
+def _header(data: bytes, max_pixels: int) -> Image.Image:
+    """Open without decoding, and refuse by the size that the header states."""
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise BadRow("image: neither PNG, JPEG nor WebP, or its header is broken") from None
+    except Image.DecompressionBombError:
+        raise BadRow(f"image size: expected at most {max_pixels} pixels, got far more") from None
+    except Exception:
+        raise BadRow("image: broken header") from None
+    width, height = image.size
+    if width * height > max_pixels:
+        raise BadRow(f"image size: expected at most {max_pixels} pixels, got {width}x{height}")
+    return image

@@ -1,0 +1,178 @@
+"""What is done: a data file and a commit object per shard and stage; readers trust the first commit and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import parquet as pq
+
+from storage.run import versions
+from storage.uri import Store
+
+STAGE = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+GENERATE = "generate"  # the stage whose input is the plan; every other stage's input is what it committed
+READERS = 8  # commit objects fetched at a time: they are small, and each costs a round trip in S3
+
+
+def commit_shard(
+    store: Store,
+    stage: str,
+    shard: dict[str, Any],
+    table: pa.Table,
+    *,
+    rows_in: int,
+    quarantined: list[dict[str, Any]],
+    seconds: float,
+    extra: dict[str, Any],
+    rows_out: int | None = None,
+) -> dict[str, Any]:
+    """Write a shard's table, then its commit; returns the commit that won, which may be another writer's.
+
+    quarantined: [{"id", "reason"}]. rows_out: input rows answered; by default the table's rows (they differ for k > 1).
+    Deletes nothing, ever: after a lost reply the file that looks orphaned may be the committed one.
+    ValueError, and nothing written, if rows_in is not rows_out + quarantined.
+    """
+    path = commit_path(stage, shard["index"])
+    rows_out = table.num_rows if rows_out is None else rows_out
+    _expect_whole(stage, shard, rows_in, rows_out, quarantined)
+    out = io.BytesIO()
+    pq.write_table(table, out, compression="zstd")
+    data = out.getvalue()
+    digest, attempt = hashlib.sha256(data).hexdigest(), uuid.uuid4().hex[:12]
+    file = f"data/{stage}/{shard['index']:06d}-{digest[:12]}-{attempt}.parquet"
+    commit = {
+        "stage": stage,
+        "shard": shard,
+        "file": file,
+        "sha256": digest,
+        "bytes": len(data),
+        "rows": table.num_rows,
+        "rows_in": rows_in,
+        "rows_out": rows_out,
+        "quarantined": quarantined,
+        "seconds": seconds,
+        "attempt": attempt,
+        "versions": versions(),
+        "extra": extra,
+    }
+    text = json.dumps(commit, indent=1, allow_nan=False).encode()
+    store.write(file, data)
+    return commit if store.put_new(path, text) else read_commit(store, path)
+
+
+def read_commits(store: Store, stage: str) -> dict[int, dict[str, Any]]:
+    """All commits of a stage by shard index; ValueError names one that is no commit."""
+    return {commit["shard"]["index"]: commit for commit in iterate_commits(store, stage)}
+
+
+def iterate_commits(store: Store, stage: str) -> Iterator[dict[str, Any]]:
+    """The commits of a stage in the order of shards, a few in memory at a time."""
+    paths = [commit_path(stage, index) for index in committed(store, stage)]
+    with ThreadPoolExecutor(READERS) as pool:
+        for start in range(0, len(paths), 32 * READERS):
+            yield from pool.map(lambda path: read_commit(store, path), paths[start : start + 32 * READERS])
+
+
+def read_committed(store: Store, commit: Mapping[str, Any], columns: list[str] | None = None) -> pa.Table:
+    """The table that a commit names, or some of its columns; ValueError if it has not the rows that were committed."""
+    with store.parquet(data_path(commit)) as file:
+        table = file.read(columns=columns, use_threads=False)
+    if file.metadata.num_rows != commit["rows"]:
+        raise ValueError(f"{store.url(commit['file'])}: expected {commit['rows']} rows, got {file.metadata.num_rows}")
+    return table
+
+
+def committed(store: Store, stage: str) -> list[int]:
+    """Indices of the shards with a commit, in order, from names alone."""
+    found = (re.fullmatch(rf"commit/{_stage(stage)}/(\d{{6,}})\.json", path) for path in store.list(f"commit/{stage}"))
+    return sorted(int(match[1]) for match in found if match)
+
+
+def stages(store: Store) -> list[str]:
+    """Stages of which anything was begun, `generate` first."""
+    names = {name for top in ("commit", "attempt") for name in store.folders(top) if STAGE.fullmatch(name)}
+    return sorted(names, key=lambda name: (name != GENERATE, name))
+
+
+def todo(plan: Mapping[str, Any], store: Store, stage: str) -> list[dict[str, Any]]:
+    """The plan's shards that have no commit."""
+    done = set(committed(store, stage))
+    return [shard for shard in plan["shards"] if shard["index"] not in done]
+
+
+def begin_attempt(store: Store, stage: str, index: int) -> int:
+    """Note that a shard is being started; how often it was, this time included. Starts that a kill ended count, too."""
+    folder = f"attempt/{_stage(stage)}/{_index(index):06d}"
+    store.write(f"{folder}/{uuid.uuid4().hex}", b"")
+    return len(store.list(folder))
+
+
+def totals(commits: Mapping[int, Mapping[str, Any]] | Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Sums over commits: shards, rows_in, rows_out, rows, quarantined, bytes, seconds, and every number in `extra`."""
+    sums: dict[str, Any] = dict.fromkeys(
+        ("shards", "rows_in", "rows_out", "rows", "quarantined", "bytes", "seconds"), 0
+    )
+    for commit in commits.values() if isinstance(commits, Mapping) else commits:
+        sums["shards"] += 1
+        sums["quarantined"] += len(commit["quarantined"])
+        for name in ("rows_in", "rows_out", "rows", "bytes", "seconds"):
+            sums[name] += commit[name]
+        for name, value in commit["extra"].items():
+            if isinstance(value, int | float):
+                sums[name] = sums.get(name, 0) + value
+    return sums
+
+
+def commit_path(stage: str, index: int) -> str:
+    """Where a shard's commit is."""
+    return f"commit/{_stage(stage)}/{_index(index):06d}.json"
+
+
+def data_path(commit: Mapping[str, Any]) -> str:
+    """The data file that a commit names; ValueError if that is not one of its stage's."""
+    file = str(commit["file"])
+    if not re.fullmatch(rf"data/{_stage(commit['stage'])}/[0-9a-z-]+\.parquet", file):
+        raise ValueError(f"expected a data file of stage {commit['stage']}, got {file!r}")
+    return file
+
+
+def read_commit(store: Store, path: str) -> dict[str, Any]:
+    """One commit object; ValueError if the file is none, or is another's."""
+    data = store.read(path)
+    try:
+        commit = json.loads(data)
+        data_path(commit)
+        if commit_path(commit["stage"], commit["shard"]["index"]) == path:
+            return dict(commit)
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ValueError(f"{store.url(path)}: expected the commit of this shard, got {len(data)} bytes of something else")
+
+
+def _expect_whole(stage: str, shard: Mapping[str, Any], rows_in: int, rows_out: int, bad: list[dict[str, Any]]) -> None:
+    if rows_in != rows_out + len(bad):
+        raise ValueError(f"expected rows_in = rows_out + quarantined, got {rows_in} = {rows_out} + {len(bad)}")
+    if stage == GENERATE and rows_in != shard["rows"]:
+        raise ValueError(f"expected all {shard['rows']} rows of shard {shard['index']}, got {rows_in}")
+    if not all(isinstance(row.get("id"), str) and isinstance(row.get("reason"), str) for row in bad):
+        raise ValueError("expected quarantined rows as {'id': str, 'reason': str}, got another shape")
+
+
+def _stage(name: str) -> str:
+    if not isinstance(name, str) or not STAGE.fullmatch(name):
+        raise ValueError(f"expected a stage name of a-z, 0-9 and -, got {name!r}")
+    return name
+
+
+def _index(index: int) -> int:
+    if not isinstance(index, int) or isinstance(index, bool) or index < 0:
+        raise ValueError(f"expected a shard index >= 0, got {index!r}")
+    return index

@@ -1,0 +1,91 @@
+"""What the tables hold, and the names that rows keep whatever the order, shard size or cluster."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pyarrow as pa
+
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # what Hugging Face `datasets` reads as an Image
+
+
+def _need(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)  # Parquet then refuses to write a null
+
+
+def with_images(schema: pa.Schema) -> pa.Schema:
+    """The schema with the metadata by which Hugging Face `datasets` shows its IMAGE columns as pictures.
+
+    The columns must be nullable: `datasets` compares the field with its own and otherwise shows a struct.
+    """
+    features = {field.name: {"_type": "Image"} for field in schema if field.type == IMAGE}
+    told = json.dumps({"info": {"features": features}}).encode()
+    return schema.with_metadata({**(schema.metadata or {}), b"huggingface": told})
+
+
+COUNTERFACTUALS = pa.schema(
+    [
+        _need("id", pa.string()),
+        _need("cf_id", pa.string()),
+        _need("k", pa.int32()),  # which of a row's counterfactuals
+        _need("row", pa.int64()),  # position over all selected input
+        ("split", pa.string()),
+        ("label", pa.int32()),
+        _need("source", pa.int32()),  # class predicted before
+        _need("target", pa.int32()),
+        _need("predicted", pa.int32()),  # class of the counterfactual as stored
+        ("correct", pa.bool_()),  # source == label
+        _need("flipped", pa.bool_()),  # predicted == target
+        ("reason", pa.string()),  # why it did not flip
+        ("p_source_before", pa.float32()),
+        ("p_target_before", pa.float32()),
+        ("p_source_after", pa.float32()),
+        ("p_target_after", pa.float32()),
+        ("steps", pa.int32()),
+        ("forward", pa.int32()),  # classifier evaluations of this row
+        ("backward", pa.int32()),
+        ("seconds", pa.float32()),
+        _need("method", pa.string()),
+        ("original", IMAGE),  # PNG at working size
+        ("counterfactual", IMAGE),  # PNG
+        ("latent_before", pa.list_(pa.float32())),
+        ("latent_after", pa.list_(pa.float32())),
+        ("mask", pa.binary()),  # PNG, grey
+        ("carried", pa.string()),  # JSON of the columns carried along
+    ]
+)
+COUNTERFACTUALS = with_images(COUNTERFACTUALS)
+
+_COPIED = ("id", "cf_id", "k", "split", "label", "source", "target", "correct", "flipped")
+_MEASURED = ("cout", "l1", "l2", "linf", "sparsity", "seconds", "forward", "backward", "p_target")
+
+SCORES = pa.schema(
+    [
+        *(COUNTERFACTUALS.field(name) for name in _COPIED),
+        *(pa.field(name, pa.float64()) for name in _MEASURED),
+        ("second_p_target", pa.float64()),  # of the target, under a classifier that was never attacked
+        ("second_agrees", pa.float64()),  # 0 or 1
+        ("attributes_before", pa.list_(pa.float32())),  # the oracle's probabilities
+        ("attributes_after", pa.list_(pa.float32())),
+        ("causal_share", pa.float64()),
+        ("changed_causal", pa.int32()),
+        ("changed_spurious", pa.int32()),
+    ]
+)
+
+
+def row_id(content: bytes, source_key: str) -> str:
+    """A row's name where its data set has none: 32 hex digits of sha256 over where it is from and what it holds."""
+    key = source_key.encode()
+    return hashlib.sha256(len(key).to_bytes(8, "big") + key + content).hexdigest()[:32]
+
+
+def counterfactual_id(row_id: str, method_fingerprint: str, target: int, k: int) -> str:
+    """A counterfactual's name: 32 hex digits of sha256 over row, method's fingerprint, target class and k."""
+    return hashlib.sha256(json.dumps([row_id, method_fingerprint, int(target), int(k)]).encode()).hexdigest()[:32]
+
+
+def seed_of(cf_id: str) -> int:
+    """The 63-bit seed of a counterfactual's noise, the same on every redo."""
+    return int.from_bytes(hashlib.sha256(cf_id.encode()).digest()[:8], "big") >> 1

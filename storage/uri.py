@@ -1,0 +1,180 @@
+"""Folders on a disk or in S3, behind the same few verbs."""
+
+from __future__ import annotations
+
+import builtins
+import os
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote
+
+import pyarrow as pa
+from pyarrow import fs
+from pyarrow import parquet as pq
+
+from storage import local
+
+GLOB = set("*?[")
+
+
+class Kind(Protocol):
+    """What differs between a disk and S3: the modules storage.local and storage.s3."""
+
+    def filesystem(self, path: str) -> fs.FileSystem: ...
+    def write(self, path: str, data: bytes) -> None: ...
+    def put_new(self, path: str, data: bytes) -> bool: ...
+    def version(self, path: str) -> str: ...
+
+
+class Store:
+    """A folder: local path, file://..., or s3://bucket/prefix; paths given to it are relative and cannot leave it."""
+
+    def __init__(self, uri: str) -> None:
+        self._kind, self._root, self.uri = _split(uri)
+
+    def __repr__(self) -> str:
+        return f"Store({self.uri!r})"
+
+    def __reduce__(self) -> tuple[type[Store], tuple[str]]:
+        return Store, (self.uri,)  # to another process goes the name only, no client and no credentials
+
+    def read(self, path: str) -> bytes:
+        """A file's bytes; FileNotFoundError if there is none."""
+        try:
+            with self._fs.open_input_file(self._at(path)) as file:
+                return bytes(file.read())
+        except FileNotFoundError:
+            raise FileNotFoundError(f"expected a file at {self.url(path)}, got none") from None
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a file under a name that nobody else uses; whole or not at all, on the disk when this returns."""
+        self._kind.write(self._at(path), data)
+
+    def put_new(self, path: str, data: bytes) -> bool:
+        """Write a file if its name is free: the first writer wins. False: it was there already, and stays."""
+        return self._kind.put_new(self._at(path), data)
+
+    def replace(self, path: str, data: bytes) -> None:
+        """Write a file over an older one, atomically: a reader sees the old one or the new one."""
+        self._kind.write(self._at(path), data)
+
+    def exists(self, path: str) -> bool:
+        """Is there a file or folder of this name."""
+        return bool(self._fs.get_file_info(self._at(path)).type != fs.FileType.NotFound)
+
+    def is_file(self, path: str) -> bool:
+        """Is there a file of this name."""
+        return bool(self._fs.get_file_info(self._at(path)).type == fs.FileType.File)
+
+    def list(self, prefix: str) -> list[str]:
+        """Files under a folder ("" for all), however deep, sorted, relative to the store; no hidden (half) ones."""
+        base = self._at(prefix) if prefix else self._root
+        infos = self._fs.get_file_info(fs.FileSelector(base, recursive=True, allow_not_found=True))
+        paths = [info.path[len(self._root) :].lstrip("/") for info in infos if info.type == fs.FileType.File]
+        return sorted(path for path in paths if not path.rpartition("/")[2].startswith("."))
+
+    def folders(self, prefix: str) -> builtins.list[str]:
+        """Names of the folders right under a folder, sorted; [] if none."""
+        infos = self._fs.get_file_info(fs.FileSelector(self._at(prefix), allow_not_found=True))
+        return sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
+
+    def version(self, path: str) -> str:
+        """What changes when the file's content does: size and mtime in ns on a disk, the etag in S3."""
+        try:
+            return self._kind.version(self._at(path))
+        except FileNotFoundError:
+            raise FileNotFoundError(f"expected a file at {self.url(path)}, got none") from None
+
+    def parquet(self, path: str) -> pq.ParquetFile:
+        """Open a Parquet file: only its footer is read. Close it (`with`). ValueError names a file that is none."""
+        try:
+            return pq.ParquetFile(self._at(path), filesystem=self._fs, buffer_size=1 << 20)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"expected a Parquet file at {self.url(path)}, got no such file") from None
+        except (pa.ArrowInvalid, OSError) as error:
+            if not isinstance(error, pa.ArrowInvalid) and "thrift" not in str(error).lower():
+                raise  # a disk or a server that failed, not the file's fault
+            size = self._fs.get_file_info(self._at(path)).size
+            raise ValueError(f"expected a Parquet file at {self.url(path)}, got {size} bytes of no Parquet") from None
+
+    def url(self, path: str) -> str:
+        """The file's full name, which `split_url` takes apart again."""
+        return f"{self.uri.rstrip('/')}/{_inside(path)}"
+
+    @cached_property
+    def _fs(self) -> fs.FileSystem:
+        return self._kind.filesystem(self._root)
+
+    def _at(self, path: str) -> str:
+        return f"{self._root.rstrip('/')}/{_inside(path)}"
+
+
+def open_store(uri: str | os.PathLike[str]) -> Store:
+    """A store for a folder, which need not exist yet."""
+    return Store(os.fspath(uri))
+
+
+def split_url(url: str) -> tuple[Store, str]:
+    """The store of a file's folder, and the file's name."""
+    folder, _, name = _split(url)[2].rpartition("/")
+    return Store(folder or "/"), name
+
+
+def data_files(path: str) -> list[tuple[Store, str]]:
+    """Parquet files of a file, a folder (recursively) or a glob (`**` spans folders), in name order.
+
+    Names that begin with . or _ are left out. FileNotFoundError names what was looked for.
+    """
+    store = open_store(path)
+    folder, name = split_url(store.uri)
+    if name and folder.is_file(name):
+        return [(folder, name)]
+    found = _names(store, ["**", "*.parquet"])
+    if not found and GLOB & set(path):
+        parts = store.uri.split("/")
+        first = next(i for i, part in enumerate(parts) if GLOB & set(part))
+        store = open_store("/".join(parts[:first]) or "/")
+        found = _names(store, parts[first:])
+    if not found:
+        raise FileNotFoundError(f"expected Parquet files at {path}, got none")
+    return [(store, name) for name in found]
+
+
+def _names(store: Store, pattern: list[str]) -> list[str]:
+    names = ((name, name.split("/")) for name in store.list(""))
+    return [name for name, parts in names if _matches(parts, pattern) and not any(p[0] in "._" for p in parts)]
+
+
+def _matches(parts: list[str], pattern: list[str]) -> bool:
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return any(_matches(parts[i:], pattern[1:]) for i in range(len(parts) + 1))
+    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
+
+
+def _split(uri: str) -> tuple[Kind, str, str]:
+    """(what kind, root as pyarrow wants it, the uri in full)."""
+    if uri.startswith("s3://"):
+        from storage import s3
+
+        root = uri.removeprefix("s3://").strip("/")
+        if not root:
+            raise ValueError(f"expected s3://bucket/prefix, got {uri!r}")
+        return s3, root, f"s3://{root}"
+    if "://" in uri and not uri.startswith("file://"):
+        raise ValueError(f"expected a local path, file:// or s3://, got {uri!r}")
+    if not uri:
+        raise ValueError("expected a path, got an empty one")
+    path = unquote(uri.removeprefix("file://")) if uri.startswith("file://") else os.path.expanduser(uri)
+    root = str(Path(os.path.abspath(path)))
+    return local, root, root
+
+
+def _inside(path: str) -> str:
+    """A relative path that stays in its folder; ValueError otherwise."""
+    if not path or "\\" in path or "\0" in path or any(part in ("", ".", "..") for part in path.split("/")):
+        raise ValueError(f"expected a relative path inside the folder, got {path!r}")
+    return path

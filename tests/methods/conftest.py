@@ -1,0 +1,105 @@
+"""Tiny models with the interfaces of models/interfaces.py, and queries for them.
+
+They are made of elementwise operations and sums within a row, so that their results do not depend on the batch size in the
+last bit, as convolutions and matrix products may: what differs between batches is then the method's own doing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from methods.contract import Queries
+
+SIDE = 16
+LATENT = 6
+
+
+def weights(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+class TinyClassifier(nn.Module):
+    """Three classes by the overlap of the image with one pattern each."""
+
+    classes = ("a", "b", "c")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pattern = nn.Parameter(weights(1, 3, 3, SIDE, SIDE) * 0.15)
+        self.bias = nn.Parameter(torch.zeros(3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        centred = torch.tanh(2 * (images - 0.5))
+        return (centred[:, None] * self.pattern).flatten(2).sum(2) + self.bias
+
+
+class TinyAutoencoder(nn.Module):
+    """A few smooth directions of image space, and a sigmoid that keeps images in [0,1]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.basis = nn.Parameter(weights(2, LATENT, 3, SIDE, SIDE) * 0.5)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return ((images[:, None] - 0.5) * self.basis).flatten(2).mean(2)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return torch.sigmoid((latents[:, :, None, None, None] * self.basis).sum(1))
+
+
+class TinyDenoiser(nn.Module):
+    """Noise as a smooth function of a pixel, its neighbour and the time; learned variance where asked for."""
+
+    def __init__(self, *, steps: int = 40, learned: bool = False) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor([0.9, 0.7, 0.8]).view(3, 1, 1))
+        self.learned = learned
+        betas = torch.linspace(1e-3, 0.2, steps, dtype=torch.float64)
+        self.register_buffer("alphas_cumprod", torch.cumprod(1 - betas, 0))
+
+    def forward(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+        level = (1 - self.alphas_cumprod[t]).sqrt().to(x_t.dtype)[:, None, None, None]
+        eps = torch.tanh(self.scale * level * (x_t - 0.3 * x_t.roll(1, -1)))
+        return eps, torch.sigmoid(x_t) if self.learned else None
+
+
+@pytest.fixture()
+def models() -> dict[str, nn.Module]:
+    """One tiny model for every name that a method may list in `needs`; later methods' models are added here."""
+    made = {"classifier": TinyClassifier(), "autoencoder": TinyAutoencoder(), "denoiser": TinyDenoiser()}
+    return {name: model.eval() for name, model in made.items()}
+
+
+@pytest.fixture()
+def make_denoiser() -> Callable[..., TinyDenoiser]:
+    return TinyDenoiser
+
+
+@pytest.fixture()
+def queries(models: dict[str, nn.Module]) -> Queries:
+    """Eight rows on the 8-bit grid; the last is asked for the class that it has already."""
+    images = torch.randint(0, 256, (8, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(3)).float() / 255
+    with torch.no_grad():
+        source = models["classifier"](images).argmax(1)
+    target = (source + 1) % 3
+    target[-1] = source[-1]
+    return Queries(images=images, source=source, target=target, seed=torch.arange(8) + 100)
+
+
+@pytest.fixture()
+def pick() -> Callable[[Queries, list[int]], Queries]:
+    """Some rows of a batch of queries, as a batch."""
+
+    def rows(queries: Queries, index: list[int]) -> Queries:
+        return Queries(
+            images=queries.images[index].clone(),
+            source=queries.source[index],
+            target=queries.target[index],
+            seed=queries.seed[index],
+        )
+
+    return rows

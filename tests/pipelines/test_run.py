@@ -1,0 +1,336 @@
+"""The main job on drawn faces: whole, resumed, damaged, and the same however it is cut up."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from configs.schema import load_run
+from configs.strict import UserError
+from pipelines.cli import main
+from pipelines.generate import generate, open_run
+from pipelines.run import run
+from pipelines.show import show
+from storage.commit import read_commits, read_committed
+from storage.run import read_manifest, read_plan
+from storage.uri import Store, open_store
+from storage.verify import verify
+
+QUICK = ["engine.kind=local", "method.settings.max_steps=12"]
+
+
+def settings(faces: Path, out: Path, *more: str) -> list[str]:
+    return [f"data.path={faces}", f"out={out}", *QUICK, *more]
+
+
+def made(faces: Path, out: Path, *more: str) -> Store:
+    """Generate with the demo's preset; its run."""
+    config = load_run("demo-plain", settings(faces, out, *more))
+    store = open_run(config)
+    generate(store, config)
+    assert verify(store) == []
+    return store
+
+
+def answers(store: Store, columns: list[str] | None = None) -> dict[str, dict[str, Any]]:
+    """Every committed counterfactual by its row's id."""
+    tables = [read_committed(store, commit, columns) for _, commit in sorted(read_commits(store, "generate").items())]
+    return {row["id"]: row for row in pa.concat_tables(tables).to_pylist()}
+
+
+def pixels(row: dict[str, Any]) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(row["counterfactual"]["bytes"]))).astype(int)
+
+
+@pytest.fixture(scope="module")
+def whole(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """All stages of the demo's plain run on the little data."""
+    config = load_run(
+        "demo-plain", [f"data.path={faces}", f"out={tmp_path_factory.mktemp('whole')}", "engine.kind=local"]
+    )
+    return run(config)
+
+
+def test_all_stages_leave_what_they_promise(whole: Store) -> None:
+    rows = answers(whole)
+    assert len(rows) == 24
+    assert np.mean([row["flipped"] for row in rows.values()]) > 0.8
+    table = json.loads(whole.read("score/table.json"))
+    flips = next(m for m in table["metrics"] if m["metric"] == "flip_rate" and m["subset"] == "all")
+    assert flips["n"] == 24
+    assert flips["value"] == pytest.approx(np.mean([row["flipped"] for row in rows.values()]))
+    assert len(whole.read("judge/prompts-00000.jsonl").splitlines()) == 24
+    kept = pq.read_table(whole.url("augment")).to_pylist()
+    assert kept
+    assert {row["source_id"] for row in kept} <= {
+        row["id"] for row in rows.values() if row["split"] == "train" and row["flipped"]
+    }
+    page = whole.read("report.html").decode()
+    assert "flip" in page.lower()
+    manifest = read_manifest(whole)
+    assert manifest["totals"]["rows_out"] == 24
+    assert set(manifest["models"]) == {"classifier", "autoencoder", "oracle", "second"}
+    assert whole.exists("config.yaml")
+    assert verify(whole) == []
+
+
+def test_the_stored_image_is_what_was_judged(whole: Store) -> None:
+    """Flips and probabilities, recomputed here from the PNG bytes."""
+    import torch
+
+    from actors.load import load_models
+
+    config = read_plan(whole)["config"]
+    classifier = load_models(config, ["classifier"], torch.device("cpu"))["classifier"]
+    for row in list(answers(whole).values())[:8]:
+        image = torch.from_numpy(pixels(row)).permute(2, 0, 1)[None].float() / 255
+        p = classifier(image).softmax(1)[0]
+        assert row["predicted"] == int(p.argmax())
+        assert row["flipped"] == (row["predicted"] == row["target"])
+        assert row["p_target_after"] == pytest.approx(float(p[row["target"]]), abs=1e-4)
+        assert (row["reason"] is None) == row["flipped"]
+
+
+def test_show_counts_what_is_there(whole: Store) -> None:
+    text = show(whole)
+    assert "24 counterfactuals" in text
+    assert "quarantined 0" in text
+
+
+def test_a_second_run_of_the_same_command_does_nothing_again(whole: Store) -> None:
+    before = {name: whole.read(name) for name in whole.list("commit")}
+    run(
+        load_run(
+            "demo-plain",
+            [
+                f"data.path={Path(read_plan(whole)['config']['data']['path'])}",
+                f"out={Path(whole.uri).parent}",
+                "engine.kind=local",
+            ],
+        )
+    )
+    assert {name: whole.read(name) for name in whole.list("commit")} == before
+
+
+def test_one_row_at_a_time_gives_what_eight_give(faces: Path, tmp_path: Path) -> None:
+    one = answers(made(faces, tmp_path / "one", "engine.batch=1"))
+    eight = answers(made(faces, tmp_path / "eight", "engine.batch=8"))
+    assert one.keys() == eight.keys()
+    for key, row in one.items():
+        assert row["cf_id"] == eight[key]["cf_id"]
+        assert row["flipped"] == eight[key]["flipped"]
+        assert np.abs(pixels(row) - pixels(eight[key])).max() <= 2
+
+
+def test_workers_and_shard_sizes_change_nothing(faces: Path, tmp_path: Path, ray_session: None) -> None:
+    ways = {
+        "one": ("engine.kind=ray", "engine.workers=1", "engine.shard_rows=64"),
+        "two": ("engine.kind=ray", "engine.workers=2", "engine.shard_rows=7"),
+        "local": ("engine.shard_rows=7",),
+    }
+    results = {name: answers(made(faces, tmp_path / name, *way)) for name, way in ways.items()}
+    for name in ("two", "local"):
+        assert results[name].keys() == results["one"].keys()
+        for key, row in results["one"].items():
+            assert row["cf_id"] == results[name][key]["cf_id"]
+            assert np.abs(pixels(row) - pixels(results[name][key])).max() <= 2
+
+
+@pytest.mark.parametrize(("engine", "workers"), [("local", 1), ("ray", 2)])
+def test_a_killed_driver_is_taken_up_again(faces: Path, tmp_path: Path, engine: str, workers: int) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.cli",
+        "generate",
+        "demo-plain",
+        "--out",
+        str(tmp_path),
+        "--engine",
+        engine,
+    ]
+    for item in [
+        f"data.path={faces}",
+        "engine.shard_rows=2",
+        "engine.batch=2",
+        f"engine.workers={workers}",
+        "method.settings.max_steps=40",
+    ]:
+        command += ["--set", item]
+    store = open_store(tmp_path / "demo-plain")
+    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    while len(store.list("commit/generate")) < 4:
+        assert driver.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    if engine == "ray":
+        os.killpg(driver.pid, signal.SIGKILL)
+    before = {name: store.read(name) for name in store.list("commit/generate")}
+    assert len(before) < 12
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert verify(store) == []
+    assert len(answers(store, ["id"])) == 24
+    after = {name: store.read(name) for name in store.list("commit/generate")}
+    assert {name: after[name] for name in before} == before
+    starts = [name.split("/")[2] for name in store.list("attempt/generate")]
+    redone = len(starts) - len(set(starts))
+    assert redone <= workers
+
+
+def damaged(folder: Path, faces: Path) -> Path:
+    """The little data with five rows broken on purpose."""
+    table = pa.concat_tables([pq.read_table(path) for path in sorted(faces.glob("*.parquet"))])
+    rows = table.to_pylist()
+    picture = Image.open(io.BytesIO(rows[4]["image"]["bytes"]))
+    four = io.BytesIO()
+    picture.convert("RGBA").save(four, "PNG")
+    rows[2]["image"]["bytes"] = rows[2]["image"]["bytes"][:200]
+    rows[4]["image"]["bytes"] = four.getvalue()
+    rows[6]["image"]["bytes"] = b""
+    rows[9]["image"] = None
+    columns = {name: [row[name] for row in rows] for name in table.column_names}
+    columns["label"] = [float("nan") if i == 11 else float(v) for i, v in enumerate(columns["label"])]
+    folder.mkdir()
+    schema = table.schema.remove_metadata()
+    schema = schema.set(schema.get_field_index("label"), pa.field("label", pa.float64()))
+    pq.write_table(pa.table(columns, schema=schema), folder / "train-00000.parquet")
+    return folder
+
+
+def test_damaged_rows_are_set_aside_and_the_others_unaffected(faces: Path, tmp_path: Path) -> None:
+    good = answers(made(faces, tmp_path / "good"))
+    store = made(damaged(tmp_path / "damaged", faces), tmp_path / "bad")
+    left = answers(store)
+    quarantined = {
+        entry["id"]: entry["reason"]
+        for commit in read_commits(store, "generate").values()
+        for entry in commit["quarantined"]
+    }
+    assert len(quarantined) == 5
+    assert left.keys() | quarantined.keys() == good.keys()
+    reasons = sorted(quarantined.values())
+    for word in ("truncated", "RGBA", "0 bytes", "null", "label is missing"):
+        assert any(word in reason for reason in reasons), (word, reasons)
+    for key, row in left.items():
+        assert np.abs(pixels(row) - pixels(good[key])).max() <= 2
+    assert "quarantined 5" in show(store)
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (["data.image=picture"], "data.image: expected a column"),
+        (["data.path=nowhere"], "data.path: expected"),
+        (["data.rows=100:200"], "expected rows"),
+        (["models.classifier.sha256=" + "0" * 64], "expected weights with sha256 " + "0" * 64),
+        (["models.classifier.weights=zoo:none.safetensors"], "expected a file"),
+        (["method.settings.max_step=5"], "unknown key 'max_step': did you mean 'max_steps'?"),
+        (["target.rule=null", "target.name=smilling"], "smilling"),
+        (["engine.device=gpu"], "engine.device: expected"),
+    ],
+)
+def test_bad_settings_stop_the_run_before_any_work(
+    faces: Path, tmp_path: Path, sets: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["run", "demo-plain"]
+    for item in settings(faces, tmp_path, *sets):
+        argv += ["--set", item]
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+    assert "Traceback" not in error
+    assert not list(tmp_path.glob("*/commit"))
+
+
+def test_an_empty_file_is_refused_up_front(faces: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "a.parquet").write_bytes((sorted(faces.glob("*.parquet"))[0]).read_bytes())
+    (folder / "b.parquet").write_bytes(b"")
+    with pytest.raises(UserError, match=r"b\.parquet"):
+        made(folder, tmp_path / "out")
+
+
+def test_a_run_refuses_to_go_on_with_other_settings(faces: Path, tmp_path: Path) -> None:
+    store = made(faces, tmp_path)
+    plan = store.read("plan.json")
+    with pytest.raises(UserError, match="method"):
+        made(faces, tmp_path, "method.settings.lr=0.5")
+    assert store.read("plan.json") == plan
+
+
+def test_a_row_that_raises_is_set_aside_alone(faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from methods.counterfactual_attack import CounterfactualAttack
+
+    plain = CounterfactualAttack.__call__
+    poison: list[int] = []
+
+    def call(self: Any, queries: Any, **models: Any) -> Any:
+        poison.extend([] if poison else [int(queries.seed[1])])
+        if poison[0] in queries.seed.tolist():
+            raise RuntimeError("planted")
+        return plain(self, queries, **models)
+
+    monkeypatch.setattr(CounterfactualAttack, "__call__", call)
+    store = made(faces, tmp_path)
+    quarantined = [entry for commit in read_commits(store, "generate").values() for entry in commit["quarantined"]]
+    assert [entry["reason"] for entry in quarantined] == ["the method failed: RuntimeError: planted"]
+    assert len(answers(store)) == 23
+
+
+def test_a_row_that_kills_its_worker_every_time_is_found(faces: Path, tmp_path: Path) -> None:
+    """The driver (local engine) dies on one row; after the stated attempts the row is quarantined and the rest done."""
+    code = """
+import os, sys
+from methods import counterfactual_attack as m
+plain = m.CounterfactualAttack.__call__
+def call(self, queries, **models):
+    if (queries.images[:, :, 0, 0].sum(1) * 255).round().long().tolist().count(int(sys.argv[1])):
+        os.kill(os.getpid(), 9)
+    return plain(self, queries, **models)
+m.CounterfactualAttack.__call__ = call
+from pipelines.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+    rows = pa.concat_tables([pq.read_table(path) for path in sorted(faces.glob("*.parquet"))]).to_pylist()
+    marks = [int(np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])))[0, 0].sum()) for row in rows]
+    victim = next(i for i, mark in enumerate(marks) if marks.count(mark) == 1)
+    command = [sys.executable, "-c", code, str(marks[victim]), "generate", "demo-plain"]
+    for item in settings(faces, tmp_path, "engine.shard_rows=8", "engine.attempts=2", "method.settings.max_steps=3"):
+        command += ["--set", item]
+    codes = [subprocess.run(command, capture_output=True, check=False).returncode for _ in range(4)]
+    assert codes == [-9, -9, -9, 0]
+    store = open_store(tmp_path / "demo-plain")
+    assert verify(store) == []
+    quarantined = [entry for commit in read_commits(store, "generate").values() for entry in commit["quarantined"]]
+    assert [entry["id"] for entry in quarantined] == [rows[victim]["id"]]
+    assert "died" in quarantined[0]["reason"]
+    assert len(answers(store, ["id"])) == 23
+
+
+def test_verify_exits_with_one_where_a_file_was_damaged(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = made(faces, tmp_path)
+    assert main(["verify", store.uri]) == 0
+    name = store.list("data/generate")[0]
+    path = Path(store.uri) / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+    assert main(["verify", store.uri]) == 1
+    assert "sha256" in capsys.readouterr().out
