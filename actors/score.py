@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +18,7 @@ from metrics.cout import cout
 from metrics.flips import agreement, flips
 from metrics.pixels import pixel_distances
 from storage.codec import BadRow, decode
-from storage.commit import begin_attempt, commit_path, commit_shard, read_committed
+from storage.commit import begin_attempt, commit_path, commit_shard, read_commit, read_committed
 from storage.schema import SCORES
 from storage.uri import open_store
 
@@ -55,7 +54,7 @@ class Score:
         started = time.perf_counter()
         waited = started - self.idle_since
         begin_attempt(self.store, self.stage, shard["index"])
-        commit = json.loads(self.store.read(commit_path(SOURCE, shard["index"])))
+        commit = read_commit(self.store, commit_path(SOURCE, shard["index"]))
         columns = [*COPIED, "flipped", "original", "counterfactual"]
         records = read_committed(self.store, commit, columns).to_pylist()
         read = time.perf_counter() - started

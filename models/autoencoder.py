@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,16 +22,18 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,after,H,W)."""
-        y = self.conv1(F.silu(self.norm1(x)))
-        return self.short(x) + self.conv2(F.silu(self.norm2(y)))
+        change: Tensor = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
+        out: Tensor = change + self.short(x)
+        return out
 
 
 class Autoencoder(nn.Module):
     """Images (B,3,size,size) in [0,1] to a latent vector (B,latent) and back.
 
-    The image is folded 2x2 into channels at both ends, so that every convolution runs at half the side or less; `widths` are the
-    channels at size/2, size/4, ... The encoder gives mean and log-variance; `encode` is the mean, deterministic.
-    `attributes` > 0 adds a linear head on the latent, a training aid that makes labelled attributes directions of the latent.
+    The image is folded 2x2 into channels at both ends, so that every convolution runs at half the side or less;
+    `widths` are the channels at size/2, size/4, ... The encoder gives mean and log-variance; `encode` is the mean,
+    deterministic. `attributes` > 0 adds a linear head on the latent, a training aid that makes labelled attributes
+    directions of the latent.
     """
 
     def __init__(
@@ -42,7 +46,7 @@ class Autoencoder(nn.Module):
             raise ValueError(f"expected size divisible by {2 ** len(widths)}, got {size}")
         self.size, self.top = size, widths[-1]
         encoder: list[nn.Module] = [nn.PixelUnshuffle(2), nn.Conv2d(12, widths[0], 3, 1, 1)]
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             encoder += [nn.Conv2d(before, after, 4, 2, 1), Block(after, after)]
         self.encoder = nn.Sequential(*encoder, nn.GroupNorm(8, self.top), nn.SiLU(), nn.Flatten())
         self.moments = nn.Linear(self.top * self.side**2, 2 * latent)

@@ -1,4 +1,5 @@
-"""Two small convolutional classifiers of different families, for 32 to 128 px; also used with sigmoid outputs for attributes."""
+"""Two small convolutional classifiers of different families, for 32 to 128 px; also used with sigmoid outputs for
+attributes."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from torch.nn import functional as F
 class ConvNet(nn.Module):
     """Plain strided convolutions with batch norm and ReLU, then an average over what is left of the image.
 
-    outputs: scores per image; width: channels of the first stage, doubled at each of `stages` halvings (at most 8 x width).
+    outputs: scores per image; width: channels of the first stage, doubled at each of `stages` halvings (at most 8 x
+    width).
     """
 
     def __init__(self, *, outputs: int, width: int = 24, stages: int = 4, dropout: float = 0.0) -> None:
@@ -55,12 +57,13 @@ class ResidualBlock(nn.Module):
         short = F.avg_pool2d(x, self.stride) if self.stride > 1 else x
         if self.short is not None:
             short = self.short(short)
-        x = self.conv1(F.silu(self.norm1(x)))
-        return short + self.conv2(F.silu(self.norm2(x)))
+        change: Tensor = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
+        return short + change
 
 
 class ResNet(nn.Module):
-    """A small pre-activation residual network: a strided stem, then one block per width, each but the first halving the image."""
+    """A small pre-activation residual network: a strided stem, then one block per width, each but the first halving
+    the image."""
 
     def __init__(self, *, outputs: int, widths: tuple[int, ...] = (24, 48, 96, 128), dropout: float = 0.0) -> None:
         super().__init__()

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 class FoldedUNet(nn.Module):
     """A UNet2DModel on fold x fold pixel-unshuffled images.
 
-    Folding is a permutation, so noise in pixels is noise in the folded image, and every layer runs at 1/fold of the side.
-    Input and output are (B,3,H,W) in the scale where images are [-1,1].
+    Folding is a permutation, so noise in pixels is noise in the folded image, and every layer runs at 1/fold of the
+    side. Input and output are (B,3,H,W) in the scale where images are [-1,1].
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class FoldedUNet(nn.Module):
             down_block_types=("DownBlock2D",) * plain + ("AttnDownBlock2D" if attention else "DownBlock2D",),
             up_block_types=("AttnUpBlock2D" if attention else "UpBlock2D",) + ("UpBlock2D",) * plain,
             norm_num_groups=8,
-            attention_head_dim=32,
+            attention_head_dim=min(32, widths[-1]),
             add_attention=attention,
             **unet,
         )

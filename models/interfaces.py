@@ -57,6 +57,9 @@ class Denoiser(Protocol):
         ...
 
     def __call__(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(eps, v): predicted noise like x_t (B,3,H,W), and the learned variance's interpolation weight in [0,1]
-        (1 = beta, 0 = the posterior's beta) or None where the variance is fixed; t: (B,) int64 trained steps in [0,T)."""
+        """(eps, v) of x_t (B,3,H,W) at t, (B,) int64 trained steps in [0,T).
+
+        eps: the predicted noise, like x_t. v: the learned variance's interpolation weight in [0,1] (1 = beta, 0 = the
+        posterior's beta), or None where the variance is fixed.
+        """
         ...

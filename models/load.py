@@ -14,14 +14,22 @@ from torch import Tensor, nn
 from models.denoiser import alphas_cumprod
 from models.wrap import AttributeWrapper, AutoencoderWrapper, ClassifierWrapper, DenoiserWrapper
 
-SCHEDULE = ("schedule", "steps", "beta_start", "beta_end", "prediction")  # settings of a denoiser's wrapper, not of its network
+SCHEDULE = (
+    "schedule",
+    "steps",
+    "beta_start",
+    "beta_end",
+    "prediction",
+)  # settings of a denoiser's wrapper, not of its network
 
 
 def build(spec: Mapping[str, Any], weights: bytes | Path | None, device: torch.device) -> nn.Module:
-    """The model that `spec` (a ModelConfig as a dict) names, wrapped for its role, frozen, in eval mode and on `device`.
+    """The model that `spec` (a ModelConfig as a dict) names, wrapped for its role, frozen, in eval mode and on
+    `device`.
 
-    weights: the file's bytes or its path (a folder for Hugging Face); None takes spec["weights"] for Hugging Face, and leaves a
-    torch network as its constructor made it. ValueError or FileNotFoundError say what was expected and what was found.
+    weights: the file's bytes or its path (a folder for Hugging Face); None takes spec["weights"] for Hugging Face, and
+    leaves a torch network as its constructor made it. ValueError or FileNotFoundError say what was expected and what
+    was found.
     """
     source, role = spec.get("source", "torch"), spec["role"]
     settings = dict(spec.get("settings") or {})
@@ -63,25 +71,30 @@ def wrap(
 
 
 def schedule_of(settings: Mapping[str, Any]) -> tuple[Tensor, str]:
-    """alphas_cumprod (T,) and the kind of prediction that a denoiser's settings state; 1000 linear steps and epsilon by default."""
+    """alphas_cumprod (T,) and the kind of prediction that a denoiser's settings state; 1000 linear steps and epsilon
+    by default."""
     first, last = float(settings.get("beta_start", 1e-4)), float(settings.get("beta_end", 0.02))
     bar = alphas_cumprod(settings.get("schedule", "linear"), int(settings.get("steps", 1000)), first=first, last=last)
     return bar, settings.get("prediction", "epsilon")
 
 
-def make(target: str, settings: Mapping[str, Any]) -> nn.Module:
-    """The torch module that a dotted path and its arguments make; ValueError names the part that fails."""
+def find(target: str) -> Any:
+    """What a dotted path names; ValueError says which part fails."""
     path, _, name = target.rpartition(".")
     if not path:
         raise ValueError(f"expected target as a dotted path like models.classifiers.ConvNet, got {target!r}")
     try:
-        factory = getattr(importlib.import_module(path), name)
+        return getattr(importlib.import_module(path), name)
     except ModuleNotFoundError as error:
         raise ValueError(f"expected target {target!r} to be importable, got: {error}") from None
     except AttributeError:
         raise ValueError(f"expected {name!r} in the module {path}, got no such name") from None
+
+
+def make(target: str, settings: Mapping[str, Any]) -> nn.Module:
+    """The torch module that a dotted path and its arguments make; ValueError names the part that fails."""
     try:
-        network = factory(**settings)
+        network = find(target)(**settings)
     except TypeError as error:
         raise ValueError(f"expected settings that {target} takes, got {dict(settings)}: {error}") from None
     if not isinstance(network, nn.Module):
@@ -94,7 +107,9 @@ def read_weights(weights: bytes | Path) -> dict[str, Tensor]:
     from safetensors.torch import load as load_safetensors
 
     data = weights.read_bytes() if isinstance(weights, Path) else weights
-    if data[:2] == b"PK" or data[:1] == b"\x80":  # a zip or an old torch file; safetensors starts with its header's length
+    if (
+        data[:2] == b"PK" or data[:1] == b"\x80"
+    ):  # a zip or an old torch file; safetensors starts with its header's length
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         state = state.get("state_dict", state) if isinstance(state, dict) else state
     else:
@@ -113,7 +128,9 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
     missing, unknown = [key for key in own if key not in state], [key for key in state if key not in own]
     shapes = [key for key in own if key in state and own[key].shape != state[key].shape]
     if missing or unknown:
-        raise ValueError(f"expected the weights of {name}, got a file with missing {missing[:3]} and unknown {unknown[:3]}")
+        raise ValueError(
+            f"expected the weights of {name}, got a file with missing {missing[:3]} and unknown {unknown[:3]}"
+        )
     if shapes:
         key = shapes[0]
         raise ValueError(f"expected {key} of shape {tuple(own[key].shape)} in {name}, got {tuple(state[key].shape)}")
@@ -131,15 +148,18 @@ def archive(weights: bytes | Path | None) -> nn.Module:
         with zipfile.ZipFile(io.BytesIO(data)) as file:
             names = file.namelist()
     except zipfile.BadZipFile:
-        raise ValueError(f"expected a torch.export or TorchScript archive, got {len(data)} bytes of something else") from None
+        raise ValueError(
+            f"expected a torch.export or TorchScript archive, got {len(data)} bytes of something else"
+        ) from None
     if any("/code/" in name or name.startswith("code/") for name in names):
-        script: nn.Module = torch.jit.load(io.BytesIO(data), map_location="cpu")
+        script: nn.Module = torch.jit.load(io.BytesIO(data), map_location="cpu")  # type: ignore[no-untyped-call]
         return script.eval()
     return torch.export.load(io.BytesIO(data)).module()
 
 
 def pretrained(role: str, where: str, revision: str | None) -> tuple[nn.Module, dict[str, Any]]:
-    """A Hugging Face image classifier or a diffusers UNet2DModel, from a folder or a hub id, and what its config says."""
+    """A Hugging Face image classifier or a diffusers UNet2DModel, from a folder or a hub id, and what its config
+    says."""
     if role == "denoiser":
         return foreign_unet(where, revision)
     if role not in ("classifier", "attributes"):

@@ -1,4 +1,5 @@
-"""Wrappers that give any network the interfaces of models/interfaces.py: sizes, normalisation and heads live here, not in methods."""
+"""Wrappers that give any network the interfaces of models/interfaces.py: sizes, normalisation and heads live here, not
+in methods."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ Forward = Callable[..., Any]
 
 
 def resize(images: Tensor, size: int | None) -> Tensor:
-    """Images (B,3,H,W) at size x size, bilinear, antialiased where they shrink; as they are where size is None or theirs."""
+    """Images (B,3,H,W) at size x size, bilinear, antialiased where they shrink; as they are where size is None or
+    theirs."""
     if size is None or images.shape[-2:] == (size, size):
         return images
     shrinks = images.shape[-1] > size or images.shape[-2] > size
@@ -21,7 +23,8 @@ def resize(images: Tensor, size: int | None) -> Tensor:
 
 
 def scores_of(output: Any) -> Tensor:
-    """The scores (B,K) float32 in whatever a network returns: a tensor, an object with `.logits`, or a tuple or dict that starts with them."""
+    """The scores (B,K) float32 in whatever a network returns: a tensor, an object with `.logits`, or a tuple or dict
+    that starts with them."""
     if isinstance(output, dict):
         output = output["logits"] if "logits" in output else next(iter(output.values()))
     elif hasattr(output, "logits"):
@@ -37,6 +40,9 @@ def scores_of(output: Any) -> Tensor:
 class Normalised(nn.Module):
     """A network with its input side, mean and std; images come in [0,1] at any size."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, network: nn.Module, *, size: int | None, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.network, self.size = network, size
@@ -45,8 +51,7 @@ class Normalised(nn.Module):
 
     def prepare(self, images: Tensor) -> Tensor:
         """What the network itself sees of images (B,3,H,W) in [0,1]."""
-        prepared: Tensor = (resize(images, self.size) - self.mean) / self.std
-        return prepared
+        return (resize(images, self.size) - self.mean) / self.std
 
     def features(self, images: Tensor) -> Tensor:
         """Penultimate features (B,F), where the network has them."""
@@ -60,8 +65,8 @@ class Normalised(nn.Module):
 class ClassifierWrapper(Normalised):
     """A network as a Classifier.
 
-    head softmax: K outputs are the K classes' scores. head sigmoid: one output (`output` picks it where there are several) is the
-    second class's logit, given as the two scores (0, logit).
+    head softmax: K outputs are the K classes' scores. head sigmoid: one output (`output` picks it where there are
+    several) is the second class's logit, given as the two scores (0, logit).
     """
 
     def __init__(
@@ -87,7 +92,9 @@ class ClassifierWrapper(Normalised):
                 raise ValueError(f"expected {len(self.classes)} outputs for the classes {names}, got {scores.shape[1]}")
             return scores
         if self.output is None and scores.shape[1] != 1:
-            raise ValueError(f"expected 1 output for a sigmoid head (or `output`, which one to read), got {scores.shape[1]}")
+            raise ValueError(
+                f"expected 1 output for a sigmoid head (or `output`, which one to read), got {scores.shape[1]}"
+            )
         index = self.output or 0
         if not 0 <= index < scores.shape[1]:
             raise ValueError(f"expected output within 0..{scores.shape[1] - 1}, got {index}")
@@ -125,14 +132,18 @@ class AutoencoderWrapper(nn.Module):
         super().__init__()
         for name in ("encode", "decode"):
             if not callable(getattr(network, name, None)):
-                raise ValueError(f"expected an autoencoder with a method `{name}`, got {type(network).__name__} without")
+                raise ValueError(
+                    f"expected an autoencoder with a method `{name}`, got {type(network).__name__} without"
+                )
         self.network: Any = network
         self.size = size
 
     def encode(self, images: Tensor) -> Tensor:
         """Latents (B,...) float32."""
         if self.size is not None and images.shape[-2:] != (self.size, self.size):
-            raise ValueError(f"expected images of {self.size} x {self.size} px (data.size), got {tuple(images.shape[-2:])}")
+            raise ValueError(
+                f"expected images of {self.size} x {self.size} px (data.size), got {tuple(images.shape[-2:])}"
+            )
         latents: Tensor = self.network.encode(images)
         return latents.float()
 
@@ -145,8 +156,9 @@ class AutoencoderWrapper(nn.Module):
 class DenoiserWrapper(nn.Module):
     """A network (x_t, t) -> prediction as a Denoiser.
 
-    prediction: what the network gives: epsilon, v_prediction (v = sqrt(a) eps - sqrt(1-a) x0; Salimans & Ho 2022) or sample (x0).
-    A network of 6 output channels learns the variance too: the last 3 are its interpolation weight in [-1,1] (Nichol & Dhariwal 2021).
+    prediction: what the network gives: epsilon, v_prediction (v = sqrt(a) eps - sqrt(1-a) x0; Salimans & Ho 2022) or
+    sample (x0). A network of 6 output channels learns the variance too: the last 3 are its interpolation weight in
+    [-1,1] (Nichol & Dhariwal 2021).
     """
 
     alphas_cumprod: Tensor

@@ -1,4 +1,4 @@
-"""SVG charts for the report, as strings: x in per cent of the width and y in pixels, so that text keeps its size at any width.
+"""SVG charts for the report: x in per cent of the width, y in pixels, so that text keeps its size at any width.
 
 Colours come from the page's style sheet by class, and so follow light and dark. Every string is escaped.
 """
@@ -92,9 +92,10 @@ def histogram(
     return _svg(parts, height, title)
 
 
-def interval(value: float, low: float, high: float, start: float, end: float, title: str) -> Markup:
-    """A dot on a thin line from low to high, over an axis from start to end."""
-    span = (end - start) or 1.0
+def interval(figure: tuple[float, float, float], axis: tuple[float, float], title: str) -> Markup:
+    """A dot on a thin band; figure: (value, low, high), axis: its (start, end)."""
+    value, low, high = figure
+    start, span = axis[0], (axis[1] - axis[0]) or 1.0
 
     def x(number: float) -> float:
         return 1.5 + 97 * min(max((number - start) / span, 0.0), 1.0)

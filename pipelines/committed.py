@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from configs.schema import RunConfig
@@ -10,7 +11,7 @@ from storage.commit import read_commits
 from storage.run import read_plan
 from storage.uri import Store
 
-GENERATE = "generate"
+GENERATE, TABLE = "generate", "score/table.json"
 
 
 def plan_of(store: Store) -> dict[str, Any]:
@@ -29,9 +30,20 @@ def generated(store: Store) -> dict[int, dict[str, Any]]:
     return dict(sorted(commits.items()))
 
 
+def scored_stage(store: Store) -> str:
+    """The stage of the scores that the run's table tells; UserError where there is none yet."""
+    try:
+        return str(json.loads(store.read(TABLE))["stage"])
+    except FileNotFoundError:
+        raise UserError(f"expected scores in {store.uri}, got none: run the score stage first") from None
+
+
 def class_names(config: RunConfig, commits: dict[int, dict[str, Any]]) -> list[str]:
     """The classifier's class names, from the config or else from what a worker wrote; [] where neither knows."""
-    known = [list(config.models["classifier"].classes), *(commit["extra"].get("classes") for commit in commits.values())]
+    known = [
+        list(config.models["classifier"].classes),
+        *(commit["extra"].get("classes") for commit in commits.values()),
+    ]
     return next((names for names in known if names), [])
 
 

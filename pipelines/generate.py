@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import torch
 import yaml
 
 from actors.generate import Generate
-from actors.load import load_method, method_models, pin
+from actors.load import load_method, load_models, method_models, pick_device, pin
 from configs.schema import RunConfig, fingerprint
 from configs.strict import UserError, nearest
-from pipelines.stage import method_fingerprint, run_stage, worker_config
+from pipelines.stage import JUDGES, method_fingerprint, model_fingerprint, run_stage, worker_config
 from storage.commit import read_commits, todo, totals
 from storage.plan import plan_shards
 from storage.run import PlanMismatch, read_plan, versions, write_plan
@@ -32,6 +33,7 @@ def generate(store: Store, config: RunConfig) -> dict[str, Any]:
     """
     digests = pin(config.model_dump()["models"])
     check_needs(config)
+    try_models(config)
     plan = make_plan(store, config, digests)
     left = todo(plan, store, STAGE)
     run_stage(store, config, stage=STAGE, actor=Generate, shards=left, settings=worker_config(config, digests))
@@ -59,6 +61,19 @@ def check_needs(config: RunConfig) -> None:
         )
 
 
+def try_models(config: RunConfig) -> None:
+    """Load what the workers will load and ask the classifier once, so that a bad setting stops here and not there."""
+    plain = config.model_dump()
+    pick_device(config.engine.device)
+    models = load_models(plain, method_models(load_method(plain)), torch.device("cpu"))
+    try:
+        scores = models["classifier"](torch.zeros(1, 3, config.data.size, config.data.size))
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"models.classifier: {' '.join(str(error).split())}") from None
+    if config.target.rule == "opposite" and scores.shape[1] != 2:
+        raise UserError(f"target: expected 2 classes for the rule `opposite`, got {scores.shape[1]}")
+
+
 def make_plan(store: Store, config: RunConfig, digests: dict[str, str]) -> dict[str, Any]:
     """Write the plan, first writer wins, or take up the one that stands; UserError where that one differs."""
     try:
@@ -78,7 +93,11 @@ def make_plan(store: Store, config: RunConfig, digests: dict[str, str]) -> dict[
             "method": method_fingerprint(config, digests),
             "target": fingerprint(config.target.model_dump()),
             "code": versions()["counterfactory"],
-            **{f"models.{name}": digests[name] for name in digests if name not in ("oracle", "second")},
+            **{
+                f"models.{name}": model_fingerprint(config, name, digest)
+                for name, digest in digests.items()
+                if name not in JUDGES
+            },
         },
         "shards": shards,
         "rows": sum(shard["rows"] for shard in shards),

@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a run, or of several compared: what was run, what it found, and pictures to judge it by."""
+"""One self-contained HTML page of a run, or of several compared: what was run, what it found, and pictures to judge."""
 
 from __future__ import annotations
 
@@ -18,29 +18,21 @@ from markupsafe import Markup
 from configs.strict import UserError
 from metrics.rates import wilson
 from pipelines.report_data import JUDGED, RunData, read_run
-from pipelines.report_figures import (
-    attribute_panels,
-    cards,
-    distributions,
-    metric_rows,
-    percent,
-    plural,
-    short_number,
-    sound,
-)
+from pipelines.report_figures import cards, metric_rows, percent, plural, short_number
 from pipelines.report_gallery import gallery
+from pipelines.report_plots import attribute_panels, distributions, sound
 from storage.uri import Store, open_store
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
-SECRET_KEY = re.compile(r"(?i)(secret|token|passw|api_?key|credential|access_?key)")
-# user:password@ in an address, the value of a signed link's parameters, and secret=value in a command line
-SECRET_TEXT = re.compile(r"""(?ix) (?<=://)[^/@\s'"]+(?=@) | (?<=[?&])[^=&\s]*(?:signature|token|secret|key|credential)[^=&\s]*=[^&\s'"]+
-    | \b[\w.]*(?:secret|token|passw|api_?key|credential|access_?key)[\w.]*=[^\s'"]+""")
+WORDS = r"(?:secret|passw|credential|signature|api_?key|access_?key|(?<!max_)token)"
+SECRET_KEY = re.compile(WORDS, re.I)
+# user:password@ in an address, secret=value in a link or a command line
+SECRET_TEXT = re.compile(rf"""(?<=://)[^/@\s'"]+(?=@)|[\w.-]*{WORDS}[\w.-]*=[^&\s'"]+""", re.I)
 HIDDEN = "(hidden)"
 
 
 def report(runs: Sequence[Store], *, out: str | None = None) -> str:
-    """Write the page of the runs and give its address: `report.html` in the run's folder, or `out`, which several runs need.
+    """Write the page and give its address: `report.html` in the run's folder, or `out`, which several runs need.
 
     A stage that has not been run leaves its section out with a sentence. UserError where a folder holds no run.
     """
@@ -82,7 +74,7 @@ def render(runs: Sequence[RunData], now: datetime) -> str:
 
 
 def redact(value: Any) -> Any:
-    """Settings or text without what looks like a secret: values of secret-named keys, passwords in addresses, signed links."""
+    """Settings or text without what looks like a secret: under a secret's name, in an address, in a signed link."""
     if isinstance(value, Mapping):
         return {
             key: HIDDEN if SECRET_KEY.search(str(key)) and isinstance(item, str) else redact(item)
@@ -127,18 +119,20 @@ def _flips(run: RunData) -> str:
     n, flipped = run.tally.rows, run.tally.flipped
     if n == 0:
         return "No counterfactual has been generated yet."
-    band = wilson(flipped, n)
-    return f"{plural(flipped, 'row')} of {short_number(n)} flipped: {percent(flipped / n)} (95 % interval {percent(band[0])} to {percent(band[1])})."
+    low, high = wilson(flipped, n)
+    band = f"95 % interval {percent(low)} to {percent(high)}"
+    return f"{plural(flipped, 'row')} of {short_number(n)} flipped: {percent(flipped / n)} ({band})."
 
 
 def _unfinished(run: RunData) -> list[str]:
-    whole = len(run.plan["shards"])
+    """Sentences on what the figures leave out."""
+    whole, made = len(run.plan["shards"]), run.tally.rows
     left = whole - run.totals["shards"]
-    return (
-        [f"{run.name}: {left} of {plural(whole, 'shard')} not generated yet; the figures are of the others."]
-        if left
-        else []
-    )
+    told = run.table["rows"] if run.table else made
+    lines = [f"{run.name}: {left} of {plural(whole, 'shard')} not generated yet; figures are of the others."] if left else []
+    if told != made:
+        lines.append(f"{run.name}: scores are of {told} of {plural(made, 'counterfactual')}: score the run again.")
+    return lines
 
 
 def _facts(run: RunData) -> dict[str, str]:
@@ -218,8 +212,7 @@ def _plain(value: Any) -> str:
 
 
 def _csp(script: str) -> Markup:
-    """A content security policy that lets this one inline script run, inline styles and data: images, and nothing from anywhere else."""
+    """A content security policy that allows this one script, inline styles and data: images, and no address."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    return Markup(
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; script-src 'sha256-{}'"
-    ).format(digest)
+    rules = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    return Markup("{}; script-src 'sha256-{}'").format(Markup(rules), digest)

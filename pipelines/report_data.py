@@ -1,4 +1,4 @@
-"""What a report needs of a run, read in one pass over small columns; images are fetched for the few rows that are shown."""
+"""What a report needs of a run: one pass over small columns, and images of only the few rows that are shown."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ GENERATE = "generate"
 P_BINS, L1_BINS = 20, 2000  # over [0,1]
 STRATA = 64  # groups of directions a sample is balanced over; more directions share groups
 REASONS = 200  # distinct reasons counted apart; further ones together
-COLUMNS = ("id", "cf_id", "k", "source", "target", "predicted", "label", "correct", "flipped", "reason")
-COLUMNS = (*COLUMNS, "p_target_before", "p_target_after", "steps", "forward", "backward", "seconds")
+SUMMED = ("seconds", "forward", "backward")
+SHOWN = ("id", "cf_id", "k", "source", "target", "predicted", "label", "flipped", "reason", "steps")
+COLUMNS = [*SHOWN, "correct", "p_target_before", "p_target_after", *SUMMED]
 JUDGED = ("validity", "sparsity", "proximity", "realism")
 OTHER_REASONS, UNEXPLAINED = "other reasons", "no reason given"
 
@@ -54,7 +55,7 @@ class Tally:
     flipped: int = 0
     correct: int = 0
     labelled: int = 0
-    sums: Counter[str] = field(default_factory=Counter)  # of seconds, forward, backward, steps
+    sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMMED, 0.0))
     before: NDArray[np.int64] = field(default_factory=lambda: np.zeros(P_BINS, np.int64))
     after: NDArray[np.int64] = field(default_factory=lambda: np.zeros(P_BINS, np.int64))
     directions: dict[tuple[int, int], list[int]] = field(default_factory=dict)  # [rows, flipped]
@@ -70,7 +71,7 @@ class Tally:
         correct = table["correct"].drop_null()
         self.labelled += len(correct)
         self.correct += int(pc.sum(correct).as_py() or 0)
-        for name in ("seconds", "forward", "backward", "steps"):
+        for name in SUMMED:
             self.sums[name] += float(np.nansum(column(table, name)))
         self.before += counts(column(table, "p_target_before"), P_BINS)
         self.after += counts(column(table, "p_target_after"), P_BINS)
@@ -133,7 +134,7 @@ class RunData:
 
 
 def read_run(store: Store, keep: int) -> RunData:
-    """Read a run's sums, tables and the `keep` lowest-ranked rows per direction and per reason; FileNotFoundError without a plan."""
+    """Read a run's sums, tables and the `keep` lowest-ranked rows per direction and reason; FileNotFoundError: no plan."""
     plan = read_plan(store)
     tally = Tally(keep)
     quarantined: Counter[str] = Counter()
@@ -141,7 +142,7 @@ def read_run(store: Store, keep: int) -> RunData:
 
     def passing() -> Iterator[dict[str, Any]]:
         for commit in iterate_commits(store, GENERATE):
-            tally.add(commit["shard"]["index"], read_committed(store, commit, columns=list(COLUMNS)))
+            tally.add(commit["shard"]["index"], read_committed(store, commit, columns=COLUMNS))
             for entry in commit["quarantined"]:
                 reason = count(quarantined, str(entry["reason"]))
                 if len(ids.setdefault(reason, [])) < 3:
@@ -171,7 +172,8 @@ def read_run(store: Store, keep: int) -> RunData:
 
 def read_scores(store: Store, stage: str) -> tuple[NDArray[np.int64], list[str]]:
     """Histogram of l1 over flipped rows, L1_BINS bins on [0,1], and the classes as the classifier itself named them."""
-    total, names = np.zeros(L1_BINS, np.int64), []
+    total = np.zeros(L1_BINS, np.int64)
+    names: list[str] = []
     for commit in iterate_commits(store, stage):
         table = read_committed(store, commit, columns=["l1", "flipped"])
         total += counts(column(table.filter(table["flipped"]), "l1"), L1_BINS)
@@ -183,7 +185,7 @@ def judge_means(store: Store) -> dict[str, tuple[float, int]]:
     """Mean and n of each judged criterion; empty where no answers have been parsed."""
     if not store.exists("judge/scores.parquet"):
         return {}
-    sums: Counter[str] = Counter()
+    sums = dict.fromkeys(JUDGED, 0.0)
     seen: Counter[str] = Counter()
     with store.parquet("judge/scores.parquet") as file:
         for batch in file.iter_batches(columns=[name for name in JUDGED if name in file.schema_arrow.names]):

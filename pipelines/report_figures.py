@@ -1,4 +1,4 @@
-"""Numbers of one or several runs as the report shows them: cards, tables and charts, with their intervals."""
+"""Figures of one or several runs as the report shows them: how each metric is told, cards, the table."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from pipelines.charts import Bar, Series, bars, histogram, interval
 from metrics.rates import wilson
-from pipelines.report_data import JUDGED, L1_BINS, RunData
+from pipelines.charts import interval
+from pipelines.report_data import JUDGED, RunData
 
 THIN = "\N{NARROW NO-BREAK SPACE}"
-MOST_DIRECTIONS, MOST_ATTRIBUTES = 12, 20
 
 
 class Meaning(NamedTuple):
     """How a metric is named, written and explained.
 
-    kind: rate, number or seconds. subset: over which rows it is told by default. axis: of its interval; None: from 0 to what is there.
+    kind: rate, number or seconds. subset: over which rows it is told by default. axis: of its interval; None: from 0
+    to what is there.
     """
 
     label: str
@@ -121,7 +119,10 @@ def plural(count: int, noun: str) -> str:
 def metrics_of(run: RunData) -> list[dict[str, Any]]:
     """The entries of a run's score table, or, where it has not been scored, what generating alone can tell."""
     if run.table is not None:
-        return list(run.table["metrics"])
+        main = list(run.table["metrics"])
+        known = {(entry["metric"], entry["subset"]) for entry in main if not entry.get("by")}
+        rest = run.table.get("subsets") or ()
+        return main + [entry for entry in rest if (entry["metric"], entry["subset"]) not in known]
     tally, n = run.tally, run.tally.rows
     band = wilson(tally.flipped, n) if n else None
     plain = {"subset": "all", "n": n, "by": None, "note": "not scored yet", "low": None, "high": None}
@@ -141,35 +142,20 @@ def cards(runs: Sequence[RunData]) -> list[dict[str, Any]]:
         if not any(entry and entry["value"] is not None for entry in entries):
             continue
         known = [entry for entry in entries if entry]
-        axis = meaning(name).axis or (
-            0.0,
-            1.12 * max(v for e in known for v in (e["high"], e["value"], 1e-9) if v is not None),
-        )
-        lines = []
-        for run, entry in zip(runs, entries, strict=True):
-            value = entry["value"] if entry else None
-            band = (entry["low"], entry["high"]) if entry else (None, None)
-            text = shown_interval(name, *band)
-            drawn = None
-            if value is not None and None not in band:
-                drawn = interval(value, *band, *axis, f"{shown(name, value)}, 95 % interval {text}")
-            facts = f"n{THIN}={THIN}{entry['n']}, {entry['subset']}" if entry else "not measured"
-            lines.append({"run": run.name, "value": shown(name, value), "interval": text, "svg": drawn, "facts": facts})
-        out.append(
-            {
-                "label": meaning(name).label,
-                "help": meaning(name).help,
-                "arrow": ARROWS.get(known[0]["better"]),
-                "lines": lines,
-            }
-        )
+        told = meaning(name)
+        reach = max(v for entry in known for v in (entry["high"], entry["value"], 1e-9) if v is not None)
+        lines = [_card_line(run, name, entry, told.axis or (0.0, 1.12 * reach)) for run, entry in zip(runs, entries, strict=True)]
+        facts = list(dict.fromkeys(line["facts"] for line in lines))
+        arrow = ARROWS.get(known[0]["better"])
+        out.append({"label": told.label, "help": told.help, "arrow": arrow, "lines": lines, "facts": facts})
     return out
 
 
 def metric_rows(runs: Sequence[RunData]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows of the table, metric and subset down, runs across: each metric over its own subset; then the other subsets and groups."""
+    """Rows of the table, runs across: each metric over its own subset; then the other subsets and groups."""
     tables = [{(m["metric"], m["subset"], m.get("by")): m for m in metrics_of(run)} for run in runs]
-    main, rest = [], []
+    main: list[dict[str, Any]] = []
+    rest: list[dict[str, Any]] = []
     for metric, subset, by in dict.fromkeys(key for table in tables for key in table):
         entries = [table.get((metric, subset, by)) for table in tables]
         told = meaning(metric)
@@ -182,122 +168,21 @@ def metric_rows(runs: Sequence[RunData]) -> tuple[list[dict[str, Any]], list[dic
     return main, rest
 
 
-def attribute_panels(runs: Sequence[RunData]) -> list[dict[str, Any]]:
-    """Per run with an oracle: chart and table of how often each attribute changed among flipped rows; one order for all runs."""
-    found = [(run, run.table["attributes"]) for run in runs if run.table and run.table.get("attributes")]
-    highest: dict[str, float] = {}
-    for _, part in found:
-        for name, rate in zip(part["names"], part["changed"], strict=True):
-            highest[name] = max(highest.get(name, 0.0), rate or 0.0)
-    order = sorted(highest, key=lambda name: (-highest[name], name))
-    panels = []
-    for run, part in found:
-        place = {name: i for i, name in enumerate(part["names"])}
-        rows = []
-        for name in order:
-            i = place.get(name)
-            value, low, high = (None, None, None) if i is None else (part[key][i] for key in ("changed", "low", "high"))
-            kind = "causal" if name in part["causal"] else "spurious"
-            rows.append(Bar(name.replace("_", " "), value, low, high, kind, shown("flip_rate", value)))
-        title = f"{run.name}: share of {plural(part['n'], 'flipped row')} in which each attribute changed"
-        table = [(row.label, row.kind, row.shown, shown_interval("flip_rate", row.low, row.high)) for row in rows]
-        audit = run.table["audit"] if run.table else None
-        panels.append(
-            {
-                "run": run.name,
-                "n": part["n"],
-                "svg": bars(rows[:MOST_ATTRIBUTES], title),
-                "table": table,
-                "causal": part["causal"],
-                "audit": audit,
-                "sound": sound(audit),
-            }
-        )
-    return panels
-
-
-def sound(audit: Mapping[str, Any] | None) -> bool | None:
-    """Whether the decision depended on what it should; None where the audit cannot say."""
-    if not audit or not audit.get("expected") or not audit.get("depends_on"):
-        return None
-    return audit["depends_on"] in audit["expected"] and not audit.get("spurious")
-
-
-def distributions(runs: Sequence[RunData]) -> list[dict[str, Any]]:
-    """Charts in groups, each with a panel per run on common axes: probabilities, sizes of the change, flips by direction."""
-    filled = [run for run in runs if run.tally.rows]
-    groups = []
-    peak = max(
-        (float(c.max() / c.sum()) for run in filled for c in (run.tally.before, run.tally.after) if c.sum()),
-        default=1.0,
-    )
-    ticks = [(0.0, "0"), (0.25, "0.25"), (0.5, "0.5"), (0.75, "0.75"), (1.0, "1")]
-    if filled:
-        panels = []
-        for run in filled:
-            series = (Series("before", run.tally.before, "before"), Series("after", run.tally.after, "after"))
-            sentence = (
-                f"{run.name}: probability of the target class over {plural(run.tally.rows, 'row')}, before and after"
-            )
-            panels.append((run.name, histogram(series, ticks, sentence, "probability of the target class", peak)))
-        groups.append(
-            {
-                "title": "Before and after",
-                "legend": [("before", "original"), ("after", "counterfactual")],
-                "panels": panels,
-            }
-        )
-    measured = [run for run in filled if run.l1 is not None and run.l1.sum()]
-    if measured:
-        groups.append({"title": "How much was changed", "legend": [], "panels": _l1_panels(measured)})
-    if filled:
-        groups.append(
-            {
-                "title": "Flip rate by direction",
-                "legend": [],
-                "panels": [(run.name, _directions(run)) for run in filled],
-            }
-        )
-    return groups
-
-
-def _l1_panels(runs: Sequence[RunData]) -> list[tuple[str, Any]]:
-    histograms = [run.l1 for run in runs if run.l1 is not None]
-    reach = max(int(np.searchsorted(np.cumsum(one), 0.995 * one.sum())) + 1 for one in histograms)
-    merge = next(m for m in (1, 2, 4, 5, 10, 20, 40, 50, 100) if reach / m <= 28)
-    bins = math.ceil(reach / merge) + 1
-    edge = bins * merge / L1_BINS
-    rows = []
-    for one in histograms:
-        padded = np.concatenate([one, np.zeros((-L1_BINS) % merge, np.int64)])
-        merged = padded.reshape(-1, merge).sum(axis=1)
-        inside = np.zeros(bins, np.int64)
-        inside[: len(merged[:bins])] = merged[:bins]
-        inside[-1] += merged[bins:].sum()
-        rows.append(inside)
-    peak = max(float(row.max() / row.sum()) for row in rows)
-    ticks = [(at, short_number(edge * at)) for at in (0.0, 0.25, 0.5, 0.75, 1.0)]
-    label = "mean absolute change of a pixel (L1), flipped rows"
-    return [
-        (run.name, histogram([Series("flipped rows", row, "after")], ticks, f"{run.name}: {label}", label, peak))
-        for run, row in zip(runs, rows, strict=True)
-    ]
-
-
-def _directions(run: RunData) -> Any:
-    pairs = sorted(run.tally.directions.items(), key=lambda item: (-item[1][0], item[0]))
-    rows = []
-    for (source, target), (n, flipped) in pairs[:MOST_DIRECTIONS]:
-        low, high = wilson(flipped, n)
-        label = f"{run.class_name(source)} \N{RIGHTWARDS ARROW} {run.class_name(target)}"
-        rows.append(Bar(label, flipped / n, low, high, "after", f"{percent(flipped / n)}"))
-    more = f", the {MOST_DIRECTIONS} most frequent of {len(pairs)} directions" if len(pairs) > MOST_DIRECTIONS else ""
-    return bars(rows, f"{run.name}: flip rate by direction{more}")
-
-
 def _first(entries: Sequence[Mapping[str, Any]], metric: str) -> Mapping[str, Any] | None:
     found = [entry for entry in entries if entry["metric"] == metric and not entry.get("by")]
     return next((entry for entry in found if entry["subset"] == meaning(metric).subset), found[0] if found else None)
+
+
+def _card_line(run: RunData, metric: str, entry: Mapping[str, Any] | None, axis: tuple[float, float]) -> dict[str, Any]:
+    if entry is None:
+        return {"run": run.name, "value": shown(metric, None), "interval": "not measured", "svg": None, "facts": "not measured"}
+    value, low, high = entry["value"], entry["low"], entry["high"]
+    text = shown_interval(metric, low, high)
+    drawn = None
+    if value is not None and low is not None and high is not None:
+        drawn = interval((value, low, high), axis, f"{shown(metric, value)}, 95 % interval {text}")
+    facts = f"{entry['subset']} rows, n{THIN}={THIN}{entry['n']}"
+    return {"run": run.name, "value": shown(metric, value), "interval": text, "svg": drawn, "facts": facts}
 
 
 def _cell(metric: str, entry: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.report_data import Pick, RunData, balanced, fetch
-from pipelines.report_figures import short_number
 from pipelines.report_pictures import Pixels, amplified, change, data_uri, full_scale, overlay
 from storage.codec import decode
 
@@ -31,7 +30,7 @@ class Shown(NamedTuple):
 
 
 def choose(runs: Sequence[RunData], wanted: int) -> list[list[tuple[RunData, Pick]]]:
-    """Rows for the gallery, balanced over directions, flipped ones first: the same rows of every run where the runs share rows.
+    """Rows for the gallery, balanced over directions, flipped ones first; of several runs the rows they share.
 
     Deterministic: within a direction the rows with the lowest hash of their id.
     """
@@ -68,7 +67,7 @@ def pictures(cards: Sequence[Sequence[tuple[RunData, Pick]]]) -> list[list[Shown
 
 
 def gallery(runs: Sequence[RunData], wanted: int, failures: int) -> dict[str, Any]:
-    """Everything the page shows of single rows: cards of the gallery, cards of rows that did not flip by run, the change's full scale."""
+    """All that is shown of single rows: the gallery's cards, each run's cards of rows that did not flip, the scale."""
     chosen = pictures(choose(runs, wanted))
     failed = [
         pictures([[(run, pick)] for pick in balanced(list(run.tally.failed_groups().values()), failures)])
@@ -80,9 +79,9 @@ def gallery(runs: Sequence[RunData], wanted: int, failures: int) -> dict[str, An
     return {
         "cards": [_card(card, scale, budget) for card in chosen],
         "failed": [[_card(card, scale, budget) for card in cards] for cards in failed],
-        "paired": any(len(card) > 1 for card in chosen),
-        "scale": short_number(scale),
-        "times": short_number(1 / scale),
+        "answers": max((len(card) for card in chosen), default=1),
+        "scale": f"{scale:.2g}",
+        "times": f"{1 / scale:.2g}",
     }
 
 
@@ -94,7 +93,7 @@ def _card(card: Sequence[Shown], scale: float, budget: int) -> dict[str, Any]:
         "label": None if row["label"] is None else first.run.class_name(row["label"]),
         "original": data_uri(first.before, budget, first.stored[0]),
         "alt": f"original, classified as {first.run.class_name(row['source'])}",
-        "direction": f"{first.run.class_name(row['source'])} \N{RIGHTWARDS ARROW} {first.run.class_name(row['target'])}",
+        "direction": f"{first.run.class_name(row['source'])} → {first.run.class_name(row['target'])}",
         "answers": [_answer(shown, scale, budget) for shown in card],
     }
 

@@ -1,4 +1,4 @@
-"""Pictures of one row for the report: what changed, as a heat overlay and as an amplified difference, in data URIs of bounded size."""
+"""Pictures of what changed in a row, as a heat overlay and as an amplified difference, in data URIs of bounded size."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HEAT = (
 
 
 def change(before: Pixels, after: Pixels) -> NDArray[np.float32]:
-    """How much each pixel moved: (H, W) in [0,1], the mean over channels of the absolute difference of two (H, W, 3) images."""
+    """How much each pixel moved: (H, W) in [0,1], mean absolute difference over channels of two (H, W, 3) images."""
     if before.shape != after.shape:
         raise ValueError(f"expected a pair of images of one shape, got {before.shape} and {after.shape}")
     gap = np.abs(before.astype(np.float32) - after.astype(np.float32))
@@ -33,9 +33,9 @@ def change(before: Pixels, after: Pixels) -> NDArray[np.float32]:
 
 
 def full_scale(changes: list[NDArray[np.float32]]) -> float:
-    """The change drawn in full colour, one for all pictures of a page: the median over pictures of the 99th percentile, at least 4/255."""
+    """The change drawn in full colour on a page: the upper quartile of the pictures' 99th percentiles, >= 4/255."""
     tops = [float(np.quantile(one, 0.99)) for one in changes]
-    return max(float(np.median(tops)) if tops else 0.0, 4 / 255)
+    return max(float(np.quantile(tops, 0.75)) if tops else 0.0, 4 / 255)
 
 
 def overlay(before: Pixels, changed: NDArray[np.float32], scale: float) -> Pixels:
@@ -48,7 +48,7 @@ def overlay(before: Pixels, changed: NDArray[np.float32], scale: float) -> Pixel
     heat = np.stack([np.interp(level, stops, colours[:, c]) for c in range(3)], axis=-1)
     # Little changes stay see-through, so that the face can still be made out under them.
     share = np.clip((level - 0.06) / 0.34, 0, 1)[..., None] ** 0.8
-    return np.clip(ground * (1 - share) + heat * share, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(ground * (1 - share) + heat * share, 0, 255), dtype=np.uint8)
 
 
 def amplified(before: Pixels, after: Pixels, scale: float) -> Pixels:
@@ -58,7 +58,7 @@ def amplified(before: Pixels, after: Pixels, scale: float) -> Pixels:
 
 
 def data_uri(image: Pixels, budget: int, stored: bytes | None = None) -> str:
-    """An image as a data URI of at most about `budget` bytes: PNG where that fits (the stored one as it is), else JPEG, smaller if it must be."""
+    """A data URI of about `budget` bytes at most: the stored PNG, or one made here, if it fits, else JPEG."""
     png = stored or encode(image)
     if len(png) <= budget:
         return _uri("png", png)

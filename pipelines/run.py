@@ -11,7 +11,6 @@ from typing import Any
 from configs.schema import RunConfig, load_run
 from configs.strict import UserError, apply_sets, check, parse_yaml
 from pipelines.generate import generate, load_plan, open_run
-from pipelines.stage import run_stage
 from storage.commit import read_commits, totals
 from storage.run import versions, write_manifest
 from storage.uri import Store, open_store
@@ -76,7 +75,7 @@ def _generate(store: Store, config: RunConfig) -> str:
 def _score(store: Store, config: RunConfig) -> str:
     from pipelines.score import score
 
-    table = score(store, config, run_stage)
+    table = score(store, config)
     shown = {
         m["metric"]: m
         for m in reversed(table["metrics"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from metrics import attributes, cost, cout, flips, judge, pixels, rates, table
 from metrics.estimate import SUBSETS, Measure
 from metrics.means import bootstrap_weights
 from metrics.rates import RateSums
-from pipelines.committed import generated, plan_of
+from pipelines.committed import TABLE, generated, plan_of
 from pipelines.judge import SCORES as JUDGE_SCORES
 from pipelines.score_table import Sums, line, tell, to_csv
 from pipelines.stage import run_stage, worker_config
@@ -26,10 +27,10 @@ from storage.uri import Store
 
 MODELS = ("classifier", "oracle", "second")
 VERSION = 1  # of what the worker computes: a change here scores every run again
-TABLE, TABLE_CSV = "score/table.json", "score/table.csv"
+TABLE_CSV = "score/table.csv"
 
 
-def score(store: Store, config: RunConfig) -> dict[str, Any]:
+def score(store: Store, config: RunConfig, run_stage: Callable[..., Any] = run_stage) -> dict[str, Any]:
     """Score every generated shard that is not scored yet, then write score/table.json and .csv; gives the table.
 
     The table is always summed again, with the judge's answers where there are any, so a second call is cheap.
@@ -49,7 +50,12 @@ def score(store: Store, config: RunConfig) -> dict[str, Any]:
     judged = tell_judge(store, config)
     told["metrics"] += judged["metrics"]
     told["subsets"] += judged["subsets"]
-    result = {"stage": stage, "rows": sums.rows, "shards": {"scored": len(commits), "planned": len(plan["shards"])}, **told}
+    result = {
+        "stage": stage,
+        "rows": sums.rows,
+        "shards": {"scored": len(commits), "planned": len(plan["shards"])},
+        **told,
+    }
     store.replace(TABLE, json.dumps(result, indent=1, allow_nan=False).encode())
     store.replace(TABLE_CSV, to_csv(result["metrics"]))
     return result

@@ -31,8 +31,8 @@ class Sums:
 
 def tell(sums: Sums, measures: list[Measure], causal: list[str], extras: list[dict[str, Any]]) -> dict[str, Any]:
     """The table's parts, from sums; extras: what the shards' commits say of classes, attributes and verdicts."""
-    classes = next((extra["classes"] for extra in extras), [])
-    names = next((extra["attributes"] for extra in extras), [])
+    classes: list[str] = next((extra["classes"] for extra in extras), [])
+    names: list[str] = next((extra["attributes"] for extra in extras), [])
     changed = sum(sums.changed.values(), AttributeSums.zero(len(names)))
     notes = {}
     if differs := sum(extra["verdict_differs"] for extra in extras):
@@ -62,7 +62,11 @@ def tell(sums: Sums, measures: list[Measure], causal: list[str], extras: list[di
 
 
 def tell_attributes(
-    by_way: dict[Direction, AttributeSums], total: AttributeSums, names: list[str], classes: list[str], causal: list[str]
+    by_way: dict[Direction, AttributeSums],
+    total: AttributeSums,
+    names: list[str],
+    classes: list[str],
+    causal: list[str],
 ) -> dict[str, Any]:
     """How often each attribute changed among the flipped rows, and by how much on the mean.
 

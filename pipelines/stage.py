@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import sys
 import tempfile
+import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from configs.schema import EngineConfig, RunConfig, fingerprint
 from configs.strict import UserError
 from pipelines.progress import Progress
+from storage.plan import FileChanged
 from storage.uri import Store
 
-MODEL_DIGEST_NOTE = "none of its shards is lost; the same command goes on from here"
+JUDGES = ("oracle", "second")  # they score answers and change none
 
 
 def worker_config(config: RunConfig, digests: dict[str, str]) -> dict[str, Any]:
@@ -32,9 +37,14 @@ def method_fingerprint(config: RunConfig, digests: dict[str, str]) -> str:
         {
             "method": config.method.model_dump(exclude={"preset", "paper"}),
             "seed": config.seed,
-            "models": {name: digest for name, digest in digests.items() if name not in ("oracle", "second")},
+            "models": {name: model_fingerprint(config, name, digests[name]) for name in digests if name not in JUDGES},
         }
     )
+
+
+def model_fingerprint(config: RunConfig, name: str, digest: str) -> str:
+    """What a model's outputs depend on: its weights and how they are read, wherever the file is kept."""
+    return fingerprint([digest, config.models[name].model_dump(exclude={"preset", "weights", "sha256"})])
 
 
 def run_stage(
@@ -78,31 +88,52 @@ def _on_ray(
 ) -> Iterator[dict[str, Any]]:
     import ray
 
-    workers = start_ray(engine)
-    workers = max(1, min(workers, len(shards)))
+    workers = max(1, min(start_ray(engine), len(shards)))
     data = ray.data.from_items([{"shard": json.dumps(shard)} for shard in shards], override_num_blocks=len(shards))
     data = data.map(
         _RayWorker,
         fn_constructor_kwargs={"actor": actor, "config": plain, "stage": stage, "run_uri": uri},
-        concurrency=workers,
-        num_cpus=1 if not engine.gpus else 0,
+        compute=ray.data.ActorPoolStrategy(size=workers),
+        num_cpus=None if engine.gpus else 1,
         num_gpus=engine.gpus or None,
     )
-    try:
-        for row in data.iter_rows():
-            yield json.loads(row["receipt"])
-    except Exception as error:
-        raise _cause(error) from error
+    for row in data.iter_rows():
+        answer = json.loads(row["answer"])
+        if "error" in answer:
+            raise (UserError if answer["users"] else WorkerError)(answer["error"])
+        yield answer
+
+
+class WorkerError(RuntimeError):
+    """A worker failed in a way that is no row's and no user's fault; holds its traceback."""
 
 
 class _RayWorker:
-    """A stage's worker as Ray Data calls it: a shard's JSON in, a receipt's JSON out."""
+    """A stage's worker as Ray Data calls it: a shard's JSON in, a receipt's JSON out.
+
+    Errors come back as answers too: Ray would wrap them in pages of its own stack.
+    """
 
     def __init__(self, actor: type, **kwargs: Any) -> None:
-        self.worker = actor(**kwargs)
+        self.worker, self.error = None, None
+        try:
+            self.worker = actor(**kwargs)
+        except Exception as error:
+            self.error = _told(error)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {"receipt": json.dumps(self.worker(json.loads(row["shard"])))}
+        answer = self.error
+        if self.worker is not None:
+            try:
+                answer = self.worker(json.loads(row["shard"]))
+            except Exception as error:
+                answer = _told(error)
+        return {"answer": json.dumps(answer)}
+
+
+def _told(error: Exception) -> dict[str, Any]:
+    users = isinstance(error, UserError | FileChanged)
+    return {"users": users, "error": str(error) if users else "".join(traceback.format_exception(error))}
 
 
 def start_ray(engine: EngineConfig) -> int:
@@ -116,12 +147,15 @@ def start_ray(engine: EngineConfig) -> int:
     wanted = engine.workers or (None if address else max(1, os.cpu_count() or 1))
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        quiet = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
-        if address:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-        else:
-            ray.init(address="local", num_cpus=(wanted or 1) + 2, _temp_dir=_short_temp(), **quiet)
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        local = {"num_cpus": (wanted or 1) + 2, "include_dashboard": False, "_temp_dir": _short_temp()}
+        with _native_stderr_held():
+            ray.init(
+                address=address or "local", log_to_driver=False, logging_level="ERROR", **({} if address else local)
+            )
     context = ray.data.DataContext.get_current()
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     if wanted is not None:
@@ -132,18 +166,24 @@ def start_ray(engine: EngineConfig) -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 2)) - 1)
 
 
+@contextmanager
+def _native_stderr_held() -> Iterator[None]:
+    """Hold back what Ray's native code says while it starts; it is shown where the start fails."""
+    with tempfile.TemporaryFile() as held:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(kept, held.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
 def _short_temp() -> str | None:
     """Ray's socket paths must stay under 107 characters: leave a long TMPDIR alone by naming a short one."""
     return None if len(tempfile.gettempdir()) < 40 else "/tmp/ray"
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The user's error inside Ray's wrappings, where there is one."""
-    seen: BaseException | None = error
-    while seen is not None:
-        inner = getattr(seen, "cause", None)
-        for candidate in (seen, inner):
-            if isinstance(candidate, UserError):
-                return UserError(f"{candidate} ({MODEL_DIGEST_NOTE})")
-        seen = seen.__cause__ if isinstance(seen.__cause__, BaseException) else None
-    return error

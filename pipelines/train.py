@@ -16,20 +16,23 @@ from torch import Tensor, nn
 
 from configs.schema import TrainConfig
 from configs.strict import UserError
-from models.load import SCHEDULE, build, make, schedule_of
+from models.load import SCHEDULE, build, find, make, schedule_of
 from pipelines import train_card, train_holdout, train_losses
 from pipelines.train_data import Samples, bits, class_indices, load
 
 Log = Callable[[str], None]
+say: Log = partial(print, flush=True)
 
 
-def train(config: TrainConfig, log: Log = partial(print, flush=True)) -> Path:
+def train(config: TrainConfig, log: Log = say) -> Path:
     """Train as the config says; writes `out` (safetensors, fp16) and its card beside it, and gives the path of `out`.
 
     Reproducible on one machine with one thread count. UserError: settings or data that do not fit.
     """
     torch.set_num_threads(config.threads)
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device)
+    device = torch.device(
+        ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+    )
     columns = needed(config)
     samples = load(config.data, columns, log)
     labels = targets(config, samples)
@@ -37,7 +40,10 @@ def train(config: TrainConfig, log: Log = partial(print, flush=True)) -> Path:
     torch.manual_seed(config.seed)
     spec = specification(config)
     try:
-        net = make(spec["target"], {k: v for k, v in spec["settings"].items() if not (config.role == "denoiser" and k in SCHEDULE)})
+        net = make(
+            spec["target"],
+            {k: v for k, v in spec["settings"].items() if not (config.role == "denoiser" and k in SCHEDULE)},
+        )
     except ValueError as error:
         raise UserError(f"{config.name}: {error}") from None
     out = Path(config.out)
@@ -61,12 +67,15 @@ def train(config: TrainConfig, log: Log = partial(print, flush=True)) -> Path:
 def fit(
     config: TrainConfig, net: nn.Module, samples: Samples, labels: Tensor, spec: dict[str, Any], log: Log
 ) -> tuple[dict[str, Tensor], str, float]:
-    """The loop: AdamW, warm-up and cosine decay, clipped gradients; gives the weights to keep, the last log line and the seconds.
+    """The loop: AdamW, warm-up and cosine decay, clipped gradients; gives the weights to keep, the last log line and
+    the seconds.
 
-    Every tenth of the way the weights so far are written to `out`, so that a long training can be looked at and a broken one used.
+    Every tenth of the way the weights so far are written to `out`, so that a long training can be looked at and a
+    broken one used.
     """
     device = next(net.parameters()).device
-    net = net.to(memory_format=torch.channels_last).train()
+    net.train()
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
     loss_of = loss(config, net, spec, device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     average = train_card.Average(net, config.ema) if config.ema else None
@@ -87,7 +96,7 @@ def fit(
         with autocast:
             value = loss_of(images.contiguous(memory_format=torch.channels_last), labels[rows].to(device), generator)
         optimizer.zero_grad(set_to_none=True)
-        value.backward()
+        torch.autograd.backward(value)
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
         if average is not None:
@@ -95,10 +104,11 @@ def fit(
         total += float(value.detach())
         if step % config.log_every == 0 or step == config.steps:
             if not math.isfinite(total):
-                raise UserError(f"{config.name}: expected a finite loss, got {total} by step {step}: try a smaller lr than {config.lr}")
+                raise UserError(f"{config.name}: expected a finite loss, got {total} by step {step}: try a smaller lr")
             count = (step - 1) % config.log_every + 1
             speed = step / (time.monotonic() - started)
-            line = f"step {step}/{config.steps} loss {total / count:.5f} {speed:.2f} steps/s ETA {(config.steps - step) / speed:.0f} s"
+            left = (config.steps - step) / speed
+            line = f"step {step}/{config.steps} loss {total / count:.5f} {speed:.2f} steps/s ETA {left:.0f} s"
             log(f"{config.name}: {line}")
             total = 0.0
         if step % max(1, config.steps // 10) == 0 and step < config.steps:
@@ -108,7 +118,8 @@ def fit(
 
 
 def pace(step: int, steps: int) -> float:
-    """Part of the learning rate at a step: linear warm-up over the first 3 % (at most 200 steps), then cosine to 2 %."""
+    """Part of the learning rate at a step: linear warm-up over the first 3 % (at most 200 steps), then cosine to 2
+    %."""
     warm = max(1, min(200, steps * 3 // 100))
     return min(1.0, step / warm) * (0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2)
 
@@ -122,7 +133,11 @@ def loss(config: TrainConfig, net: nn.Module, spec: dict[str, Any], device: torc
         return lambda images, _, g: train_losses.denoiser(net, images, bar, prediction, weights, g)
     if config.role == "autoencoder" and weights["attributes"] and not config.labels:
         raise UserError("objective.attributes: expected `labels`, the columns to learn, got none")
-    of = {"classifier": train_losses.classifier, "attributes": train_losses.attributes, "autoencoder": train_losses.autoencoder}
+    of = {
+        "classifier": train_losses.classifier,
+        "attributes": train_losses.attributes,
+        "autoencoder": train_losses.autoencoder,
+    }
     return lambda images, labels, g: of[config.role](net, images, labels, weights, g)
 
 
@@ -131,6 +146,8 @@ def needed(config: TrainConfig) -> list[str]:
     if config.role == "classifier":
         if config.data.label is None:
             raise UserError(f"{config.name}: expected data.label, the column to learn, got none")
+        if len(config.classes) < 2:
+            raise UserError(f"{config.name}: expected at least 2 names in classes, got {config.classes}")
         return [config.data.label]
     if config.role == "attributes" and not config.labels:
         raise UserError(f"{config.name}: expected labels, the columns to learn, got none")
@@ -142,8 +159,6 @@ def targets(config: TrainConfig, samples: Samples) -> Tensor:
     if config.role != "classifier":
         return bits(samples, config.labels)
     assert config.data.label is not None  # needed() has seen to it
-    if len(config.classes) < 2:
-        raise UserError(f"{config.name}: expected at least 2 names in classes, got {config.classes}")
     return class_indices(samples.columns[config.data.label], config.classes, config.data.label)
 
 
@@ -153,13 +168,10 @@ def specification(config: TrainConfig) -> dict[str, Any]:
     settings, derived = dict(config.settings), {"outputs": len(classes)} if classes else {"size": config.data.size}
     if config.role == "autoencoder" and config.objective.get("attributes"):
         derived["attributes"] = len(config.labels)
-    path, _, name = config.target.rpartition(".")
     try:
-        import importlib
-
-        known = inspect.signature(getattr(importlib.import_module(path), name)).parameters
-    except (ImportError, AttributeError, ValueError, TypeError):
-        known = {}  # make() tells what is wrong with the target
+        known = set(inspect.signature(find(config.target)).parameters)
+    except ValueError as error:
+        raise UserError(f"{config.name}: {error}") from None
     settings |= {key: value for key, value in derived.items() if key in known and key not in settings}
     spec: dict[str, Any] = {"role": config.role, "source": "torch", "target": config.target, "settings": settings}
     spec["weights"] = Path(config.out).name

@@ -40,7 +40,8 @@ def write(path: Path, data: bytes) -> None:
 
 
 def card(spec: Mapping[str, Any], weights: bytes, training: Mapping[str, Any], holdout: Mapping[str, Any]) -> str:
-    """The card as YAML: `model` is a model config, `training` how it was made, `holdout` what it does on rows it never saw."""
+    """The card as YAML: `model` is a model config, `training` how it was made, `holdout` what it does on rows it never
+    saw."""
     model = {**spec, "sha256": hashlib.sha256(weights).hexdigest()}
     whole = {"model": model, "bytes": len(weights), "training": dict(training), "holdout": dict(holdout)}
     return yaml.safe_dump(whole, sort_keys=False, width=120, allow_unicode=True)
@@ -56,7 +57,8 @@ def preset(card_path: Path, preset_path: Path, weights: str) -> None:
 
 
 class Average:
-    """Exponential moving average of a network's weights and float buffers, faster at first (as diffusers' EMAModel warms up)."""
+    """Exponential moving average of a network's weights and float buffers, faster at first (as diffusers' EMAModel
+    warms up)."""
 
     def __init__(self, net: nn.Module, decay: float) -> None:
         self.decay, self.updates = decay, 0

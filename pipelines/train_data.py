@@ -19,7 +19,8 @@ from storage.uri import data_files
 
 @dataclass(frozen=True)
 class Samples:
-    """images: (N,3,S,S) uint8; columns: per name, the N values as Parquet gives them (bool, int, str), none of them null."""
+    """images: (N,3,S,S) uint8; columns: per name, the N values as Parquet gives them (bool, int, str), none of them
+    null."""
 
     images: Tensor
     columns: dict[str, list[Any]]
@@ -79,7 +80,8 @@ def load(data: DataConfig, columns: list[str], log: Callable[[str], None] = prin
 
 
 def class_indices(values: list[Any], classes: list[str], column: str) -> Tensor:
-    """Class indices (N,) int64 of a label column: booleans and integers as they are, names by their place in `classes`."""
+    """Class indices (N,) int64 of a label column: booleans and integers as they are, names by their place in
+    `classes`."""
     index = {name: place for place, name in enumerate(classes)}
     out = []
     for value in values:

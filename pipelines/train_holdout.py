@@ -23,7 +23,8 @@ def batches(samples: Samples, device: torch.device) -> Iterator[tuple[slice, Ten
 
 @torch.no_grad()
 def classifier(model: Any, samples: Samples, labels: Tensor, groups: list[str], device: torch.device) -> dict[str, Any]:
-    """Accuracy in all, per class, and per label x attribute for each boolean column of `groups`, with the worst of those."""
+    """Accuracy in all, per class, and per label x attribute for each boolean column of `groups`, with the worst of
+    those."""
     right = torch.cat([model(x).argmax(1).cpu() == labels[part] for part, x in batches(samples, device)])
     out: dict[str, Any] = {"rows": len(samples), "accuracy": share(right)}
     out["per_class"] = {name: share(right[labels == k]) for k, name in enumerate(model.classes)}
@@ -57,7 +58,8 @@ def attributes(model: Any, samples: Samples, labels: Tensor, device: torch.devic
 
 @torch.no_grad()
 def autoencoder(model: Any, samples: Samples, device: torch.device) -> dict[str, Any]:
-    """Mean absolute error per pixel in [0,1], the same of neighbouring differences, PSNR in dB, and the latent's spread."""
+    """Mean absolute error per pixel in [0,1], the same of neighbouring differences, PSNR in dB, and the latent's
+    spread."""
     absolute, edge, psnr, codes = 0.0, 0.0, 0.0, []
     for _, x in batches(samples, device):
         z = model.encode(x)
@@ -67,7 +69,12 @@ def autoencoder(model: Any, samples: Samples, device: torch.device) -> dict[str,
         psnr += float(-10 * error.square().mean((1, 2, 3)).clamp(min=1e-10).log10().sum())
         codes.append(z.cpu().flatten(1))
     count, spread = len(samples), torch.cat(codes).std(0, correction=0)
-    out = {"rows": count, "l1": round(absolute / count, 5), "edges": round(edge / count, 5), "psnr": round(psnr / count, 2)}
+    out = {
+        "rows": count,
+        "l1": round(absolute / count, 5),
+        "edges": round(edge / count, 5),
+        "psnr": round(psnr / count, 2),
+    }
     return {**out, "latent": len(spread), "latent_used": int((spread > 0.1).sum())}
 
 

@@ -25,7 +25,7 @@ TERMS: dict[str, dict[str, float]] = {
         "kl": 1e-5,  # per nat and image
         "attributes": 0.0,  # binary cross-entropy of a linear head on the sampled latent, mean over `labels`
     },
-    "denoiser": {"min_snr": 5.0},  # cap of the weight by signal-to-noise ratio (Hang et al. 2023); 0: no weighting
+    "denoiser": {"snr_cap": 5.0},  # cap of the weight by signal-to-noise ratio; 0: no weighting
 }
 
 
@@ -39,7 +39,8 @@ def weights_of(role: str, objective: dict[str, float]) -> dict[str, float]:
 
 
 def jitter(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Some images (each with probability `share`) with other light, blur, and noise fine and coarse; (B,3,H,W) in [0,1]."""
+    """Some images (each with probability `share`) with other light, blur, and noise fine and coarse; (B,3,H,W) in
+    [0,1]."""
     count = len(images)
 
     def draw(low: float, high: float, *shape: int) -> Tensor:
@@ -84,20 +85,20 @@ def attributes(net: nn.Module, images: Tensor, labels: Tensor, w: dict[str, floa
 
 
 def autoencoder(net: Any, images: Tensor, labels: Tensor, w: dict[str, float], g: torch.Generator) -> Tensor:
-    """Reconstruction from a sampled latent (pixels and edges), KL divergence to the standard normal, and the attribute head."""
+    """Rebuilding from a sampled latent (pixels, edges), KL divergence to the normal, and the attribute head."""
     mean, log_variance = net.posterior(images)
     noise = torch.randn(mean.shape, generator=g).to(mean.device)
     latents = mean + (log_variance / 2).exp() * noise
     rebuilt = net.decode(latents).float()
     kl = (mean**2 + log_variance.exp() - 1 - log_variance).sum(1).mean() / 2
-    loss = w["pixel"] * (rebuilt - images).abs().mean() + w["edges"] * edges(rebuilt - images) + w["kl"] * kl
+    loss: Tensor = w["pixel"] * (rebuilt - images).abs().mean() + w["edges"] * edges(rebuilt - images) + w["kl"] * kl
     if w["attributes"]:
         loss = loss + w["attributes"] * F.binary_cross_entropy_with_logits(net.probe(latents).float(), labels)
     return loss
 
 
 def edges(error: Tensor) -> Tensor:
-    """Mean absolute difference of neighbouring errors, averaged over three sizes: blur and shifted outlines cost most here."""
+    """Mean absolute difference of neighbouring errors over three sizes: blur and shifted outlines cost most here."""
     total = error.new_zeros(())
     for _ in range(3):
         total = total + error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
@@ -108,7 +109,10 @@ def edges(error: Tensor) -> Tensor:
 def denoiser(
     net: nn.Module, images: Tensor, alphas: Tensor, prediction: str, w: dict[str, float], g: torch.Generator
 ) -> Tensor:
-    """Mean squared error of the prediction at uniformly drawn steps, weighted by min(SNR, cap) in the scale of x0."""
+    """Mean squared error of the prediction at uniformly drawn steps, weighted by the signal-to-noise ratio.
+
+    In the scale of x0 the weight is min(SNR, cap) as in Hang et al. 2023; v and x0 get at least 1 (Salimans & Ho 2022), so that the noisiest steps, which decide the composition, count; for epsilon that floor would explode.
+    """
     x0 = images * 2 - 1
     t = torch.randint(len(alphas), (len(x0),), generator=g).to(x0.device)
     eps = torch.randn(x0.shape, generator=g).to(x0)
@@ -116,12 +120,13 @@ def denoiser(
     signal, noise = a.sqrt().to(x0), (1 - a).sqrt().to(x0)
     x_t = signal * x0 + noise * eps
     goal = {"epsilon": eps, "v_prediction": signal * eps - noise * x0, "sample": x0}[prediction]
-    error = (net(x_t, t).float() - goal).square().mean((1, 2, 3))
-    if not w["min_snr"]:
-        return error.mean()
-    snr = (a / (1 - a)).flatten()
-    scale = {"epsilon": 1 / snr, "v_prediction": 1 / (snr + 1), "sample": torch.ones_like(snr)}[prediction]
-    return (error * (snr.clamp(max=w["min_snr"]) * scale).to(error)).mean()
+    error: Tensor = (net(x_t, t).float() - goal).square().mean((1, 2, 3))
+    if w["snr_cap"]:
+        snr = (a / (1 - a)).flatten()
+        scale = {"epsilon": 1 / snr, "v_prediction": 1 / (snr + 1), "sample": torch.ones_like(snr)}[prediction]
+        floor = 0.0 if prediction == "epsilon" else 1.0
+        error = error * (snr.clamp(floor, w["snr_cap"]) * scale).to(error)
+    return error.mean()
 
 
 def normal(images: Tensor) -> Tensor:

@@ -70,11 +70,11 @@ def _header(data: bytes, max_pixels: int) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        raise BadRow("image: neither PNG, JPEG nor WebP, or its header is broken") from None
+        raise BadRow("image: neither PNG, JPEG nor WebP, or a broken header") from None
     except Image.DecompressionBombError:
         raise BadRow(f"image size: expected at most {max_pixels} pixels, got far more") from None
     except Exception:
-        raise BadRow("image: broken header") from None
+        raise BadRow("image: truncated, or a broken header") from None
     width, height = image.size
     if width * height > max_pixels:
         raise BadRow(f"image size: expected at most {max_pixels} pixels, got {width}x{height}")

@@ -1,4 +1,4 @@
-"""What is done: a data file and a commit object per shard and stage; readers trust the first commit and nothing else."""
+"""What is done: a data file and a commit object per shard and stage; readers trust the first commit, nothing else."""
 
 from __future__ import annotations
 

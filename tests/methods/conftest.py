@@ -1,7 +1,7 @@
 """Tiny models with the interfaces of models/interfaces.py, and queries for them.
 
-They are made of elementwise operations and sums within a row, so that their results do not depend on the batch size in the
-last bit, as convolutions and matrix products may: what differs between batches is then the method's own doing.
+They are made of elementwise operations and sums within a row, so that their results do not depend on the batch size in
+the last bit, as convolutions and matrix products may: what differs between batches is then the method's own doing.
 """
 
 from __future__ import annotations
@@ -67,19 +67,19 @@ class TinyDenoiser(nn.Module):
         return eps, torch.sigmoid(x_t) if self.learned else None
 
 
-@pytest.fixture()
+@pytest.fixture
 def models() -> dict[str, nn.Module]:
     """One tiny model for every name that a method may list in `needs`; later methods' models are added here."""
     made = {"classifier": TinyClassifier(), "autoencoder": TinyAutoencoder(), "denoiser": TinyDenoiser()}
     return {name: model.eval() for name, model in made.items()}
 
 
-@pytest.fixture()
+@pytest.fixture
 def make_denoiser() -> Callable[..., TinyDenoiser]:
     return TinyDenoiser
 
 
-@pytest.fixture()
+@pytest.fixture
 def queries(models: dict[str, nn.Module]) -> Queries:
     """Eight rows on the 8-bit grid; the last is asked for the class that it has already."""
     images = torch.randint(0, 256, (8, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(3)).float() / 255
@@ -90,7 +90,7 @@ def queries(models: dict[str, nn.Module]) -> Queries:
     return Queries(images=images, source=source, target=target, seed=torch.arange(8) + 100)
 
 
-@pytest.fixture()
+@pytest.fixture
 def pick() -> Callable[[Queries, list[int]], Queries]:
     """Some rows of a batch of queries, as a batch."""
 

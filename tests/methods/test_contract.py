@@ -40,13 +40,13 @@ def preset(request: pytest.FixtureRequest) -> Path:
     return request.param
 
 
-@pytest.fixture()
+@pytest.fixture
 def used(preset: Path, models: dict[str, nn.Module]) -> dict[str, nn.Module]:
     """The models that the preset's method is called with."""
     return {name: models[name] for name in ("classifier", *load(preset).needs)}
 
 
-@pytest.fixture()
+@pytest.fixture
 def run(preset: Path, used: dict[str, nn.Module]) -> Run:
     method = load(preset)
     return lambda queries: method(queries, **used)
@@ -62,7 +62,7 @@ def same(answers: Answers, rows: list[int], others: Answers) -> None:
         one, other = getattr(answers, name), getattr(others, name)
         assert (one is None) == (other is None)
         if one is not None:
-            # The tiny models give the same bits at any batch size; what a method adds may differ by float rounding only.
+            # The tiny models give the same bits at any batch size; what a method adds may differ by rounding only.
             torch.testing.assert_close(one[rows], other, atol=1e-5, rtol=0, msg=name)
 
 

@@ -16,8 +16,9 @@ def test_weights_are_poisson_1_and_independent() -> None:
     counts = np.bincount(np.minimum(weights, 5).astype(int).ravel(), minlength=6)
     expected = np.append(poisson.pmf(range(5), 1), poisson.sf(4, 1)) * weights.size
     assert chisquare(counts, expected).pvalue > 1e-3
-    for axis in (weights[:, :20], weights[:20].T):  # replicates of one row, rows of one replicate
-        correlation = np.corrcoef(axis.T)[np.triu_indices(20, 1)]
+    axes: list[np.ndarray] = [weights[:, :20], weights[:20].T]
+    for axis in axes:
+        correlation = np.asarray(np.corrcoef(axis.T))[np.triu_indices(20, 1)]
         assert np.abs(correlation).max() < 5 / np.sqrt(len(axis))
 
 

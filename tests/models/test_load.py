@@ -1,4 +1,5 @@
-"""Models from every source: files of ours, Hugging Face folders, torch.export and TorchScript archives, diffusers folders."""
+"""Models from every source: files of ours, Hugging Face folders, torch.export and TorchScript archives, diffusers
+folders."""
 
 import io
 from pathlib import Path
@@ -51,7 +52,7 @@ def test_torch_files_are_read_with_weights_only(tmp_path: Path) -> None:
             return (Path.touch, (tmp_path / "ran",))
 
     torch.save({"state_dict": Evil()}, path)
-    with pytest.raises(Exception, match="[Ww]eights"):
+    with pytest.raises(Exception, match=r"[Ww]eights"):
         build(SPEC, path, CPU)
     assert not (tmp_path / "ran").exists()
 
@@ -59,15 +60,15 @@ def test_torch_files_are_read_with_weights_only(tmp_path: Path) -> None:
 def test_wrong_weights_and_targets_are_told() -> None:
     with pytest.raises(ValueError, match="expected a safetensors or torch weights file, got 5 bytes"):
         build(SPEC, b"nouns", CPU)
-    with pytest.raises(ValueError, match="with missing .*body.0.weight"):
+    with pytest.raises(ValueError, match=r"with missing .*body.0.weight"):
         build(SPEC, save({"other": torch.zeros(1)}), CPU)
     with pytest.raises(ValueError, match=r"expected head.weight of shape \(2, 32\)"):
         build(SPEC, save(ConvNet(outputs=5, width=8, stages=3).state_dict()), CPU)
-    with pytest.raises(ValueError, match="expected 'ConvNot' in the module models.classifiers"):
+    with pytest.raises(ValueError, match=r"expected 'ConvNot' in the module models.classifiers"):
         build({**SPEC, "target": "models.classifiers.ConvNot"}, None, CPU)
     with pytest.raises(ValueError, match="to be importable"):
         build({**SPEC, "target": "no_such_package.Net"}, None, CPU)
-    with pytest.raises(ValueError, match="expected settings that models.classifiers.ConvNet takes"):
+    with pytest.raises(ValueError, match=r"expected settings that models.classifiers.ConvNet takes"):
         build({**SPEC, "settings": {"wide": 3}}, None, CPU)
 
 
@@ -103,12 +104,23 @@ def test_huggingface_folder(tmp_path: Path) -> None:
     from transformers import AutoModelForImageClassification, ResNetConfig
 
     config = ResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", id2label={0: "cat", 1: "dog", 2: "eel"}
+        embedding_size=8,
+        hidden_sizes=[8, 16],
+        depths=[1, 1],
+        layer_type="basic",
+        id2label={0: "cat", 1: "dog", 2: "eel"},
     )
     torch.manual_seed(0)
     theirs = AutoModelForImageClassification.from_config(config).eval()
     theirs.save_pretrained(tmp_path)
-    spec = {"role": "classifier", "source": "huggingface", "weights": str(tmp_path), "size": 32, "mean": [0.5], "std": [0.2]}
+    spec = {
+        "role": "classifier",
+        "source": "huggingface",
+        "weights": str(tmp_path),
+        "size": 32,
+        "mean": [0.5],
+        "std": [0.2],
+    }
     model = build(spec, None, CPU)
     assert model.classes == ("cat", "dog", "eel")
     torch.testing.assert_close(model(IMAGES), theirs((IMAGES - 0.5) / 0.2).logits)

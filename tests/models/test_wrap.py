@@ -43,7 +43,9 @@ def test_softmax_scores_are_the_networks_own_after_mean_std_and_resize() -> None
 def test_resize_antialiases_only_when_shrinking() -> None:
     assert resize(IMAGES, None) is IMAGES
     assert resize(IMAGES, 24) is IMAGES
-    torch.testing.assert_close(resize(IMAGES, 48), F.interpolate(IMAGES, (48, 48), mode="bilinear", align_corners=False))
+    torch.testing.assert_close(
+        resize(IMAGES, 48), F.interpolate(IMAGES, (48, 48), mode="bilinear", align_corners=False)
+    )
     stripes = torch.tensor([0.0, 1.0]).repeat(12).expand(1, 3, 24, 24)  # antialiasing averages them away
     assert float((resize(stripes, 8)[..., 1:-1] - 0.5).abs().max()) < 0.15
 
@@ -122,7 +124,9 @@ def test_each_prediction_of_the_truth_gives_the_true_noise(prediction: str) -> N
 
 def test_learned_variance_is_split_off_and_scaled() -> None:
     both = torch.cat([torch.full_like(IMAGES, 2.0), torch.full_like(IMAGES, -0.5)], 1)
-    eps, weight = DenoiserWrapper(Fixed(both), alphas_cumprod=alphas_cumprod("linear", 10))(IMAGES, torch.zeros(3).long())
+    eps, weight = DenoiserWrapper(Fixed(both), alphas_cumprod=alphas_cumprod("linear", 10))(
+        IMAGES, torch.zeros(3).long()
+    )
     assert torch.equal(eps, torch.full_like(IMAGES, 2.0))
     assert weight is not None
     assert torch.equal(weight, torch.full_like(IMAGES, 0.25))

@@ -54,7 +54,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config(role: str, data: Path, out: Path, **other: Any) -> TrainConfig:
     source = {"path": str(data), "size": 32, "label": "Smiling"}
-    raw = {"name": f"tiny-{role}", "role": role, "data": {**source, "rows": ":32"}, "holdout": {**source, "rows": "32:"}}
+    raw = {
+        "name": f"tiny-{role}",
+        "role": role,
+        "data": {**source, "rows": ":32"},
+        "holdout": {**source, "rows": "32:"},
+    }
     raw |= {"steps": 4, "batch": 8, "log_every": 2, "ema": 0.9, "flip": True, "out": str(out), **ROLES[role], **other}
     return check(TrainConfig, raw, "test")
 

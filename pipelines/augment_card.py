@@ -1,0 +1,73 @@
+"""The augmentation set told in words: a sentence, and a card beside the data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from configs.schema import RunConfig
+
+# The YAML on top is what Hugging Face reads where the whole folder is given to load_dataset.
+CARD = """---
+configs:
+- config_name: default
+  data_files: part-*.parquet
+---
+# Counterfactuals of run {run}
+
+{summary}
+
+Each row is a generated image that the classifier sees as `target`, made from the data set's row `source_id`, which it saw
+as `source`. {label} Images are PNG as they were stored and scored.
+
+| | rows |
+|---|---:|
+| considered | {considered} |
+{rejected}| **kept** | **{kept}** |
+
+A row that fails is counted at the first gate it fails, in this order.
+
+{per_class}
+Gates: {gates}. Method: `{method}`. Splits: {splits}.
+
+    datasets.load_dataset("parquet", data_files="part-*.parquet")   # an Image and a ClassLabel
+    pandas.read_parquet("part-00000.parquet")                       # image is {{"bytes": PNG, "path": name}}
+"""
+LABELS = {
+    "target": "Its `label` is the target class: what the image was changed to show.",
+    "original": "Its `label` is that of the original: the change should not have moved the decision.",
+}
+GATES = ("min_target", "max_l1", "min_cout", "max_other_attributes", "min_judge")
+
+
+def summary(counts: dict[str, Any]) -> str:
+    """What became of the rows, in a sentence; where none is kept, why."""
+    kept, considered, rejected = counts["kept"], counts["considered"], counts["rejected"]
+    if kept:
+        classes = ", ".join(f"{n} {name}" for name, n in counts["per_class"].items())
+        told = f"kept {kept} of {considered} rows ({classes})"
+        missing = [name for name in counts["classes"] if name not in counts["per_class"]]
+        return told + (f"; none of class {', '.join(missing)}" if missing else "")
+    if not considered:
+        return "kept no row: the run has none"
+    reasons = ", ".join(f"{n} {gate}" for gate, n in sorted(rejected.items(), key=lambda item: -item[1]))
+    return f"kept none of {considered} rows: {reasons}"
+
+
+def card(config: RunConfig, counts: dict[str, Any]) -> str:
+    """The card, Markdown."""
+    settings = counts["settings"]
+    gates = ", ".join(f"{name} {settings[name]:g}" for name in GATES if settings[name] is not None)
+    per_class = "".join(f"| {name} | {n} |\n" for name, n in counts["per_class"].items())
+    sentence = counts["summary"]
+    return CARD.format(
+        run=config.name,
+        summary=sentence[:1].upper() + sentence[1:] + ".",
+        label=LABELS[settings["label"]],
+        considered=counts["considered"],
+        rejected="".join(f"| {gate} | {n} |\n" for gate, n in counts["rejected"].items()),
+        kept=counts["kept"],
+        per_class=f"| class | kept |\n|---|---:|\n{per_class}" if per_class else "",
+        gates=gates or "none",
+        method=config.method.target,
+        splits=", ".join(settings["splits"]) or "none",
+    )

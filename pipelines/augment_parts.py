@@ -1,0 +1,91 @@
+"""The augmentation set's files: Parquet that Hugging Face `datasets` and pandas both read as it is."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import parquet as pq
+
+from storage.schema import IMAGE
+from storage.uri import Store
+
+PARTS = "augment/part-"
+PART_BYTES = 64_000_000  # of images, before a part is closed
+GROUP_ROWS = 256  # per row group, so that readers can take a part in pieces
+
+
+def schema_of(classes: list[str]) -> pa.Schema:
+    """Columns of the set, with the metadata that makes `datasets` show an Image and a ClassLabel."""
+    columns: list[tuple[str, pa.DataType]] = [
+        ("id", pa.string()),  # cf_id
+        ("image", IMAGE),
+        ("label", pa.int64()),
+        ("label_name", pa.string()),
+        ("source_id", pa.string()),
+        ("method", pa.string()),
+        ("run", pa.string()),
+        ("split", pa.string()),
+        ("source", pa.string()),
+        ("target", pa.string()),
+        ("original_label", pa.string()),
+        *(
+            (name, pa.float64())
+            for name in ("p_target", "cout", "l1", "l2", "sparsity", "second_p_target", "causal_share")
+        ),
+        ("changed_spurious", pa.int32()),
+        ("judge", pa.float64()),
+    ]
+    features: dict[str, Any] = {
+        name: {"dtype": {"double": "float64"}.get(str(kind), str(kind)), "_type": "Value"} for name, kind in columns
+    }
+    features["image"] = {"_type": "Image"}
+    features["label"] = {"names": classes, "_type": "ClassLabel"}
+    return pa.schema(columns, metadata={b"huggingface": json.dumps({"info": {"features": features}}).encode()})
+
+
+class Parts:
+    """Rows in, Parquet files of about 64 MB out, one of them in memory at a time."""
+
+    def __init__(self, store: Store, schema: pa.Schema) -> None:
+        self.store, self.schema = store, schema
+        self.files: list[str] = []
+        self.taken = 0  # rows of the part that is open
+        self.out = io.BytesIO()
+        self.writer = pq.ParquetWriter(self.out, schema, compression="zstd")
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Take one row of the schema."""
+        self.rows.append(row)
+        self.taken += 1
+        if len(self.rows) == GROUP_ROWS:
+            self._group()
+            if self.out.tell() >= PART_BYTES:
+                self._end()
+
+    def close(self) -> list[str]:
+        """Write what is left, at least one part, and empty the parts of an earlier, larger set; the parts' names."""
+        if self.taken or not self.files:
+            self._group()
+            self._end()
+        for path in self.store.list("augment"):
+            if path.startswith(PARTS) and path not in self.files:
+                empty = io.BytesIO()
+                pq.write_table(self.schema.empty_table(), empty)
+                self.store.replace(path, empty.getvalue())
+        return self.files
+
+    def _group(self) -> None:
+        if self.rows:
+            self.writer.write_table(pa.Table.from_pylist(self.rows, schema=self.schema))
+            self.rows = []
+
+    def _end(self) -> None:
+        self.writer.close()
+        self.files.append(f"{PARTS}{len(self.files):05d}.parquet")
+        self.store.replace(self.files[-1], self.out.getvalue())
+        self.out = io.BytesIO()
+        self.writer = pq.ParquetWriter(self.out, self.schema, compression="zstd")
