@@ -88,7 +88,7 @@ class Score:
         }
 
     def score(self, records: list[dict[str, Any]], shard: int) -> list[dict[str, Any]]:
-        """Rows of SCHEMA for rows of COUNTERFACTUALS; ValueError names the shard and row of an image that is no image.
+        """Rows of SCHEMA for rows of COUNTERFACTUALS; UserError names the shard and row of an image that is no image.
 
         `flipped` is judged again, on the stored image.
         """
@@ -144,7 +144,7 @@ class Score:
                 cell = (record[column] or {}).get("bytes")
                 images.append(decode(cell, size=data["size"], crop=None, max_pixels=data["max_pixels"]))
             except BadRow as reason:
-                raise ValueError(
+                raise UserError(
                     f"shard {shard}, row {record['cf_id']}: expected a stored {column} that can be read, got {reason}"
                 ) from None
         stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
@@ -169,8 +169,8 @@ def causal_columns(attributes: Sequence[str], causal: Sequence[str]) -> list[int
 
 
 def _finite(row: dict[str, Any], shard: int) -> dict[str, Any]:
-    """The row as it came; ValueError where a model gave a number that is none."""
+    """The row as it came; UserError where a model gave a number that is none."""
     for name, value in row.items():
         if not all(np.isfinite(v) for v in (value if isinstance(value, list) else [value]) if isinstance(v, float)):
-            raise ValueError(f"shard {shard}, row {row['cf_id']}: expected a finite {name}, got {value}")
+            raise UserError(f"shard {shard}, row {row['cf_id']}: expected a finite {name}, got {value}")
     return row

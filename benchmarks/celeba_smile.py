@@ -32,8 +32,8 @@ def main(run: Path, control: Path, models: Path) -> None:
     tables = [json.loads((folder / "score" / "table.json").read_text()) for folder in (run, control)]
     cards = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(models.glob("*.yaml"))}
     trainings(cards)
-    figures(*tables)
-    attributes(*tables, cards["attributes"]["holdout"]["attributes"])
+    figures(tables[0], tables[1])
+    attributes(tables[0], tables[1], cards["attributes"]["holdout"]["attributes"])
     for name, table in zip((run.name, control.name), tables, strict=True):
         print(f"{name}: {table['audit']['verdict']}\n")
 

@@ -64,14 +64,6 @@ def to_8bit(images: Tensor) -> Tensor:
     return images.clamp(0, 1).mul(255).round().div(255)
 
 
-def as_stored(images: Tensor) -> Tensor:
-    """The 8-bit image in the forward pass, the image itself in the backward pass (a straight-through gradient).
-
-    One model evaluation then serves both the attack and the verdict on what is stored.
-    """
-    return to_8bit(images.detach()) + (images - images.detach())
-
-
 def row_generators(seed: Tensor) -> list[torch.Generator]:
     """One CPU generator per row, so that a row's noise does not depend on its batch; seed: (B,) int64."""
     return [torch.Generator().manual_seed(int(s) & 0x7FFF_FFFF_FFFF_FFFF) for s in seed.tolist()]
@@ -119,6 +111,23 @@ def stored_verdict(classifier: Classifier, images: Tensor, target: Tensor) -> tu
     # argmax takes a NaN for the largest value, so the flip must ask for finite scores as well.
     flipped = (probabilities.argmax(1) == target) & probabilities.isfinite().all(1)
     return flipped, probabilities.gather(1, target[:, None])[:, 0]
+
+
+def passes_stored(
+    classifier: Classifier, images: Tensor, target: Tensor, p: Tensor, threshold: float, rows: Tensor, budget: Budget
+) -> Tensor:
+    """Which images pass the threshold as stored in 8 bits, and are their target there; (n,) bool.
+
+    p: (n,) p(target) of the images as they are: only those that pass so are stored and looked at; rows: (n,) their
+    places in the batch, for the budget.
+    """
+    passes = p > threshold
+    near = passes.nonzero()[:, 0]
+    if len(near):
+        flips, stored_p = stored_verdict(classifier, images[near], target[near])
+        passes[near] = flips & (stored_p > threshold)
+        budget.spend(rows[near], forward=1)
+    return passes
 
 
 def settle(

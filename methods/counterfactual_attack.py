@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from methods.contract import Answers, Budget, Queries, as_stored, settle, stored_verdict
+from methods.contract import Answers, Budget, Queries, passes_stored, settle, stored_verdict, target_log_prob
 from methods.settings import check_settings
 from models.interfaces import Autoencoder, Classifier
 
@@ -23,7 +23,9 @@ class CounterfactualAttack:
     threshold: probability of the target at which a row is done; objective: what is ascended, "probability" (the paper)
     or "log_probability" (does not saturate); distance_weight: of -||z - z0||^2 added to the objective (0: the paper);
     residual: x' = clip(x + dec(z) - dec(z0)), which keeps what the autoencoder loses (False: x' = dec(z), the paper);
-    shrink: bisections from z back towards z0 for the smallest change that still passes (0: the paper).
+    second_moment: Adam's, one per "coordinate" (the paper: latents move alike, whether they matter or not) or one per
+    "row" (the step follows the gradient); shrink: bisections from z back towards z0 for the smallest change that still
+    passes (0: the paper).
     """
 
     needs: ClassVar[tuple[str, ...]] = ("autoencoder",)
@@ -34,6 +36,7 @@ class CounterfactualAttack:
     objective: str = "probability"
     distance_weight: float = 0.0
     residual: bool = True
+    second_moment: str = "coordinate"
     shrink: int = 0
 
     def __post_init__(self) -> None:
@@ -44,11 +47,12 @@ class CounterfactualAttack:
             max_steps=(0, inf),
             objective=("probability", "log_probability"),
             distance_weight=(0, inf),
+            second_moment=("coordinate", "row"),
             shrink=(0, inf),
         )
 
     def __call__(self, queries: Queries, *, classifier: Classifier, autoencoder: Autoencoder) -> Answers:
-        """Counterfactuals by latent ascent; the best try of a row is its latent of highest stored p(target)."""
+        """Counterfactuals by latent ascent; a row that never passes keeps its latent of highest p(target)."""
         x, target = queries.images, queries.target
         budget, reasons = Budget.of(len(x)), ["not converged"] * len(x)
         steps = torch.zeros(len(x), dtype=torch.int64)
@@ -59,24 +63,26 @@ class CounterfactualAttack:
         active = torch.arange(len(x), device=x.device)
         budget.spend(active, forward=2)
         z, m, v = z0.clone(), torch.zeros_like(z0), torch.zeros_like(z0)
-        best, best_p = z0.clone(), x.new_full((len(x),), -1.0)
+        best, best_p, passed = z0.clone(), x.new_full((len(x),), -1.0), x.new_zeros(len(x), dtype=torch.bool)
 
         for step in range(1, self.max_steps + 2):
             # Rows that are done have left: the models see the active ones only.
             z_a = z[active].requires_grad_()
             image = self._image(x[active], x0[active], autoencoder.decode(z_a))
-            log_p = classifier(as_stored(image)).log_softmax(1)
-            log_p_target = log_p.gather(1, target[active, None])[:, 0]
-            p = log_p_target.detach().exp()
+            log_p = target_log_prob(classifier, image, target[active])
+            p = log_p.detach().exp()
             budget.spend(active, forward=2)
 
-            better = p > best_p[active]
+            # Rounding inside the ascent would blow float noise up to 8-bit levels: only the verdict sees stored images.
+            done = passes_stored(classifier, image.detach(), target[active], p, self.threshold, active, budget)
+            better = done | (p > best_p[active])
             best[active[better]], best_p[active[better]] = z_a.detach()[better], p[better]
-            going = ~((p > self.threshold) & (log_p.argmax(1) == target[active]))
+            passed[active[done]] = True
+            going = ~done
             if step > self.max_steps or not going.any():
                 break
 
-            ascent = log_p_target.exp() if self.objective == "probability" else log_p_target
+            ascent = log_p.exp() if self.objective == "probability" else log_p
             ascent = ascent - self.distance_weight * (z_a - z0[active]).square().flatten(1).sum(1)
             (grad,) = torch.autograd.grad(ascent.sum(), z_a)
             budget.spend(active[going], backward=2)
@@ -89,13 +95,16 @@ class CounterfactualAttack:
                 break
             # Adam (Kingma & Ba 2015, algorithm 1), each row with its own moments.
             m[active] = BETA1 * m[active] + (1 - BETA1) * grad
-            v[active] = BETA2 * v[active] + (1 - BETA2) * grad.square()
+            square = grad.square()
+            if self.second_moment == "row":
+                square = square.flatten(1).mean(1).view(-1, *(1,) * (z.ndim - 1)).expand_as(square)
+            v[active] = BETA2 * v[active] + (1 - BETA2) * square
             m_hat, v_hat = m[active] / (1 - BETA1**step), v[active] / (1 - BETA2**step)
             z[active] = z[active] + self.lr * m_hat / (v_hat.sqrt() + EPS)
             steps[active.cpu()] += 1
 
         if self.shrink:
-            best = self._shrunk(best, best_p, z0, x0, queries, budget, classifier, autoencoder)
+            best = self._shrunk(best, passed, z0, x0, queries, budget, classifier, autoencoder)
         with torch.no_grad():
             image = self._image(x, x0, autoencoder.decode(best))
         budget.spend(torch.arange(len(x)), forward=1)
@@ -120,7 +129,7 @@ class CounterfactualAttack:
     def _shrunk(
         self,
         z: Tensor,
-        p: Tensor,
+        passed: Tensor,
         z0: Tensor,
         x0: Tensor,
         queries: Queries,
@@ -129,7 +138,7 @@ class CounterfactualAttack:
         autoencoder: Autoencoder,
     ) -> Tensor:
         """For rows that passed, the end of a bisection on [z0, z] whose upper end always passes."""
-        rows = (p > self.threshold).nonzero()[:, 0]
+        rows = passed.nonzero()[:, 0]
         if not len(rows):
             return z
         x, target = queries.images[rows], queries.target[rows]

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from methods.contract import Answers, Budget, Queries, as_stored, settle
+from methods.contract import Answers, Budget, Queries, passes_stored, settle, target_log_prob
 from methods.settings import check_settings
 from models.interfaces import Classifier
 
@@ -31,7 +31,7 @@ class PixelPGD:
         check_settings(self, threshold=(0, 1), step=(0, 255), eps=(0, 255), max_steps=(0, inf))
 
     def __call__(self, queries: Queries, *, classifier: Classifier) -> Answers:
-        """Adversarial examples; the best try of a row is its iterate of highest stored p(target)."""
+        """Adversarial examples; the best try of a row that never passes is its iterate of highest p(target)."""
         x, target = queries.images, queries.target
         budget, reasons = Budget.of(len(x)), ["not converged"] * len(x)
         steps = torch.zeros(len(x), dtype=torch.int64)
@@ -41,18 +41,18 @@ class PixelPGD:
 
         for step in range(1, self.max_steps + 2):
             x_a = x_adv[active].requires_grad_()
-            log_p = classifier(as_stored(x_a)).log_softmax(1)
-            log_p_target = log_p.gather(1, target[active, None])[:, 0]
-            p = log_p_target.detach().exp()
+            log_p = target_log_prob(classifier, x_a, target[active])
+            p = log_p.detach().exp()
             budget.spend(active, forward=1)
 
-            better = p > best_p[active]
+            done = passes_stored(classifier, x_a.detach(), target[active], p, self.threshold, active, budget)
+            better = done | (p > best_p[active])
             best[active[better]], best_p[active[better]] = x_a.detach()[better], p[better]
-            going = ~((p > self.threshold) & (log_p.argmax(1) == target[active]))
+            going = ~done
             if step > self.max_steps or not going.any():
                 break
 
-            (grad,) = torch.autograd.grad(log_p_target.sum(), x_a)
+            (grad,) = torch.autograd.grad(log_p.sum(), x_a)
             budget.spend(active[going], backward=1)
             finite = grad.isfinite().flatten(1).all(1)
             for row in active[going & ~finite].tolist():

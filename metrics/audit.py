@@ -88,6 +88,8 @@ def _verdict(ranked: list[Changed], causal: set[str], sums: AttributeSums) -> tu
     by_top = f"Decisions were flipped {'mostly' if top.low > 0.5 else 'most often'} by changing {top}"
     right = [c for c in ranked if c.name in causal]
     wrong = [c for c in ranked if c.name not in causal]
+    if sums.unchanged == sums.n and top.high < UNEXPLAINED:
+        return False, None, "No attribute explains the flips: none changed in any of them."
     if top.high < UNEXPLAINED:
         none = _percent(sums.unchanged / sums.n)
         return (

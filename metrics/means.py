@@ -57,7 +57,8 @@ def bootstrap_weights(ids: Sequence[str], replicates: int) -> Floats:
 def update(values: Floats, weights: Floats) -> MeanSums:
     """Sum a batch; values: (B,), NaN where a row was not measured; weights: (B,R) by `bootstrap_weights`."""
     seen = ~np.isnan(values)
-    values, weights = values[seen], weights[seen]
+    if not seen.all():
+        values, weights = values[seen], weights[seen]
     return MeanSums(len(values), float(values.sum()), weights.sum(0), values @ weights)
 
 

@@ -36,10 +36,11 @@ def update(measures: Sequence[Measure], columns: Mapping[str, Floats], weights: 
         "correct & flipped": correct & flipped,
     }
     sums: Sums = {}
-    for m in measures:
-        for subset, mask in masks.items():
+    for subset, mask in masks.items():
+        drawn = weights[mask]
+        for m in measures:
             values = columns[m.column][mask]
-            sums[m.name, subset] = rates.update(values) if m.kind == "rate" else means.update(values, weights[mask])
+            sums[m.name, subset] = rates.update(values) if m.kind == "rate" else means.update(values, drawn)
     return sums
 
 

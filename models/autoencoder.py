@@ -10,21 +10,57 @@ from torch.nn import functional as F
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions with group norm and SiLU around a shortcut."""
+    """Two 3x3 convolutions with group norm and SiLU beside a shortcut.
 
-    def __init__(self, before: int, after: int) -> None:
+    style > 0: a vector of that length scales and shifts the second norm's channels (as in Dhariwal & Nichol 2021), so
+    that what holds for the whole image, such as a colour, need not pass through the coarse layers.
+    """
+
+    def __init__(self, channels: int, style: int = 0) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(8, before)
-        self.conv1 = nn.Conv2d(before, after, 3, 1, 1)
-        self.norm2 = nn.GroupNorm(8, after)
-        self.conv2 = nn.Conv2d(after, after, 3, 1, 1)
-        self.short = nn.Conv2d(before, after, 1) if before != after else nn.Identity()
+        self.norm1 = nn.GroupNorm(8, channels)
+        self.conv1 = nn.Conv2d(channels, channels, 3, 1, 1)
+        self.norm2 = nn.GroupNorm(8, channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1)
+        self.style = nn.Linear(style, 2 * channels) if style else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B,after,H,W)."""
-        change: Tensor = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
-        out: Tensor = change + self.short(x)
+    def forward(self, x: Tensor, style: Tensor | None = None) -> Tensor:
+        """Like x (B,C,H,W); style (B,S)."""
+        change: Tensor = self.norm2(self.conv1(F.silu(self.norm1(x))))
+        if self.style is not None and style is not None:
+            scale, shift = self.style(style)[:, :, None, None].chunk(2, dim=1)
+            change = change * (1 + scale) + shift
+        out: Tensor = x + self.conv2(F.silu(change))
         return out
+
+
+class Decoder(nn.Module):
+    """Latent vectors (B,latent) to images (B,3,size,size) before the sigmoid.
+
+    Every level adds a learned map to its input: faces are aligned, so where something is says much about what it is.
+    """
+
+    def __init__(self, *, size: int, latent: int, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.top, self.side = widths[-1], size >> len(widths)
+        self.start = nn.Linear(latent, self.top * self.side**2)
+        self.blocks = nn.ModuleList(Block(width, latent) for width in reversed(widths))
+        self.maps = nn.ParameterList(
+            torch.zeros(1, width, self.side << level, self.side << level)
+            for level, width in enumerate(reversed(widths))
+        )
+        self.grow = nn.ModuleList(nn.Conv2d(before, after, 3, 1, 1) for after, before in pairwise(widths))
+        self.norm = nn.GroupNorm(8, widths[0])
+        self.last = nn.Conv2d(widths[0], 12, 3, 1, 1)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """(B,3,size,size)."""
+        x: Tensor = self.start(latents).unflatten(1, (self.top, self.side, self.side))
+        for level, (block, position) in enumerate(zip(self.blocks, self.maps, strict=True)):
+            if level:
+                x = self.grow[-level](F.interpolate(x, scale_factor=2.0))
+            x = block(x + position, latents)
+        return F.pixel_shuffle(self.last(F.silu(self.norm(x))), 2)
 
 
 class Autoencoder(nn.Module):
@@ -33,7 +69,7 @@ class Autoencoder(nn.Module):
     The image is folded 2x2 into channels at both ends, so that every convolution runs at half the side or less;
     `widths` are the channels at size/2, size/4, ... The encoder gives mean and log-variance; `encode` is the mean,
     deterministic. `attributes` > 0 adds a linear head on the latent, a training aid that makes labelled attributes
-    directions of the latent.
+    directions of it.
     """
 
     def __init__(
@@ -41,21 +77,15 @@ class Autoencoder(nn.Module):
     ) -> None:
         super().__init__()
         widths = tuple(widths)
-        self.side = size >> len(widths)
-        if self.side << len(widths) != size:
+        side = size >> len(widths)
+        if side << len(widths) != size:
             raise ValueError(f"expected size divisible by {2 ** len(widths)}, got {size}")
-        self.size, self.top = size, widths[-1]
-        encoder: list[nn.Module] = [nn.PixelUnshuffle(2), nn.Conv2d(12, widths[0], 3, 1, 1)]
+        layers: list[nn.Module] = [nn.PixelUnshuffle(2), nn.Conv2d(12, widths[0], 3, 1, 1)]
         for before, after in pairwise(widths):
-            encoder += [nn.Conv2d(before, after, 4, 2, 1), Block(after, after)]
-        self.encoder = nn.Sequential(*encoder, nn.GroupNorm(8, self.top), nn.SiLU(), nn.Flatten())
-        self.moments = nn.Linear(self.top * self.side**2, 2 * latent)
-        self.start = nn.Linear(latent, self.top * self.side**2)
-        decoder: list[nn.Module] = []
-        for before, after in zip(widths[:0:-1], widths[-2::-1], strict=True):
-            decoder += [Block(before, before), nn.Upsample(scale_factor=2), nn.Conv2d(before, after, 3, 1, 1)]
-        decoder += [Block(widths[0], widths[0]), nn.GroupNorm(8, widths[0]), nn.SiLU()]
-        self.decoder = nn.Sequential(*decoder, nn.Conv2d(widths[0], 12, 3, 1, 1), nn.PixelShuffle(2))
+            layers += [nn.Conv2d(before, after, 4, 2, 1), Block(after)]
+        self.encoder = nn.Sequential(*layers, nn.GroupNorm(8, widths[-1]), nn.SiLU(), nn.Flatten())
+        self.moments = nn.Linear(widths[-1] * side**2, 2 * latent)
+        self.decoder = Decoder(size=size, latent=latent, widths=widths)
         self.probe = nn.Linear(latent, attributes) if attributes else None
 
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,5 +99,4 @@ class Autoencoder(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images (B,3,size,size) in [0,1]."""
-        start = self.start(latents).unflatten(1, (self.top, self.side, self.side))
-        return torch.sigmoid(self.decoder(start).float())
+        return torch.sigmoid(self.decoder(latents).float())

@@ -37,14 +37,15 @@ def augment(store: Store, config: RunConfig) -> dict[str, Any]:
     _check_gates(store, config)
     commits, settings = generated(store), config.augment
     scores = read_commits(store, scored_stage(store))
-    names = class_names(config, scores)
+    names = class_names(store, config)
     judged = _judged(store)
     gates = gates_of(settings)
     rejected = dict.fromkeys([*gates, UNBALANCED], 0)
     passed: dict[int, list[bytes]] = {}
-    considered = 0
+    considered = unsplit = 0
     for row in _rows(commits, scores, store, judged):
         considered += 1
+        unsplit += row["split"] is None
         failed = next((name for name, passes in gates.items() if not passes(row)), None)
         if failed:
             rejected[failed] += 1
@@ -61,6 +62,7 @@ def augment(store: Store, config: RunConfig) -> dict[str, Any]:
     files = parts.close()
     counts: dict[str, Any] = {
         "considered": considered,
+        "without_split": unsplit,
         "kept": sum(kept.values()),
         "per_class": dict(sorted(kept.items())),
         "rejected": {gate: n for gate, n in rejected.items() if n},

@@ -16,8 +16,8 @@ configs:
 
 {summary}
 
-Each row is a generated image that the classifier sees as `target`, made from the data set's row `source_id`, which it saw
-as `source`. {label} Images are PNG as they were stored and scored.
+Each row is a generated image that the classifier sees as `target`, made from the data set's row `source_id`, which it
+saw as `source`. {label} Images are PNG as they were stored and scored.
 
 | | rows |
 |---|---:|
@@ -50,7 +50,8 @@ def summary(counts: dict[str, Any]) -> str:
     if not considered:
         return "kept no row: the run has none"
     reasons = ", ".join(f"{n} {gate}" for gate, n in sorted(rejected.items(), key=lambda item: -item[1]))
-    return f"kept none of {considered} rows: {reasons}"
+    hint = "; no row says which split it is of (data.split)" if counts["without_split"] == considered else ""
+    return f"kept none of {considered} rows: {reasons}{hint}"
 
 
 def card(config: RunConfig, counts: dict[str, Any]) -> str:

@@ -13,8 +13,8 @@ from storage.schema import IMAGE
 from storage.uri import Store
 
 PARTS = "augment/part-"
-PART_BYTES = 64_000_000  # of images, before a part is closed
-GROUP_ROWS = 256  # per row group, so that readers can take a part in pieces
+PART_BYTES = 64_000_000  # of a file, before the next one is begun
+GROUP_ROWS, GROUP_BYTES = 256, 16_000_000  # of a row group, so that readers can take a part in pieces
 
 
 def schema_of(classes: list[str]) -> pa.Schema:
@@ -52,40 +52,42 @@ class Parts:
     def __init__(self, store: Store, schema: pa.Schema) -> None:
         self.store, self.schema = store, schema
         self.files: list[str] = []
-        self.taken = 0  # rows of the part that is open
-        self.out = io.BytesIO()
-        self.writer = pq.ParquetWriter(self.out, schema, compression="zstd")
-        self.rows: list[dict[str, Any]] = []
+        self._begin()
 
     def add(self, row: dict[str, Any]) -> None:
         """Take one row of the schema."""
         self.rows.append(row)
-        self.taken += 1
-        if len(self.rows) == GROUP_ROWS:
+        self.bytes += len(row["image"]["bytes"])
+        if len(self.rows) == GROUP_ROWS or self.bytes >= GROUP_BYTES:
             self._group()
             if self.out.tell() >= PART_BYTES:
                 self._end()
 
     def close(self) -> list[str]:
         """Write what is left, at least one part, and empty the parts of an earlier, larger set; the parts' names."""
-        if self.taken or not self.files:
-            self._group()
+        self._group()
+        if not self.empty or not self.files:
             self._end()
         for path in self.store.list("augment"):
             if path.startswith(PARTS) and path not in self.files:
-                empty = io.BytesIO()
-                pq.write_table(self.schema.empty_table(), empty)
-                self.store.replace(path, empty.getvalue())
+                none = io.BytesIO()
+                pq.write_table(self.schema.empty_table(), none)
+                self.store.replace(path, none.getvalue())
         return self.files
+
+    def _begin(self) -> None:
+        self.out, self.empty = io.BytesIO(), True
+        self.writer = pq.ParquetWriter(self.out, self.schema, compression="zstd")
+        self.rows: list[dict[str, Any]] = []
+        self.bytes = 0
 
     def _group(self) -> None:
         if self.rows:
             self.writer.write_table(pa.Table.from_pylist(self.rows, schema=self.schema))
-            self.rows = []
+            self.rows, self.bytes, self.empty = [], 0, False
 
     def _end(self) -> None:
         self.writer.close()
         self.files.append(f"{PARTS}{len(self.files):05d}.parquet")
         self.store.replace(self.files[-1], self.out.getvalue())
-        self.out = io.BytesIO()
-        self.writer = pq.ParquetWriter(self.out, self.schema, compression="zstd")
+        self._begin()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 
@@ -34,28 +34,35 @@ class Series(NamedTuple):
 
 
 LABELS, BARS, VALUES = 40.0, 42.0, 86.0  # per cent: labels end, bars start and end
-STEP = 26  # pixels per bar
+STEP, TALL_STEP = 26, 42  # pixels per bar, with its label beside it or above it
+SHORT, LONG = 24, 46  # characters of a label that fit beside its bar and above it on a narrow screen
 
 
 def bars(rows: Sequence[Bar], title: str) -> Markup:
-    """Horizontal bars on an axis of 0 to 100 %, whiskers for intervals, labels left and values right."""
-    height = STEP * len(rows) + 26
+    """Horizontal bars on an axis of 0 to 100 %, whiskers for intervals, values right; labels left, or above if long."""
+    above = any(len(row.label) > SHORT for row in rows)
+    step, left = (TALL_STEP, 0.5) if above else (STEP, BARS)
+    height = step * len(rows) + 26
 
     def x(share: float) -> float:
-        return BARS + (VALUES - BARS) * min(max(share, 0.0), 1.0)
+        return left + (VALUES - left) * min(max(share, 0.0), 1.0)
 
-    parts = [
-        _line(x(tick), 4, x(tick), height - 20, "grid")
-        + _text(x(tick), height - 6, f"{tick:.0%}".replace("%", " %"), "tick", "middle")
-        for tick in (0, 0.5, 1)
-    ]
+    parts = []
+    for tick, anchor in ((0.0, "start" if above else "middle"), (0.5, "middle"), (1.0, "middle")):
+        parts.append(_line(x(tick), 4, x(tick), height - 20, "grid"))
+        parts.append(_text(x(tick), height - 6, f"{100 * tick:.0f} %", "tick", anchor))
     for i, row in enumerate(rows):
-        middle = STEP * i + STEP / 2 + 4
-        parts.append(_text(LABELS, middle + 4, row.label, f"label {row.kind}", "end"))
+        middle = step * (i + 1) - STEP / 2 + 4
+        kind = f"label {row.kind}"
+        parts.append(
+            _text(0, middle - 14, row.label, kind, "start")
+            if above
+            else _text(LABELS, middle + 4, row.label, kind, "end")
+        )
         if row.value is None:
-            parts.append(_text(BARS + 1, middle + 4, "not measured", "tick", "start"))
+            parts.append(_text(left + 1, middle + 4, "not measured", "tick", "start"))
             continue
-        parts.append(_rect(BARS, middle - 7, x(row.value) - BARS, 14, f"bar {row.kind}", f"{row.label}: {row.shown}"))
+        parts.append(_rect(left, middle - 7, x(row.value) - left, 14, f"bar {row.kind}", f"{row.label}: {row.shown}"))
         if row.low is not None and row.high is not None:
             parts.append(_whisker(x(row.low), x(row.high), middle, 3))
         parts.append(_text(100, middle + 4, row.shown, f"value {row.kind}", "end"))
@@ -140,8 +147,9 @@ def _whisker(x1: float, x2: float, y: float, half: float) -> Markup:
 
 
 def _text(x: float, y: float, text: str, kind: str, anchor: str) -> Markup:
+    short = text if len(text) <= LONG else text[: LONG - 1] + "\N{HORIZONTAL ELLIPSIS}"
     return Markup('<text x="{}%" y="{}" class="{}" text-anchor="{}">{}</text>').format(
-        _n(x), _n(y), kind, anchor, escape(text)
+        _n(x), _n(y), kind, anchor, short
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from configs.schema import RunConfig
 from configs.strict import UserError
-from storage.commit import read_commits
+from storage.commit import iterate_commits, read_commits
 from storage.run import read_plan
 from storage.uri import Store
 
@@ -38,13 +38,18 @@ def scored_stage(store: Store) -> str:
         raise UserError(f"expected scores in {store.uri}, got none: run the score stage first") from None
 
 
-def class_names(config: RunConfig, commits: dict[int, dict[str, Any]]) -> list[str]:
-    """The classifier's class names, from the config or else from what a worker wrote; [] where neither knows."""
-    known = [
-        list(config.models["classifier"].classes),
-        *(commit["extra"].get("classes") for commit in commits.values()),
-    ]
-    return next((names for names in known if names), [])
+def class_names(store: Store, config: RunConfig) -> list[str]:
+    """The classifier's class names: from the config, or as the model itself named them when it scored or generated.
+
+    UserError where none of them knows.
+    """
+    if config.models["classifier"].classes:
+        return list(config.models["classifier"].classes)
+    for stage in (GENERATE, *([scored_stage(store)] if store.exists(TABLE) else [])):
+        for commit in iterate_commits(store, stage):
+            if commit["extra"].get("classes"):
+                return list(commit["extra"]["classes"])
+    raise UserError("models.classifier.classes: expected the names of the classes, got none: give them, or score first")
 
 
 def class_name(names: list[str], index: int) -> str:

@@ -26,6 +26,8 @@ def doctor(config: RunConfig) -> list[Finding]:
         torch.zeros(1, device=device)
     except (UserError, RuntimeError, AssertionError):  # a GPU that is not there: look_at_machine says so
         device = torch.device("cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(config.engine.threads)  # as a worker does, so that the timed call is like a worker's
     oracle = config.models.get("oracle")
     found, sample = look_at_data(config, oracle.classes if oracle else [])
     more, loaded = load_each(config, device)
@@ -53,6 +55,9 @@ def _look_at_models(config: RunConfig, loaded: dict[str, Any], sample: Sample) -
             labels = [_index(row.get(config.data.label or ""), loaded[name].classes) for row in sample.records]
             found, predicted[name] = look_at_classifier(f"models.{name}", loaded[name], images, labels)
             yield from found
+            if predicted[name] is None:
+                del loaded[name]  # nothing more can be tried with it
+                continue
             wants = loaded[name].size
             if wants and wants > 2 * config.data.size:
                 text = f"images of {config.data.size} px are enlarged to {wants}"

@@ -58,6 +58,10 @@ def look_at_data(config: RunConfig, extra: Sequence[str]) -> tuple[list[Finding]
         return [problem("data", str(error), "mend data.path or data.rows")], None
     rows = sum(shard["rows"] for shard in shards)
     found = [ok("data", f"{rows:,} rows in {len(shards)} files at {data.path}")]
+    first, _, stop = (data.rows or ":").partition(":")
+    if stop and int(stop) - int(first or 0) > rows:
+        text = f"expected {int(stop) - int(first or 0):,} rows by {data.rows}, got {rows:,}: the data end before"
+        found.append(warning("data.rows", text))
     for key, name in wanted.items():
         if key not in there:
             found.append(problem(key, f"expected a column of {data.path}, got {name!r}", nearest(name, schema.names)))
@@ -150,7 +154,7 @@ def _decoded(
     if bad:
         share = bad.total() / len(cells)
         text = f"{bad.total()} of {len(cells)} sampled rows would be quarantined, {share * rows:,.0f} or so in all: "
-        found.append((problem if share > 0.5 else warning)("images", text))
+        found.append((problem if share > 0.5 else warning)("images", text + most(bad)))
     if lying:
         found.append(
             warning("images", f"{lying} have an EXIF orientation, which is not applied", "prepare images --convert")

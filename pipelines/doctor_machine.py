@@ -76,10 +76,10 @@ def _workers(config: RunConfig) -> Iterator[Finding]:
             text = f"{engine.workers} workers on a running cluster: a pool that takes every CPU of it hangs"
             yield warning("engine.workers", text, "leave at least one CPU free")
     elif busy > here:
-        text = f"{count} workers of {engine.threads} threads on {here} CPUs slow each other down"
+        text = f"{count} on {here} CPUs slow each other down, threads a worker: {engine.threads}"
         yield warning("engine.workers", text, f"set engine.workers={max(1, here // engine.threads)}")
     else:
-        yield ok("engine.workers", f"{count} of {engine.threads} threads on {here} CPUs")
+        yield ok("engine.workers", f"{count} on {here} CPUs, threads a worker: {engine.threads}")
 
 
 def _memory(config: RunConfig, model_bytes: int) -> Iterator[Finding]:

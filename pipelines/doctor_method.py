@@ -59,8 +59,12 @@ def look_at_method(
     why = next((reason for reason in answers.reasons if reason), None)
     stuck = warning("method", f"{tried}: {why}", "more steps, another rate, another method?")
     yield ok("method", tried) if flipped else stuck
-    whole = f"about {spoken(sample.rows * each / workers)} for {sample.rows:,} rows on {workers} workers"
+    whole = f"about {spoken(sample.rows * each / workers)} for {sample.rows:,} rows on {_workers(workers)}"
     yield ok("time", f"{whole} at {each:.2f} s a row; batches of {config.engine.batch} may be faster")
+
+
+def _workers(count: int) -> str:
+    return "1 worker" if count == 1 else f"{count} workers"
 
 
 def _target(config: RunConfig, classes: Sequence[str]) -> Iterator[Finding]:

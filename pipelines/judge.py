@@ -47,7 +47,7 @@ def build_prompts(store: Store, config: RunConfig) -> dict[str, Any]:
     and part of every larger one. The same run gives the same bytes. Files of an earlier, longer set are emptied.
     """
     commits = generated(store)
-    wording, names = read_wording(config.judge.wording), class_names(config, commits)
+    wording, names = read_wording(config.judge.wording), class_names(store, config)
     last = last_id(store, commits, config.judge.max_rows)
     files: list[str] = []
     lines = bytearray()

@@ -45,7 +45,8 @@ def read_wording(name: str) -> str:
 
 def request(row: dict[str, Any], wording: str, source: str, target: str, settings: JudgeConfig) -> bytes:
     """One line of a batch file (OpenAI's format, which vLLM's run-batch reads too) for a row with both PNGs."""
-    text = wording.replace("{source}", source).replace("{target}", target)
+    said = {"source": source, "target": target}
+    text = re.sub(r"\{(source|target)\}", lambda found: said[found[1]], wording)
     body = {
         "model": settings.model,
         "messages": [

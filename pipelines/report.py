@@ -129,7 +129,11 @@ def _unfinished(run: RunData) -> list[str]:
     whole, made = len(run.plan["shards"]), run.tally.rows
     left = whole - run.totals["shards"]
     told = run.table["rows"] if run.table else made
-    lines = [f"{run.name}: {left} of {plural(whole, 'shard')} not generated yet; figures are of the others."] if left else []
+    lines = (
+        [f"{run.name}: {left} of {plural(whole, 'shard')} not generated yet; figures are of the others."]
+        if left
+        else []
+    )
     if told != made:
         lines.append(f"{run.name}: scores are of {told} of {plural(made, 'counterfactual')}: score the run again.")
     return lines
@@ -137,15 +141,20 @@ def _unfinished(run: RunData) -> list[str]:
 
 def _facts(run: RunData) -> dict[str, str]:
     """What was run, as label and text."""
-    config, engine = run.config, run.config["engine"]
-    classifier, method, data = config["models"]["classifier"], config["method"], config["data"]
+    config: dict[str, Any] = redact(run.config)
+    engine, classifier, method, data = (
+        config["engine"],
+        config["models"]["classifier"],
+        config["method"],
+        config["data"],
+    )
     counts, tally, used = run.totals, run.tally, run.plan["versions"]
     settings = ", ".join(f"{key} {_plain(value)}" for key, value in method["settings"].items()) or "its own defaults"
     rule = {key: value for key, value in config["target"].items() if value is not None}
     right = f", right on {percent(tally.correct / tally.labelled)} of these rows" if tally.labelled else ""
     bad = f", {plural(counts['quarantined'], 'row')} quarantined" if counts["quarantined"] else ""
     workers = f", {plural(engine['workers'], 'worker')}" if engine.get("workers") else ""
-    facts = {
+    return {
         "Data": f"{data['path']}"
         + (f", rows {data['rows']}" if data.get("rows") else "")
         + f", {data['size']} × {data['size']} pixels",
@@ -159,7 +168,6 @@ def _facts(run: RunData) -> dict[str, str]:
         "Work": f"{duration(counts['seconds'])} in {plural(counts['shards'], 'shard')}",
         "Versions": ", ".join(f"{name} {used[name]}" for name in ("counterfactory", "torch", "python") if name in used),
     }
-    return {key: str(redact(text)) for key, text in facts.items()}
 
 
 def _shared(facts: Sequence[Mapping[str, str]]) -> list[tuple[str, list[str]]]:
@@ -177,7 +185,7 @@ def _failures(run: RunData) -> dict[str, Any]:
         "run": run.name,
         "rows": tally.rows,
         "missed": tally.rows - tally.flipped,
-        "reasons": [(reason, n, percent(n / tally.rows)) for reason, n in tally.reasons.most_common()],
+        "reasons": [(redact(reason), n, percent(n / tally.rows)) for reason, n in tally.reasons.most_common()],
         "quarantined": sum(run.quarantined.values()),
         "bad": [(redact(reason), n, run.quarantined_ids[reason]) for reason, n in run.quarantined.most_common()],
     }

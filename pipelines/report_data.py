@@ -134,7 +134,7 @@ class RunData:
 
 
 def read_run(store: Store, keep: int) -> RunData:
-    """Read a run's sums, tables and the `keep` lowest-ranked rows per direction and reason; FileNotFoundError: no plan."""
+    """Read a run's sums, tables and the `keep` lowest-ranked rows per direction and reason; FileNotFoundError."""
     plan = read_plan(store)
     tally = Tally(keep)
     quarantined: Counter[str] = Counter()

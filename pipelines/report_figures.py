@@ -51,7 +51,7 @@ METRICS = {
         "Second classifier agrees", "rate", "one that was never attacked sees the target class too", "flipped", RATE
     ),
     "second_agrees_on_originals": Meaning(
-        "Second classifier agrees before", "rate", "sees the same class in the original", axis=RATE
+        "Second agrees on originals", "rate", "sees the class in them that the first one sees", axis=RATE
     ),
     "causal_share": Meaning(
         "Causal share", "rate", "part of the attribute change that falls on the causal attribute", "flipped", RATE
@@ -75,40 +75,38 @@ def meaning(metric: str) -> Meaning:
 
 def percent(share: float) -> str:
     """0.9766 as 97.7 %."""
-    text = f"{100 * share:.1f}".removesuffix(".0")
-    return f"{text.replace('-', chr(0x2212))}{THIN}%"
+    text = f"{100 * share:.1f}"
+    return f"{text.removesuffix('.0') if text in ('0.0', '100.0') else text}{THIN}%"
 
 
-def short_number(value: float) -> str:
-    """Three significant digits, thousands apart, a real minus sign."""
-    if not math.isfinite(value):
-        return "\N{EM DASH}"
-    text = f"{value:,.0f}".replace(",", THIN) if abs(value) >= 1000 or value == int(value) else f"{value:.3g}"
-    if "e" in text:
-        text = f"{value:.1e}"
-    return text.replace("-", "\N{MINUS SIGN}")
+def short_number(value: float, digits: int | None = None) -> str:
+    """Three significant digits, or `digits` decimals; thousands apart, a real minus sign."""
+    if digits is not None:
+        text = f"{value:,.{digits}f}"
+    elif value == int(value) or abs(value) >= 1000:
+        text = f"{value:,.0f}"
+    else:
+        text = f"{value:.3g}" if abs(value) >= 1e-4 else f"{value:.1e}"
+    return text.replace(",", THIN).replace("-", "\N{MINUS SIGN}")
 
 
-def shown(metric: str, value: float | None) -> str:
-    """A metric's value in its own notation."""
+def told(metric: str, value: float | None, low: float | None = None, high: float | None = None) -> tuple[str, str]:
+    """A figure and its interval in the metric's notation: `97.7 %` and `94.2 to 99.1 %`, or an empty one.
+
+    Numbers have the same decimals in both, three significant digits of the largest.
+    """
     if value is None:
-        return "\N{EM DASH}"
+        return "\N{EM DASH}", ""
     kind = meaning(metric).kind
-    if kind == "rate":
-        return percent(value)
-    if kind == "seconds":
-        return f"{short_number(value)}{THIN}s" if value >= 0.1 else f"{short_number(1000 * value)}{THIN}ms"
-    return short_number(value)
+    size = max(abs(number) for number in (value, low or 0.0, high or 0.0)) or 1.0
+    unit, scale = {"rate": ("%", 100.0), "seconds": ("s", 1.0) if size >= 0.1 else ("ms", 1000.0)}.get(kind, ("", 1.0))
+    digits = min(max(2 - math.floor(math.log10(scale * size)), 0), 8)
 
+    def bare(number: float) -> str:
+        return percent(number).rpartition(THIN)[0] if kind == "rate" else short_number(scale * number, digits)
 
-def shown_interval(metric: str, low: float | None, high: float | None) -> str:
-    """`94.2 to 99.1 %`; empty where there is none."""
-    if low is None or high is None:
-        return ""
-    first, last = shown(metric, low), shown(metric, high)
-    if metric == "seconds" and first[-2:] != last[-2:]:
-        return f"{first} to {last}"
-    return f"{first.split(THIN)[0] if meaning(metric).kind != 'number' else first} to {last}"
+    end = THIN + unit if unit else ""
+    return bare(value) + end, "" if low is None or high is None else f"{bare(low)} to {bare(high)}{end}"
 
 
 def plural(count: int, noun: str) -> str:
@@ -139,15 +137,16 @@ def cards(runs: Sequence[RunData]) -> list[dict[str, Any]]:
     out = []
     for name in CARDS:
         entries = [_first(metrics_of(run), name) for run in runs]
-        if not any(entry and entry["value"] is not None for entry in entries):
+        known = [entry for entry in entries if entry and entry["value"] is not None]
+        if not known:
             continue
-        known = [entry for entry in entries if entry]
-        told = meaning(name)
+        about = meaning(name)
         reach = max(v for entry in known for v in (entry["high"], entry["value"], 1e-9) if v is not None)
-        lines = [_card_line(run, name, entry, told.axis or (0.0, 1.12 * reach)) for run, entry in zip(runs, entries, strict=True)]
+        axis = about.axis or (0.0, 1.12 * reach)
+        lines = [_card_line(run, name, entry, axis) for run, entry in zip(runs, entries, strict=True)]
         facts = list(dict.fromkeys(line["facts"] for line in lines))
         arrow = ARROWS.get(known[0]["better"])
-        out.append({"label": told.label, "help": told.help, "arrow": arrow, "lines": lines, "facts": facts})
+        out.append({"label": about.label, "help": about.help, "arrow": arrow, "lines": lines, "facts": facts})
     return out
 
 
@@ -158,13 +157,13 @@ def metric_rows(runs: Sequence[RunData]) -> tuple[list[dict[str, Any]], list[dic
     rest: list[dict[str, Any]] = []
     for metric, subset, by in dict.fromkeys(key for table in tables for key in table):
         entries = [table.get((metric, subset, by)) for table in tables]
-        told = meaning(metric)
-        row = {"label": told.label, "help": told.help, "subset": subset if by is None else f"{subset}, {by}"}
+        about = meaning(metric)
+        row = {"label": about.label, "help": about.help, "subset": subset if by is None else f"{subset}, {by}"}
         row["arrow"] = next((ARROWS.get(entry["better"]) for entry in entries if entry), None)
         row["cells"] = [_cell(metric, entry) for entry in entries]
         # A metric that is told over other rows only stands there with what it has.
-        alone = not any((metric, told.subset, None) in table for table in tables)
-        (main if by is None and (subset == told.subset or alone) else rest).append(row)
+        alone = not any((metric, about.subset, None) in table for table in tables)
+        (main if by is None and (subset == about.subset or alone) else rest).append(row)
     return main, rest
 
 
@@ -175,18 +174,18 @@ def _first(entries: Sequence[Mapping[str, Any]], metric: str) -> Mapping[str, An
 
 def _card_line(run: RunData, metric: str, entry: Mapping[str, Any] | None, axis: tuple[float, float]) -> dict[str, Any]:
     if entry is None:
-        return {"run": run.name, "value": shown(metric, None), "interval": "not measured", "svg": None, "facts": "not measured"}
+        return {"run": run.name, "value": "\N{EM DASH}", "interval": "", "svg": None, "facts": "not measured"}
     value, low, high = entry["value"], entry["low"], entry["high"]
-    text = shown_interval(metric, low, high)
+    figure, band = told(metric, value, low, high)
     drawn = None
     if value is not None and low is not None and high is not None:
-        drawn = interval((value, low, high), axis, f"{shown(metric, value)}, 95 % interval {text}")
+        drawn = interval((value, low, high), axis, f"{figure}, 95 % interval {band}")
     facts = f"{entry['subset']} rows, n{THIN}={THIN}{entry['n']}"
-    return {"run": run.name, "value": shown(metric, value), "interval": text, "svg": drawn, "facts": facts}
+    return {"run": run.name, "value": figure, "interval": band, "svg": drawn, "facts": facts}
 
 
 def _cell(metric: str, entry: Mapping[str, Any] | None) -> dict[str, Any]:
     if entry is None:
         return {"value": "\N{EM DASH}", "interval": "", "n": "", "note": ""}
-    text = shown_interval(metric, entry["low"], entry["high"])
-    return {"value": shown(metric, entry["value"]), "interval": text, "n": entry["n"], "note": entry.get("note") or ""}
+    figure, band = told(metric, entry["value"], entry["low"], entry["high"])
+    return {"value": figure, "interval": band, "n": entry["n"], "note": entry.get("note") or ""}

@@ -11,7 +11,7 @@ import numpy as np
 from metrics.rates import wilson
 from pipelines.charts import Bar, Series, bars, histogram
 from pipelines.report_data import L1_BINS, RunData
-from pipelines.report_figures import percent, plural, short_number, shown, shown_interval
+from pipelines.report_figures import percent, plural, short_number, told
 
 MOST_DIRECTIONS, MOST_ATTRIBUTES = 12, 20
 
@@ -32,10 +32,9 @@ def attribute_panels(runs: Sequence[RunData]) -> list[dict[str, Any]]:
             i = place.get(name)
             value, low, high = (None, None, None) if i is None else (part[key][i] for key in ("changed", "low", "high"))
             kind = "causal" if name in part["causal"] else "spurious"
-            rows.append(Bar(name.replace("_", " "), value, low, high, kind, shown("flip_rate", value)))
+            rows.append(Bar(name.replace("_", " "), value, low, high, kind, told("flip_rate", value)[0]))
         title = f"{run.name}: share of {plural(part['n'], 'flipped row')} in which each attribute changed"
-        table = [(row.label, row.kind, row.shown, shown_interval("flip_rate", row.low, row.high)) for row in rows]
-        audit = run.table["audit"] if run.table else None
+        table = [(row.label, row.kind, row.shown, told("flip_rate", row.value, row.low, row.high)[1]) for row in rows]
         panels.append(
             {
                 "run": run.name,
@@ -43,8 +42,6 @@ def attribute_panels(runs: Sequence[RunData]) -> list[dict[str, Any]]:
                 "svg": bars(rows[:MOST_ATTRIBUTES], title),
                 "table": table,
                 "unchanged": part.get("unchanged"),
-                "audit": audit,
-                "sound": sound(audit),
             }
         )
     return panels
@@ -111,7 +108,7 @@ def _l1_panels(runs: Sequence[RunData]) -> list[tuple[str, Any]]:
         rows.append(inside)
     peak = max(float(row.max() / row.sum()) for row in rows)
     ticks = [(at, short_number(edge * at)) for at in (0.0, 0.25, 0.5, 0.75, 1.0)]
-    label = "mean absolute change of a pixel (L1), flipped rows"
+    label = "mean change of a pixel (L1), flipped rows"
     return [
         (run.name, histogram([Series("flipped rows", row, "after")], ticks, f"{run.name}: {label}", label, peak))
         for run, row in zip(runs, rows, strict=True)

@@ -92,7 +92,8 @@ def read_committed(store: Store, commit: Mapping[str, Any], columns: list[str] |
 
 def committed(store: Store, stage: str) -> list[int]:
     """Indices of the shards with a commit, in order, from names alone."""
-    found = (re.fullmatch(rf"commit/{_stage(stage)}/(\d{{6,}})\.json", path) for path in store.list(f"commit/{stage}"))
+    folder = f"commit/{_stage(stage)}"
+    found = (re.fullmatch(r"(\d{6,})\.json", path.removeprefix(f"{folder}/")) for path in store.list(folder))
     return sorted(int(match[1]) for match in found if match)
 
 

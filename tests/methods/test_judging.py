@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from methods.contract import Budget, Queries, as_stored, settle, stored_verdict, to_8bit
+from methods.contract import Budget, Queries, passes_stored, settle, stored_verdict, to_8bit
 
 
 class Sharp(nn.Module):
@@ -36,19 +36,20 @@ def test_rounding_is_to_the_nearest_level_and_stays() -> None:
     assert torch.equal(to_8bit(every), every)
 
 
-def test_as_stored_shows_the_stored_image_and_passes_the_gradient() -> None:
-    image = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(1)).requires_grad_()
-    shown = as_stored(image)
-    assert torch.equal(shown, to_8bit(image))
-    (grad,) = torch.autograd.grad((shown * 3).sum(), image)
-    assert torch.equal(grad, torch.full_like(grad, 3))
-
-
 def test_the_verdict_is_on_the_stored_image_and_nan_is_no_flip() -> None:
     flipped, p = stored_verdict(Sharp(), flat(100.4, 100.6, 0.0), torch.tensor([1, 1, 0]))
     assert flipped.tolist() == [False, True, False]
     assert float(p[0]) < 0.5 < float(p[1])
     assert bool(p[2].isnan())
+
+
+def test_only_rows_that_pass_as_they_are_are_looked_at_as_stored() -> None:
+    images, budget = flat(100.4, 101.0, 60.0, 0.0), Budget.of(9)
+    p = Sharp()(images).softmax(1)[:, 1]
+    assert (p > 0.75).tolist() == [True, True, False, False]
+    passes = passes_stored(Sharp(), images, torch.ones(4).long(), p, 0.75, torch.tensor([8, 2, 3, 4]), budget)
+    assert passes.tolist() == [False, True, False, False]
+    assert budget.forward.tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 1]
 
 
 def test_settling_names_what_was_lost() -> None:

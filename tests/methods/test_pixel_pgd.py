@@ -51,8 +51,8 @@ def test_steps_are_signs_inside_the_ball_until_the_threshold() -> None:
     before = (queries.images + (answers.steps.view(-1, 1, 1, 1) - 1) * 2 / 255 * net.pattern).clamp(0, 1)
     assert bool((p > 0.75).all())
     assert bool((net(before).softmax(1)[:, 1] <= 0.75).all())
-    # classify before each step and after the last, and the verdict
-    assert torch.equal(answers.forward, answers.steps + 2)
+    # classify before each step and after the last, look at the stored image that passes, and the verdict
+    assert torch.equal(answers.forward, answers.steps + 3)
     assert torch.equal(answers.backward, answers.steps)
 
 

@@ -59,6 +59,8 @@ def test_flips_that_change_nothing_are_not_explained() -> None:
         "No attribute explains the flips: the one that changed most often, Blond_Hair, changed in 3 % of them, "
         "and none changed in 95 %."
     )
+    nothing = audit(NAMES, ["Smiling"], sums(200, 0, 0, 0, unchanged=200))
+    assert nothing["verdict"] == "No attribute explains the flips: none changed in any of them."
 
 
 def test_without_expected_attributes_nothing_is_called_spurious() -> None:

@@ -1,0 +1,173 @@
+"""The scoring worker alone: what it reads, what it writes, what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from torch import Tensor
+
+from actors.score import SCHEMA, Score
+from configs.strict import UserError
+from storage.codec import encode
+from storage.commit import commit_shard, read_commits, read_committed
+from storage.schema import COUNTERFACTUALS
+from storage.uri import Store, open_store
+
+SHARD = {"index": 3, "file": "f", "version": "v", "start": 0, "rows": 4, "offset": 0}
+
+
+class Brightness:
+    """Class 1 where the picture is bright; an attribute oracle of two when asked."""
+
+    def __init__(self, *, classes: tuple[str, ...] = ("dark", "bright"), broken: bool = False) -> None:
+        self.classes, self.attributes, self.broken = classes, ("Bright", "Red"), broken
+        self.batches: list[int] = []
+
+    def __call__(self, images: Tensor) -> Tensor:
+        self.batches.append(len(images))
+        mean = images.mean((1, 2, 3))
+        if self.broken:
+            mean = mean * torch.nan
+        return torch.stack([0.5 - mean, mean - 0.5], 1) * 9
+
+
+class Oracle(Brightness):
+    def __call__(self, images: Tensor) -> Tensor:
+        return torch.stack([images.mean((1, 2, 3)), images[:, 0].mean((1, 2))], 1)
+
+
+def config(**models: Any) -> dict[str, Any]:
+    return {
+        "data": {"size": 6, "max_pixels": 100},
+        "engine": {"device": "cpu", "threads": 1},
+        "models": models or {"classifier": {}, "oracle": {}, "second": {}},
+        "score": {"causal": ["Bright"], "cout_steps": 50, "threshold": 0.5, "batch": 3, "bootstrap": 10},
+    }
+
+
+def record(i: int, before: int, after: int, **changed: Any) -> dict[str, Any]:
+    picture = [np.full((6, 6, 3), level, np.uint8) for level in (before, after)]
+    row = {
+        "id": f"r{i}",
+        "cf_id": f"c{i}",
+        "k": 0,
+        "row": i,
+        "label": 0,
+        "source": 0,
+        "target": 1,
+        "predicted": int(after > 127),
+        "correct": True,
+        "flipped": after > 127,
+        "seconds": 0.25,
+        "forward": 7,
+        "method": "m",
+        "original": {"bytes": encode(picture[0]), "path": "o.png"},
+        "counterfactual": {"bytes": encode(picture[1]), "path": "c.png"},
+    }
+    return {**row, **changed}
+
+
+@pytest.fixture
+def made(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Store, dict[str, Any]]]:
+    """made(records, **models): a store with one generated shard, and the models by name."""
+
+    def make(records: list[dict[str, Any]], **models: Any) -> tuple[Store, dict[str, Any]]:
+        store = open_store(tmp_path)
+        built = {"classifier": Brightness(), "oracle": Oracle(), "second": Brightness(), **models}
+        monkeypatch.setattr("actors.score.load_models", lambda c, names, device: {n: built[n] for n in names})
+        table = pa.Table.from_pylist(records, schema=COUNTERFACTUALS)
+        bad = [{"id": f"bad{i}", "reason": "broken"} for i in range(SHARD["rows"] - len(records))]  # type: ignore[operator]
+        commit_shard(store, "generate", SHARD, table, rows_in=4, quarantined=bad, seconds=1.0, extra={})
+        return store, built
+
+    return make
+
+
+def test_scores_of_a_shard(made: Any) -> None:
+    store, _ = made([record(0, 50, 200), record(1, 50, 100), record(2, 50, 50), record(3, 50, 200)])
+    receipt = Score(config(), "score-1", store.uri)(SHARD)
+    assert {k: receipt[k] for k in ("index", "rows_in", "rows_out", "quarantined", "flipped")} == {
+        "index": 3,
+        "rows_in": 4,
+        "rows_out": 4,
+        "quarantined": 0,
+        "flipped": 2,
+    }
+    commit = read_commits(store, "score-1")[3]
+    assert commit["extra"]["classes"] == ["dark", "bright"]
+    assert commit["extra"]["attributes"] == ["Bright", "Red"]
+    assert commit["extra"]["verdict_differs"] == 0
+    table = read_committed(store, commit)
+    assert table.schema.equals(SCHEMA)
+    rows = table.to_pylist()
+    assert [row["flipped"] for row in rows] == [True, False, False, True]
+    assert [row["l1"] for row in rows] == pytest.approx([150 / 255, 50 / 255, 0, 150 / 255])
+    assert [row["sparsity"] for row in rows] == [1, 1, 0, 1]
+    p = 1 / (1 + np.exp(-18 * (50 / 255 - 0.5)))
+    assert rows[2]["cout"] == pytest.approx(2 * p - 1, abs=1e-6)  # a pair without a change: its constant
+    assert (rows[2]["causal_share"], rows[2]["changed_causal"]) == (None, 0)  # nothing changed: no share
+    assert (rows[0]["causal_share"], rows[0]["changed_causal"], rows[0]["changed_spurious"]) == (0.5, 1, 1)
+    assert rows[0]["attributes_after"] == pytest.approx([200 / 255] * 2)
+    assert (rows[0]["second_agrees"], rows[1]["second_agrees"], rows[0]["second_base"]) == (1, 0, 1)
+    assert (rows[0]["seconds"], rows[0]["forward"], rows[0]["backward"]) == (0.25, 7, None)
+
+
+def test_rows_do_not_depend_on_the_batch(made: Any) -> None:
+    store, built = made([record(i, 40 + 3 * i, 140 + 9 * i) for i in range(4)])
+    tables = []
+    for stage, batch in (("score-a", 1), ("score-b", 64)):
+        settings = config()
+        settings["score"]["batch"] = batch
+        Score(settings, stage, store.uri)(SHARD)
+        tables.append(read_committed(store, read_commits(store, stage)[3]).to_pandas())
+    for name in ("cout", "p_target", "l1", "l2", "linf"):
+        np.testing.assert_allclose(tables[0][name], tables[1][name], atol=1e-6)
+    assert max(built["classifier"].batches) == 64  # composites of several rows go together
+
+
+def test_a_wrong_verdict_in_the_table_is_counted_and_judged_anew(made: Any) -> None:
+    store, _ = made([record(0, 50, 100, flipped=True, predicted=1), record(1, 50, 200)])
+    Score(config(), "score-1", store.uri)(SHARD)
+    commit = read_commits(store, "score-1")[3]
+    assert commit["extra"]["verdict_differs"] == 1
+    assert read_committed(store, commit)["flipped"].to_pylist() == [False, True]
+
+
+@pytest.mark.parametrize("cell", [None, {"bytes": b"", "path": ""}, {"bytes": encode(np.zeros((6, 6), np.uint8))[:40]}])
+def test_a_stored_image_that_is_none_is_an_error_that_names_the_row(made: Any, cell: Any) -> None:
+    store, _ = made([record(0, 50, 200), record(1, 50, 200, counterfactual=cell)])
+    with pytest.raises(UserError, match="shard 3, row c1: expected a stored counterfactual that can be read, got "):
+        Score(config(), "score-1", store.uri)(SHARD)
+    assert read_commits(store, "score-1") == {}
+
+
+def test_a_model_that_gives_no_number_is_an_error_that_names_the_row(made: Any) -> None:
+    store, _ = made([record(0, 50, 200)], classifier=Brightness(broken=True))
+    with pytest.raises(UserError, match="shard 3, row c0: expected a finite p_target, got nan"):
+        Score(config(), "score-1", store.uri)(SHARD)
+
+
+def test_an_empty_shard_and_no_further_models(made: Any) -> None:
+    store, _ = made([])
+    settings = config(classifier={})
+    settings["score"]["causal"] = []
+    assert Score(settings, "score-1", store.uri)(SHARD)["rows_out"] == 0
+    table = read_committed(store, read_commits(store, "score-1")[3])
+    assert (table.num_rows, table.schema.equals(SCHEMA)) == (0, True)
+
+
+def test_models_that_do_not_fit_are_refused(made: Any) -> None:
+    store, _ = made([record(0, 50, 200)], second=Brightness(classes=("bright", "dark")))
+    with pytest.raises(UserError, match=r"models\.second: expected the classifier's classes, dark, bright, got bright"):
+        Score(config(), "score-1", store.uri)
+    settings = config(classifier={}, oracle={})
+    settings["score"]["causal"] = ["Brigt"]
+    with pytest.raises(UserError, match="got 'Brigt': did you mean 'Bright'"):
+        Score(settings, "score-1", store.uri)
+    with pytest.raises(UserError, match=r"score\.causal: expected an oracle in models to see Bright, got none"):
+        Score(config(classifier={}), "score-1", store.uri)
