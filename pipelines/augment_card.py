@@ -10,7 +10,7 @@ from configs.schema import RunConfig
 CARD = """---
 configs:
 - config_name: default
-  data_files: part-*.parquet
+  data_files: data/part-*.parquet
 ---
 # Counterfactuals of run {run}
 
@@ -29,8 +29,8 @@ A row that fails is counted at the first gate it fails, in this order.
 {per_class}
 Gates: {gates}. Method: `{method}`. Splits: {splits}.
 
-    datasets.load_dataset("parquet", data_files="part-*.parquet")   # an Image and a ClassLabel
-    pandas.read_parquet("part-00000.parquet")                       # image is {{"bytes": PNG, "path": name}}
+    datasets.load_dataset("parquet", data_files="data/part-*.parquet")   # an Image and a ClassLabel
+    pandas.read_parquet("data")                                            # image is {{"bytes": PNG, "path": name}}
 """
 LABELS = {
     "target": "Its `label` is the target class: what the image was changed to show.",

@@ -12,7 +12,7 @@ from pyarrow import parquet as pq
 from storage.schema import IMAGE
 from storage.uri import Store
 
-PARTS = "augment/part-"
+PARTS = "augment/data/part-"
 PART_BYTES = 64_000_000  # of a file, before the next one is begun
 GROUP_ROWS, GROUP_BYTES = 256, 16_000_000  # of a row group, so that readers can take a part in pieces
 

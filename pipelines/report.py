@@ -92,14 +92,9 @@ def _hide(found: re.Match[str]) -> str:
 
 def _read(store: Store) -> RunData:
     try:
-        plan = json.loads(store.read("plan.json"))
-        settings = plan["config"]["report"]
-        # Twice what is shown, so that runs that flip different rows still have enough rows in common.
-        return read_run(store, keep=2 * max(settings["gallery"], settings["failures"], 1))
-    except FileNotFoundError as error:
-        raise UserError(
-            f"report: expected a run's folder with a plan.json, got {redact(store.uri)}: {redact(str(error))}"
-        ) from None
+        return read_run(store)
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(f"report: {redact(str(error))}") from None
 
 
 def _split(out: str) -> tuple[Store, str]:

@@ -133,10 +133,15 @@ class RunData:
         return self.classes[index] if 0 <= index < len(self.classes) else f"class {index}"
 
 
-def read_run(store: Store, keep: int) -> RunData:
-    """Read a run's sums, tables and the `keep` lowest-ranked rows per direction and reason; FileNotFoundError."""
+def read_run(store: Store, keep: int | None = None) -> RunData:
+    """Read a run's sums, its tables and its `keep` lowest-ranked rows per direction and reason.
+
+    keep: by default twice what is shown, so that runs that flip different rows still have enough in common.
+    FileNotFoundError where the folder holds no run.
+    """
     plan = read_plan(store)
-    tally = Tally(keep)
+    shown = plan["config"]["report"]
+    tally = Tally(keep or 2 * max(shown["gallery"], shown["failures"], 1))
     quarantined: Counter[str] = Counter()
     ids: dict[str, list[str]] = {}
 

@@ -159,6 +159,7 @@ def metric_rows(runs: Sequence[RunData]) -> tuple[list[dict[str, Any]], list[dic
         entries = [table.get((metric, subset, by)) for table in tables]
         about = meaning(metric)
         row = {"label": about.label, "help": about.help, "subset": subset if by is None else f"{subset}, {by}"}
+        row["notes"] = [(run.name, e["note"]) for run, e in zip(runs, entries, strict=True) if e and e.get("note")]
         row["arrow"] = next((ARROWS.get(entry["better"]) for entry in entries if entry), None)
         row["cells"] = [_cell(metric, entry) for entry in entries]
         # A metric that is told over other rows only stands there with what it has.
@@ -186,6 +187,6 @@ def _card_line(run: RunData, metric: str, entry: Mapping[str, Any] | None, axis:
 
 def _cell(metric: str, entry: Mapping[str, Any] | None) -> dict[str, Any]:
     if entry is None:
-        return {"value": "\N{EM DASH}", "interval": "", "n": "", "note": ""}
+        return {"value": "\N{EM DASH}", "interval": "", "n": ""}
     figure, band = told(metric, entry["value"], entry["low"], entry["high"])
-    return {"value": figure, "interval": band, "n": entry["n"], "note": entry.get("note") or ""}
+    return {"value": figure, "interval": band, "n": entry["n"]}

@@ -37,7 +37,8 @@ def decode(data: bytes | None, *, size: int, crop: Crop | None, max_pixels: int)
     if image.mode not in ("RGB", "L") or "transparency" in image.info:
         mode = image.mode if image.mode not in ("RGB", "L") else f"{image.mode} with transparency"
         raise BadRow(f"image mode: expected RGB or L, got {mode}")
-    if getattr(image, "n_frames", 1) != 1:
+    # To Pillow, a camera's JPEG with a preview or a second view behind the picture is an MPO: its first frame is meant.
+    if image.format != "MPO" and getattr(image, "n_frames", 1) != 1:
         raise BadRow("image frames: expected 1, got several")
     width, height = image.size
     if crop is not None and not (0 <= crop[0] < crop[2] <= width and 0 <= crop[1] < crop[3] <= height):

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from configs.schema import RunConfig
+from configs.schema import RunConfig, load_run
 from configs.strict import UserError
 from metrics.rates import wilson
 from pipelines.report import redact, report
@@ -26,7 +26,7 @@ from pipelines.report_pictures import amplified, change, data_uri, full_scale, o
 from sources.faces import ATTRIBUTES, draw, labels
 from storage.codec import decode, encode
 from storage.commit import commit_shard
-from storage.run import versions, write_plan
+from storage.run import read_plan, versions, write_plan
 from storage.schema import COUNTERFACTUALS, SCORES, counterfactual_id
 from storage.uri import Store, open_store
 
@@ -295,6 +295,7 @@ def test_a_scored_run_is_told_whole(pair: tuple[Store, Store]) -> None:
     shown = re.search(r">Other attributes changed.*?</tr>", page, re.S)
     assert shown
     assert "—" in shown[0], "n = 0 is a dash, not a number"
+    assert "Other attributes changed: n = 0." in text
     assert "None" not in text
     assert "nan" not in text.lower().split()
 
@@ -415,7 +416,7 @@ def test_scores_of_an_older_state_are_said_to_be_that(tmp_path: Path) -> None:
 
 
 def test_no_run_is_a_user_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"expected a run's folder with a plan\.json"):
+    with pytest.raises(UserError, match=r"expected a run folder with a plan\.json"):
         report([open_store(tmp_path / "nothing")])
 
 
@@ -436,6 +437,12 @@ def test_secrets_do_not_reach_the_page(tmp_path: Path) -> None:
 
 def _inside_links(page: str) -> list[str]:
     return [base64.b64decode(data).decode() for data in re.findall(r"data:text/yaml;base64,([^\"]+)", page)]
+
+
+def test_the_settings_on_the_page_are_the_run(pair: tuple[Store, Store], tmp_path: Path) -> None:
+    again = tmp_path / "again.yaml"
+    again.write_text(_inside_links(page_of(pair[0]))[0])
+    assert load_run(str(again)).model_dump() == read_plan(pair[0])["config"]
 
 
 def test_what_is_kept_does_not_grow_with_the_rows(tmp_path: Path) -> None:

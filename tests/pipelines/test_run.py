@@ -71,7 +71,7 @@ def test_all_stages_leave_what_they_promise(whole: Store) -> None:
     assert flips["n"] == 24
     assert flips["value"] == pytest.approx(np.mean([row["flipped"] for row in rows.values()]))
     assert len(whole.read("judge/prompts-00000.jsonl").splitlines()) == 24
-    kept = pq.read_table(whole.url("augment")).to_pylist()
+    kept = pq.read_table(whole.url("augment/data")).to_pylist()
     assert kept
     assert {row["source_id"] for row in kept} <= {
         row["id"] for row in rows.values() if row["split"] == "train" and row["flipped"]

@@ -208,6 +208,11 @@ def test_animations_are_bad_rows() -> None:
             read(data)
 
 
+def test_a_cameras_jpeg_with_a_second_view_is_its_first() -> None:
+    flat = [Image.new("RGB", (8, 8), (value, value, value)) for value in (40, 200)]
+    assert np.abs(read(pack(flat[0], "MPO", save_all=True, append_images=flat[1:])).astype(int) - 40).max() <= 2
+
+
 def test_real_faces_decode_as_designed() -> None:
     """CelebA's crop of the design: 61x61 of an 89x109 JPEG, to 64."""
     path = Path(__file__).parents[2] / "../shared/data/celeba/part-00000.parquet"
