@@ -113,7 +113,7 @@ class Generate:
             content = (cell or {}).get("bytes") if isinstance(cell, dict) or cell is None else cell
             own = record.get(data["id"]) if data["id"] else None
             identity = (
-                str(own) if own is not None else row_id(content or b"", f"{shard['file']}#{shard['start'] + position}")
+                str(own) if own is not None else row_id(content or b"", f"{shard['name']}#{shard['start'] + position}")
             )
             try:
                 if identity in seen:

@@ -24,8 +24,6 @@ from storage.uri import open_store
 
 SOURCE = "generate"  # the stage whose rows are scored
 COPIED = ("id", "cf_id", "k", "split", "label", "source", "target", "correct", "seconds", "forward", "backward")
-# Does the second classifier see the original as the first one does: what its agreement on flips is measured against.
-SCHEMA = SCORES if "second_base" in SCORES.names else SCORES.append(pa.field("second_base", pa.float64()))
 Array = np.ndarray[Any, Any]
 
 
@@ -66,7 +64,7 @@ class Score:
             self.store,
             self.stage,
             shard,
-            pa.Table.from_pylist(rows, schema=SCHEMA),
+            pa.Table.from_pylist(rows, schema=SCORES),
             rows_in=len(records),
             quarantined=[],
             seconds=time.perf_counter() - started,
@@ -88,7 +86,7 @@ class Score:
         }
 
     def score(self, records: list[dict[str, Any]], shard: int) -> list[dict[str, Any]]:
-        """Rows of SCHEMA for rows of COUNTERFACTUALS; UserError names the shard and row of an image that is no image.
+        """Rows of SCORES for rows of COUNTERFACTUALS; UserError names the shard and row of an image that is no image.
 
         `flipped` is judged again, on the stored image.
         """

@@ -73,7 +73,7 @@ class Autoencoder(nn.Module):
     """
 
     def __init__(
-        self, *, size: int = 64, latent: int = 128, widths: tuple[int, ...] = (24, 48, 64, 128), attributes: int = 0
+        self, *, size: int = 64, latent: int = 128, widths: tuple[int, ...] = (32, 48, 64, 96), attributes: int = 0
     ) -> None:
         super().__init__()
         widths = tuple(widths)
@@ -85,6 +85,9 @@ class Autoencoder(nn.Module):
             layers += [nn.Conv2d(before, after, 4, 2, 1), Block(after)]
         self.encoder = nn.Sequential(*layers, nn.GroupNorm(8, widths[-1]), nn.SiLU(), nn.Flatten())
         self.moments = nn.Linear(widths[-1] * side**2, 2 * latent)
+        with torch.no_grad():  # start with little noise on the latent: what is worth its nats is learnt from there
+            self.moments.weight[latent:] *= 0.1
+            self.moments.bias[latent:] = -6.0
         self.decoder = Decoder(size=size, latent=latent, widths=widths)
         self.probe = nn.Linear(latent, attributes) if attributes else None
 

@@ -16,7 +16,7 @@ from pipelines.stage import JUDGES, method_fingerprint, model_fingerprint, run_s
 from storage.commit import read_commits, todo, totals
 from storage.plan import plan_shards
 from storage.run import PlanMismatch, read_plan, versions, write_plan
-from storage.uri import Store, open_store
+from storage.uri import Store, data_files, open_store
 
 STAGE = "generate"
 
@@ -76,13 +76,24 @@ def try_models(config: RunConfig) -> None:
 
 def make_plan(store: Store, config: RunConfig, digests: dict[str, str]) -> dict[str, Any]:
     """Write the plan, first writer wins, or take up the one that stands; UserError where that one differs."""
+    columns = named_columns(config)
     try:
-        shards, schema = plan_shards(config.data.path, shard_rows=config.engine.shard_rows, rows=config.data.rows)
+        first, name = data_files(config.data.path)[0]
+        with first.parquet(name) as file:
+            there = file.schema_arrow.names
+        for key, column in columns.items():
+            if column not in there:
+                raise UserError(
+                    f"{key}: expected a column of {config.data.path}, got {column!r}: {nearest(column, there)}"
+                )
+        shards, _ = plan_shards(
+            config.data.path,
+            shard_rows=config.engine.shard_rows,
+            rows=config.data.rows,
+            columns=list(dict.fromkeys(columns.values())),
+        )
     except (FileNotFoundError, ValueError) as error:
         raise UserError(f"data.path: {error}") from None
-    if not shards:
-        raise UserError(f"data: expected rows in {config.data.path}, got none")
-    _check_columns(config, list(schema.names))
     spans: dict[str, list[Any]] = {}
     for shard in shards:
         span = spans.setdefault(shard["file"], [shard["version"], shard["start"], 0])
@@ -114,20 +125,18 @@ def make_plan(store: Store, config: RunConfig, digests: dict[str, str]) -> dict[
     return standing
 
 
-def _check_columns(config: RunConfig, names: list[str]) -> None:
+def named_columns(config: RunConfig) -> dict[str, str]:
+    """The columns that the settings name, by the key that names them."""
     data = config.data
-    split = data.split if data.split not in (None, "train", "test") else None
-    wanted = {
+    named = {
         "data.image": data.image,
         "data.label": data.label,
         "data.id": data.id,
-        "data.split": split,
+        "data.split": data.split if data.split not in ("train", "test") else None,
         "target.column": config.target.column,
         **{f"data.columns[{i}]": name for i, name in enumerate(data.columns)},
     }
-    for key, name in wanted.items():
-        if name is not None and name not in names:
-            raise UserError(f"{key}: expected a column of {data.path}, got {name!r}: {nearest(name, names)}")
+    return {key: name for key, name in named.items() if name is not None}
 
 
 def load_plan(store: Store) -> dict[str, Any]:

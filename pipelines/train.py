@@ -77,7 +77,7 @@ def fit(
     net.train()
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
     loss_of = loss(config, net, spec, device)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay)
     average = train_card.Average(net, config.ema) if config.ema else None
     generator = torch.Generator().manual_seed(config.seed)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16")

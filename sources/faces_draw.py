@@ -7,11 +7,12 @@ bytes on every machine, in every chunk.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[Any]  # float32 throughout; numpy's stubs lose that in arithmetic with Python floats
 Look = Mapping[str, Array]
 
 CENTRE = 31.5  # of the unmoved head in the picture of 64 x 64 units
@@ -73,7 +74,8 @@ def ellipse(x: Array, y: Array, width: Array | float, height: Array | float) -> 
     across *= across
     down *= down
     across = across + down
-    return np.sqrt(across, out=across)
+    root: Array = np.sqrt(across, out=across)
+    return root
 
 
 def bump(share: Array) -> Array:

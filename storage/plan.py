@@ -25,8 +25,9 @@ def plan_shards(
     """Shards of at most `shard_rows` rows over a file, folder or glob, and the first file's schema, from footers alone.
 
     rows: "a:b" selects as a Python slice would, from all files taken together in name order.
-    A shard is {"index", "file", "version", "start", "rows", "offset"}: rows start..start+rows of one file, the first of
-    which is row `offset` of the selection. columns: every file must have them, with the first file's types.
+    A shard is {"index", "file", "name", "version", "start", "rows", "offset"}: rows start..start+rows of a file, which
+    is `name` in its folder wherever that lies; the first of them is row `offset` of the selection.
+    columns: every file must have them, with the first file's types.
     ValueError: not Parquet, or nothing selected; FileNotFoundError: no files.
     """
     if shard_rows < 1:
@@ -47,8 +48,8 @@ def plan_shards(
         end = count if stop is None else min(stop - seen, count)
         for at in range(start, end, shard_rows):
             size = min(shard_rows, end - at)
-            shard = {"index": len(shards), "file": url, "version": version, "start": at, "rows": size, "offset": offset}
-            shards.append(shard)
+            where = {"file": url, "name": name, "version": version, "start": at, "rows": size}
+            shards.append({"index": len(shards), **where, "offset": offset})
             offset += size
         seen += count
     if schema is None or not shards:

@@ -66,6 +66,7 @@ SCORES = pa.schema(
         *(pa.field(name, pa.float64()) for name in _MEASURED),
         ("second_p_target", pa.float64()),  # of the target, under a classifier that was never attacked
         ("second_agrees", pa.float64()),  # 0 or 1
+        ("second_base", pa.float64()),  # 0 or 1: it sees the original as the first does
         ("attributes_before", pa.list_(pa.float32())),  # the oracle's probabilities
         ("attributes_after", pa.list_(pa.float32())),
         ("causal_share", pa.float64()),

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from actors.score import SCHEMA, Score
+from actors.score import Score
 from configs.strict import UserError
 from storage.codec import encode
 from storage.commit import commit_shard, read_commits, read_committed
-from storage.schema import COUNTERFACTUALS
+from storage.schema import COUNTERFACTUALS, SCORES
 from storage.uri import Store, open_store
 
 SHARD = {"index": 3, "file": "f", "version": "v", "start": 0, "rows": 4, "offset": 0}
@@ -103,7 +103,7 @@ def test_scores_of_a_shard(made: Any) -> None:
     assert commit["extra"]["attributes"] == ["Bright", "Red"]
     assert commit["extra"]["verdict_differs"] == 0
     table = read_committed(store, commit)
-    assert table.schema.equals(SCHEMA)
+    assert table.schema.equals(SCORES)
     rows = table.to_pylist()
     assert [row["flipped"] for row in rows] == [True, False, False, True]
     assert [row["l1"] for row in rows] == pytest.approx([150 / 255, 50 / 255, 0, 150 / 255])
@@ -158,7 +158,7 @@ def test_an_empty_shard_and_no_further_models(made: Any) -> None:
     settings["score"]["causal"] = []
     assert Score(settings, "score-1", store.uri)(SHARD)["rows_out"] == 0
     table = read_committed(store, read_commits(store, "score-1")[3])
-    assert (table.num_rows, table.schema.equals(SCHEMA)) == (0, True)
+    assert (table.num_rows, table.schema.equals(SCORES)) == (0, True)
 
 
 def test_models_that_do_not_fit_are_refused(made: Any) -> None:

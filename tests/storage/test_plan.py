@@ -65,7 +65,7 @@ def test_shards_are_the_selected_rows_in_order(odd: Store, rows: str | None) -> 
         assert [shard["index"] for shard in shards] == list(range(len(shards)))
         seen: list[int] = []
         for shard in shards:
-            assert set(shard) == {"index", "file", "version", "start", "rows", "offset"}
+            assert set(shard) == {"index", "file", "name", "version", "start", "rows", "offset"}
             assert shard["offset"] == len(seen)
             assert 1 <= shard["rows"] <= shard_rows
             part = read_shard(shard, ["n"])
