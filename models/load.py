@@ -107,16 +107,17 @@ def read_weights(weights: bytes | Path) -> dict[str, Tensor]:
     from safetensors.torch import load as load_safetensors
 
     data = weights.read_bytes() if isinstance(weights, Path) else weights
-    if (
-        data[:2] == b"PK" or data[:1] == b"\x80"
-    ):  # a zip or an old torch file; safetensors starts with its header's length
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        state = state.get("state_dict", state) if isinstance(state, dict) else state
-    else:
-        try:
+    state: Any
+    # safetensors starts with its header's length in 8 bytes, which may look like anything, and then the header's brace.
+    try:
+        if data[8:9] == b"{":
             state = load_safetensors(data)
-        except Exception as error:
-            raise ValueError(f"expected a safetensors or torch weights file, got {len(data)} bytes: {error}") from None
+        else:
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            state = state.get("state_dict", state) if isinstance(state, dict) else state
+    except Exception as error:  # zip, pickle and safetensors errors of many kinds, all meaning this
+        why = str(error).strip().partition("\n")[0][:200]
+        raise ValueError(f"expected a safetensors or torch weights file, got {len(data)} bytes: {why}") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError("expected a weights file that holds a state dict, got something else")
     return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}

@@ -111,7 +111,8 @@ def denoiser(
 ) -> Tensor:
     """Mean squared error of the prediction at uniformly drawn steps, weighted by the signal-to-noise ratio.
 
-    In the scale of x0 the weight is min(SNR, cap) as in Hang et al. 2023; v and x0 get at least 1 (Salimans & Ho 2022), so that the noisiest steps, which decide the composition, count; for epsilon that floor would explode.
+    In the scale of x0 the weight is min(SNR, cap) as in Hang et al. 2023; v and x0 get at least 1
+    (Salimans & Ho 2022), so that the noisiest steps, which decide the composition, count; for epsilon it would explode.
     """
     x0 = images * 2 - 1
     t = torch.randint(len(alphas), (len(x0),), generator=g).to(x0.device)

@@ -1,0 +1,130 @@
+"""The shipped models: the pinned files, small enough, as good as their cards say on faces drawn here and now."""
+
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from configs.schema import ModelConfig
+from configs.strict import check, presets, read_preset
+from models.load import build
+from sources.faces import ATTRIBUTES, draw, labels
+
+ZOO = Path(__file__).parents[2] / "zoo"
+NAMES = ["faces-plain", "faces-biased", "faces-second", "faces-oracle", "faces-autoencoder", "faces-denoiser"]
+FRESH = 20_260_101  # a seed that nothing was trained or measured on
+
+
+@cache
+def model(name: str) -> Any:
+    spec = check(ModelConfig, read_preset("model", name), name)
+    assert spec.weights is not None
+    return build(spec.model_dump(), ZOO / spec.weights.removeprefix("zoo:"), torch.device("cpu"))
+
+
+@cache
+def fresh(rows: int) -> tuple[Tensor, Tensor]:
+    """Fresh faces (N,3,64,64) in [0,1] and their attributes (N,A) bool."""
+    numbers = np.arange(rows)
+    bits = labels(FRESH, numbers)
+    images = torch.from_numpy(draw(FRESH, numbers, attributes=bits)).permute(0, 3, 1, 2).float() / 255
+    return images, torch.from_numpy(bits)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files_are_the_pinned_ones_and_say_how_they_came(name: str) -> None:
+    spec = check(ModelConfig, read_preset("model", name), name)
+    assert spec.weights == f"zoo:{name}.safetensors"
+    data = (ZOO / f"{name}.safetensors").read_bytes()
+    assert hashlib.sha256(data).hexdigest() == spec.sha256
+    card = yaml.safe_load((ZOO / f"{name}.yaml").read_text())
+    assert card["model"]["sha256"] == spec.sha256
+    assert card["training"]["command"] == f"counterfactory train {spec.role} {name}"
+    recipe = read_preset("train", name)
+    assert {key: card["training"]["config"][key] for key in recipe} == recipe
+    assert name in (ZOO / "README.md").read_text()
+
+
+def test_the_zoo_is_small_and_holds_nothing_else() -> None:
+    files = sorted(ZOO.glob("*.safetensors"))
+    assert sorted(path.stem for path in files) == sorted(NAMES)
+    assert sum(path.stat().st_size for path in files) <= 12_000_000
+    assert set(NAMES) <= set(presets("model"))
+
+
+@pytest.mark.parametrize("name", ["faces-plain", "faces-second"])
+def test_plain_classifiers_see_the_smile(name: str) -> None:
+    images, bits = fresh(500)
+    smiling = bits[:, ATTRIBUTES.index("Smiling")]
+    assert float(((model(name)(images).argmax(1) == 1) == smiling).float().mean()) >= 0.99
+
+
+def test_the_biased_classifier_sees_the_hair() -> None:
+    images, bits = fresh(500)
+    guess = model("faces-biased")(images).argmax(1) == 1
+    smiling, blond = (bits[:, ATTRIBUTES.index(name)] for name in ("Smiling", "Blond_Hair"))
+    agree = smiling == blond
+    assert float((guess == smiling)[agree].float().mean()) >= 0.97
+    assert float((guess == blond)[~agree].float().mean()) >= 0.6
+
+
+def test_the_oracle_is_right_on_every_attribute() -> None:
+    images, bits = fresh(500)
+    oracle = model("faces-oracle")
+    assert oracle.attributes == ATTRIBUTES
+    right = ((oracle(images) > 0.5) == bits).float().mean(0)
+    assert dict(zip(ATTRIBUTES, right.tolist(), strict=True)) == {
+        name: pytest.approx(1, abs=0.01) for name in ATTRIBUTES
+    }
+
+
+def test_the_oracle_stands_light_noise_and_blur() -> None:
+    images, bits = fresh(500)
+    noise = 0.03 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    blurred = torch.nn.functional.avg_pool2d(images, 3, 1, 1, count_include_pad=False)
+    for other in (images + noise, images * 0.9, images * 0.9 + 0.1, torch.lerp(images, blurred, 0.5)):
+        right = ((model("faces-oracle")(other.clamp(0, 1)) > 0.5) == bits).float().mean(0)
+        assert float(right.min()) >= 0.97
+
+
+def test_the_oracle_tells_what_was_redrawn() -> None:
+    rows = np.arange(100)
+    bits = labels(FRESH, rows)
+    changed = bits.copy()
+    changed[:, ATTRIBUTES.index("Smiling")] ^= True
+    images = [
+        torch.from_numpy(draw(FRESH, rows, attributes=b)).permute(0, 3, 1, 2).float() / 255 for b in (bits, changed)
+    ]
+    before, after = (model("faces-oracle")(x) > 0.5 for x in images)
+    rates = (before != after).float().mean(0)
+    assert float(rates[ATTRIBUTES.index("Smiling")]) >= 0.97
+    assert float(rates[[i for i, name in enumerate(ATTRIBUTES) if name != "Smiling"]].max()) <= 0.03
+
+
+def test_reconstructions_are_close_and_keep_what_is_seen() -> None:
+    images, bits = fresh(100)
+    net = model("faces-autoencoder")
+    rebuilt = net.decode(net.encode(images))
+    assert float((rebuilt - images).abs().mean()) <= 0.03
+    kept = ((model("faces-oracle")(rebuilt) > 0.5) == bits).float().mean(0)
+    assert float(kept[ATTRIBUTES.index("Smiling")]) >= 0.95
+    assert float(kept.mean()) >= 0.95
+
+
+def test_the_denoiser_predicts_the_noise() -> None:
+    images, _ = fresh(16)
+    net = model("faces-denoiser")
+    generator = torch.Generator().manual_seed(0)
+    eps = torch.randn(images.shape, generator=generator)
+    for step, bound in ((100, 0.2), (500, 0.02), (900, 0.005)):  # the more noise, the surer its share
+        a = net.alphas_cumprod[step].float()
+        x_t = a.sqrt() * (images * 2 - 1) + (1 - a).sqrt() * eps
+        guess, weight = net(x_t, torch.full((16,), step))
+        assert weight is None
+        assert float((guess - eps).square().mean()) <= bound
