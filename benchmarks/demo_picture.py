@@ -35,7 +35,7 @@ def pixels(row: dict[str, Any], name: str) -> np.ndarray:
 
 
 def main(demo: str, out: str) -> None:
-    """Both directions in turn, the first rows that both classifiers' runs flipped: no picture is chosen by its looks."""
+    """Both directions in turn, the first rows that both runs flipped: no picture is chosen by its looks."""
     plain, biased = pairs(f"{demo}/demo-plain"), pairs(f"{demo}/demo-biased")
     both = [key for key in plain if key in biased and plain[key]["source"] == biased[key]["source"]]
     halves = [[key for key in both if plain[key]["source"] == source][: FACES // 2] for source in (0, 1)]

@@ -187,6 +187,7 @@ class TrainConfig(Strict):
     holdout: DataConfig | None = None  # rows to measure on
     target: str  # dotted path of the network
     settings: dict[str, Any] = {}
+    init: str | None = None  # weights to start from, as ModelConfig.weights; default: the seed's random ones
     steps: Annotated[int, Field(ge=1)]
     batch: Count = 64
     lr: Annotated[float, Field(gt=0)] = 1e-3

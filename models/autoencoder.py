@@ -96,6 +96,15 @@ class Autoencoder(nn.Module):
         mean, log_variance = self.moments(self.encoder(images * 2 - 1)).float().chunk(2, dim=1)
         return mean, log_variance.clamp(-12, 4)
 
+    def features(self, images: Tensor) -> list[Tensor]:
+        """What the encoder's blocks give, finest first; each (B,C,H,W)."""
+        x, out = images * 2 - 1, []
+        for layer in self.encoder:
+            x = layer(x)
+            if isinstance(layer, Block):
+                out.append(x)
+        return out
+
     def encode(self, images: Tensor) -> Tensor:
         """Latent means (B,latent)."""
         return self.posterior(images)[0]

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from actors.load import weights_location
 from configs.schema import TrainConfig
 from configs.strict import UserError
-from models.load import SCHEDULE, build, find, make, schedule_of
+from models.load import SCHEDULE, build, fill, find, make, read_weights, schedule_of
 from pipelines import train_card, train_holdout, train_losses
 from pipelines.train_data import Samples, bits, class_indices, load
 
@@ -44,12 +45,15 @@ def train(config: TrainConfig, log: Log = say) -> Path:
             spec["target"],
             {k: v for k, v in spec["settings"].items() if not (config.role == "denoiser" and k in SCHEDULE)},
         )
-    except ValueError as error:
+        if config.init:
+            fill(net, read_weights(Path(weights_location(config.init))), config.target)
+    except (ValueError, FileNotFoundError) as error:
         raise UserError(f"{config.name}: {error}") from None
     out = Path(config.out)
     state, last, seconds = fit(config, net.to(device), samples, labels, spec, log)
     weights = train_card.half(state)
     train_card.write(out, weights)
+    part_of(out).unlink(missing_ok=True)
     figures = evaluate(config, build(spec, weights, device), device, log) if config.holdout else {}
     training = {
         "command": f"counterfactory train {config.role} {shlex.quote(config.name)}",
@@ -70,8 +74,8 @@ def fit(
     """The loop: AdamW, warm-up and cosine decay, clipped gradients; gives the weights to keep, the last log line and
     the seconds.
 
-    Every tenth of the way the weights so far are written to `out`, so that a long training can be looked at and a
-    broken one used.
+    Every tenth of the way the weights so far are written to `out`.part, so that a long training can be looked at and a
+    broken one used; `out` itself is whole or as it was.
     """
     device = next(net.parameters()).device
     net.train()
@@ -112,9 +116,14 @@ def fit(
             log(f"{config.name}: {line}")
             total = 0.0
         if step % max(1, config.steps // 10) == 0 and step < config.steps:
-            train_card.write(Path(config.out), train_card.half(average.state if average else net.state_dict()))
+            train_card.write(part_of(Path(config.out)), train_card.half(average.state if average else net.state_dict()))
     state = average.state if average else net.state_dict()
     return state, line.split(" steps/s")[0].rsplit(" ", 1)[0], time.monotonic() - started
+
+
+def part_of(out: Path) -> Path:
+    """Where the weights of an unfinished training lie."""
+    return out.with_name(f"{out.name}.part")
 
 
 def pace(step: int, steps: int) -> float:

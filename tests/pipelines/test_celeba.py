@@ -23,8 +23,8 @@ FACES = Path(__file__).parents[2] / "../shared/data/celeba"
 MODELS = ("smile", "second", "attributes", "autoencoder")
 ROLES = {"smile": "classifier", "second": "second", "attributes": "oracle", "autoencoder": "autoencoder"}
 SMALL: dict[str, dict[str, Any]] = {
-    "smile": {"width": 8},
-    "second": {"widths": [8, 16]},
+    "smile": {"widths": [8, 16]},
+    "second": {"width": 8},
     "attributes": {"width": 8},
     "autoencoder": {"latent": 8, "widths": [8, 16]},
 }

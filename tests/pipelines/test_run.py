@@ -235,10 +235,10 @@ def test_damaged_rows_are_set_aside_and_the_others_unaffected(faces: Path, tmp_p
         (["data.image=picture"], "data.image: expected a column"),
         (["data.path=nowhere"], "data.path: expected"),
         (["data.rows=100:200"], "expected rows"),
-        (["models.classifier.sha256=" + "0" * 64], "expected weights with sha256 " + "0" * 64),
+        (["models.classifier.sha256=" + "f" * 64], "expected weights with sha256 " + "f" * 64),
         (["models.classifier.weights=zoo:none.safetensors"], "expected a file"),
         (["method.settings.max_step=5"], "unknown key 'max_step': did you mean 'max_steps'?"),
-        (["target.rule=null", "target.name=smilling"], "smilling"),
+        (["target=smilling"], "did you mean 'smiling'"),
         (["engine.device=gpu"], "engine.device: expected"),
     ],
 )

@@ -13,11 +13,12 @@ import yaml
 
 from configs.schema import ModelConfig, TrainConfig
 from configs.strict import UserError, check
+from models.autoencoder import Autoencoder
 from models.load import build
 from pipelines.train import pace, train
 from pipelines.train_card import preset
 from pipelines.train_data import load
-from pipelines.train_losses import jitter
+from pipelines.train_losses import feature_distance, jitter
 from sources.faces import ATTRIBUTES, draw, labels
 from storage.codec import encode
 from storage.schema import IMAGE
@@ -166,6 +167,16 @@ def test_jitter_touches_its_share_and_stays_in_range() -> None:
     assert float(out.min()) >= 0
     assert float(out.max()) <= 1
     assert torch.equal(jitter(images, 0.0, generator), images)
+
+
+def test_the_feature_distance_trains_the_decoder_only() -> None:
+    torch.manual_seed(0)
+    net = Autoencoder(size=32, latent=4, widths=(8, 8, 16))
+    images = torch.rand(4, 3, 32, 32)
+    feature_distance(net, net.decode(torch.randn(4, 4)), images).backward()
+    touched = {name.split(".")[0] for name, value in net.named_parameters() if value.grad is not None}
+    assert touched == {"decoder"}
+    assert float(feature_distance(net, images, images).detach()) == 0
 
 
 def test_the_learning_rate_warms_up_and_decays() -> None:

@@ -1,0 +1,48 @@
+"""The demo's question: does the audit name the reason that each classifier learnt?"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.demo import demo
+from storage.uri import open_store
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The demo as users run it, but in one process; its page and both score tables."""
+    out = tmp_path_factory.mktemp("demo")
+    page = demo(str(out), ["engine.kind=local"])
+    found = {
+        name: json.loads((out / name / "score" / "table.json").read_text()) for name in ("demo-plain", "demo-biased")
+    }
+    return {"page": page, **found}
+
+
+def test_the_biased_classifiers_audit_names_hair_colour(tables: dict[str, Any]) -> None:
+    audit = tables["demo-biased"]["audit"]
+    assert audit["depends_on"] == "Blond_Hair"
+    assert "spurious" in audit["verdict"]
+
+
+def test_the_plain_classifiers_audit_does_not(tables: dict[str, Any]) -> None:
+    audit = tables["demo-plain"]["audit"]
+    assert audit["depends_on"] == "Smiling"
+    assert "Blond_Hair" not in audit["verdict"]
+
+
+@pytest.mark.parametrize("name", ["demo-plain", "demo-biased"])
+def test_nearly_every_row_flips(tables: dict[str, Any], name: str) -> None:
+    rate = next(m for m in tables[name]["metrics"] if m["metric"] == "flip_rate")
+    assert rate["n"] == 96
+    assert rate["value"] >= 0.95
+
+
+def test_one_page_tells_of_both(tables: dict[str, Any]) -> None:
+    path = Path(tables["page"])
+    text = path.read_text()
+    assert tables["demo-biased"]["audit"]["verdict"] in text or "Blond_Hair" in text
+    assert open_store(path.parent).exists("report.html")
+    assert path.stat().st_size < 6_000_000
