@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,11 +26,35 @@ class Strict(BaseModel):
 
 M = TypeVar("M", bound=BaseModel)
 
+INT, FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+
+
+class Loader(yaml.SafeLoader):
+    """The safe loader with YAML 1.2's numbers: 1e-3 is one, and 24:32 is a slice and not 1472 in base 60."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's own table, copied)
+        first: [(tag, pattern) for tag, pattern in pairs if tag not in (INT, FLOAT)]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+Loader.add_implicit_resolver(INT, re.compile(r"^[-+]?(0|[1-9][0-9]*|0x[0-9a-fA-F]+)$"), list("-+0123456789"))
+Loader.add_implicit_resolver(
+    FLOAT,
+    re.compile(r"^([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"),
+    list("-+.0123456789"),
+)
+
+
+def read_yaml(text: str) -> Any:
+    """One YAML value, by the safe loader above; yaml.YAMLError where it is none."""
+    return yaml.load(text, Loader)
+
 
 def parse_yaml(text: str, where: str) -> dict[str, Any]:
     """Parse one YAML mapping (safe loader); UserError names `where`."""
     try:
-        value = yaml.safe_load(text)
+        value = read_yaml(text)
     except yaml.YAMLError as error:
         raise UserError(f"{where}: expected YAML, got {' '.join(str(error).split())}") from None
     if value is None:
@@ -91,7 +116,7 @@ def apply_sets(raw: dict[str, Any], sets: Iterable[str], groups: Mapping[str, st
         if not equals or not path:
             raise UserError(f"--set: expected KEY.KEY=VALUE, got {item!r}")
         try:
-            value = yaml.safe_load(text)
+            value = read_yaml(text)
         except yaml.YAMLError:
             value = text
         keys, node, seen = path.split("."), raw, []

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from configs.schema import RunConfig, fingerprint, load_run, load_train
-from configs.strict import UserError, apply_sets, check, presets
+from configs.strict import UserError, apply_sets, check, presets, read_yaml
 
 GOOD: dict[str, Any] = {
     "name": "trial",
@@ -88,3 +88,23 @@ def test_yaml_cannot_make_objects(tmp_path: Any) -> None:
 def test_a_fingerprint_ignores_the_order_of_keys_and_nothing_else() -> None:
     assert fingerprint({"a": 1, "b": [1, 2]}) == fingerprint({"b": [1, 2], "a": 1})
     assert fingerprint({"a": 1, "b": [1, 2]}) != fingerprint({"a": 1, "b": [2, 1]})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("24:32", "24:32"),
+        ("1e-3", 0.001),
+        ("12", 12),
+        ("-3", -3),
+        ("0.5", 0.5),
+        (".5", 0.5),
+        ("1_000", "1_000"),
+        ("true", True),
+    ],
+)
+def test_numbers_are_what_people_mean(text: str, value: Any) -> None:
+    read = read_yaml(f"a: {text}")["a"]
+    assert read == value
+    assert type(read) is type(value)
+    assert load_run("demo-plain", ["data.rows=24:32"]).data.rows == "24:32"
