@@ -45,7 +45,7 @@ def test_files_are_the_pinned_ones_and_say_how_they_came(name: str) -> None:
     assert hashlib.sha256(data).hexdigest() == spec.sha256
     card = yaml.safe_load((ZOO / f"{name}.yaml").read_text())
     assert card["model"]["sha256"] == spec.sha256
-    recipe = card["training"]["config"]["name"]  # the denoiser's last one goes on from the one before
+    recipe = card["training"]["config"]["name"]  # a recipe may go on from another one, as the denoiser's does
     assert recipe.startswith(name)
     assert card["training"]["command"] == f"counterfactory train {spec.role} {recipe}"
     assert card["training"]["config"] == load_train(recipe).model_dump(mode="json", exclude_defaults=True)
