@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from typing import ClassVar
@@ -9,7 +10,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from methods.contract import Answers, Budget, Queries, passes_stored, settle, stored_verdict, target_log_prob
+from methods.contract import (
+    Answers,
+    Budget,
+    Queries,
+    row_generators,
+    row_noise,
+    settle,
+    stored_verdict,
+    target_log_prob,
+)
 from methods.settings import check_settings
 from models.interfaces import Autoencoder, Classifier
 
@@ -21,11 +31,14 @@ class CounterfactualAttack:
     """Adam ascent on the target's probability over the latent, until the stored image passes a threshold.
 
     threshold: probability of the target at which a row is done; objective: what is ascended, "probability" (the paper)
-    or "log_probability" (does not saturate); distance_weight: of -||z - z0||^2 added to the objective (0: the paper);
-    residual: x' = clip(x + dec(z) - dec(z0)), which keeps what the autoencoder loses (False: x' = dec(z), the paper);
-    second_moment: Adam's, one per "coordinate" (the paper: latents move alike, whether they matter or not) or one per
-    "row" (the step follows the gradient); shrink: bisections from z back towards z0 for the smallest change that still
-    passes (0: the paper).
+    or "log_probability" (does not saturate); residual: x' = clip(x + dec(z) - dec(z0)), which keeps what the
+    autoencoder loses (False: x' = dec(z), the paper).
+
+    Beyond the paper, each off by default: distance_weight of -||z - z0||^2 and pixel_weight of -|x' - x| (a sum over
+    the image), added to the objective; smoothing: standard deviation of noise on the latent at which the gradient is
+    taken, new every step, so that only a change that survives it counts; second_moment: Adam's, one per "coordinate"
+    (the paper: latents move alike, whether they matter or not) or one per "row" (the step follows the gradient);
+    shrink: bisections from z back towards z0 for the smallest change that still passes.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("autoencoder",)
@@ -34,8 +47,10 @@ class CounterfactualAttack:
     lr: float = 0.01
     max_steps: int = 500
     objective: str = "probability"
-    distance_weight: float = 0.0
     residual: bool = True
+    distance_weight: float = 0.0
+    pixel_weight: float = 0.0
+    smoothing: float = 0.0
     second_moment: str = "coordinate"
     shrink: int = 0
 
@@ -47,6 +62,8 @@ class CounterfactualAttack:
             max_steps=(0, inf),
             objective=("probability", "log_probability"),
             distance_weight=(0, inf),
+            pixel_weight=(0, inf),
+            smoothing=(0, inf),
             second_moment=("coordinate", "row"),
             shrink=(0, inf),
         )
@@ -55,60 +72,80 @@ class CounterfactualAttack:
         """Counterfactuals by latent ascent; a row that never passes keeps its latent of highest p(target)."""
         x, target = queries.images, queries.target
         budget, reasons = Budget.of(len(x)), ["not converged"] * len(x)
+        generators = row_generators(queries.seed)
         steps = torch.zeros(len(x), dtype=torch.int64)
+        active = torch.arange(len(x), device=x.device)
 
         with torch.no_grad():
             z0 = autoencoder.encode(x)
             x0 = autoencoder.decode(z0)
-        active = torch.arange(len(x), device=x.device)
         budget.spend(active, forward=2)
+
+        def image(rows: Tensor, z_rows: Tensor) -> Tensor:
+            """x' of some rows: the decoded latent, or the query moved by what the decoded latent moved."""
+            decoded = autoencoder.decode(z_rows)
+            # The difference first, so that z = z0 gives x to the last bit.
+            return (x[rows] + (decoded - x0[rows])).clamp(0, 1) if self.residual else decoded
+
+        def passes(rows: Tensor, z_rows: Tensor) -> Tensor:
+            """Which rows' stored images are their target, above the threshold."""
+            with torch.no_grad():
+                flips, p = stored_verdict(classifier, image(rows, z_rows), target[rows])
+            budget.spend(rows, forward=2)
+            return flips & (p > self.threshold)
+
         z, m, v = z0.clone(), torch.zeros_like(z0), torch.zeros_like(z0)
         best, best_p, passed = z0.clone(), x.new_full((len(x),), -1.0), x.new_zeros(len(x), dtype=torch.bool)
-
         for step in range(1, self.max_steps + 2):
             # Rows that are done have left: the models see the active ones only.
             z_a = z[active].requires_grad_()
-            image = self._image(x[active], x0[active], autoencoder.decode(z_a))
-            log_p = target_log_prob(classifier, image, target[active])
+            shaken = z_a
+            if self.smoothing:
+                noise = row_noise([generators[row] for row in active.tolist()], z.shape[1:], z.device)
+                shaken = z_a + self.smoothing * noise
+            x_a = image(active, shaken)
+            log_p = target_log_prob(classifier, x_a, target[active])
             p = log_p.detach().exp()
             budget.spend(active, forward=2)
 
             # Rounding inside the ascent would blow float noise up to 8-bit levels: only the verdict sees stored images.
-            done = passes_stored(classifier, image.detach(), target[active], p, self.threshold, active, budget)
+            done = p > self.threshold
+            if done.any():
+                done[done.clone()] = passes(active[done], z[active[done]])
             better = done | (p > best_p[active])
-            best[active[better]], best_p[active[better]] = z_a.detach()[better], p[better]
+            best[active[better]], best_p[active[better]] = z[active[better]], p[better]
             passed[active[done]] = True
-            going = ~done
-            if step > self.max_steps or not going.any():
+            if step > self.max_steps or done.all():
                 break
 
             ascent = log_p.exp() if self.objective == "probability" else log_p
             ascent = ascent - self.distance_weight * (z_a - z0[active]).square().flatten(1).sum(1)
+            ascent = ascent - self.pixel_weight * (x_a - x[active]).abs().flatten(1).sum(1)
             (grad,) = torch.autograd.grad(ascent.sum(), z_a)
-            budget.spend(active[going], backward=2)
+            budget.spend(active[~done], backward=2)
 
             finite = grad.isfinite().flatten(1).all(1)
-            for row in active[going & ~finite].tolist():
+            for row in active[~done & ~finite].tolist():
                 reasons[row] = "non-finite gradient"
-            active, grad = active[going & finite], grad[going & finite]
+            active, grad = active[~done & finite], grad[~done & finite]
             if not len(active):
                 break
             # Adam (Kingma & Ba 2015, algorithm 1), each row with its own moments.
-            m[active] = BETA1 * m[active] + (1 - BETA1) * grad
             square = grad.square()
             if self.second_moment == "row":
-                square = square.flatten(1).mean(1).view(-1, *(1,) * (z.ndim - 1)).expand_as(square)
+                square = square.mean(tuple(range(1, z.ndim)), keepdim=True).expand_as(square)
+            m[active] = BETA1 * m[active] + (1 - BETA1) * grad
             v[active] = BETA2 * v[active] + (1 - BETA2) * square
             m_hat, v_hat = m[active] / (1 - BETA1**step), v[active] / (1 - BETA2**step)
             z[active] = z[active] + self.lr * m_hat / (v_hat.sqrt() + EPS)
             steps[active.cpu()] += 1
 
-        if self.shrink:
-            best = self._shrunk(best, passed, z0, x0, queries, budget, classifier, autoencoder)
+        everything = torch.arange(len(x), device=x.device)
+        best = shrunk(z0, best, everything[passed], passes, self.shrink)
         with torch.no_grad():
-            image = self._image(x, x0, autoencoder.decode(best))
-        budget.spend(torch.arange(len(x)), forward=1)
-        stored, flipped, why = settle(classifier, image, queries, reasons, budget)
+            tried = image(everything, best)
+        budget.spend(everything, forward=1)
+        stored, flipped, why = settle(classifier, tried, queries, reasons, budget)
         return Answers(
             counterfactual=stored,
             flipped=flipped,
@@ -120,37 +157,15 @@ class CounterfactualAttack:
             latent_after=best.flatten(1),
         )
 
-    def _image(self, x: Tensor, x0: Tensor, decoded: Tensor) -> Tensor:
-        """x': the decoded latent, or the query moved by what the decoded latent moved."""
-        # The difference first, so that z = z0 gives x to the last bit.
-        return (x + (decoded - x0)).clamp(0, 1) if self.residual else decoded
 
-    @torch.no_grad()
-    def _shrunk(
-        self,
-        z: Tensor,
-        passed: Tensor,
-        z0: Tensor,
-        x0: Tensor,
-        queries: Queries,
-        budget: Budget,
-        classifier: Classifier,
-        autoencoder: Autoencoder,
-    ) -> Tensor:
-        """For rows that passed, the end of a bisection on [z0, z] whose upper end always passes."""
-        rows = passed.nonzero()[:, 0]
-        if not len(rows):
-            return z
-        x, target = queries.images[rows], queries.target[rows]
-        across = (-1,) + (1,) * (z.ndim - 1)
-        low, high = x.new_zeros(len(rows)), x.new_ones(len(rows))
-        for _ in range(self.shrink):
-            middle = (low + high) / 2
-            z_m = torch.lerp(z0[rows], z[rows], middle.view(across))
-            flipped, p_m = stored_verdict(classifier, self._image(x, x0[rows], autoencoder.decode(z_m)), target)
-            passes = flipped & (p_m > self.threshold)
-            low, high = torch.where(passes, low, middle), torch.where(passes, middle, high)
-            budget.spend(rows, forward=2)
-        shrunk = z.clone()
-        shrunk[rows] = torch.lerp(z0[rows], z[rows], high.view(across))
-        return shrunk
+def shrunk(z0: Tensor, z: Tensor, rows: Tensor, passes: Callable[[Tensor, Tensor], Tensor], bisections: int) -> Tensor:
+    """z with some rows drawn back towards z0: the end of a bisection whose far end always passes."""
+    across = (-1,) + (1,) * (z.ndim - 1)
+    low, high = z.new_zeros(len(rows)), z.new_ones(len(rows))
+    for _ in range(bisections if len(rows) else 0):
+        middle = (low + high) / 2
+        good = passes(rows, torch.lerp(z0[rows], z[rows], middle.view(across)))
+        low, high = torch.where(good, low, middle), torch.where(good, middle, high)
+    back = z.clone()
+    back[rows] = torch.lerp(z0[rows], z[rows], high.view(across))
+    return back
