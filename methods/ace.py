@@ -24,7 +24,8 @@ class ACE:
     noised by and denoised from; step: of the attack, in 8-bit levels; distance, weight: lambda times the per-sample
     "l1" sum or "l2" norm of x' - x, in [0,1]; refine, gamma, kernel: inpaint afterwards, the mask's threshold, and the
     side of its maximum window (odd); checkpoint: K more denoiser calls an iteration, for less memory; stop: None for
-    the paper's fixed iterations, else the p(target) on the stored image at which a row is done.
+    the paper's fixed iterations, else the p(target) at which a row is done: on the stored x' and on the last view of x'
+    through the denoiser (the stored image alone passes early, by noise that refinement takes away again).
 
     Pixels live in [0,1] as in the public ACE, so that a step of 1 stays on the 8-bit grid; the denoiser sees [-1,1].
     """
@@ -108,6 +109,7 @@ class ACE:
         active = torch.arange(len(x), device=x.device)
         x_pre, best, best_p = x.clone(), x.clone(), x.new_full((len(x),), -1.0)
         alive, turned = x.new_ones(len(x), dtype=torch.bool), x.new_zeros(len(x), dtype=torch.bool)
+        seen = x.new_ones(len(x))  # p(target) through the denoiser; before the first look only the stored image counts
         steps = torch.zeros(len(x), dtype=torch.int64, device=x.device)
 
         for iteration in range(self.iterations + 1):
@@ -116,7 +118,7 @@ class ACE:
                 budget.spend(active, forward=1)
                 better = p > best_p[active]
                 best[active[better]], best_p[active[better]] = x_pre[active[better]], p[better]
-                active = active[~(flips & (p > self.stop)) & alive[active]]
+                active = active[~(flips & (p > self.stop) & (seen[active] > self.stop)) & alive[active]]
             if iteration == self.iterations or not len(active):
                 break
 
@@ -124,7 +126,8 @@ class ACE:
             noise = row_noise([generators[row] for row in active.tolist()], (self.levels, *x.shape[1:]), x.device)
             clean = to_image(purify(denoiser, schedule, to_signal(x_a), noise, checkpointed=self.checkpoint))
             log_p = classifier(clean).log_softmax(1)
-            loss = -log_p.gather(1, target[active, None])[:, 0] + self.weight * self._distance(x_a, x[active])
+            log_p_target = log_p.gather(1, target[active, None])[:, 0]
+            loss = -log_p_target + self.weight * self._distance(x_a, x[active])
             (grad,) = torch.autograd.grad(loss.sum(), x_a)
             budget.spend(active, forward=self.levels * (2 if self.checkpoint else 1) + 1, backward=self.levels + 1)
 
@@ -133,6 +136,7 @@ class ACE:
             moved = (x_a.detach() - self.step / 255 * grad.sign()).clamp(0, 1)
             x_pre[active] = torch.where(alive[active, None, None, None], moved, x_pre[active])
             turned[active] = log_p.detach().argmax(1) == target[active]
+            seen[active] = log_p_target.detach().exp()
             steps[active] += alive[active]
 
         why = [

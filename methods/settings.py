@@ -13,7 +13,7 @@ def check_settings(method: Any, **allowed: tuple[float, float] | tuple[str, ...]
     """Check a method's settings (a dataclass) against their annotations, and against what each is allowed to be.
 
     allowed: per setting (lowest, highest), or its names. An annotation is one of KINDS, or that `| None`. ValueError
-    names the first setting that is off; text for a number is off too, and YAML reads 1e-3 as text (write 0.001).
+    names the first setting that is off; text where a number belongs is off too.
     """
     for setting in fields(method):
         value = getattr(method, setting.name)

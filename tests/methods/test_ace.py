@@ -217,6 +217,18 @@ def test_rows_that_pass_leave_the_batch_and_fixed_iterations_stay(diffusion: dic
     assert fixed.forward.tolist() == [3 * 40 + 1] * 3
 
 
+def test_stopping_asks_the_view_through_the_denoiser_too() -> None:
+    """Stored images pass first where the denoiser darkens what it is given; the row goes on until both pass."""
+    queries = dark()
+    settings: dict[str, Any] = {"respaced": 10, "levels": 2, "iterations": 60, "weight": 0.0, "refine": False}
+    same, darker = (
+        ACE(**settings, stop=0.8)(queries, classifier=Bright(), denoiser=TwoFaced(10, 0.0, shift))
+        for shift in (0.0, -0.1)
+    )
+    assert bool((darker.steps >= same.steps + 5).all())
+    assert bool((darker.counterfactual.mean((1, 2, 3)) > same.counterfactual.mean((1, 2, 3)) + 5 / 255).all())
+
+
 def test_checkpointing_changes_the_cost_only(diffusion: dict[str, Any], queries: Queries) -> None:
     settings: dict[str, Any] = {"respaced": 10, "levels": 3, "iterations": 4}
     plain, spared = (ACE(**settings, checkpoint=flag)(queries, **diffusion) for flag in (False, True))

@@ -199,6 +199,57 @@ def test_a_pull_towards_the_query_shortens_the_way() -> None:
     assert float(lengths[1].mean()) < 0.95 * float(lengths[0].mean())
 
 
+def test_a_weight_on_pixels_pulls_by_its_closed_form() -> None:
+    """So heavy that it alone decides the sign of the second step: back to where the first came from."""
+    net, queries = Linear(), grey(1)
+    first = CounterfactualAttack(max_steps=1, lr=0.1, threshold=0.9999)(queries, classifier=net, autoencoder=net)
+    z0, z1 = first.latent_before, first.latent_after
+    assert z0 is not None
+    assert z1 is not None
+    x1 = queries.images + net.decode(z1) - net.decode(z0)
+    # d/dz [log p - w |x' - x|] at z1, with A the decoder: A'(1 - p) w_classifier - w A' sign(x1 - x)
+    p = net(x1).softmax(1)[0, 1]
+    g1 = net.A.T @ net.w * (1 - net(queries.images).softmax(1)[0, 1])
+    g2 = net.A.T @ (net.w * (1 - p) - 5.0 * (x1 - queries.images).sign().flatten())
+    m, v = (0.09 * g1 + 0.1 * g2) / (1 - 0.81), (0.000999 * g1**2 + 0.001 * g2**2) / (1 - 0.998001)
+    settings: dict[str, Any] = {"lr": 0.1, "threshold": 0.9999, "objective": "log_probability", "pixel_weight": 5.0}
+    seen: list[Tensor] = []
+
+    class Decoder(Linear):
+        def decode(self, latents: Tensor) -> Tensor:
+            seen.append(latents.detach().clone())
+            return super().decode(latents)
+
+    CounterfactualAttack(max_steps=2, **settings)(queries, classifier=net, autoencoder=Decoder())
+    torch.testing.assert_close(seen[2], z1, atol=1e-6, rtol=0)  # z0 twice (x0, step 1), then z1, then z2
+    torch.testing.assert_close(seen[3], z1 + 0.1 * m / (v.sqrt() + 1e-8), atol=1e-5, rtol=0)
+
+
+def test_smoothing_takes_the_gradient_beside_the_latent_and_the_verdict_on_it(pick: Pick) -> None:
+    """On a plateau the gradient is zero; with noise on the latent the attack finds the slope nearby."""
+    net, queries = Linear(), grey(4)
+
+    class Plateau(nn.Module):
+        classes = net.classes
+
+        def forward(self, images: Tensor) -> Tensor:
+            logit = net(images)[:, 1]
+            logit = 6 * torch.relu(logit - 6) - 3  # flat below 6
+            return torch.stack([torch.zeros_like(logit), logit], 1)
+
+    used: dict[str, Any] = {"classifier": Plateau(), "autoencoder": net}
+    settings: dict[str, Any] = {"lr": 0.02, "max_steps": 60, "objective": "log_probability", "second_moment": "row"}
+    stuck = CounterfactualAttack(**settings)(queries, **used)
+    assert not bool(stuck.flipped.any())
+    method = CounterfactualAttack(**settings, smoothing=0.4)
+    answers = method(queries, **used)
+    assert bool(answers.flipped.all())
+    p = Plateau()(answers.counterfactual).softmax(1)[:, 1]
+    assert bool((p > 0.75).all()), "the threshold holds at the latent itself, not only at a shaken one"
+    alone = method(pick(queries, [3]), **used)
+    torch.testing.assert_close(alone.counterfactual, answers.counterfactual[3:], atol=1e-6, rtol=0)
+
+
 def test_shrinking_ends_nearer_and_still_passes() -> None:
     net, queries = Linear(gain=30.0), grey(6)
     used: dict[str, Any] = {"classifier": net, "autoencoder": net}
