@@ -1,4 +1,9 @@
-"""What is done: a data file and a commit object per shard and stage; readers trust the first commit, nothing else."""
+"""What is done: a data file and a commit object per shard and stage; readers trust the first commit, nothing else.
+
+A shard whose quarantined rows are tried again gets a further commit, a revision: `commit/generate/000012.r1.json` holds
+the whole shard and stands for `000012.json`, which stays. A later stage's commit bears the revision it was made from,
+and counts only while generate has no higher one.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +23,9 @@ from storage.run import versions
 from storage.uri import Store
 
 STAGE = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+COMMIT = re.compile(r"(\d{6,})(?:\.r([1-9]\d*))?\.json")
 GENERATE = "generate"  # the stage whose input is the plan; every other stage's input is what it committed
+WORK = ("revision", "tries")  # what a shard to be worked on has besides what the plan says of it
 READERS = 8  # commit objects fetched at a time: they are small, and each costs a round trip in S3
 
 
@@ -36,21 +43,25 @@ def commit_shard(
 ) -> dict[str, Any]:
     """Write a shard's table, then its commit; returns the commit that won, which may be another writer's.
 
+    shard: as the plan has it, with "revision" where that is not 0.
     quarantined: [{"id", "reason"}]. rows_out: input rows answered; by default the table's rows (they differ for k > 1).
     Deletes nothing, ever: after a lost reply the file that looks orphaned may be the committed one.
     ValueError, and nothing written, if rows_in is not rows_out + quarantined.
     """
-    path = commit_path(stage, shard["index"])
+    planned = {name: value for name, value in shard.items() if name not in WORK}
+    revision = shard.get("revision", 0)
+    path, name = commit_path(stage, shard["index"], revision), shard_name(shard["index"], revision)
     rows_out = table.num_rows if rows_out is None else rows_out
     _expect_whole(stage, shard, rows_in, rows_out, quarantined)
     out = io.BytesIO()
     pq.write_table(table, out, compression="zstd")
     data = out.getvalue()
     digest, attempt = hashlib.sha256(data).hexdigest(), uuid.uuid4().hex[:12]
-    file = f"data/{stage}/{shard['index']:06d}-{digest[:12]}-{attempt}.parquet"
+    file = f"data/{stage}/{name.replace('.', '-')}-{digest[:12]}-{attempt}.parquet"
     commit = {
         "stage": stage,
-        "shard": shard,
+        "shard": planned,
+        "revision": revision,
         "file": file,
         "sha256": digest,
         "bytes": len(data),
@@ -74,8 +85,8 @@ def read_commits(store: Store, stage: str) -> dict[int, dict[str, Any]]:
 
 
 def iterate_commits(store: Store, stage: str) -> Iterator[dict[str, Any]]:
-    """The commits of a stage in the order of shards, a few in memory at a time."""
-    paths = [commit_path(stage, index) for index in committed(store, stage)]
+    """The commits of a stage that count, in the order of shards, a few in memory at a time."""
+    paths = [commit_path(stage, index, revision) for index, revision in revisions(store, stage).items()]
     with ThreadPoolExecutor(READERS) as pool:
         for start in range(0, len(paths), 32 * READERS):
             yield from pool.map(lambda path: read_commit(store, path), paths[start : start + 32 * READERS])
@@ -91,10 +102,31 @@ def read_committed(store: Store, commit: Mapping[str, Any], columns: list[str] |
 
 
 def committed(store: Store, stage: str) -> list[int]:
-    """Indices of the shards with a commit, in order, from names alone."""
+    """Indices of the shards with a commit that counts, in order, from names alone."""
+    return list(revisions(store, stage))
+
+
+def revisions(store: Store, stage: str) -> dict[int, int]:
+    """Which commit of each shard counts, by index, in order, from names alone.
+
+    Of `generate` the highest revision; of a later stage the one made from it, where there is one.
+    """
+    found = all_revisions(store, stage)
+    if stage == GENERATE:
+        return {index: max(numbers) for index, numbers in found.items()}
+    now = revisions(store, GENERATE)
+    wanted = {index: now.get(index, max(numbers)) for index, numbers in found.items()}
+    return {index: revision for index, revision in wanted.items() if revision in found[index]}
+
+
+def all_revisions(store: Store, stage: str) -> dict[int, list[int]]:
+    """Every commit there is of a stage: revisions by index, both in order, from names alone."""
     folder = f"commit/{_stage(stage)}"
-    found = (re.fullmatch(r"(\d{6,})\.json", path.removeprefix(f"{folder}/")) for path in store.list(folder))
-    return sorted(int(match[1]) for match in found if match)
+    matches = (COMMIT.fullmatch(path.removeprefix(f"{folder}/")) for path in store.list(folder))
+    found: dict[int, list[int]] = {}
+    for index, revision in sorted((int(match[1]), int(match[2] or 0)) for match in matches if match):
+        found.setdefault(index, []).append(revision)
+    return found
 
 
 def stages(store: Store) -> list[str]:
@@ -104,14 +136,26 @@ def stages(store: Store) -> list[str]:
 
 
 def todo(plan: Mapping[str, Any], store: Store, stage: str) -> list[dict[str, Any]]:
-    """The plan's shards that have no commit."""
+    """The plan's shards that have no commit; for a later stage with the revision that generate has, unless it is 0."""
     done = set(committed(store, stage))
-    return [shard for shard in plan["shards"] if shard["index"] not in done]
+    now = {} if stage == GENERATE else revisions(store, GENERATE)
+    left = (shard for shard in plan["shards"] if shard["index"] not in done)
+    return [{**shard, "revision": now[shard["index"]]} if now.get(shard["index"]) else shard for shard in left]
 
 
-def begin_attempt(store: Store, stage: str, index: int) -> int:
+def to_retry(plan: Mapping[str, Any], store: Store) -> list[dict[str, Any]]:
+    """The plan's shards with quarantined rows, as their next revision; "tries" is how many rows that are."""
+    bad = {
+        commit["shard"]["index"]: {"revision": commit.get("revision", 0) + 1, "tries": len(commit["quarantined"])}
+        for commit in iterate_commits(store, GENERATE)
+        if commit["quarantined"]
+    }
+    return [{**shard, **bad[shard["index"]]} for shard in plan["shards"] if shard["index"] in bad]
+
+
+def begin_attempt(store: Store, stage: str, index: int, revision: int = 0) -> int:
     """Note that a shard is being started; how often it was, this time included. Starts that a kill ended count, too."""
-    folder = f"attempt/{_stage(stage)}/{_index(index):06d}"
+    folder = f"attempt/{_stage(stage)}/{shard_name(index, revision)}"
     store.write(f"{folder}/{uuid.uuid4().hex}", b"")
     return len(store.list(folder))
 
@@ -132,9 +176,14 @@ def totals(commits: Mapping[int, Mapping[str, Any]] | Iterable[Mapping[str, Any]
     return sums
 
 
-def commit_path(stage: str, index: int) -> str:
+def commit_path(stage: str, index: int, revision: int = 0) -> str:
     """Where a shard's commit is."""
-    return f"commit/{_stage(stage)}/{_index(index):06d}.json"
+    return f"commit/{_stage(stage)}/{shard_name(index, revision)}.json"
+
+
+def shard_name(index: int, revision: int = 0) -> str:
+    """What the files of a shard's revision are called: 000012, 000012.r1."""
+    return f"{_index(index):06d}" + (f".r{_index(revision)}" if revision else "")
 
 
 def data_path(commit: Mapping[str, Any]) -> str:
@@ -151,7 +200,7 @@ def read_commit(store: Store, path: str) -> dict[str, Any]:
     try:
         commit = json.loads(data)
         data_path(commit)
-        if commit_path(commit["stage"], commit["shard"]["index"]) == path:
+        if commit_path(commit["stage"], commit["shard"]["index"], commit.get("revision", 0)) == path:
             return dict(commit)
     except (ValueError, KeyError, TypeError):
         pass
