@@ -50,11 +50,12 @@ class ModelConfig(Strict):
     """A pinned model: where its code and weights come from and how its inputs and outputs are read."""
 
     preset: str | None = None
-    role: Literal["classifier", "attributes", "autoencoder", "denoiser"]
-    source: Literal["torch", "huggingface", "export"] = "torch"
+    role: Literal["classifier", "attributes", "autoencoder", "denoiser", "features", "perceptual", "faces"]
+    source: Literal["torch", "huggingface", "export", "onnx"] = "torch"
     target: str | None = None  # source torch: dotted path to a torch module class or a function that makes one
     settings: dict[str, Any] = {}  # its arguments
-    # A file (safetensors, or .pt read with weights_only), `zoo:NAME` for a shipped one, a hub id or a folder.
+    # A file (safetensors, or .pt read with weights_only), `zoo:NAME` for a shipped one, a hub id or a folder;
+    # `package:NAME/PATH` for a file of an installed package, `package:NAME` for what that package brings by itself.
     weights: str | None = None
     revision: str | None = None  # of a hub id
     sha256: str | None = None  # of the weights file; checked at load
@@ -64,6 +65,8 @@ class ModelConfig(Strict):
     size: Count | None = None  # input side the network wants; images are resized to it inside the wrapper
     mean: list[float] = []  # per channel, in [0,1] scale; empty: no normalisation
     std: list[float] = []
+    layer: str | None = None  # features: the layer whose input they are, such as the last; none: see FeatureWrapper
+    label: str | None = None  # what figures made with it are called: fid[LABEL]; default: the preset's name
 
     @model_validator(mode="after")
     def _whole(self) -> ModelConfig:
@@ -115,7 +118,8 @@ class EngineConfig(Strict):
     gpus: float = Field(default=0, ge=0)  # per worker; fractions share a GPU
     device: str = "auto"
     threads: Count = 1  # torch threads per worker
-    batch: Count = 16  # rows per method call
+    batch: Count | Literal["auto"] = 16  # rows per method call; auto: 16, on a GPU doubled while memory holds
+    row_seconds: float | None = Field(default=3600.0, gt=0)  # a row that takes longer is set aside; null: no limit
     shard_rows: Count = 64  # rows per shard: aim for 30-120 s of work
     address: str | None = None  # of a running Ray cluster; default: RAY_ADDRESS, else a local one
     attempts: Count = 3  # starts of one shard before its killer row is searched
@@ -180,7 +184,7 @@ class TrainConfig(Strict):
     """Training of one of our own networks from Parquet."""
 
     name: Name
-    role: Literal["classifier", "attributes", "autoencoder", "denoiser"]
+    role: Literal["classifier", "attributes", "autoencoder", "denoiser", "simsiam"]
     data: DataConfig  # rows to train on
     labels: list[str] = []  # attributes: columns to learn; classifier: empty, data.label is learnt
     classes: list[str] = []

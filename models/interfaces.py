@@ -63,3 +63,27 @@ class Denoiser(Protocol):
         posterior's beta), or None where the variance is fixed.
         """
         ...
+
+
+class FeatureNetwork(Protocol):
+    """Images to feature vectors: what fid, sfid and kid (moments) and s3 (a SimSiam projector's output) look through."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Features (B,D) float32; images (B,3,H,W) in [0,1] at any size."""
+        ...
+
+
+class PerceptualDistance(Protocol):
+    """How different two images look: lpips."""
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        """Distances (B,) float32, 0 for equal images; a and b (B,3,H,W) in [0,1] at any size."""
+        ...
+
+
+class FaceEmbedder(Protocol):
+    """Faces to identity embeddings: fva and fs take the cosine of two of them."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Embeddings (B,D) float32, not normalised; images (B,3,H,W) in [0,1] at any size, one face in each."""
+        ...

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from models.denoiser import alphas_cumprod
-from models.wrap import AttributeWrapper, AutoencoderWrapper, ClassifierWrapper, DenoiserWrapper
+from models.wrap import (
+    AttributeWrapper,
+    AutoencoderWrapper,
+    ClassifierWrapper,
+    DenoiserWrapper,
+    FeatureWrapper,
+    PerceptualWrapper,
+)
 
 SCHEDULE = (
     "schedule",
@@ -39,6 +46,12 @@ def build(spec: Mapping[str, Any], weights: bytes | Path | None, device: torch.d
         diffusion = {**found, **diffusion}
     elif source == "export":
         network, found = archive(weights), {}
+    elif source == "onnx":
+        from models.onnx import Onnx
+
+        if weights is None:
+            raise ValueError("expected weights for a model of source onnx, got none")
+        network, found = Onnx(weights.read_bytes() if isinstance(weights, Path) else weights), {}
     else:
         network, found = make(spec["target"], settings), {}
         if weights is not None:
@@ -60,6 +73,10 @@ def wrap(
         return ClassifierWrapper(network, classes=classes, head=head, output=output, **image)
     if role == "attributes":
         return AttributeWrapper(network, attributes=classes, **image)
+    if role in ("features", "faces"):
+        return FeatureWrapper(network, layer=spec.get("layer"), **image)
+    if role == "perceptual":
+        return PerceptualWrapper(network, **image)
     if role == "autoencoder":
         return AutoencoderWrapper(network, size=spec.get("size"))
     if role == "denoiser":
@@ -67,7 +84,8 @@ def wrap(
         if bar is None:
             bar, _ = schedule_of(diffusion)
         return DenoiserWrapper(network, alphas_cumprod=bar, prediction=diffusion.get("prediction", "epsilon"))
-    raise ValueError(f"expected a role out of classifier, attributes, autoencoder, denoiser, got {role!r}")
+    known = "classifier, attributes, autoencoder, denoiser, features, perceptual, faces"
+    raise ValueError(f"expected a role out of {known}, got {role!r}")
 
 
 def schedule_of(settings: Mapping[str, Any]) -> tuple[Tensor, str]:
@@ -120,7 +138,9 @@ def read_weights(weights: bytes | Path) -> dict[str, Tensor]:
         raise ValueError(f"expected a safetensors or torch weights file, got {len(data)} bytes: {why}") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError("expected a weights file that holds a state dict, got something else")
-    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    # DataParallel puts its own name before every other.
+    cut = len("module.") if state and all(key.startswith("module.") for key in state) else 0
+    return {key[cut:]: value.float() if value.is_floating_point() else value for key, value in state.items()}
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
@@ -163,8 +183,12 @@ def pretrained(role: str, where: str, revision: str | None) -> tuple[nn.Module, 
     says."""
     if role == "denoiser":
         return foreign_unet(where, revision)
+    if role == "features":
+        from transformers import AutoModel
+
+        return AutoModel.from_pretrained(where, revision=revision), {}
     if role not in ("classifier", "attributes"):
-        raise ValueError(f"expected a classifier, attributes or a denoiser of source huggingface, got {role!r}")
+        raise ValueError(f"expected a classifier, attributes, features or a denoiser of huggingface, got {role!r}")
     from transformers import AutoModelForImageClassification
 
     network = AutoModelForImageClassification.from_pretrained(where, revision=revision)

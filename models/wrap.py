@@ -43,6 +43,8 @@ class Normalised(nn.Module):
     mean: Tensor
     std: Tensor
 
+    layer: str | None = None
+
     def __init__(self, network: nn.Module, *, size: int | None, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.network, self.size = network, size
@@ -54,12 +56,79 @@ class Normalised(nn.Module):
         return (resize(images, self.size) - self.mean) / self.std
 
     def features(self, images: Tensor) -> Tensor:
-        """Penultimate features (B,F), where the network has them."""
+        """Penultimate features (B,F): what goes into `layer`, else what the network's own method `features` gives."""
+        if self.layer is not None:
+            return flat(input_of(self.network, self.layer, self.prepare(images)))
         network: Any = self.network
-        if not hasattr(network, "features"):
+        if not has_features(network):
             raise ValueError(f"expected a network with a `features` method, got {type(network).__name__}")
-        features: Tensor = network.features(self.prepare(images)).float()
-        return features
+        return flat(network.features(self.prepare(images)))
+
+
+def has_features(network: nn.Module) -> bool:
+    """Whether a network has a method `features` (some have a layer of that name, which is another thing)."""
+    return callable(getattr(type(network), "features", None))
+
+
+def input_of(network: nn.Module, layer: str, images: Tensor) -> Any:
+    """What goes into a layer of the network, by the layer's dotted name, while it looks at images."""
+    names = dict(network.named_modules())
+    if not layer or layer not in names:
+        ends = ", ".join(list(names)[-5:])
+        raise ValueError(f"expected the name of a layer of {type(network).__name__} (it ends with {ends}), got {layer!r}")
+    seen: list[Any] = []
+    hook = names[layer].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    try:
+        network(images)
+    finally:
+        hook.remove()
+    return seen[-1]
+
+
+def flat(output: Any) -> Tensor:
+    """Feature vectors (B,D) float32 in whatever a network returns; maps (B,D,h,w) are averaged over their places."""
+    output = output[0] if isinstance(output, (tuple, list)) else output
+    for name in ("pooler_output", "logits", "last_hidden_state"):  # of what transformers gives, the vector first
+        output = getattr(output, name) if getattr(output, name, None) is not None else output
+    if not isinstance(output, Tensor) or output.ndim < 2:
+        raise ValueError(f"expected features (B,D) from the network, got {type(output).__name__}")
+    return (output.mean((2, 3)) if output.ndim == 4 else output.flatten(1)).float()
+
+
+class FeatureWrapper(Normalised):
+    """A network as a FeatureNetwork or FaceEmbedder.
+
+    The vector is what goes into `layer`; without one, what the method `features` gives; without that, the output.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        layer: str | None = None,
+        size: int | None = None,
+        mean: Sequence[float] = (),
+        std: Sequence[float] = (),
+    ) -> None:
+        super().__init__(network, size=size, mean=mean, std=std)
+        self.layer = layer
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (B,D) float32; images (B,3,H,W) in [0,1]."""
+        if self.layer is not None or has_features(self.network):
+            return self.features(images)
+        return flat(self.network(self.prepare(images)))
+
+
+class PerceptualWrapper(Normalised):
+    """A network (a, b) -> distances of any shape that has B values, as a PerceptualDistance."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Distances (B,) float32; a and b (B,3,H,W) in [0,1]."""
+        distances: Tensor = self.network(self.prepare(a), self.prepare(b))
+        if distances.numel() != len(a):
+            raise ValueError(f"expected {len(a)} distances from the network, got {tuple(distances.shape)}")
+        return distances.reshape(len(a)).float()
 
 
 class ClassifierWrapper(Normalised):

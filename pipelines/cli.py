@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     command("verify", "check a run's invariants; exit code 1 if one is broken", _verify).add_argument("run")
     prepare.arguments(command("prepare", "write a data set as Parquet shards", _prepare))
     train = command("train", "train one of our own networks from Parquet", _train)
-    train.add_argument("role", choices=("classifier", "attributes", "autoencoder", "denoiser"))
+    train.add_argument("role", choices=("classifier", "attributes", "autoencoder", "denoiser", "simsiam"))
     train.add_argument("config", help="a preset's name or a YAML file")
     _settings(train)
     doctor = command("doctor", "say what would go wrong, before a long run", _doctor)

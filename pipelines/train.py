@@ -18,7 +18,7 @@ from actors.load import weights_location
 from configs.schema import TrainConfig
 from configs.strict import UserError
 from models.load import SCHEDULE, build, fill, find, make, read_weights, schedule_of
-from pipelines import train_card, train_holdout, train_losses
+from pipelines import train_card, train_holdout, train_losses, train_simsiam
 from pipelines.train_data import Samples, bits, class_indices, load
 
 Log = Callable[[str], None]
@@ -51,6 +51,8 @@ def train(config: TrainConfig, log: Log = say) -> Path:
         raise UserError(f"{config.name}: {error}") from None
     out = Path(config.out)
     state, last, seconds = fit(config, net.to(device), samples, labels, spec, log)
+    if config.role == "simsiam":
+        train_simsiam.expect_no_collapse(net, samples, config.name, device)
     weights = train_card.half(state)
     train_card.write(out, weights)
     part_of(out).unlink(missing_ok=True)
@@ -142,6 +144,8 @@ def loss(config: TrainConfig, net: nn.Module, spec: dict[str, Any], device: torc
         return lambda images, _, g: train_losses.denoiser(net, images, bar, prediction, weights, g)
     if config.role == "autoencoder" and weights["attributes"] and not config.labels:
         raise UserError("objective.attributes: expected `labels`, the columns to learn, got none")
+    if config.role == "simsiam":
+        return lambda images, _, g: train_simsiam.loss(net, images, weights, g)
     of = {
         "classifier": train_losses.classifier,
         "attributes": train_losses.attributes,
@@ -186,6 +190,8 @@ def specification(config: TrainConfig) -> dict[str, Any]:
     spec["weights"] = Path(config.out).name
     if classes:
         spec |= {"classes": list(classes), "mean": [0.5], "std": [0.5]}
+    if config.role == "simsiam":
+        spec |= {"role": "features", "mean": [0.5], "std": [0.5]}
     if config.role != "denoiser":
         spec["size"] = config.data.size
     return spec
@@ -205,6 +211,9 @@ def evaluate(config: TrainConfig, model: nn.Module, device: torch.device, log: L
         figures = train_holdout.attributes(model, samples, bits(samples, labels), device)
     elif config.role == "autoencoder":
         figures = train_holdout.autoencoder(model, samples, device)
+    elif config.role == "simsiam":
+        weights = train_losses.weights_of(config.role, config.objective)
+        figures = train_simsiam.holdout(model, samples, weights, device)
     else:
         figures = train_holdout.denoiser(model, samples, device)
     log(f"{config.name}: holdout {figures}")

@@ -28,6 +28,10 @@ TERMS: dict[str, dict[str, float]] = {
         "features": 0.0,  # mean difference of the encoder's own features of x and x', in their standard deviations
         "attributes": 0.0,  # binary cross-entropy of a linear head on the sampled latent, mean over `labels`
     },
+    "simsiam": {
+        "crop": 0.4,  # the largest part of a side that a view leaves out
+        "jitter": 0.8,  # share of the views in other light, blurred and noisy
+    },
     "denoiser": {"snr_cap": 5.0},  # cap of the weight by signal-to-noise ratio; 0: no weighting
 }
 
