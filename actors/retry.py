@@ -1,0 +1,65 @@
+"""Quarantined rows tried again: what a shard's last revision answered is taken over, the rest is worked on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from storage.commit import commit_path, read_commit, read_committed
+from storage.uri import Store
+
+
+class Named(Protocol):
+    """Anything that bears a row's id."""
+
+    id: str
+
+
+N = TypeVar("N", bound=Named)
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A shard's last revision: its commit, its table, and the ids of the rows that it answered."""
+
+    commit: Mapping[str, Any]
+    table: pa.Table
+    ids: frozenset[str]
+
+
+def earlier(store: Store, stage: str, shard: Mapping[str, Any]) -> Earlier | None:
+    """What the revision before the shard's holds; None where the shard is to be made for the first time."""
+    revision = shard.get("revision", 0)
+    if not revision:
+        return None
+    commit = read_commit(store, commit_path(stage, shard["index"], revision - 1))
+    table = read_committed(store, commit)
+    return Earlier(commit, table, frozenset(table["id"].to_pylist()))
+
+
+def unanswered(rows: Iterable[N], before: Earlier | None) -> Iterator[N]:
+    """Rows without those that are answered: of each answered id the first, since a second one was set aside for it."""
+    taken: set[str] = set()
+    for row in rows:
+        if before is not None and row.id in before.ids and row.id not in taken:
+            taken.add(row.id)
+            continue
+        yield row
+
+
+def joined(before: Earlier | None, table: pa.Table) -> pa.Table:
+    """The last revision's rows and the new ones, in the order of the input."""
+    if before is None:
+        return table
+    both = pa.concat_tables([before.table.cast(table.schema), table])
+    order = pc.sort_indices(both.select(["row", "k"]), sort_keys=[("row", "ascending"), ("k", "ascending")])
+    return both.take(order)
+
+
+def unchanged(before: Earlier | None, table: pa.Table, quarantined: list[dict[str, Any]]) -> bool:
+    """Did trying again answer no further row and find the same reasons."""
+    return before is not None and not table.num_rows and quarantined == list(before.commit["quarantined"])

@@ -1,0 +1,48 @@
+"""Say, or delete, what a run's folder holds for nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from configs.strict import UserError
+from pipelines.committed import TABLE, plan_of
+from storage.gc import counts, delete, garbage
+from storage.uri import Store
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+NAMED = 5  # files named per reason
+
+
+def gc(store: Store, *, older_than: str = "24h", do: bool = False) -> str:
+    """What could be deleted, by reason; with `do` it is. UserError where the folder is no run."""
+    plan_of(store)
+    seconds = age(older_than)
+    found = garbage(store, older_than=seconds, scored=_scored(store))
+    if not found:
+        return f"{store.uri}: nothing to delete that is older than {older_than}"
+    if do:
+        delete(store, found)
+    lines = []
+    for why, (files, size) in counts(found).items():
+        lines.append(f"{files:8,d} x {why}, {size / 1e6:,.1f} MB")
+        lines += [f"             {file.path}" for file in [f for f in found if f.why == why][:NAMED]]
+        lines += [f"             and {files - NAMED:,d} more"] if files > NAMED else []
+    done = "deleted" if do else f"older than {older_than}; nothing was deleted: --delete does it"
+    return "\n".join([*lines, f"{store.uri}: {len(found):,d} files, {done}"])
+
+
+def age(text: str) -> float:
+    """Seconds of an age like 90s, 30m, 24h or 7d; UserError for another text."""
+    match = re.fullmatch(r"(\d+)([smhd])", text)
+    if match is None:
+        raise UserError(f"--older-than: expected an age like 30m, 24h or 7d, got {text!r}")
+    return float(int(match[1]) * UNITS[match[2]])
+
+
+def _scored(store: Store) -> str | None:
+    """The stage of the scores that stand; None where there is no table that says so."""
+    try:
+        return str(json.loads(store.read(TABLE))["stage"])
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
