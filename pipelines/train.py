@@ -46,6 +46,8 @@ def train(config: TrainConfig, log: Log = say) -> Path:
             {k: v for k, v in spec["settings"].items() if not (config.role == "denoiser" and k in SCHEDULE)},
         )
         if config.init:
+            if not Path(weights_location(config.init)).is_file():
+                raise FileNotFoundError(f"init: expected a file at {config.init}, got none: train it first")
             fill(net, read_weights(Path(weights_location(config.init))), config.target)
     except (ValueError, FileNotFoundError) as error:
         raise UserError(f"{config.name}: {error}") from None

@@ -102,6 +102,19 @@ def test_same_seed_same_bytes_other_seed_others(role: str, data: Path, tmp_path:
     assert files[0] != files[2]
 
 
+def test_training_goes_on_from_given_weights(data: Path, tmp_path: Path) -> None:
+    """With a learning rate that moves nothing in fp16, what comes out is what went in; other shapes are told."""
+    first = train(config("autoencoder", data, tmp_path / "first.safetensors"), lambda _: None)
+    still: dict[str, Any] = {"init": str(first), "lr": 1e-12, "ema": 0.0, "steps": 1}
+    for seed in (7, 8):
+        out = train(config("autoencoder", data, tmp_path / f"{seed}.safetensors", seed=seed, **still), lambda _: None)
+        assert out.read_bytes() == first.read_bytes()
+    with pytest.raises(UserError, match="expected"):
+        train(config("attributes", data, tmp_path / "x.safetensors", init=str(first)), lambda _: None)
+    with pytest.raises(UserError, match="expected a file at"):
+        train(config("autoencoder", data, tmp_path / "x.safetensors", init=str(tmp_path / "none")), lambda _: None)
+
+
 def test_a_classifier_learns_what_can_be_seen(data: Path, tmp_path: Path) -> None:
     made = config("classifier", data, tmp_path / "net.safetensors", steps=60, lr=5e-3, flip=False, ema=0.0)
     made = made.model_copy(update={"data": made.data.model_copy(update={"label": "Blond_Hair"})})
