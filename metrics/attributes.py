@@ -16,6 +16,10 @@ MEASURES = (
     Measure("changed_causal", "changed_causal", "mean", "flipped", None, "attributes per row"),
     Measure("changed_spurious", "changed_spurious", "mean", "flipped", "lower", "attributes per row"),
 )
+MNAC = (
+    Measure("mnac", "changed_all", "mean", "flipped", "lower", "attributes per row"),
+    Measure("mnac[without target]", "changed_others", "mean", "flipped", "lower", "attributes per row"),
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,14 @@ def causal_share(changed: NDArray[np.bool_], causal: Sequence[int]) -> tuple[Flo
     share = np.full(len(changed), np.nan)
     np.divide(right, right + wrong, out=share, where=right + wrong > 0)
     return share, right, wrong
+
+
+def numbers_changed(changed: NDArray[np.bool_], query: int | None) -> tuple[Floats, Floats]:
+    """Per row: how many attributes changed, and how many besides the query attribute's column; (B,) each, the second
+    NaN where no attribute is the query's. changed: (B,A) bool. Their means are MNAC (Rodriguez et al., "Beyond Trivial
+    Counterfactual Explanations with Diverse Valuable Explanations", ICCV 2021), which counts the target in."""
+    every = changed.sum(1).astype(np.float64)
+    return every, np.full(len(changed), np.nan) if query is None else every - changed[:, query]
 
 
 def update(before: Floats, after: Floats, threshold: float) -> AttributeSums:

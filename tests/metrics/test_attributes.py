@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from metrics.attributes import AttributeSums, causal_share, changes, update
+from metrics.attributes import AttributeSums, causal_share, changes, numbers_changed, update
 
 BEFORE = np.array([[0.9, 0.1, 0.2], [0.9, 0.4, 0.2], [0.1, 0.6, 0.9], [0.5, 0.5, 0.5]])
 AFTER = np.array([[0.1, 0.9, 0.2], [0.6, 0.45, 0.2], [0.9, 0.6, 0.9], [0.51, 0.5, 0.1]])
@@ -37,3 +37,13 @@ def test_no_rows() -> None:
 def test_shapes_are_checked() -> None:
     with pytest.raises(ValueError, match=r"expected probabilities of one shape \(B,A\), got \(4, 3\) and \(3, 3\)"):
         changes(BEFORE, AFTER[:3], 0.5)
+
+
+def test_numbers_changed_with_and_without_the_target() -> None:
+    changed = np.array([[True, False, True], [False, False, False], [True, True, True]])
+    every, others = numbers_changed(changed, 0)
+    assert (every.tolist(), others.tolist()) == ([2, 0, 3], [1, 0, 2])
+    every, others = numbers_changed(changed, None)
+    assert every.tolist() == [2, 0, 3]
+    assert np.isnan(others).all()
+    assert numbers_changed(changed[:0], 1)[1].shape == (0,)
