@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from configs.schema import AugmentConfig, RunConfig
 from configs.strict import UserError
 from pipelines.augment_card import card, summary
+from pipelines.augment_judged import Judged, read_judged
 from pipelines.augment_parts import Parts, schema_of
-from pipelines.committed import class_names, generated, scored_stage
+from pipelines.committed import class_names, generated, made_shards, scored_stage
 from pipelines.judge import SCORES as JUDGE_SCORES
-from storage.commit import read_commits, read_committed
+from storage.commit import commit_path, read_commit, read_committed
 from storage.uri import Store
 
 CARD, COUNTS = "augment/README.md", "augment/counts.json"
@@ -35,27 +36,31 @@ def augment(store: Store, config: RunConfig) -> dict[str, Any]:
     same run and settings give the same rows. Parts of an earlier, larger set are emptied.
     """
     _check_gates(store, config)
-    commits, settings = generated(store), config.augment
-    scores = read_commits(store, scored_stage(store))
-    names = class_names(store, config)
-    judged = _judged(store)
+    settings, shards, stage = config.augment, made_shards(store), scored_stage(store)
+    names, judged = class_names(store, config), read_judged(store)
     gates = gates_of(settings)
     rejected = dict.fromkeys([*gates, UNBALANCED], 0)
-    passed: dict[int, list[bytes]] = {}
+    passed: dict[int, list[Ids]] = {}
     considered = unsplit = 0
-    for row in _rows(commits, scores, store, judged):
-        considered += 1
-        unsplit += row["split"] is None
-        failed = next((name for name, passes in gates.items() if not passes(row)), None)
-        if failed:
-            rejected[failed] += 1
-        else:
-            passed.setdefault(row["target"], []).append(row["cf_id"].encode())
-    chosen = pick({target: np.array(ids) for target, ids in passed.items()}, settings.balance)
-    rejected[UNBALANCED] = sum(map(len, passed.values())) - sum(map(len, chosen.values()))
+    for index in shards:
+        through: dict[int, list[bytes]] = {}
+        for row in _rows(store, stage, index, judged):
+            considered += 1
+            unsplit += row["split"] is None
+            failed = next((name for name, passes in gates.items() if not passes(row)), None)
+            if failed:
+                rejected[failed] += 1
+            else:
+                through.setdefault(row["target"], []).append(row["cf_id"].encode())
+        for target, ids in through.items():
+            passed.setdefault(target, []).append(np.array(ids))
+    found = {target: np.concatenate(parts) for target, parts in passed.items()}
+    chosen = pick(found, settings.balance)
+    rejected[UNBALANCED] = sum(map(len, found.values())) - sum(map(len, chosen.values()))
+    del passed, found
     parts = Parts(store, schema_of(names))
     kept: Counter[str] = Counter()
-    for row in _images(commits, scores, store, judged, chosen):
+    for row in _images(store, stage, judged, chosen):
         label = row["target"] if settings.label == "target" else row["label"]
         kept[names[label]] += 1
         parts.add({**_told(row, names, config), "label": label, "label_name": names[label]})
@@ -118,38 +123,39 @@ def pick(passed: dict[int, Ids], balance: bool) -> dict[int, Ids]:
     return {target: np.sort(ids)[:size] for target, ids in passed.items()}
 
 
-def _rows(
-    commits: dict[int, dict[str, Any]], scores: dict[int, dict[str, Any]], store: Store, judged: dict[str, float]
-) -> Iterator[dict[str, Any]]:
-    """Every scored row without its images, one shard in memory at a time."""
-    for index in commits:
-        if index not in scores:
-            raise UserError(f"expected scores of shard {index}, got none: run the score stage to its end first")
-        for row in read_committed(store, scores[index], ["cf_id", "id", *COPIED, *MEASURED]).to_pylist():
-            yield {**row, "judge": judged.get(row["cf_id"])}
+def _rows(store: Store, stage: str, index: int, judged: Judged) -> Iterator[dict[str, Any]]:
+    """The scored rows of a shard without their images."""
+    try:
+        commit = read_commit(store, commit_path(stage, index))
+    except FileNotFoundError:
+        raise UserError(f"expected scores of shard {index}, got none: run the score stage to its end first") from None
+    rows = read_committed(store, commit, ["cf_id", "id", *COPIED, *MEASURED]).to_pylist()
+    for row, judge in zip(rows, judged.of([row["cf_id"] for row in rows]), strict=True):
+        yield {**row, "judge": judge}
 
 
-def _images(
-    commits: dict[int, dict[str, Any]],
-    scores: dict[int, dict[str, Any]],
-    store: Store,
-    judged: dict[str, float],
-    chosen: dict[int, Ids],
-) -> Iterator[dict[str, Any]]:
-    """The chosen rows with their images, in the order of shards; shards without a chosen row are not read."""
+def _images(store: Store, stage: str, judged: Judged, chosen: dict[int, Ids]) -> Iterator[dict[str, Any]]:
+    """The chosen rows with their images, in the order of shards; images of shards without one are not read."""
     last = {target: ids[-1].decode() for target, ids in chosen.items() if len(ids)}
-    for index, commit in commits.items():
+    for commit in generated(store):
         rows = [
             row
-            for row in _rows({index: commit}, scores, store, judged)
+            for row in _rows(store, stage, commit["shard"]["index"], judged)
             if row["cf_id"] <= last.get(row["target"], "") and _among(row["cf_id"], chosen[row["target"]])
         ]
         if not rows:
             continue
         table = read_committed(store, commit, ["cf_id", "method", "counterfactual"])
         place = {name: i for i, name in enumerate(table["cf_id"].to_pylist())}
-        found = table.take(pa.array([place[row["cf_id"]] for row in rows])).to_pylist()
-        yield from ({**row, **images} for row, images in zip(rows, found, strict=True))
+        found = table.take(pa.array([place[row["cf_id"]] for row in rows]))
+        for row, images in zip(rows, _pieces(found), strict=True):
+            yield {**row, **images}
+
+
+def _pieces(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """A table's rows, a few at a time as objects."""
+    for batch in table.to_batches(max_chunksize=64):
+        yield from batch.to_pylist()
 
 
 def _among(name: str, ids: Ids) -> bool:
@@ -171,15 +177,6 @@ def _told(row: dict[str, Any], names: list[str], config: RunConfig) -> dict[str,
         "original_label": None if row["label"] is None else names[row["label"]],
         **{name: row[name] for name in (*MEASURED, "judge")},
     }
-
-
-def _judged(store: Store) -> dict[str, float]:
-    """Mean judge scores by cf_id, of the rows that have one."""
-    if not store.exists(JUDGE_SCORES):
-        return {}
-    with store.parquet(JUDGE_SCORES) as file:
-        table = file.read(columns=["cf_id", "judge"]).drop_null()
-    return dict(zip(table["cf_id"].to_pylist(), table["judge"].to_pylist(), strict=True))
 
 
 def _check_gates(store: Store, config: RunConfig) -> None:

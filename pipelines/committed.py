@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from configs.schema import RunConfig
 from configs.strict import UserError
-from storage.commit import iterate_commits, read_commits
+from storage.commit import commit_path, committed, iterate_commits, read_commit
 from storage.run import read_plan
 from storage.uri import Store
 
@@ -22,12 +23,18 @@ def plan_of(store: Store) -> dict[str, Any]:
         raise UserError(str(error)) from None
 
 
-def generated(store: Store) -> dict[int, dict[str, Any]]:
-    """Commits of the generate stage by shard, in order; UserError where there is none."""
-    commits = read_commits(store, GENERATE)
-    if not commits:
+def made_shards(store: Store) -> list[int]:
+    """Indices of the shards that were generated, in order, from names alone; UserError where there is none."""
+    shards = committed(store, GENERATE)
+    if not shards:
         raise UserError(f"expected counterfactuals in {store.uri}, got none: run the generate stage first")
-    return dict(sorted(commits.items()))
+    return shards
+
+
+def generated(store: Store) -> Iterator[dict[str, Any]]:
+    """Commits of the generate stage in the order of shards, a few at a time; UserError where there is none."""
+    made_shards(store)
+    return iterate_commits(store, GENERATE)
 
 
 def scored_stage(store: Store) -> str:
@@ -45,10 +52,11 @@ def class_names(store: Store, config: RunConfig) -> list[str]:
     """
     if config.models["classifier"].classes:
         return list(config.models["classifier"].classes)
-    for stage in (GENERATE, *([scored_stage(store)] if store.exists(TABLE) else [])):
-        for commit in iterate_commits(store, stage):
-            if commit["extra"].get("classes"):
-                return list(commit["extra"]["classes"])
+    for stage in (*([scored_stage(store)] if store.exists(TABLE) else []), GENERATE):
+        for index in committed(store, stage)[:1]:  # what one worker saw they all saw
+            classes = read_commit(store, commit_path(stage, index))["extra"].get("classes")
+            if classes:
+                return list(classes)
     raise UserError("models.classifier.classes: expected the names of the classes, got none: give them, or score first")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,12 @@ from metrics import attributes, cost, cout, flips, judge, pixels, rates, table
 from metrics.estimate import SUBSETS, Measure
 from metrics.means import bootstrap_weights
 from metrics.rates import RateSums
-from pipelines.committed import TABLE, generated, plan_of
+from pipelines.committed import TABLE, made_shards, plan_of
 from pipelines.judge import SCORES as JUDGE_SCORES
+from pipelines.part import WHOLE, Part
 from pipelines.score_table import Sums, line, tell, to_csv
 from pipelines.stage import run_stage, worker_config
-from storage.commit import read_commits, read_committed, todo
+from storage.commit import iterate_commits, read_committed, todo
 from storage.uri import Store
 
 MODELS = ("classifier", "oracle", "second")
@@ -30,30 +31,31 @@ VERSION = 1  # of what the worker computes: a change here scores every run again
 TABLE_CSV = "score/table.csv"
 
 
-def score(store: Store, config: RunConfig, run_stage: Callable[..., Any] = run_stage) -> dict[str, Any]:
-    """Score every generated shard that is not scored yet, then write score/table.json and .csv; gives the table.
+def score(
+    store: Store, config: RunConfig, run_stage: Callable[..., Any] = run_stage, part: Part = WHOLE
+) -> dict[str, Any]:
+    """Score the generated shards of `part` not scored yet, then write score/table.json and .csv; gives the table.
 
     The table is always summed again, with the judge's answers where there are any, so a second call is cheap.
     """
-    plan, made = plan_of(store), generated(store)
+    plan, made = plan_of(store), set(made_shards(store))
     oracle = config.models.get("oracle")
     if oracle is None or oracle.classes:
         causal_columns(oracle.classes if oracle else (), config.score.causal)
     digests = pin({name: spec.model_dump() for name, spec in config.models.items() if name in MODELS})
     stage = stage_name(config, digests)
-    left = [shard for shard in todo(plan, store, stage) if shard["index"] in made]
+    left = part.of([shard for shard in todo(plan, store, stage) if shard["index"] in made])
     run_stage(store, config, stage=stage, actor=Score, shards=left, settings=worker_config(config, digests))
-    commits = dict(sorted(read_commits(store, stage).items()))
     measures = measures_of(config)
-    sums = sum_up(store, commits, measures, config)
-    told = tell(sums, measures, config.score.causal, [commit["extra"] for commit in commits.values()])
+    sums = sum_up(store, iterate_commits(store, stage), measures, config)
+    told = tell(sums, measures, config.score.causal)
     judged = tell_judge(store, config)
     told["metrics"] += judged["metrics"]
     told["subsets"] += judged["subsets"]
     result = {
         "stage": stage,
         "rows": sums.rows,
-        "shards": {"scored": len(commits), "planned": len(plan["shards"])},
+        "shards": {"scored": sums.shards, "planned": len(plan["shards"])},
         **told,
     }
     store.replace(TABLE, json.dumps(result, indent=1, allow_nan=False).encode())
@@ -82,15 +84,18 @@ def measures_of(config: RunConfig) -> list[Measure]:
     return found
 
 
-def sum_up(store: Store, commits: dict[int, dict[str, Any]], measures: list[Measure], config: RunConfig) -> Sums:
+def sum_up(store: Store, commits: Iterable[dict[str, Any]], measures: list[Measure], config: RunConfig) -> Sums:
     """Sum the scored shards, one in memory at a time."""
     sums = Sums(table.zero(measures, config.score.bootstrap))
     oracle = "oracle" in config.models
     derived = {"confident"}
     columns = {"id", "source", "target", "correct", "flipped", "p_target", *(m.column for m in measures)} - derived
     wanted = [*sorted(columns), *(["attributes_before", "attributes_after"] if oracle else [])]
-    for commit in commits.values():
-        shard = read_committed(store, commit, wanted)
+    for commit in commits:
+        shard, said = read_committed(store, commit, wanted), commit["extra"]
+        sums.classes, sums.attributes = sums.classes or said["classes"], sums.attributes or said["attributes"]
+        sums.differs += said["verdict_differs"]
+        sums.shards += 1
         numbers = {name: floats(shard[name]) for name in columns - {"id"}}
         numbers["confident"] = (numbers["p_target"] > flips.CONFIDENT).astype(np.float64)
         weights = bootstrap_weights(shard["id"].to_pylist(), config.score.bootstrap)

@@ -25,18 +25,21 @@ class Sums:
 
     figures: table.Sums
     rows: int = 0
+    shards: int = 0
+    classes: list[str] = field(default_factory=list)  # as the workers saw them
+    attributes: list[str] = field(default_factory=list)
+    differs: int = 0  # rows whose verdict is not the one they were generated with
     flipped: dict[Direction, RateSums] = field(default_factory=dict)
     changed: dict[Direction, AttributeSums] = field(default_factory=dict)
 
 
-def tell(sums: Sums, measures: list[Measure], causal: list[str], extras: list[dict[str, Any]]) -> dict[str, Any]:
-    """The table's parts, from sums; extras: what the shards' commits say of classes, attributes and verdicts."""
-    classes: list[str] = next((extra["classes"] for extra in extras), [])
-    names: list[str] = next((extra["attributes"] for extra in extras), [])
+def tell(sums: Sums, measures: list[Measure], causal: list[str]) -> dict[str, Any]:
+    """The table's parts, from sums."""
+    classes, names = sums.classes, sums.attributes
     changed = sum(sums.changed.values(), AttributeSums.zero(len(names)))
     notes = {}
-    if differs := sum(extra["verdict_differs"] for extra in extras):
-        notes["flip_rate"] = f"{differs} rows were judged otherwise when they were generated"
+    if sums.differs:
+        notes["flip_rate"] = f"{sums.differs} rows were judged otherwise when they were generated"
     if changed.unchanged:
         notes["causal_share"] = f"without {changed.unchanged} flipped rows in which no attribute changed"
     main = [line(m, m.subset, table.compute(sums.figures, m, m.subset), notes.get(m.name, "")) for m in measures]

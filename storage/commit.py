@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet as pq
 
+from storage.names import hashes, keys, pack
 from storage.run import versions
 from storage.uri import Store
 
@@ -66,6 +67,7 @@ def commit_shard(
         "sha256": digest,
         "bytes": len(data),
         "rows": table.num_rows,
+        "ids": pack(hashes(keys(table)[0])),
         "rows_in": rows_in,
         "rows_out": rows_out,
         "quarantined": quarantined,

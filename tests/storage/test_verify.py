@@ -13,7 +13,8 @@ import pytest
 from storage.commit import commit_path, commit_shard, read_commits
 from storage.run import write_plan
 from storage.uri import Store
-from storage.verify import NAMED, verify
+from storage.check import NAMED
+from storage.verify import verify
 
 ROWS, SHARDS = 4, 3
 

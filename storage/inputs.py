@@ -1,0 +1,99 @@
+"""The input's files: counted by their footers when a run is planned, compared by their versions when it is resumed."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pyarrow as pa
+
+from storage.uri import Store, data_files
+
+READERS = 16  # files looked at at a time: each costs round trips in S3
+File = dict[str, Any]
+
+
+def read_footers(path: str, rows: str | None, columns: Sequence[str] = ()) -> tuple[list[File], pa.Schema]:
+    """[{"file", "name", "version", "rows"}] of a file, folder or glob in name order, up to where the selection ends.
+
+    Gives also the first file's schema. columns: every file must have them, with the first file's types.
+    ValueError: not Parquet, or a column is missing; FileNotFoundError: no files.
+    """
+    _, stop = bounds(rows)
+    listed = data_files(path)
+    files: list[File] = []
+    first: pa.Schema | None = None
+    with ThreadPoolExecutor(READERS) as pool:
+        for at in range(0, len(listed), READERS):
+            for file, schema in pool.map(_footer, listed[at : at + READERS]):
+                if enough(files, stop):
+                    break
+                first = schema if first is None else first
+                expect_columns(columns, schema, first, file["file"])
+                files.append(file)
+            if enough(files, stop):
+                break
+    return files, first
+
+
+def unchanged(files: Sequence[Mapping[str, Any]], path: str, rows: str | None) -> bool:
+    """Is the input still the files that were planned with: no other names, no other versions.
+
+    Lists the input and asks each file for its version, but opens none. Files after the end of the selection may come
+    and go.
+    """
+    _, stop = bounds(rows)
+    try:
+        now = {store.url(name): (store, name) for store, name in data_files(path)}
+        planned = [str(file["file"]) for file in files]
+        if enough(files, stop):
+            now = {url: place for url, place in now.items() if url <= planned[-1]}
+        if list(now) != planned:
+            return False
+        with ThreadPoolExecutor(READERS) as pool:
+            versions = pool.map(lambda place: place[0].version(place[1]), now.values())
+            return all(file["version"] == version for file, version in zip(files, versions, strict=True))
+    except FileNotFoundError:
+        return False
+
+
+def enough(files: Sequence[Mapping[str, Any]], stop: int | None) -> bool:
+    """Do the files hold the selection's last row."""
+    return stop is not None and bool(files) and sum(file["rows"] for file in files) >= stop
+
+
+def bounds(rows: str | None) -> tuple[int, int | None]:
+    """First row and the one behind the last (None: to the end) of "a:b"; ValueError names what is none."""
+    if rows is None:
+        return 0, None
+    match = re.fullmatch(r"(\d*):(\d*)", rows)
+    if match is None:
+        raise ValueError(f"expected rows as a slice like 5000:6000, got {rows!r}")
+    first, stop = int(match[1] or 0), int(match[2]) if match[2] else None
+    if stop is not None and stop <= first:
+        raise ValueError(f"expected rows as a slice a:b with a < b, got {rows!r}")
+    return first, stop
+
+
+def expect_columns(columns: Iterable[str], found: pa.Schema, like: pa.Schema, url: str) -> None:
+    """ValueError where a file has not a column, or has it with another type than the first file."""
+    for name in columns:
+        if name not in found.names:
+            close = difflib.get_close_matches(name, found.names, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]!r}?" if close else f"there is {', '.join(found.names)}"
+            raise ValueError(f"{url}: expected a column {name!r}, got none: {hint}")
+        if found.field(name).type != like.field(name).type:
+            raise ValueError(
+                f"{url}: expected column {name!r} as {like.field(name).type}, got {found.field(name).type}"
+            )
+
+
+def _footer(place: tuple[Store, str]) -> tuple[File, pa.Schema]:
+    store, name = place
+    version = store.version(name)  # before the footer, so that a change in between is noticed
+    with store.parquet(name) as file:
+        found = {"file": store.url(name), "name": name, "version": version, "rows": file.metadata.num_rows}
+        return found, file.schema_arrow
