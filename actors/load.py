@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from actors.packages import PREFIX, package_file, package_of, package_version
 from configs.strict import UserError, nearest
 from storage.uri import open_store
 
@@ -30,7 +31,9 @@ def pick_device(name: str) -> torch.device:
 
 
 def weights_location(weights: str) -> str:
-    """A weights entry as a path or URI: `zoo:NAME` is the file shipped with the project."""
+    """A weights entry as a path or URI: `zoo:NAME` is shipped with the project, `package:NAME/PATH` with a package."""
+    if weights.startswith(PREFIX):
+        return str(package_file(weights))
     return str(ZOO / weights.removeprefix("zoo:")) if weights.startswith("zoo:") else weights
 
 
@@ -45,11 +48,14 @@ def _read(location: str, name: str) -> bytes:
 def model_digest(spec: Mapping[str, Any], name: str) -> str:
     """The sha256 that pins a model: of its weights file, or of a folder's weights and config files.
 
-    A hub id is pinned by its revision instead, since its files are only known after a download.
+    A hub id is pinned by its revision instead, since its files are only known after a download, and what a package
+    brings by itself (`package:NAME`) by the package's version.
     """
     weights = spec.get("weights")
     if weights is None:
         return "none"
+    if _by_itself(weights):
+        return _expect_revision(spec, name, package_version(weights))
     location = weights_location(weights)
     path = Path(location)
     if path.is_dir():
@@ -67,6 +73,17 @@ def model_digest(spec: Mapping[str, Any], name: str) -> str:
             )
         return f"hub:{weights}@{spec['revision']}"
     return hashlib.sha256(_read(location, name)).hexdigest()
+
+
+def _by_itself(weights: str) -> bool:
+    return weights.startswith(PREFIX) and not package_of(weights)[1]
+
+
+def _expect_revision(spec: Mapping[str, Any], name: str, found: str) -> str:
+    wanted = spec.get("revision")
+    if wanted and not found.endswith(f"=={wanted}"):
+        raise UserError(f"models.{name}.revision: expected {spec['weights']} in version {wanted}, got {found}")
+    return found
 
 
 def pin(models: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -100,7 +117,9 @@ def load_models(config: Mapping[str, Any], names: Iterable[str], device: torch.d
         if spec is None:
             raise UserError(f"models: expected {name!r}, got {', '.join(config['models'])}: the method needs it")
         weights: bytes | Path | None = None
-        if spec.get("weights"):
+        if spec.get("weights") and _by_itself(spec["weights"]):
+            model_digest(spec, name)  # is it installed, in the revision asked for
+        elif spec.get("weights"):
             location = weights_location(spec["weights"])
             if Path(location).is_dir() or spec.get("source") == "huggingface":
                 check_digest(spec, name, model_digest(spec, name))

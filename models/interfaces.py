@@ -66,7 +66,7 @@ class Denoiser(Protocol):
 
 
 class FeatureNetwork(Protocol):
-    """Images to feature vectors: what fid, sfid and kid (moments) and s3 (a SimSiam projector's output) look through."""
+    """Images to feature vectors: what fid, sfid, kid and s3 (there a SimSiam projector's output) look through."""
 
     def __call__(self, images: Tensor) -> Tensor:
         """Features (B,D) float32; images (B,3,H,W) in [0,1] at any size."""

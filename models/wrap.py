@@ -75,7 +75,9 @@ def input_of(network: nn.Module, layer: str, images: Tensor) -> Any:
     names = dict(network.named_modules())
     if not layer or layer not in names:
         ends = ", ".join(list(names)[-5:])
-        raise ValueError(f"expected the name of a layer of {type(network).__name__} (it ends with {ends}), got {layer!r}")
+        raise ValueError(
+            f"expected the name of a layer of {type(network).__name__} (it ends with {ends}), got {layer!r}"
+        )
     seen: list[Any] = []
     hook = names[layer].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     try:
