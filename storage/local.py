@@ -6,16 +6,17 @@ import errno
 import fcntl
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-
-from pyarrow import fs
+from typing import Literal
 
 NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV}
 
 
-def filesystem(path: str) -> fs.FileSystem:
-    """How pyarrow reads paths of this kind; `path` is one of them."""
-    return fs.LocalFileSystem()
+def read(path: str) -> bytes:
+    """A file's bytes; FileNotFoundError if there is none."""
+    return Path(path).read_bytes()
 
 
 def write(path: str, data: bytes) -> None:
@@ -53,6 +54,70 @@ def version(path: str) -> str:
     """What changes when a file's content does: its size and the nanosecond of its last change."""
     stat = os.stat(path)
     return f"{stat.st_size}-{stat.st_mtime_ns}"
+
+
+def remove(path: str, within: str) -> None:
+    """Delete a file, and the folders that this empties, up to `within`, which stays."""
+    Path(path).unlink(missing_ok=True)
+    for folder in Path(path).parents:
+        if folder == Path(within):
+            break
+        try:
+            folder.rmdir()
+        except OSError:  # it holds other files, or another has removed it
+            break
+
+
+def size(path: str) -> int:
+    """A file's bytes."""
+    return os.stat(path).st_size
+
+
+def kind(path: str) -> Literal["file", "folder"] | None:
+    """What is at a path."""
+    return "folder" if os.path.isdir(path) else "file" if os.path.exists(path) else None
+
+
+def walk(path: str) -> Iterator[str]:
+    """Files below a folder, relative to it, however deep; links are followed, but into no folder twice."""
+    seen: set[str] = set()
+    waiting = [(path, "")]
+    while waiting:
+        folder, prefix = waiting.pop()
+        real = os.path.realpath(folder)
+        if real in seen or not os.path.isdir(folder):
+            continue
+        seen.add(real)
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    waiting.append((entry.path, f"{prefix}{entry.name}/"))
+                elif entry.is_file():
+                    yield f"{prefix}{entry.name}"
+
+
+def ages(path: str) -> Iterator[tuple[str, int, float]]:
+    """Every file below a folder, as `walk`, with when it was written, in seconds since 1970; no link is followed."""
+    for folder, _, names in os.walk(path):
+        for name in names:
+            where = Path(folder, name)
+            with suppress(FileNotFoundError):  # it was there when the folder was listed
+                stat = where.lstat()
+                yield str(where.relative_to(path)), stat.st_size, stat.st_mtime
+
+
+def folders(path: str) -> list[str]:
+    """Names of the folders right under a folder; [] if none."""
+    if not os.path.isdir(path):
+        return []
+    with os.scandir(path) as entries:
+        return [entry.name for entry in entries if entry.is_dir()]
+
+
+def open_file(path: str) -> tuple[str, int]:
+    """What pyarrow opens, and the bytes to read at a time."""
+    os.stat(path)  # FileNotFoundError
+    return path, 1 << 20
 
 
 def _rename_new(temp: Path, path: str) -> bool:

@@ -1,93 +1,224 @@
-"""Writing to S3 and what speaks its language: a path is bucket/key, endpoint and credentials are the environment's."""
+"""Folders in S3 and in what speaks its language: a path is bucket/key, endpoint and credentials are the environment's.
+
+Everything goes through one boto3 client, so that one retry policy and one reading of errors hold for small objects and
+for Parquet alike. (pyarrow's own S3 file system retries as well, but says a plain OSError for 403 and "not found" for a
+bucket that does not exist, and looks for credentials in its own way.)
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable
+import uuid
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
-from pyarrow import fs
+from storage.errors import FileChanged, StorageError
+from storage.s3_file import RangeFile
+from storage.s3_retry import ATTEMPTS, Refused, ask, no_access, no_answer
 
-ATTEMPTS = 8  # per request, with jittered backoff, on 5xx, SlowDown and time-outs
+CONNECT_SECONDS, READ_SECONDS = 10, 60  # without a byte, before a request is tried again
+BUFFER = 8 << 20  # bytes per request when Parquet columns are streamed: round trips are dear
 
 
-def filesystem(path: str) -> fs.FileSystem:
-    """How pyarrow reads paths of this kind; `path` is one of them, its bucket tells the region."""
-    retries = fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS)
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    endpoint = _endpoint()
-    if endpoint is None:
-        region = region or fs.resolve_s3_region(path.partition("/")[0])
-        return fs.S3FileSystem(region=region, retry_strategy=retries)
-    scheme, _, host = endpoint.rstrip("/").rpartition("://")
-    region = region or "us-east-1"
-    return fs.S3FileSystem(endpoint_override=host, scheme=scheme or "https", region=region, retry_strategy=retries)
+def read(path: str) -> bytes:
+    """An object's bytes; FileNotFoundError if there is none."""
+    bucket, key = _parts(path)
+    return bytes(ask(path, lambda: _body(client().get_object(Bucket=bucket, Key=key)), _explain).value)
 
 
 def write(path: str, data: bytes) -> None:
     """Put an object, over whatever was there; objects appear whole or not at all."""
-    bucket, _, key = path.partition("/")
-    _checked(path, lambda: client().put_object(Bucket=bucket, Key=key, Body=data))
+    bucket, key = _parts(path)
+    ask(path, lambda: client().put_object(Bucket=bucket, Key=key, Body=data), _explain)
 
 
 def put_new(path: str, data: bytes) -> bool:
-    """Put an object only if the key is free; False if it was taken.
+    """Put an object only if the key is free; False if it was taken by another.
 
-    False may also mean that our own first try arrived and only its reply was lost: read what stands and compare.
+    A try whose reply was lost may have arrived, and the next then finds the key taken: by the writer's mark, which goes
+    with the object, our own is told from another's, whatever the content.
     """
-    bucket, _, key = path.partition("/")
+    bucket, key = _parts(path)
+    mark = uuid.uuid4().hex
 
-    def put() -> None:
-        client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+    def put() -> Any:
+        return client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*", Metadata={"writer": mark})
 
-    for _ in range(ATTEMPTS):
-        status = _checked(path, put, allow=(409, 412))
-        if status != 409:  # 409: another conditional PUT was under way, and may yet fail
-            return status == 200
-    raise OSError(f"s3://{path}: expected a conditional PUT to be decided, got {ATTEMPTS} conflicts")
+    answer = ask(path, put, _explain, allow=(412,), again=(409,))  # 409: another conditional PUT is under way
+    if answer.status != 412:
+        return True
+    return answer.lost > 0 and _head(path).get("Metadata", {}).get("writer") == mark
 
 
 def version(path: str) -> str:
     """An object's etag, which changes when its content does."""
-    bucket, _, key = path.partition("/")
-    found: dict[str, Any] = {}
-    _checked(path, lambda: found.update(client().head_object(Bucket=bucket, Key=key)) or found)
-    return str(found["ETag"]).strip('"')
+    return str(_head(path)["ETag"]).strip('"')
+
+
+def size(path: str) -> int:
+    """An object's bytes."""
+    return int(_head(path)["ContentLength"])
+
+
+def kind(path: str) -> Literal["file", "folder"] | None:
+    """What is at a path: an object, keys below it, or nothing."""
+    if "/" in path:
+        try:
+            _head(path)
+            return "file"
+        except FileNotFoundError:
+            pass
+    bucket, key = _parts(path)
+    prefix = f"{key.rstrip('/')}/" if key else ""
+
+    def first() -> Any:
+        return client().list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
+
+    return "folder" if ask(path, first, _explain).value.get("KeyCount") else None
+
+
+def walk(path: str) -> Iterator[str]:
+    """Keys below a path, relative to it, however deep and many; markers of empty folders left out."""
+    prefix, pages = _pages(path)
+    for page in pages:
+        for entry in page.get("Contents", ()):
+            if not entry["Key"].endswith("/"):
+                yield entry["Key"][len(prefix) :]
+
+
+def ages(path: str) -> Iterator[tuple[str, int, float]]:
+    """Every key below a path, relative to it, with its size and when it was written, in seconds since 1970."""
+    prefix, pages = _pages(path)
+    for page in pages:
+        for entry in page.get("Contents", ()):
+            yield entry["Key"][len(prefix) :], entry["Size"], entry["LastModified"].timestamp()
+
+
+def folders(path: str) -> list[str]:
+    """Names of what looks like folders right under a path."""
+    prefix, pages = _pages(path, Delimiter="/")
+    return [entry["Prefix"][len(prefix) : -1] for page in pages for entry in page.get("CommonPrefixes", ())]
+
+
+def open_file(path: str) -> tuple[RangeFile, int]:
+    """A seekable file that fetches what is read, of the object as it is now, and the bytes to fetch at a time."""
+    bucket, key = _parts(path)
+    head = _head(path)
+
+    def fetch(start: int, stop: int) -> bytes:
+        def get() -> bytes:
+            span = f"bytes={start}-{stop - 1}"
+            return _body(client().get_object(Bucket=bucket, Key=key, Range=span, IfMatch=head["ETag"]), stop - start)
+
+        return bytes(ask(path, get, _explain).value)
+
+    return RangeFile(fetch, int(head["ContentLength"])), BUFFER
+
+
+def remove(path: str, within: str) -> None:
+    """Delete an object. Not by pyarrow, which leaves an empty object in the name of its folder."""
+    bucket, key = _parts(path)
+    ask(path, lambda: client().delete_object(Bucket=bucket, Key=key), _explain)
 
 
 def client() -> Any:
     """The boto3 client for the endpoint and key that the environment names now."""
-    return _client(_endpoint(), os.environ.get("AWS_ACCESS_KEY_ID"))
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_DEFAULT_REGION")
+    now = "\0".join(os.environ.get(name, "") for name in (*names, "AWS_REGION"))
+    return _client(_endpoint(), hashlib.sha256(now.encode()).hexdigest(), (CONNECT_SECONDS, READ_SECONDS))
 
 
 @lru_cache(maxsize=4)
-def _client(endpoint: str | None, key: str | None) -> Any:
+def _client(endpoint: str | None, identity: str, seconds: tuple[float, float]) -> Any:
     import boto3  # heavy, and not needed for runs on disk
     from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
 
-    config = Config(retries={"mode": "standard", "max_attempts": ATTEMPTS})  # jittered backoff on 5xx and time-outs
-    return boto3.session.Session().client("s3", endpoint_url=endpoint, config=config)
+    # One try per request here: `ask` tries again, with one policy for requests and for the bodies that follow them.
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": 1},
+        connect_timeout=seconds[0],
+        read_timeout=seconds[1],
+        max_pool_connections=32,
+    )
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None
+    try:
+        session = boto3.session.Session()
+        region = region or session.region_name or ("us-east-1" if endpoint else None)
+        return session.client("s3", endpoint_url=endpoint, region_name=region, config=config)
+    except (BotoCoreError, ValueError) as error:
+        raise StorageError(f"expected settings that lead to S3, got {type(error).__name__}: check AWS_*") from None
 
 
 def _endpoint() -> str | None:
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
 
 
-def _checked(path: str, request: Callable[[], object], allow: tuple[int, ...] = ()) -> int:
-    """Run a request; its HTTP status. 404 and 403 become Python's own errors, in one line."""
-    from botocore.exceptions import ClientError
+def _parts(path: str) -> tuple[str, str]:
+    bucket, _, key = path.partition("/")
+    return bucket, key
 
-    try:
-        request()
-    except ClientError as error:
-        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        code = error.response.get("Error", {}).get("Code", "")
-        if status in allow:
-            return status
-        if status == 404:
-            raise FileNotFoundError(f"expected an object or bucket at s3://{path}, got {code}") from None
-        if status == 403:
-            raise PermissionError(f"expected access to s3://{path}, got {code}: check credentials and policy") from None
-        raise OSError(f"expected S3 to answer for s3://{path}, got {status} {code}") from None
-    return 200
+
+def _head(path: str) -> dict[str, Any]:
+    bucket, key = _parts(path)
+    return dict(ask(path, lambda: client().head_object(Bucket=bucket, Key=key), _explain).value)
+
+
+def _body(reply: dict[str, Any], length: int | None = None) -> bytes:
+    """A reply's whole body; ConnectionError where fewer bytes come than were announced or asked for."""
+    data = bytes(reply["Body"].read())
+    expected = reply["ContentLength"] if length is None else length
+    if len(data) != expected:
+        raise ConnectionError(f"expected {expected} bytes, got {len(data)}")
+    return data
+
+
+def _pages(path: str, **options: str) -> tuple[str, Iterator[dict[str, Any]]]:
+    """The prefix of a folder's keys, and the pages of the listing, each with its own tries."""
+    bucket, key = _parts(path)
+    prefix = f"{key.rstrip('/')}/" if key else ""
+
+    def pages() -> Iterator[dict[str, Any]]:
+        more: dict[str, str] = {}
+        while True:
+            page = ask(
+                path,
+                lambda: client().list_objects_v2(Bucket=bucket, Prefix=prefix, **options, **more),  # noqa: B023
+                _explain,
+            ).value
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    return prefix, pages()
+
+
+def _explain(path: str, refused: Refused) -> Exception:
+    """What a refusal means to the user, as an error to raise: one line, with no more of the server's words than a code.
+
+    Nothing of the request is told: its headers and query hold the signature, and an endpoint may hold a password.
+    """
+    status, code = refused.status, refused.code
+    bucket = path.partition("/")[0]
+    if code == "NoSuchBucket":
+        return StorageError(
+            f"expected a bucket {bucket!r} for s3://{path}, got {code}: check its name and the endpoint"
+        )
+    if status == 404:
+        return FileNotFoundError(f"expected an object at s3://{path}, got none")
+    if status in (401, 403):
+        return no_access(path, code)
+    if status == 412:
+        return FileChanged(f"s3://{path} changed while it was read: the run needs the file that it was planned with")
+    if status in (301, 307, 400) and ("Region" in code or "Redirect" in code or code in ("301", "400")):
+        return StorageError(f"expected s3://{path} in the region of AWS_DEFAULT_REGION, got {status} {code}")
+    if status == 501:
+        return StorageError(
+            f"expected a server with conditional PUT (If-None-Match) for s3://{path}, got {status} {code}"
+        )
+    if refused.tries >= ATTEMPTS:
+        return no_answer(path, f"{status} {code}", refused.tries)
+    return StorageError(f"expected S3 to answer for s3://{path}, got {status} {code}")

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import builtins
 import os
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
-from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 from urllib.parse import unquote
 
 import pyarrow as pa
-from pyarrow import fs
 from pyarrow import parquet as pq
 
 from storage import local
+from storage.errors import BadPath
+from storage.secrets import hide, holds_secret
 
 GLOB = set("*?[")
 
@@ -22,10 +23,25 @@ GLOB = set("*?[")
 class Kind(Protocol):
     """What differs between a disk and S3: the modules storage.local and storage.s3."""
 
-    def filesystem(self, path: str) -> fs.FileSystem: ...
+    def read(self, path: str) -> bytes: ...
     def write(self, path: str, data: bytes) -> None: ...
     def put_new(self, path: str, data: bytes) -> bool: ...
     def version(self, path: str) -> str: ...
+    def size(self, path: str) -> int: ...
+    def kind(self, path: str) -> Literal["file", "folder"] | None: ...
+    def walk(self, path: str) -> Iterator[str]: ...
+    def ages(self, path: str) -> Iterator[tuple[str, int, float]]: ...
+    def folders(self, path: str) -> list[str]: ...
+    def open_file(self, path: str) -> tuple[Any, int]: ...
+    def remove(self, path: str, within: str) -> None: ...
+
+
+class Entry(NamedTuple):
+    """A file of a store: its path, bytes, and when it was last written, in seconds since 1970."""
+
+    path: str
+    size: int
+    written: float
 
 
 class Store:
@@ -43,10 +59,10 @@ class Store:
     def read(self, path: str) -> bytes:
         """A file's bytes; FileNotFoundError if there is none."""
         try:
-            with self._fs.open_input_file(self._at(path)) as file:
-                return bytes(file.read())
-        except FileNotFoundError:
-            raise FileNotFoundError(f"expected a file at {self.url(path)}, got none") from None
+            return self._kind.read(self._at(path))
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            got = "a folder" if isinstance(error, IsADirectoryError) else "none"
+            raise FileNotFoundError(f"expected a file at {self.url(path)}, got {got}") from None
 
     def write(self, path: str, data: bytes) -> None:
         """Write a file under a name that nobody else uses; whole or not at all, on the disk when this returns."""
@@ -62,23 +78,33 @@ class Store:
 
     def exists(self, path: str) -> bool:
         """Is there a file or folder of this name."""
-        return bool(self._fs.get_file_info(self._at(path)).type != fs.FileType.NotFound)
+        return self._kind.kind(self._at(path)) is not None
 
     def is_file(self, path: str) -> bool:
         """Is there a file of this name."""
-        return bool(self._fs.get_file_info(self._at(path)).type == fs.FileType.File)
+        return self._kind.kind(self._at(path)) == "file"
 
     def list(self, prefix: str) -> list[str]:
         """Files under a folder ("" for all), however deep, sorted, relative to the store; no hidden (half) ones."""
-        base = self._at(prefix) if prefix else self._root
-        infos = self._fs.get_file_info(fs.FileSelector(base, recursive=True, allow_not_found=True))
-        paths = [info.path[len(self._root) :].lstrip("/") for info in infos if info.type == fs.FileType.File]
-        return sorted(path for path in paths if not path.rpartition("/")[2].startswith("."))
+        return sorted(self._walk(prefix))
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Bytes of each file that `list` names."""
+        base = f"{prefix}/" if prefix else ""
+        found = self._kind.ages(self._at(prefix) if prefix else self._root)
+        return dict(sorted((base + path, size) for path, size, _ in found if not _hidden(path)))
+
+    def entries(self) -> builtins.list[Entry]:
+        """Every file, however deep, hidden ones too, sorted."""
+        return sorted(Entry(*found) for found in self._kind.ages(self._root))
+
+    def remove(self, path: str) -> None:
+        """Delete a file; that it is gone already is no error. Only `gc` does so: nothing that writes a run deletes."""
+        self._kind.remove(self._at(path), self._root)
 
     def folders(self, prefix: str) -> builtins.list[str]:
         """Names of the folders right under a folder, sorted; [] if none."""
-        infos = self._fs.get_file_info(fs.FileSelector(self._at(prefix), allow_not_found=True))
-        return sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
+        return sorted(self._kind.folders(self._at(prefix)))
 
     def version(self, path: str) -> str:
         """What changes when the file's content does: size and mtime in ns on a disk, the etag in S3."""
@@ -89,23 +115,27 @@ class Store:
 
     def parquet(self, path: str) -> pq.ParquetFile:
         """Open a Parquet file: only its footer is read. Close it (`with`). ValueError names a file that is none."""
+        at = self._at(path)
         try:
-            return pq.ParquetFile(self._at(path), filesystem=self._fs, buffer_size=1 << 20)
+            source, buffer = self._kind.open_file(at)
+            return pq.ParquetFile(source, buffer_size=buffer)
         except FileNotFoundError:
             raise FileNotFoundError(f"expected a Parquet file at {self.url(path)}, got no such file") from None
         except (pa.ArrowInvalid, OSError) as error:
             if not isinstance(error, pa.ArrowInvalid) and "thrift" not in str(error).lower():
                 raise  # a disk or a server that failed, not the file's fault
-            size = self._fs.get_file_info(self._at(path)).size
+            size = self._kind.size(at)
             raise ValueError(f"expected a Parquet file at {self.url(path)}, got {size} bytes of no Parquet") from None
 
     def url(self, path: str) -> str:
         """The file's full name, which `split_url` takes apart again."""
         return f"{self.uri.rstrip('/')}/{_inside(path)}"
 
-    @cached_property
-    def _fs(self) -> fs.FileSystem:
-        return self._kind.filesystem(self._root)
+    def _walk(self, prefix: str) -> Iterator[str]:
+        base = f"{prefix}/" if prefix else ""
+        for path in self._kind.walk(self._at(prefix) if prefix else self._root):
+            if not _hidden(path):
+                yield base + path
 
     def _at(self, path: str) -> str:
         return f"{self._root.rstrip('/')}/{_inside(path)}"
@@ -162,19 +192,27 @@ def _split(uri: str) -> tuple[Kind, str, str]:
 
         root = uri.removeprefix("s3://").strip("/")
         if not root:
-            raise ValueError(f"expected s3://bucket/prefix, got {uri!r}")
+            raise BadPath(f"expected s3://bucket/prefix, got {uri!r}")
+        if holds_secret(uri):
+            raise BadPath(f"expected s3://bucket/prefix, got {hide(uri)}: credentials go into the environment (AWS_*)")
         return s3, root, f"s3://{root}"
     if "://" in uri and not uri.startswith("file://"):
-        raise ValueError(f"expected a local path, file:// or s3://, got {uri!r}")
+        raise BadPath(f"expected a local path, file:// or s3://, got {hide(uri)!r}")
     if not uri:
-        raise ValueError("expected a path, got an empty one")
+        raise BadPath("expected a path, got an empty one")
+    if "\0" in uri:
+        raise BadPath(f"expected a path, got {uri!r}")
     path = unquote(uri.removeprefix("file://")) if uri.startswith("file://") else os.path.expanduser(uri)
     root = str(Path(os.path.abspath(path)))
     return local, root, root
 
 
+def _hidden(path: str) -> bool:
+    return path.rpartition("/")[2].startswith(".")
+
+
 def _inside(path: str) -> str:
-    """A relative path that stays in its folder; ValueError otherwise."""
+    """A relative path that stays in its folder; BadPath otherwise."""
     if not path or "\\" in path or "\0" in path or any(part in ("", ".", "..") for part in path.split("/")):
-        raise ValueError(f"expected a relative path inside the folder, got {path!r}")
+        raise BadPath(f"expected a relative path inside the folder, got {path!r}")
     return path

@@ -1,0 +1,18 @@
+"""What storage says when it cannot go on; str() of each is one line for the user, and holds no secret."""
+
+from __future__ import annotations
+
+
+class StorageError(OSError):
+    """A store that refuses or does not answer: no access, no such bucket, tries used up."""
+
+
+class BadPath(ValueError):  # noqa: N818 (said of the path)
+    """A path or URI that no store can take."""
+
+
+class FileChanged(ValueError):  # noqa: N818 (said of the file)
+    """An input file is not the one that was planned with."""
+
+
+TOLD = (StorageError, BadPath, FileChanged)  # shown as they are, without a traceback
