@@ -18,7 +18,7 @@ from pipelines.augment_judged import Judged, read_judged
 from pipelines.augment_parts import Parts, schema_of
 from pipelines.committed import class_names, generated, made_shards, scored_stage
 from pipelines.judge import SCORES as JUDGE_SCORES
-from storage.commit import commit_path, read_commit, read_committed
+from storage.commit import commit_path, read_commit, read_committed, revisions
 from storage.uri import Store
 
 CARD, COUNTS = "augment/README.md", "augment/counts.json"
@@ -37,6 +37,7 @@ def augment(store: Store, config: RunConfig) -> dict[str, Any]:
     """
     _check_gates(store, config)
     settings, shards, stage = config.augment, made_shards(store), scored_stage(store)
+    scores = _scores(store, stage, shards)
     names, judged = class_names(store, config), read_judged(store)
     gates = gates_of(settings)
     rejected = dict.fromkeys([*gates, UNBALANCED], 0)
@@ -44,7 +45,7 @@ def augment(store: Store, config: RunConfig) -> dict[str, Any]:
     considered = unsplit = 0
     for index in shards:
         through: dict[int, list[bytes]] = {}
-        for row in _rows(store, stage, index, judged):
+        for row in _rows(store, scores[index], judged):
             considered += 1
             unsplit += row["split"] is None
             failed = next((name for name, passes in gates.items() if not passes(row)), None)
@@ -60,7 +61,7 @@ def augment(store: Store, config: RunConfig) -> dict[str, Any]:
     del passed, found
     parts = Parts(store, schema_of(names))
     kept: Counter[str] = Counter()
-    for row in _images(store, stage, judged, chosen):
+    for row in _images(store, scores, judged, chosen):
         label = row["target"] if settings.label == "target" else row["label"]
         kept[names[label]] += 1
         parts.add({**_told(row, names, config), "label": label, "label_name": names[label]})
@@ -123,24 +124,30 @@ def pick(passed: dict[int, Ids], balance: bool) -> dict[int, Ids]:
     return {target: np.sort(ids)[:size] for target, ids in passed.items()}
 
 
-def _rows(store: Store, stage: str, index: int, judged: Judged) -> Iterator[dict[str, Any]]:
-    """The scored rows of a shard without their images."""
-    try:
-        commit = read_commit(store, commit_path(stage, index))
-    except FileNotFoundError:
-        raise UserError(f"expected scores of shard {index}, got none: run the score stage to its end first") from None
+def _scores(store: Store, stage: str, shards: list[int]) -> dict[int, str]:
+    """Where the commit of each shard's scores is; UserError where one is not scored."""
+    scored = revisions(store, stage)
+    for index in shards:
+        if index not in scored:
+            raise UserError(f"expected scores of shard {index}, got none: run the score stage to its end first")
+    return {index: commit_path(stage, index, scored[index]) for index in shards}
+
+
+def _rows(store: Store, path: str, judged: Judged) -> Iterator[dict[str, Any]]:
+    """The scored rows of a shard, without their images; path: of the commit of its scores."""
+    commit = read_commit(store, path)
     rows = read_committed(store, commit, ["cf_id", "id", *COPIED, *MEASURED]).to_pylist()
     for row, judge in zip(rows, judged.of([row["cf_id"] for row in rows]), strict=True):
         yield {**row, "judge": judge}
 
 
-def _images(store: Store, stage: str, judged: Judged, chosen: dict[int, Ids]) -> Iterator[dict[str, Any]]:
+def _images(store: Store, scores: dict[int, str], judged: Judged, chosen: dict[int, Ids]) -> Iterator[dict[str, Any]]:
     """The chosen rows with their images, in the order of shards; images of shards without one are not read."""
     last = {target: ids[-1].decode() for target, ids in chosen.items() if len(ids)}
     for commit in generated(store):
         rows = [
             row
-            for row in _rows(store, stage, commit["shard"]["index"], judged)
+            for row in _rows(store, scores[commit["shard"]["index"]], judged)
             if row["cf_id"] <= last.get(row["target"], "") and _among(row["cf_id"], chosen[row["target"]])
         ]
         if not rows:

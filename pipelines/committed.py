@@ -8,7 +8,7 @@ from typing import Any
 
 from configs.schema import RunConfig
 from configs.strict import UserError
-from storage.commit import commit_path, committed, iterate_commits, read_commit
+from storage.commit import committed, iterate_commits
 from storage.run import read_plan
 from storage.uri import Store
 
@@ -53,10 +53,9 @@ def class_names(store: Store, config: RunConfig) -> list[str]:
     if config.models["classifier"].classes:
         return list(config.models["classifier"].classes)
     for stage in (*([scored_stage(store)] if store.exists(TABLE) else []), GENERATE):
-        for index in committed(store, stage)[:1]:  # what one worker saw they all saw
-            classes = read_commit(store, commit_path(stage, index))["extra"].get("classes")
-            if classes:
-                return list(classes)
+        first = next(iterate_commits(store, stage), None)  # what one worker saw they all saw
+        if first is not None and first["extra"].get("classes"):
+            return list(first["extra"]["classes"])
     raise UserError("models.classifier.classes: expected the names of the classes, got none: give them, or score first")
 
 

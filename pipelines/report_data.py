@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from storage.commit import commit_path, iterate_commits, read_commit, read_committed, totals
+from storage.commit import commit_path, iterate_commits, read_commit, read_committed, revisions, totals
 from storage.run import read_manifest, read_plan
 from storage.uri import Store
 
@@ -218,11 +218,9 @@ def fetch(
 ) -> dict[str, dict[str, Any]]:
     """Further columns of the picked rows by cf_id, one shard at a time; rows the stage has not reached are left out."""
     found: dict[str, dict[str, Any]] = {}
-    for shard in sorted({pick.shard for pick in picks}):
-        try:
-            commit = read_commit(run.store, commit_path(stage, shard))
-        except FileNotFoundError:
-            continue
+    there = revisions(run.store, stage)
+    for shard in sorted({pick.shard for pick in picks} & there.keys()):
+        commit = read_commit(run.store, commit_path(stage, shard, there[shard]))
         wanted = pa.array([pick.row["cf_id"] for pick in picks if pick.shard == shard])
         table = read_committed(run.store, commit, columns=["cf_id", *columns])
         for row in table.filter(pc.is_in(table["cf_id"], value_set=wanted)).to_pylist():
