@@ -2,77 +2,149 @@
 
 from __future__ import annotations
 
-import json
+import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import torch
-from torch import Tensor
+import pyarrow.compute as pc
 
-from actors.load import load_method, load_models, method_models, pick_device
-from actors.targets import BadTarget, choose_target, class_index
-from methods.contract import Answers, Queries
-from storage.codec import BadRow, decode, encode
-from storage.commit import begin_attempt, commit_shard
-from storage.plan import read_shard
-from storage.schema import COUNTERFACTUALS, counterfactual_id, row_id, seed_of
+from actors.answer import Answered, Answerer
+from actors.batch import Batch, told
+from actors.record import record
+from actors.retry import Earlier, earlier, joined, unanswered, unchanged
+from actors.rows import Ahead, Row, Unusable, decoded, read, rows_ahead
+from actors.watchdog import limit
+from configs.strict import UserError
+from storage import attempts
+from storage.commit import commit_path, commit_shard, read_commit
+from storage.schema import COUNTERFACTUALS
 from storage.uri import open_store
 
 
 @dataclass
-class Row:
-    """One readable input row on its way through a method."""
+class Begun:
+    """A shard that was taken up; rows: read ahead, or None where it is gone through row by row.
 
-    id: str
-    row: int
-    image: np.ndarray[Any, Any]
-    label: int | None
-    split: str | None
-    carried: dict[str, Any]
+    before: what its last revision answered, where its quarantined rows are tried again.
+    commit: the one that was there already; notes: what the driver should say of it.
+    """
+
+    shard: dict[str, Any]
+    start: attempts.Start | None = None
+    rows: Ahead[Row | Unusable] | None = None
+    before: Earlier | None = None
+    commit: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
+    since: float = field(default_factory=time.perf_counter)
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        if self.rows is not None:
+            self.rows.close()
 
 
 class Generate:
-    """Ray callable: pinned models and a method, loaded once, turning shards of rows into committed counterfactuals."""
+    """Ray callable: pinned models and a method, loaded once, turning shards of rows into committed counterfactuals.
+
+    One shard computes at a time; meanwhile the next one is read and decoded, and the last one's commit is written.
+    """
+
+    together = 2  # shards that one worker is given at a time
+    answering: type[Answerer] = Answerer
 
     def __init__(self, config: dict[str, Any], stage: str, run_uri: str) -> None:
         self.config, self.stage, self.store = config, stage, open_store(run_uri)
-        engine = config["engine"]
-        self.device = pick_device(engine["device"])
-        if self.device.type == "cpu":
-            torch.set_num_threads(engine["threads"])
-        self.method = load_method(config)
-        self.models = load_models(config, method_models(self.method), self.device)
-        self.classifier: Any = self.models["classifier"]
-        self.idle_since = time.perf_counter()
+        self.session: str = config.get("session", attempts.LOCAL)
+        self.answerer = self.answering(config)
+        self.batch = Batch(config["engine"]["batch"], self.answerer.device)
+        self._recorder = ThreadPoolExecutor(1, thread_name_prefix="record")
+        self._turn = threading.Lock()
+        self._free_since = time.perf_counter()
 
     def __call__(self, shard: dict[str, Any]) -> dict[str, Any]:
         """Generate and commit one shard; gives a small receipt (counts and seconds)."""
-        started = time.perf_counter()
-        waited = started - self.idle_since
-        attempt = begin_attempt(self.store, self.stage, shard["index"])
-        # A shard that killed its worker again and again is gone through row by row, so that the killer names itself.
-        careful = attempt > self.config["engine"]["attempts"]
-        rows, quarantined = self._read(shard)
-        read = time.perf_counter() - started
-        done: list[dict[str, Any]] = []
-        size = 1 if careful else self.config["engine"]["batch"]
-        for at in range(0, len(rows), size):
-            batch = rows[at : at + size]
-            mark = f"poison/{self.stage}/{shard['index']:06d}/{batch[0].row}"
-            if careful and not self.store.put_new(f"{mark}-begun", b"") and not self.store.exists(f"{mark}-ended"):
-                quarantined.append({"id": batch[0].id, "reason": "its worker died on this row"})
-                continue
-            good, bad = self._guarded(batch)
-            if careful:
-                self.store.put_new(f"{mark}-ended", b"")
-            done += good
-            quarantined += bad
-        seconds = time.perf_counter() - started
-        flipped = sum(row["flipped"] for row in done)
-        table = pa.Table.from_pylist(done, schema=COUNTERFACTUALS)
+        return self.finish(self.begin(shard))
+
+    def begin(self, shard: dict[str, Any]) -> Begun:
+        """Note the start of a shard and read its rows ahead, in the background, until it is its turn."""
+        begun = Begun(shard)
+        path = commit_path(self.stage, shard["index"], shard.get("revision", 0))
+        if self.store.is_file(path):  # by a worker whose end hid its receipt, or by another driver
+            begun.commit = read_commit(self.store, path)
+            return begun
+        begun.before = earlier(self.store, self.stage, shard)
+        begun.start = start = attempts.begin(self.store, self.stage, shard, self.session)
+        most = self.config["engine"]["attempts"]
+        careful = start.hung or start.deaths >= most
+        if careful:
+            self._expect_progress(shard, start)
+        if start.hung:
+            begun.notes.append(f"shard {shard['index']}: a batch took too long: going through it row by row")
+        elif start.deaths:
+            how = "going through it row by row" if careful else "doing it again"
+            begun.notes.append(f"shard {shard['index']}: a worker ended over it ({start.deaths} so far): {how}")
+        if not careful:
+            records = read(shard, self.config["data"], self.config["target"])
+            rows_of = decoded(records, shard, self.config, self.answerer.classifier.classes, set())
+            begun.rows = Ahead(unanswered(rows_of, begun.before), rows_ahead(self.config["data"]["size"]))
+        return begun
+
+    def _expect_progress(self, shard: dict[str, Any], start: attempts.Start) -> None:
+        """Stop where workers of this driver keep dying on a shard, and not on any of its rows: it would never end."""
+        named = attempts.deadly_rows(self.store, self.stage, shard)
+        if self.session == attempts.LOCAL or start.here < 2 * self.config["engine"]["attempts"] + named:
+            return
+        where = f"{shard['rows']} rows from {shard['start']} of {shard['file']}"
+        raise UserError(
+            f"shard {shard['index']} ({where}): expected its worker to live, or to die on one of the rows, "
+            f"got {start.here} deaths outside of any"
+        )
+
+    def finish(self, begun: Begun) -> dict[str, Any]:
+        """Make a begun shard's counterfactuals and commit them; gives its receipt."""
+        if begun.commit is not None:
+            return self._receipt(begun, begun.commit, 0.0, 0.0)
+        assert begun.start is not None
+        try:
+            return self._finish(begun, begun.start)
+        except Exception:
+            with suppress(Exception):
+                attempts.note(self.store, begun.start, attempts.RAISED)  # an error is no death
+            raise
+        finally:
+            begun.close()
+
+    def _finish(self, begun: Begun, start: attempts.Start) -> dict[str, Any]:
+        shard, records = begun.shard, []
+        bad: list[Unusable] = []
+        with self._my_turn() as gap:
+            began = time.perf_counter()
+            for answers, unusable in self._batches(begun.rows, start) if begun.rows else self._careful(begun):
+                bad += unusable
+                records.append(self._recorder.submit(self._records, answers))
+            waited = begun.rows.waited if begun.rows else 0.0
+            computed = time.perf_counter() - began - waited
+        begun.notes += told(self.batch.notes)
+        rows = [row for part in records for row in _taken(part, bad)]
+        quarantined = [{"id": row.id, "reason": row.reason} for row in bad]
+        if begun.before is not None and unchanged(begun.before, rows, quarantined):
+            return self._receipt(begun, begun.before.commit, gap + waited, computed)
+        table = joined(begun.before, pa.Table.from_pylist(rows, schema=COUNTERFACTUALS))
+        extra = {
+            **{name: pc.sum(table[name]).as_py() or 0 for name in ("flipped", "forward", "backward")},
+            "attempt": start.deaths + 1,
+            "start": start.path.rpartition("/")[2],
+            "wait_seconds": gap + waited,
+            "compute_seconds": computed,
+            "batch": str(self.batch.size),
+            "notes": begun.notes,
+        }
         commit = commit_shard(
             self.store,
             self.stage,
@@ -80,183 +152,94 @@ class Generate:
             table,
             rows_in=shard["rows"],
             quarantined=quarantined,
-            seconds=seconds,
-            extra={
-                "flipped": flipped,
-                "forward": sum(row["forward"] for row in done),
-                "backward": sum(row["backward"] for row in done),
-                "attempt": attempt,
-            },
+            seconds=time.perf_counter() - began,
+            extra=extra,
         )
-        self.idle_since = time.perf_counter()
+        if commit["extra"].get("start") != extra["start"]:
+            begun.notes.append(f"shard {shard['index']}: another driver committed it first: its answers stand")
+        return self._receipt(begun, commit, gap + waited, computed)
+
+    def _receipt(self, begun: Begun, commit: Mapping[str, Any], waited: float, computed: float) -> dict[str, Any]:
         return {
-            "index": shard["index"],
+            "index": commit["shard"]["index"],
             "rows_in": commit["rows_in"],
             "rows_out": commit["rows_out"],
             "quarantined": len(commit["quarantined"]),
-            "flipped": flipped,
-            "seconds": self.idle_since - started,
-            "wait_seconds": waited + read,
+            "flipped": commit["extra"].get("flipped", 0),
+            "seconds": time.perf_counter() - begun.since,
+            "wait_seconds": waited,
+            "compute_seconds": computed,
+            "notes": begun.notes,
         }
 
-    def _read(self, shard: dict[str, Any]) -> tuple[list[Row], list[dict[str, Any]]]:
-        """Decode a shard's rows; bad ones come back as (id, reason)."""
-        data = self.config["data"]
-        named = [data["image"], data["label"], data["id"], *data["columns"], self.config["target"]["column"]]
-        split_column = data["split"] if data["split"] not in (None, "train", "test") else None
-        columns = list(dict.fromkeys(name for name in [*named, split_column] if name))
-        table = read_shard(shard, columns)
-        rows, bad, seen = [], [], set()
-        for position, record in enumerate(table.to_pylist()):
-            number = shard["offset"] + position
-            cell = record[data["image"]]
-            content = (cell or {}).get("bytes") if isinstance(cell, dict) or cell is None else cell
-            own = record.get(data["id"]) if data["id"] else None
-            identity = (
-                str(own) if own is not None else row_id(content or b"", f"{shard['name']}#{shard['start'] + position}")
-            )
+    @contextmanager
+    def _my_turn(self) -> Iterator[float]:
+        """Compute alone; gives the seconds for which nothing did."""
+        with self._turn:
+            gap = time.perf_counter() - self._free_since
             try:
-                if identity in seen:
-                    raise BadRow("its id stands twice in the data")
-                seen.add(identity)
-                label = None
-                if data["label"]:
-                    label = class_index(record[data["label"]], self.classifier.classes, "label")
-                image = decode(content, size=data["size"], crop=data["crop"], max_pixels=data["max_pixels"])
-                split = record[split_column] if split_column else data["split"]
-                carried = {name: record[name] for name in data["columns"]}
-                if self.config["target"]["column"]:
-                    carried[self.config["target"]["column"]] = record[self.config["target"]["column"]]
-                rows.append(Row(identity, number, image, label, None if split is None else str(split), carried))
-            except (BadRow, BadTarget) as reason:
-                bad.append({"id": identity, "reason": str(reason)})
+                yield gap
+            finally:
+                self._free_since = time.perf_counter()
+
+    def _batches(
+        self, rows: Ahead[Row | Unusable], start: attempts.Start
+    ) -> Iterator[tuple[list[Answered], list[Unusable]]]:
+        """Answers batch by batch, with the rows set aside on the way."""
+        batch: list[Row] = []
+        bad: list[Unusable] = []
+
+        def call(rows: list[Row]) -> tuple[list[Answered], list[Unusable]]:
+            with self._limit(len(rows), start, partial(attempts.note, self.store, start, attempts.HUNG)):
+                return self.answerer(rows)
+
+        for row in rows:
+            if isinstance(row, Unusable):
+                bad.append(row)
+                continue
+            batch.append(row)
+            if len(batch) >= self.batch.size:
+                yield self.batch.guarded(call, batch)
+                batch = []
+        if batch:
+            yield self.batch.guarded(call, batch)
+        yield [], bad
+
+    def _careful(self, begun: Begun) -> Iterator[tuple[list[Answered], list[Unusable]]]:
+        """Answers row by row, each noted before it is decoded and after it is answered, so that a killer is named."""
+        assert begun.start is not None
+        shard, seen = begun.shard, set[str]()
+        place = self.store, self.stage, shard
+        for stored in unanswered(read(shard, self.config["data"], self.config["target"]), begun.before):
+            number = shard["offset"] + stored.position
+            reason = attempts.begin_row(*place, number, self.session)
+            if reason is not None:
+                yield [], [Unusable(stored.id, reason)]
+                continue
+            with self._limit(1, begun.start, partial(attempts.note_hung_row, *place, number)):
+                (row,) = decoded([stored], shard, self.config, self.answerer.classifier.classes, seen)
+                found = ([], [row]) if isinstance(row, Unusable) else self.batch.guarded(self.answerer, [row])
+            attempts.end_row(*place, number, self.session)
+            yield found
+
+    def _limit(self, rows: int, start: attempts.Start, note: Any) -> Any:
+        seconds = self.config["engine"]["row_seconds"]
+        what = f"{rows} {'rows' if rows > 1 else 'row'} of shard {int(start.path.split('/')[2].partition('.')[0])}"
+        return limit(None if seconds is None else rows * seconds, f"{what} (engine.row_seconds: {seconds})", note)
+
+    def _records(self, answers: list[Answered]) -> tuple[list[dict[str, Any]], list[Unusable]]:
+        """Rows to be stored; an answer that cannot be is set aside."""
+        rows, bad = [], []
+        for answered in answers:
+            try:
+                rows.append(record(answered, self.config["method"]["target"]))
+            except Exception as error:
+                text = " ".join(str(error).split())[:300]
+                bad.append(Unusable(answered.row.id, f"the method failed: {type(error).__name__}: {text}"))
         return rows, bad
 
-    def _guarded(self, batch: list[Row]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Run a batch; where that raises, run its rows one by one, and set aside those that raise alone."""
-        try:
-            return self._run(batch)
-        except Exception as error:
-            if len(batch) == 1:
-                text = " ".join(str(error).split())[:300]
-                return [], [{"id": batch[0].id, "reason": f"the method failed: {type(error).__name__}: {text}"}]
-            good, bad = [], []
-            for row in batch:
-                g, b = self._guarded([row])
-                good += g
-                bad += b
-            return good, bad
 
-    def _run(self, batch: list[Row]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Predict, choose targets, call the method, and judge its answers on the stored image."""
-        started = time.perf_counter()
-        images = self._tensor([row.image for row in batch])
-        before = self._probabilities(images)
-        source = before.argmax(1)
-        keep, targets, bad = [], [], []
-        for i, row in enumerate(batch):
-            try:
-                targets.append(choose_target(self.config["target"], before[i], row.carried, self.classifier.classes))
-                keep.append(i)
-            except BadTarget as reason:
-                bad.append({"id": row.id, "reason": str(reason)})
-        if not keep:
-            return [], bad
-        rows = [batch[i] for i in keep]
-        target = torch.tensor(targets)
-        ids = [
-            counterfactual_id(row.id, self.config["method_fingerprint"], int(t), 0)
-            for row, t in zip(rows, targets, strict=True)
-        ]
-        queries = Queries(
-            images=images[keep],
-            source=source[keep].to(self.device),
-            target=target.to(self.device),
-            seed=torch.tensor([seed_of(i) for i in ids], device=self.device),
-        )
-        needed = {name: self.models[name] for name in method_models(self.method)}
-        answers: Answers = self.method(queries, **needed)
-        stored = (
-            answers.counterfactual.detach()
-            .clamp(0, 1)
-            .mul(255)
-            .round()
-            .to(torch.uint8)
-            .permute(0, 2, 3, 1)
-            .cpu()
-            .numpy()
-        )
-        after = self._probabilities(self._tensor(list(stored)))
-        seconds = (time.perf_counter() - started) / len(rows)
-        return [
-            self._record(row, ids[j], before[keep[j]], after[j], int(targets[j]), stored[j], answers, j, seconds)
-            for j, row in enumerate(rows)
-        ], bad
-
-    def _record(
-        self,
-        row: Row,
-        cf_id: str,
-        before: Tensor,
-        after: Tensor,
-        target: int,
-        stored: np.ndarray[Any, Any],
-        answers: Answers,
-        j: int,
-        seconds: float,
-    ) -> dict[str, Any]:
-        source, predicted = int(before.argmax()), int(after.argmax())
-        flipped = predicted == target
-        name = row.id.replace("/", "_")
-        return {
-            "id": row.id,
-            "cf_id": cf_id,
-            "k": 0,
-            "row": row.row,
-            "split": row.split,
-            "label": row.label,
-            "source": source,
-            "target": target,
-            "predicted": predicted,
-            "correct": None if row.label is None else row.label == source,
-            "flipped": flipped,
-            "reason": None if flipped else answers.reasons[j] or "the flip was lost in 8 bits",
-            "p_source_before": float(before[source]),
-            "p_target_before": float(before[target]),
-            "p_source_after": float(after[source]),
-            "p_target_after": float(after[target]),
-            "steps": int(answers.steps[j]),
-            "forward": int(answers.forward[j]),
-            "backward": int(answers.backward[j]),
-            "seconds": seconds,
-            "method": self.config["method"]["target"],
-            "original": {"bytes": encode(row.image), "path": f"{name}.png"},
-            "counterfactual": {"bytes": encode(stored), "path": f"{cf_id}.png"},
-            "latent_before": _floats(answers.latent_before, j),
-            "latent_after": _floats(answers.latent_after, j),
-            "mask": _mask(answers.mask, j),
-            "carried": json.dumps(row.carried, default=str, sort_keys=True),
-        }
-
-    def _tensor(self, images: list[np.ndarray[Any, Any]]) -> Tensor:
-        return (
-            torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(self.device, torch.float32).div(255).contiguous()
-        )
-
-    def _probabilities(self, images: Tensor) -> Tensor:
-        """Class probabilities (B,K) on the CPU, of images (B,3,H,W) on the 8-bit grid."""
-        with torch.no_grad():
-            probabilities: Tensor = self.classifier(images).softmax(1).cpu()
-        return probabilities
-
-
-def _floats(latents: Tensor | None, j: int) -> list[float] | None:
-    return None if latents is None else latents[j].detach().float().flatten().cpu().tolist()
-
-
-def _mask(mask: Tensor | None, j: int) -> bytes | None:
-    """A mask (B,1,H,W) or (B,H,W) in [0,1] as a grey PNG."""
-    if mask is None:
-        return None
-    grey = mask[j].detach().float().reshape(mask.shape[-2:]).mul(255).round().to(torch.uint8)
-    return encode(grey.cpu().numpy())
+def _taken(part: Future[tuple[list[dict[str, Any]], list[Unusable]]], bad: list[Unusable]) -> list[dict[str, Any]]:
+    rows, unusable = part.result()
+    bad += unusable
+    return rows

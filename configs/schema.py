@@ -91,7 +91,8 @@ class MethodConfig(Strict):
     """A method by the dotted path of its class, and its settings."""
 
     preset: str | None = None
-    target: Annotated[str, Field(pattern=r"^methods\.[a-z0-9_]+\.[A-Za-z0-9_]+$")]
+    # A class in methods/, or `elsewhere` for counterfactuals that were made by others (`score --originals`).
+    target: Annotated[str, Field(pattern=r"^(elsewhere|methods\.[a-z0-9_]+\.[A-Za-z0-9_]+)$")]
     settings: dict[str, Any] = {}
     paper: str | None = None
 
@@ -127,7 +128,18 @@ class EngineConfig(Strict):
 
 class ScoreConfig(Strict):
     causal: list[str] = []  # the attributes that should decide (ground truth of the audit), by the oracle's names
+    query: str | None = None  # the attribute that the classifier decides on (cd, mnac); default: the first causal one
+    cout: Literal["bounded", "reference"] = "bounded"  # reference: as public code has it, up to 1.02; told as such
     cout_steps: Count = 50
+    # Points of COUT's curve are left out between two that differ by no more; 0: none. Told as cout[tolerance].
+    cout_tolerance: Fraction = 0.0
+    cd_labels: str | None = (
+        None  # Parquet whose columns label the attributes; default: the originals, as the oracle sees
+    )
+    cd_target: bool = False  # count the query attribute's own difference, as public code does
+    lpr_tolerance: Annotated[float, Field(ge=0)] = 0.1  # a latent that moves by more has changed
+    kid_rows: Annotated[int, Field(ge=2)] = 2000  # of each side, by a hash of their ids
+    flops_rows: Annotated[int, Field(ge=0)] = 4  # rows whose floating-point operations are counted; 0: not counted
     bootstrap: Count = 400
     threshold: Fraction = 0.5  # of the oracle's attribute probabilities
     batch: Count = 64
@@ -212,8 +224,12 @@ PRESET_GROUPS = {"data": "data", "holdout": "data", "method": "method", "models.
 
 def load_run(name: str, sets: list[str] | None = None) -> RunConfig:
     """Read a run config by preset name or path, with `a.b=c` settings laid over it."""
-    raw = apply_sets(read_preset("run", name), sets or [], PRESET_GROUPS)
-    return check(RunConfig, _expanded(raw), name)
+    return resolve_run(read_preset("run", name), sets or [], name)
+
+
+def resolve_run(raw: dict[str, Any], sets: list[str], where: str) -> RunConfig:
+    """Raw settings, which may name presets, with `a.b=c` settings laid over them; UserError names `where`."""
+    return check(RunConfig, _expanded(apply_sets(raw, sets, PRESET_GROUPS)), where)
 
 
 def load_train(name: str, sets: list[str] | None = None) -> TrainConfig:

@@ -12,10 +12,13 @@ from actors.generate import Generate
 from actors.load import load_method, load_models, method_models, pick_device, pin
 from configs.schema import RunConfig, fingerprint
 from configs.strict import UserError, nearest
+from pipelines.changed import what_changed
+from pipelines.part import WHOLE, Part
 from pipelines.stage import JUDGES, method_fingerprint, model_fingerprint, run_stage, worker_config
-from storage.commit import read_commits, todo, totals
-from storage.plan import plan_shards
-from storage.run import PlanMismatch, read_plan, versions, write_plan
+from storage.commit import iterate_commits, totals
+from storage.inputs import read_footers, unchanged
+from storage.plan import cut
+from storage.run import PLAN, PlanMismatch, read_plan, versions, write_plan
 from storage.uri import Store, data_files, open_store
 
 STAGE = "generate"
@@ -26,18 +29,23 @@ def open_run(config: RunConfig) -> Store:
     return open_store(f"{config.out.rstrip('/')}/{config.name}")
 
 
-def generate(store: Store, config: RunConfig) -> dict[str, Any]:
-    """Plan (or take up the plan that stands) and run every shard that has no commit; totals of the stage.
+def generate(store: Store, config: RunConfig, part: Part = WHOLE) -> dict[str, Any]:
+    """Plan (or take up the plan that stands) and run the shards of `part` that have no commit; totals of the stage.
 
     Settings, models and data are checked before any work; a run that was planned with others refuses.
     """
     digests = pin(config.model_dump()["models"])
     check_needs(config)
-    try_models(config)
-    plan = make_plan(store, config, digests)
-    left = todo(plan, store, STAGE)
-    run_stage(store, config, stage=STAGE, actor=Generate, shards=left, settings=worker_config(config, digests))
-    return totals(read_commits(store, STAGE))
+    begun = store.exists(PLAN)
+    if not begun:  # a run that refuses leaves no plan
+        try_models(config)
+    plan = make_plan(store, config, digests, part)
+    left, done = part.choose(plan, store, STAGE)
+    if begun and left:
+        try_models(config)
+    settings, planned = worker_config(config, digests), len(plan["shards"])
+    run_stage(store, config, stage=STAGE, actor=Generate, shards=left, settings=settings, done=done, planned=planned)
+    return totals(iterate_commits(store, STAGE))
 
 
 def check_needs(config: RunConfig) -> None:
@@ -74,26 +82,18 @@ def try_models(config: RunConfig) -> None:
         raise UserError(f"target: expected 2 classes for the rule `opposite`, got {scores.shape[1]}")
 
 
-def make_plan(store: Store, config: RunConfig, digests: dict[str, str]) -> dict[str, Any]:
-    """Write the plan, first writer wins, or take up the one that stands; UserError where that one differs."""
-    columns = named_columns(config)
-    try:
-        first, name = data_files(config.data.path)[0]
-        with first.parquet(name) as file:
-            there = file.schema_arrow.names
-        for key, column in columns.items():
-            if column not in there:
-                raise UserError(
-                    f"{key}: expected a column of {config.data.path}, got {column!r}: {nearest(column, there)}"
-                )
-        shards, _ = plan_shards(
-            config.data.path,
-            shard_rows=config.engine.shard_rows,
-            rows=config.data.rows,
-            columns=list(dict.fromkeys(columns.values())),
-        )
-    except (FileNotFoundError, ValueError) as error:
-        raise UserError(f"data.path: {error}") from None
+def make_plan(store: Store, config: RunConfig, digests: dict[str, str], part: Part = WHOLE) -> dict[str, Any]:
+    """Write the plan, first writer wins, or take up the one that stands; UserError where that one differs.
+
+    Where one stands and the input's names and versions are those it was made with, no file is opened.
+    """
+    planned = read_plan(store) if store.exists(PLAN) else None
+    if planned is not None and as_planned(planned, config):
+        files, shards = planned["files"], planned["shards"]
+    else:
+        files, shards = cut_data(config)
+    if planned is None:
+        part.expect_room(shards, part.of(shards))
     spans: dict[str, list[Any]] = {}
     for shard in shards:
         span = spans.setdefault(shard["file"], [shard["version"], shard["start"], 0])
@@ -110,6 +110,7 @@ def make_plan(store: Store, config: RunConfig, digests: dict[str, str]) -> dict[
                 if name not in JUDGES
             },
         },
+        "files": files,
         "shards": shards,
         "rows": sum(shard["rows"] for shard in shards),
         "config": config.model_dump(),
@@ -119,10 +120,34 @@ def make_plan(store: Store, config: RunConfig, digests: dict[str, str]) -> dict[
     try:
         standing = write_plan(store, plan)
     except PlanMismatch as error:
-        raise UserError(f"{store.uri}: {error}; nothing was changed: give the run another name or --out") from None
+        told = what_changed(plan, read_plan(store)) or str(error)
+        raise UserError(f"{told}; nothing was changed: put it back, or give the run another name or --out") from None
     resolved = yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False, allow_unicode=True)
     store.replace("config.yaml", resolved.encode())
     return standing
+
+
+def as_planned(plan: dict[str, Any], config: RunConfig) -> bool:
+    """Is the input what a plan was made with, as far as its files' names and versions tell."""
+    data = config.data
+    same = plan["config"]["data"] == data.model_dump() and "files" in plan
+    return same and unchanged(plan["files"], data.path, data.rows)
+
+
+def cut_data(config: RunConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The input's files and its shards, from footers; UserError where a column is missing or there is nothing."""
+    data, columns = config.data, named_columns(config)
+    try:
+        first, name = data_files(data.path)[0]
+        with first.parquet(name) as file:
+            there = file.schema_arrow.names
+        for key, column in columns.items():
+            if column not in there:
+                raise UserError(f"{key}: expected a column of {data.path}, got {column!r}: {nearest(column, there)}")
+        files, _ = read_footers(data.path, data.rows, list(dict.fromkeys(columns.values())))
+        return files, cut(files, shard_rows=config.engine.shard_rows, rows=data.rows, path=data.path)
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(f"data.path: {error}") from None
 
 
 def named_columns(config: RunConfig) -> dict[str, str]:

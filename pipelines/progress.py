@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 LOG_EVERY = 30.0
+CLEAR = "\r\x1b[K"
 
 
 class Progress:
@@ -16,15 +17,25 @@ class Progress:
     A terminal gets one line that updates; a log gets a line every 30 s and one at the end.
     """
 
-    def __init__(self, what: str, total: int, done: int = 0) -> None:
-        self.what, self.total, self.before = what, total, done
+    def __init__(self, what: str, total: int, *, done: int = 0, planned: int | None = None) -> None:
+        self.what, self.total = what, total
+        self.shards, self.planned = done, planned
         self.rows = self.quarantined = self.flipped = self.judged = 0
         self.started = self.said = time.monotonic()
         self.live = sys.stderr.isatty()
+        self.noted: set[str] = set()
 
-    def add(self, receipt: Mapping[str, Any]) -> None:
-        """Count one shard's receipt."""
-        self.rows += receipt["rows_in"]
+    def add(self, receipt: Mapping[str, Any], *, rows: int | None = None, shards: int = 1) -> None:
+        """Count one shard's receipt, and say what it notes.
+
+        rows: how many were worked on, where not all; shards: 0 where it was committed before.
+        """
+        for text in receipt.get("notes", ()):
+            if text not in self.noted:
+                self.noted.add(text)
+                note(f"{self.what}: {text}", clear=self.live)
+        self.rows += receipt["rows_in"] if rows is None else rows
+        self.shards += shards
         self.quarantined += receipt["quarantined"]
         if "flipped" in receipt:
             self.flipped += receipt["flipped"]
@@ -32,22 +43,24 @@ class Progress:
         now = time.monotonic()
         if self.live or now - self.said >= LOG_EVERY:
             self.said = now
-            self._say("\r\x1b[K" if self.live else "", "" if self.live else "\n")
+            self._say(CLEAR if self.live else "", "" if self.live else "\n")
 
     def close(self) -> None:
         """Say the last line, whatever was done."""
-        self._say("\r\x1b[K" if self.live else "", "\n")
+        self._say(CLEAR if self.live else "", "\n")
 
     def line(self) -> str:
         """The line as it stands."""
         seconds = max(time.monotonic() - self.started, 1e-9)
         speed = self.rows / seconds
-        parts = [f"{self.what}: {self.before + self.rows}/{self.total} rows", f"{speed:.1f} rows/s"]
+        parts = [f"{self.what}: {self.rows}/{self.total} rows", f"{speed:.1f} rows/s"]
+        if self.planned is not None:
+            parts.insert(1, f"{self.shards:,} of {self.planned:,} shards")
         if self.judged:
             parts.append(f"flipped {100 * self.flipped / self.judged:.1f} %")
         if self.quarantined:
             parts.append(f"quarantined {self.quarantined}")
-        left = self.total - self.before - self.rows
+        left = self.total - self.rows
         if left > 0 and self.rows:
             parts.append(f"{_clock(left / speed)} left")
         elif left <= 0:
@@ -56,6 +69,11 @@ class Progress:
 
     def _say(self, begin: str, end: str) -> None:
         print(f"{begin}{self.line()}", end=end, file=sys.stderr, flush=True)
+
+
+def note(text: str, *, clear: bool = False) -> None:
+    """Say a line that stays; clear: where a line that updates is in the way."""
+    print(f"{CLEAR if clear else ''}{text}", file=sys.stderr, flush=True)
 
 
 def _clock(seconds: float) -> str:

@@ -10,13 +10,17 @@ from typing import Any
 
 from configs.schema import RunConfig, load_run
 from configs.strict import UserError, apply_sets, check, parse_yaml
+from pipelines.committed import scored_stage
+from pipelines.disk import disk_errors
 from pipelines.generate import generate, load_plan, open_run
-from storage.commit import read_commits, totals
+from pipelines.part import WHOLE, Part
+from storage.check import TWICE, check_stage
+from storage.commit import committed, iterate_commits, totals
 from storage.run import versions, write_manifest
 from storage.uri import Store, open_store
-from storage.verify import verify
 
 STAGES = ("generate", "score", "judge", "augment", "report")
+PARTED = ("generate", "score")  # their work is per shard; the others sum up the run
 
 
 def find_run(name: str, sets: list[str], out: str | None = None) -> tuple[Store, RunConfig]:
@@ -29,21 +33,29 @@ def find_run(name: str, sets: list[str], out: str | None = None) -> tuple[Store,
     return open_run(config), config
 
 
-def run(config: RunConfig, *, stages: tuple[str, ...] = STAGES, store: Store | None = None) -> Store:
+def run(
+    config: RunConfig, *, stages: tuple[str, ...] = STAGES, store: Store | None = None, part: Part = WHOLE
+) -> Store:
     """Run the stages in order on the run's folder; the same call again finishes or refreshes what is there.
 
+    part: what of it to work on now; with a range of shards the stages that sum up the run are left out.
     UserError where a stage's invariants do not hold afterwards.
     """
     store = store or open_run(config)
+    with disk_errors(store.uri):
+        _run(store, config, stages, part)
+    return store
+
+
+def _run(store: Store, config: RunConfig, stages: tuple[str, ...], part: Part) -> None:
     started = time.monotonic()
     for name in stages:
-        say(STAGE_JOBS[name](store, config))
+        if part.shards is not None and name not in PARTED:
+            say(f"{name}: left for a call without --shards, when every shard is done")
+            continue
+        say(STAGE_JOBS[name](store, config, part))
         if name in ("generate", "score"):
-            broken = verify(store)
-            if broken:
-                raise UserError(
-                    f"{store.uri}: after {name}: {broken[0]} (and {len(broken) - 1} more; see `counterfactory verify`)"
-                )
+            expect_sound(store, name if name == "generate" else scored_stage(store), whole=part.whole)
     plan = load_plan(store)
     write_manifest(
         store,
@@ -53,12 +65,23 @@ def run(config: RunConfig, *, stages: tuple[str, ...] = STAGES, store: Store | N
             "versions": versions(),
             "models": plan["models"],
             "fingerprint": plan["fingerprint"],
-            "totals": totals(read_commits(store, "generate")),
+            "totals": totals(iterate_commits(store, "generate")),
             "stages": list(stages),
             "seconds": round(time.monotonic() - started, 3),
         },
     )
-    return store
+
+
+def expect_sound(store: Store, stage: str, *, whole: bool = True) -> None:
+    """UserError where a stage's invariants do not hold, as far as its commits tell: `verify` reads the data as well."""
+    broken = check_stage(store, stage, whole=whole)
+    if not broken:
+        return
+    more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+    hint = (
+        ": rows of the data share an id: give data.id a column without doubles, or null" if TWICE in broken[0] else ""
+    )
+    raise UserError(f"{store.uri}: {broken[0]}{more}{hint}; see `counterfactory verify`")
 
 
 def say(line: str) -> None:
@@ -66,16 +89,18 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def _generate(store: Store, config: RunConfig) -> str:
-    counts = generate(store, config)
+def _generate(store: Store, config: RunConfig, part: Part) -> str:
+    counts = generate(store, config, part)
     quarantined = f", {counts['quarantined']} quarantined" if counts["quarantined"] else ""
-    return f"generate: {counts['rows_out']} counterfactuals from {counts['rows_in']} rows{quarantined}"
+    planned = len(load_plan(store)["shards"])
+    left = f"; {counts['shards']:,} of {planned:,} shards" if counts["shards"] < planned else ""
+    return f"generate: {counts['rows_out']} counterfactuals from {counts['rows_in']} rows{quarantined}{left}"
 
 
-def _score(store: Store, config: RunConfig) -> str:
+def _score(store: Store, config: RunConfig, part: Part) -> str:
     from pipelines.score import score
 
-    table = score(store, config)
+    table = score(store, config, part=part)
     shown = {
         m["metric"]: m
         for m in reversed(table["metrics"])
@@ -90,26 +115,26 @@ def _score(store: Store, config: RunConfig) -> str:
     return f"score: {figures}" + (f"\naudit: {audit['verdict']}" if audit else "")
 
 
-def _judge(store: Store, config: RunConfig) -> str:
+def _judge(store: Store, config: RunConfig, part: Part) -> str:
     from pipelines.judge import build_prompts
 
     built = build_prompts(store, config)
     return f"judge: {built['prompts']} prompts in {', '.join(built['files']) or 'no file'}"
 
 
-def _augment(store: Store, config: RunConfig) -> str:
+def _augment(store: Store, config: RunConfig, part: Part) -> str:
     from pipelines.augment import augment
 
     return f"augment: {augment(store, config)['summary']}"
 
 
-def _report(store: Store, config: RunConfig) -> str:
+def _report(store: Store, config: RunConfig, part: Part) -> str:
     from pipelines.report import report
 
     return f"report: {report([store])}"
 
 
-STAGE_JOBS: dict[str, Callable[[Store, RunConfig], str]] = {
+STAGE_JOBS: dict[str, Callable[[Store, RunConfig, Part], str]] = {
     "generate": _generate,
     "score": _score,
     "judge": _judge,
@@ -121,7 +146,7 @@ STAGE_JOBS: dict[str, Callable[[Store, RunConfig], str]] = {
 def stage_needs(store: Store, stage: str) -> None:
     """Stop a later stage on a run that has nothing generated."""
     load_plan(store)
-    if stage != "generate" and not read_commits(store, "generate"):
+    if stage != "generate" and not committed(store, "generate"):
         raise UserError(
             f"{store.uri}: expected committed counterfactuals, got none: run `counterfactory generate` first"
         )

@@ -8,24 +8,29 @@ import os
 import sys
 import tempfile
 import traceback
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from configs.schema import EngineConfig, RunConfig, fingerprint
 from configs.strict import UserError
-from pipelines.progress import Progress
-from storage.plan import FileChanged
+from pipelines.disk import disk_error
+from pipelines.part import work as work_of
+from pipelines.progress import Progress, note
+from storage import attempts
+from storage.errors import TOLD, FileChanged
 from storage.uri import Store
 
-JUDGES = ("oracle", "second")  # they score answers and change none
+JUDGES = ("oracle", "second", "features", "perceptual", "simsiam", "faces")  # they score answers and change none
 
 
 def worker_config(config: RunConfig, digests: dict[str, str]) -> dict[str, Any]:
     """The plain settings that workers get: every model pinned, and the fingerprint that seeds noise and ids."""
     plain = config.model_dump()
     for name, digest in digests.items():
-        if not digest.startswith(("hub:", "none")):
+        if not digest.startswith(("hub:", "none", "package:")):
             plain["models"][name]["sha256"] = digest
     plain["method_fingerprint"] = method_fingerprint(config, digests)
     return plain
@@ -55,21 +60,32 @@ def run_stage(
     actor: type,
     shards: list[dict[str, Any]],
     settings: dict[str, Any] | None = None,
+    done: int = 0,
+    planned: int | None = None,
 ) -> list[dict[str, Any]]:
     """Run `actor(config, stage, run_uri)` over the shards given; receipts in the order of completion.
 
+    done, planned: how many of the run's shards were done before, of how many, where that is to be told.
     settings: the plain worker settings, where the caller has them; nothing to do starts nothing.
     """
+    if done and planned:
+        note(f"{stage}: {done:,} of {planned:,} shards were committed before")
     if not shards:
         return []
-    plain = settings if settings is not None else config.model_dump()
-    progress = Progress(stage.partition("-")[0], sum(shard["rows"] for shard in shards))
+    local = config.engine.kind == "local"
+    plain = dict(settings if settings is not None else config.model_dump())
+    plain["session"] = attempts.LOCAL if local else uuid.uuid4().hex[:8]
+    rows = {shard["index"]: work_of(shard) for shard in shards}
+    progress = Progress(stage.partition("-")[0], sum(rows.values()), done=done, planned=planned)
+    new = {shard["index"] for shard in shards if "tries" not in shard}
     receipts = []
-    work = _local if config.engine.kind == "local" else _on_ray
+    work = _local if local else _on_ray
     try:
         for receipt in work(store.uri, plain, config.engine, stage, actor, shards):
-            progress.add(receipt)
+            progress.add(receipt, rows=rows[receipt["index"]], shards=int(receipt["index"] in new))
             receipts.append(receipt)
+    except FileChanged as error:
+        raise UserError(f"data.path: {error}: put it back, or give the run another name") from None
     finally:
         progress.close()
     return receipts
@@ -79,8 +95,22 @@ def _local(
     uri: str, plain: dict[str, Any], engine: EngineConfig, stage: str, actor: type, shards: list[dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
     worker = actor(config=plain, stage=stage, run_uri=uri)
-    for shard in shards:
-        yield worker(shard)
+    if not hasattr(worker, "begin"):
+        yield from map(worker, shards)
+        return
+    # The next shard is begun (its rows are read and decoded) in a thread; the work stays in this one, where a debugger
+    # and Ctrl-C find it.
+    with ThreadPoolExecutor(1, thread_name_prefix="begin") as beginner:
+        coming = beginner.submit(worker.begin, shards[0])
+        try:
+            for shard in [*shards[1:], None]:
+                begun = coming.result()
+                if shard is not None:
+                    coming = beginner.submit(worker.begin, shard)
+                yield worker.finish(begun)
+        finally:
+            with suppress(Exception):
+                coming.result().close()
 
 
 def _on_ray(
@@ -89,23 +119,32 @@ def _on_ray(
     import ray
 
     workers = max(1, min(start_ray(engine), len(shards)))
+    together = getattr(actor, "together", 1)
     data = ray.data.from_items([{"shard": json.dumps(shard)} for shard in shards], override_num_blocks=len(shards))
     data = data.map(
         _RayWorker,
         fn_constructor_kwargs={"actor": actor, "config": plain, "stage": stage, "run_uri": uri},
-        compute=ray.data.ActorPoolStrategy(size=workers),
+        # A worker that takes two shards reads one while it computes the other; no more, or the last shards would wait
+        # for one worker while others have nothing to do.
+        compute=ray.data.ActorPoolStrategy(
+            size=workers, max_tasks_in_flight_per_actor=together, enable_true_multi_threading=together > 1
+        ),
+        max_concurrency=together,
         num_cpus=None if engine.gpus else 1,
         num_gpus=engine.gpus or None,
     )
     for row in data.iter_rows():
         answer = json.loads(row["answer"])
         if "error" in answer:
-            raise (UserError if answer["users"] else WorkerError)(answer["error"])
+            raise KINDS[answer["kind"]](answer["error"])
         yield answer
 
 
 class WorkerError(RuntimeError):
     """A worker failed in a way that is no row's and no user's fault; holds its traceback."""
+
+
+KINDS: dict[str, type[Exception]] = {"user": UserError, "file": FileChanged, "bug": WorkerError}
 
 
 class _RayWorker:
@@ -115,11 +154,11 @@ class _RayWorker:
     """
 
     def __init__(self, actor: type, **kwargs: Any) -> None:
-        self.worker, self.error = None, None
+        self.worker, self.error, self.uri = None, None, kwargs["run_uri"]
         try:
             self.worker = actor(**kwargs)
         except Exception as error:
-            self.error = _told(error)
+            self.error = _told(error, self.uri)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         answer = self.error
@@ -127,13 +166,17 @@ class _RayWorker:
             try:
                 answer = self.worker(json.loads(row["shard"]))
             except Exception as error:
-                answer = _told(error)
+                answer = _told(error, self.uri)
         return {"answer": json.dumps(answer)}
 
 
-def _told(error: Exception) -> dict[str, Any]:
-    users = isinstance(error, UserError | FileChanged)
-    return {"users": users, "error": str(error) if users else "".join(traceback.format_exception(error))}
+def _told(error: Exception, uri: str) -> dict[str, Any]:
+    if isinstance(error, FileChanged):
+        return {"kind": "file", "error": str(error)}
+    known = error if isinstance(error, (UserError, *TOLD)) else disk_error(error, uri)
+    if known is not None:
+        return {"kind": "user", "error": str(known)}
+    return {"kind": "bug", "error": "".join(traceback.format_exception(error))}
 
 
 def start_ray(engine: EngineConfig) -> int:

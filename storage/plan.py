@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 from pyarrow import parquet as pq
 
-from storage.uri import data_files, split_url
+from storage.errors import FileChanged as FileChanged  # said here, known there
+from storage.inputs import bounds, expect_columns, read_footers
+from storage.uri import Store, split_url
 
 BATCH = 256  # rows decoded at a time, so that a file with one huge row group does not fill the memory
-
-
-class FileChanged(ValueError):  # noqa: N818 (said of the file)
-    """An input file is not the one that was planned with."""
+FEW = 16  # of rows that are worked on as they come, and may be large
 
 
 def plan_shards(
@@ -30,33 +27,30 @@ def plan_shards(
     columns: every file must have them, with the first file's types.
     ValueError: not Parquet, or nothing selected; FileNotFoundError: no files.
     """
+    files, schema = read_footers(path, rows, columns or ())
+    return cut(files, shard_rows=shard_rows, rows=rows, path=path), schema
+
+
+def cut(files: Sequence[Mapping[str, Any]], *, shard_rows: int, rows: str | None, path: str) -> list[dict[str, Any]]:
+    """Shards over files as `read_footers` gives them; ValueError, which names `path`, if nothing is selected."""
     if shard_rows < 1:
         raise ValueError(f"expected shard_rows >= 1, got {shard_rows}")
-    first, stop = _slice(rows)
+    first, stop = bounds(rows)
     shards: list[dict[str, Any]] = []
-    schema: pa.Schema | None = None
     seen = offset = 0  # rows of the files so far, rows selected so far
-    for store, name in data_files(path):
-        if stop is not None and seen >= stop:
-            break
-        url, version = store.url(name), store.version(name)  # before the footer, so that a change in between is noticed
-        with store.parquet(name) as file:
-            count, found = file.metadata.num_rows, file.schema_arrow
-        schema = found if schema is None else schema
-        _expect_columns(columns or (), found, schema, url)
+    for file in files:
         start = max(first - seen, 0)
-        end = count if stop is None else min(stop - seen, count)
+        end = file["rows"] if stop is None else min(stop - seen, file["rows"])
+        where = {name: file[name] for name in ("file", "name", "version")}
         for at in range(start, end, shard_rows):
             size = min(shard_rows, end - at)
-            where = {"file": url, "name": name, "version": version, "start": at, "rows": size}
-            shards.append({"index": len(shards), **where, "offset": offset})
+            shards.append({"index": len(shards), **where, "start": at, "rows": size, "offset": offset})
             offset += size
-        seen += count
-    if schema is None or not shards:
-        raise ValueError(
-            f"expected rows to work on in {path}, got {'none' if rows is None else f'{rows} of {seen} rows'}"
-        )
-    return shards, schema
+        seen += file["rows"]
+    if not shards:
+        got = "none" if rows is None else f"{rows} of {seen} rows"
+        raise ValueError(f"expected rows to work on in {path}, got {got}")
+    return shards
 
 
 def read_shard(shard: dict[str, Any], columns: list[str]) -> pa.Table:
@@ -64,20 +58,28 @@ def read_shard(shard: dict[str, Any], columns: list[str]) -> pa.Table:
 
     FileChanged if the file is not the one that was planned; ValueError names a missing column and the nearest there is.
     """
+    batches = list(iterate_shard(shard, columns, rows=BATCH))
+    return pa.Table.from_batches(batches)
+
+
+def iterate_shard(shard: Mapping[str, Any], columns: list[str], *, rows: int = FEW) -> Iterator[pa.RecordBatch]:
+    """What `read_shard` reads, at most so many rows in memory at a time; the last step checks the file once more."""
     if not columns:
         raise ValueError("expected at least one column to read, got none")
     store, name = split_url(shard["file"])
-    _expect_version(shard, store.version(name))
+    _expect_version(shard, store, name)
+    count = 0
     with store.parquet(name) as file:
-        _expect_columns(columns, file.schema_arrow, file.schema_arrow, shard["file"])
-        table = _rows(file, shard["start"], shard["rows"], list(dict.fromkeys(columns)))
-    _expect_version(shard, store.version(name))  # again: it may have changed while it was read
-    if table.num_rows != shard["rows"]:
-        raise FileChanged(f"{shard['file']}: expected {shard['rows']} rows from {shard['start']}, got {table.num_rows}")
-    return table
+        expect_columns(columns, file.schema_arrow, file.schema_arrow, shard["file"])
+        for batch in _rows(file, shard["start"], shard["rows"], list(dict.fromkeys(columns)), rows):
+            count += batch.num_rows
+            yield batch
+    _expect_version(shard, store, name)  # again: it may have changed while it was read
+    if count != shard["rows"]:
+        raise FileChanged(f"{shard['file']}: expected {shard['rows']} rows from {shard['start']}, got {count}")
 
 
-def _rows(file: pq.ParquetFile, start: int, count: int, columns: list[str]) -> pa.Table:
+def _rows(file: pq.ParquetFile, start: int, count: int, columns: list[str], size: int) -> Iterator[pa.RecordBatch]:
     groups: list[int] = []  # the row groups that overlap
     begin = first = 0  # where the group at hand and the first that overlaps begin
     for group in range(file.num_row_groups):
@@ -87,42 +89,20 @@ def _rows(file: pq.ParquetFile, start: int, count: int, columns: list[str]) -> p
                 first = begin
             groups.append(group)
         begin = end
-    batches, at = [], first
-    for batch in file.iter_batches(batch_size=BATCH, row_groups=groups, columns=columns, use_threads=False):
+    at = first
+    for batch in file.iter_batches(batch_size=size, row_groups=groups, columns=columns, use_threads=False):
         low, high = max(start - at, 0), min(start + count - at, batch.num_rows)
         if low < high:
-            batches.append(batch.slice(low, high - low))
+            yield batch.slice(low, high - low).select(columns)
         at += batch.num_rows
         if at >= start + count:
             break
-    schema = pa.schema([file.schema_arrow.field(name) for name in columns])
-    return pa.Table.from_batches(batches).select(columns) if batches else schema.empty_table()
 
 
-def _slice(rows: str | None) -> tuple[int, int | None]:
-    if rows is None:
-        return 0, None
-    match = re.fullmatch(r"(\d*):(\d*)", rows)
-    if match is None:
-        raise ValueError(f"expected rows as a slice like 5000:6000, got {rows!r}")
-    first, stop = int(match[1] or 0), int(match[2]) if match[2] else None
-    if stop is not None and stop <= first:
-        raise ValueError(f"expected rows as a slice a:b with a < b, got {rows!r}")
-    return first, stop
-
-
-def _expect_version(shard: dict[str, Any], version: str) -> None:
+def _expect_version(shard: Mapping[str, Any], store: Store, name: str) -> None:
+    try:
+        version = store.version(name)
+    except FileNotFoundError:
+        version = "no such file"
     if version != shard["version"]:
         raise FileChanged(f"{shard['file']} changed since it was planned: expected {shard['version']}, got {version}")
-
-
-def _expect_columns(columns: Iterable[str], found: pa.Schema, like: pa.Schema, url: str) -> None:
-    for name in columns:
-        if name not in found.names:
-            close = difflib.get_close_matches(name, found.names, n=1, cutoff=0.5)
-            hint = f"did you mean {close[0]!r}?" if close else f"there is {', '.join(found.names)}"
-            raise ValueError(f"{url}: expected a column {name!r}, got none: {hint}")
-        if found.field(name).type != like.field(name).type:
-            raise ValueError(
-                f"{url}: expected column {name!r} as {like.field(name).type}, got {found.field(name).type}"
-            )

@@ -1,0 +1,129 @@
+"""A batch of rows through the method: predict, choose targets, ask, and judge the answers on the stored image."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from actors.load import load_method, load_models, method_models, pick_device
+from actors.rows import Row, Unusable
+from actors.targets import BadTarget, choose_target
+from methods.contract import Answers, Queries
+from storage.schema import counterfactual_id, seed_of
+
+Picture = np.ndarray[Any, Any]
+
+
+@dataclass
+class Answered:
+    """A row and what the method made of it, all of it on the CPU.
+
+    before, after: class probabilities (K,) of the original and of the stored counterfactual (H,W,3) uint8; seconds: its
+    share of the batch's; None, as steps and evaluations, where nobody knows.
+    """
+
+    row: Row
+    cf_id: str
+    before: Tensor
+    after: Tensor
+    target: int
+    stored: Picture
+    steps: int | None
+    forward: int | None
+    backward: int | None
+    reason: str | None
+    latent_before: list[float] | None
+    latent_after: list[float] | None
+    mask: Picture | None  # (H,W) uint8
+    seconds: float | None
+
+
+class Answerer:
+    """The method and its pinned models, loaded once."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+        self.device = pick_device(config["engine"]["device"])
+        if self.device.type == "cpu":
+            torch.set_num_threads(config["engine"]["threads"])
+        self.method = load_method(config)
+        self.models = load_models(config, method_models(self.method), self.device)
+        self.classifier: Any = self.models["classifier"]
+
+    def __call__(self, batch: list[Row]) -> tuple[list[Answered], list[Unusable]]:
+        """Answers of the rows that have a target, and the others with the reason."""
+        started = time.perf_counter()
+        images = self._tensor([row.image for row in batch])
+        before = self._probabilities(images)
+        keep, targets, bad = [], [], []
+        for i, row in enumerate(batch):
+            try:
+                targets.append(choose_target(self.config["target"], before[i], row.carried, self.classifier.classes))
+                keep.append(i)
+            except BadTarget as reason:
+                bad.append(Unusable(row.id, str(reason)))
+        if not keep:
+            return [], bad
+        rows = [batch[i] for i in keep]
+        fingerprint = self.config["method_fingerprint"]
+        ids = [counterfactual_id(row.id, fingerprint, int(t), 0) for row, t in zip(rows, targets, strict=True)]
+        queries = Queries(
+            images=images[keep],
+            source=before.argmax(1)[keep].to(self.device),
+            target=torch.tensor(targets, device=self.device),
+            seed=torch.tensor([seed_of(i) for i in ids], device=self.device),
+        )
+        needed = {name: self.models[name] for name in method_models(self.method)}
+        answers: Answers = self.method(queries, **needed)
+        stored = _levels(answers.counterfactual.clamp(0, 1)).permute(0, 2, 3, 1).contiguous().numpy()
+        after = self._probabilities(self._tensor(list(stored)))
+        latents = [_rows_of(answers.latent_before), _rows_of(answers.latent_after)]
+        masks = None if answers.mask is None else _levels(answers.mask).reshape(len(rows), *answers.mask.shape[-2:])
+        seconds = (time.perf_counter() - started) / len(rows)
+        return [
+            Answered(
+                row=row,
+                cf_id=ids[j],
+                before=before[keep[j]],
+                after=after[j],
+                target=int(targets[j]),
+                stored=stored[j],
+                steps=int(answers.steps[j]),
+                forward=int(answers.forward[j]),
+                backward=int(answers.backward[j]),
+                reason=answers.reasons[j],
+                latent_before=latents[0][j] if latents[0] else None,
+                latent_after=latents[1][j] if latents[1] else None,
+                mask=None if masks is None else masks[j].numpy(),
+                seconds=seconds,
+            )
+            for j, row in enumerate(rows)
+        ], bad
+
+    def _tensor(self, images: list[Picture]) -> Tensor:
+        stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+        return stacked.to(self.device, torch.float32).div(255).contiguous()
+
+    def _probabilities(self, images: Tensor) -> Tensor:
+        """Class probabilities (B,K) on the CPU, of images (B,3,H,W) on the 8-bit grid."""
+        with torch.no_grad():
+            probabilities: Tensor = self.classifier(images).softmax(1).cpu()
+        return probabilities
+
+
+def _levels(values: Tensor) -> Tensor:
+    """Values in [0,1] as the 256 levels that are stored, on the CPU."""
+    return values.detach().float().mul(255).round().to(torch.uint8).cpu()
+
+
+def _rows_of(latents: Tensor | None) -> list[list[float]] | None:
+    """Latents (B,...) as one flat list per row."""
+    if latents is None:
+        return None
+    rows: list[list[float]] = latents.detach().float().flatten(1).cpu().tolist()
+    return rows

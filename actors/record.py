@@ -1,0 +1,48 @@
+"""An answered row as it is stored."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from actors.answer import Answered
+from storage.codec import encode
+
+
+def record(answered: Answered, method: str) -> dict[str, Any]:
+    """A row of storage.schema.COUNTERFACTUALS; whether it flipped is judged on the stored image, here and nowhere else.
+
+    method: the dotted path of its class.
+    """
+    row, before, after, target = answered.row, answered.before, answered.after, answered.target
+    source, predicted = int(before.argmax()), int(after.argmax())
+    flipped = predicted == target
+    return {
+        "id": row.id,
+        "cf_id": answered.cf_id,
+        "k": 0,
+        "row": row.row,
+        "split": row.split,
+        "label": row.label,
+        "source": source,
+        "target": target,
+        "predicted": predicted,
+        "correct": None if row.label is None else row.label == source,
+        "flipped": flipped,
+        "reason": None if flipped else answered.reason or "the flip was lost in 8 bits",
+        "p_source_before": float(before[source]),
+        "p_target_before": float(before[target]),
+        "p_source_after": float(after[source]),
+        "p_target_after": float(after[target]),
+        "steps": answered.steps,
+        "forward": answered.forward,
+        "backward": answered.backward,
+        "seconds": answered.seconds,
+        "method": method,
+        "original": {"bytes": encode(row.image), "path": f"{row.id.replace('/', '_')}.png"},
+        "counterfactual": {"bytes": encode(answered.stored), "path": f"{answered.cf_id}.png"},
+        "latent_before": answered.latent_before,
+        "latent_after": answered.latent_after,
+        "mask": None if answered.mask is None else encode(answered.mask),
+        "carried": json.dumps(row.carried, default=str, sort_keys=True),
+    }

@@ -1,0 +1,52 @@
+"""A time limit on work that cannot be interrupted: what takes too long ends its process, and says where it was."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+STOPPED = 75  # exit code of a process that was stopped so (EX_TEMPFAIL: the same command goes on from there)
+GRACE = 10.0  # seconds in which the note must be written; also for work that lets no Python thread run
+
+
+@contextmanager
+def limit(seconds: float | None, what: str, note: Callable[[], None]) -> Iterator[None]:
+    """Run a block that may take so many seconds; one that takes longer is noted, and its process ends with STOPPED.
+
+    A thread can neither be stopped nor, while torch or a server holds it, be asked to stop: so the process goes. `note`
+    runs in another thread. Where the block holds the interpreter's lock, no thread can run either: then faulthandler's
+    own, which needs none, ends the process after GRACE seconds more, without a note: that start counts as a death.
+    One block at a time in a process; None is no limit.
+    """
+    if seconds is None:
+        yield
+        return
+
+    def stop() -> None:
+        with suppress(Exception):
+            print(f"counterfactory: {what} took more than {seconds:g} s: stopped", file=sys.stderr, flush=True)
+            note()
+        os._exit(STOPPED)
+
+    timer = threading.Timer(seconds, stop)
+    timer.daemon = True
+    timer.start()
+    backstop = _backstop(seconds + GRACE)
+    try:
+        yield
+    finally:
+        timer.cancel()
+        if backstop:
+            faulthandler.cancel_dump_traceback_later()
+
+
+def _backstop(seconds: float) -> bool:
+    try:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=2)
+    except (RuntimeError, ValueError, OSError):  # no standard error to write to: the thread must do
+        return False
+    return True
