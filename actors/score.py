@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from actors.columns import NotFiniteError, table_of
+from actors.feature_scores import FeatureScores, networks
 from actors.load import load_models, pick_device
 from configs.strict import UserError, nearest
-from metrics.attributes import causal_share, changes
+from metrics.attributes import causal_share, changes, numbers_changed
 from metrics.cout import cout
 from metrics.flips import agreement, flips
 from metrics.pixels import pixel_distances
@@ -24,11 +26,11 @@ from storage.uri import open_store
 
 SOURCE = "generate"  # the stage whose rows are scored
 COPIED = ("id", "cf_id", "k", "split", "label", "source", "target", "correct", "seconds", "forward", "backward")
-Array = np.ndarray[Any, Any]
 
 
 class Score:
-    """Ray callable: classifier, oracle and second classifier, loaded once, scoring the images as they are stored."""
+    """Ray callable: classifier, oracle, second classifier and feature networks, loaded once, scoring the images as they
+    are stored."""
 
     def __init__(self, config: dict[str, Any], stage: str, run_uri: str) -> None:
         self.config, self.stage, self.store = config, stage, open_store(run_uri)
@@ -36,10 +38,17 @@ class Score:
         self.device = pick_device(config["engine"]["device"])
         if self.device.type == "cpu":
             torch.set_num_threads(config["engine"]["threads"])
+        looks = networks(config["models"])
         names = [name for name in ("classifier", "oracle", "second") if name in config["models"]]
-        models: dict[str, Any] = dict(load_models(config, names, self.device))
+        models: dict[str, Any] = dict(load_models(config, list(dict.fromkeys([*names, *looks.values()])), self.device))
         self.classifier, self.oracle, self.second = models["classifier"], models.get("oracle"), models.get("second")
-        self.causal = causal_columns(self.oracle.attributes if self.oracle else (), self.settings["causal"])
+        if self.device.type == "cpu" and isinstance(self.classifier, nn.Module):
+            # COUT asks it about 50 times a row: convolutions are faster this way round.
+            self.classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.seen = FeatureScores(looks, models, self.settings)
+        attributes = self.oracle.attributes if self.oracle else ()
+        self.causal = causal_columns(attributes, self.settings["causal"])
+        self.query = query_column(attributes, self.settings)
         if self.second is not None and tuple(self.second.classes) != tuple(self.classifier.classes):
             raise UserError(
                 f"models.second: expected the classifier's classes, {', '.join(self.classifier.classes)}, "
@@ -51,20 +60,21 @@ class Score:
         """Score and commit one shard; gives a small receipt (counts and seconds)."""
         started = time.perf_counter()
         waited = started - self.idle_since
-        begin_attempt(self.store, self.stage, shard["index"])
-        commit = read_commit(self.store, commit_path(SOURCE, shard["index"]))
+        revision = shard.get("revision", 0)
+        begin_attempt(self.store, self.stage, shard["index"], revision)
+        commit = read_commit(self.store, commit_path(SOURCE, shard["index"], revision))
         columns = [*COPIED, "flipped", "original", "counterfactual"]
         records = read_committed(self.store, commit, columns).to_pylist()
         read = time.perf_counter() - started
-        size, rows = self.settings["batch"], []
-        for at in range(0, len(records), size):
-            rows += self.score(records[at : at + size], shard["index"])
-        changed_mind = sum(row["flipped"] != record["flipped"] for row, record in zip(rows, records, strict=True))
+        parts = [self.score(batch, shard["index"]) for batch in batches(records, self.settings["batch"])]
+        rows = pa.concat_tables([SCORES.empty_table(), *parts]).combine_chunks()
+        verdicts = rows["flipped"].to_pylist()
+        changed_mind = sum(v != record["flipped"] for v, record in zip(verdicts, records, strict=True))
         committed = commit_shard(
             self.store,
             self.stage,
             shard,
-            pa.Table.from_pylist(rows, schema=SCORES),
+            rows,
             rows_in=len(records),
             quarantined=[],
             seconds=time.perf_counter() - started,
@@ -80,58 +90,59 @@ class Score:
             "rows_in": committed["rows_in"],
             "rows_out": committed["rows_out"],
             "quarantined": 0,
-            "flipped": sum(row["flipped"] for row in rows),
+            "flipped": sum(verdicts),
             "seconds": self.idle_since - started,
             "wait_seconds": waited + read,
         }
 
-    def score(self, records: list[dict[str, Any]], shard: int) -> list[dict[str, Any]]:
-        """Rows of SCORES for rows of COUNTERFACTUALS; UserError names the shard and row of an image that is no image.
-
-        `flipped` is judged again, on the stored image.
-        """
+    def score(self, records: list[dict[str, Any]], shard: int) -> pa.Table:
+        """Rows of SCORES for rows of COUNTERFACTUALS; UserError names the shard and row of an image that is no image,
+        and of a number that is none. `flipped` is judged again, on the stored image."""
         original = self._images(records, "original", shard)
         counterfactual = self._images(records, "counterfactual", shard)
         source = torch.tensor([record["source"] for record in records])
         target = torch.tensor([record["target"] for record in records])
         flipped, p_target = flips(self._ask(self.classifier, counterfactual), target)
-        scores: dict[str, Tensor | Array] = {
-            "flipped": flipped,
-            "p_target": p_target,
-            **pixel_distances(original, counterfactual),
-            "cout": cout(
-                self.classifier,
-                original,
-                counterfactual,
-                source,
-                target,
-                steps=self.settings["cout_steps"],
-                batch=self.settings["batch"],
-            ),
-        }
+        found: dict[str, Any] = {name: [record[name] for record in records] for name in COPIED}
+        found |= {"flipped": flipped, "p_target": p_target, **pixel_distances(original, counterfactual)}
+        found["cout"] = cout(
+            self.classifier,
+            original,
+            counterfactual,
+            source,
+            target,
+            steps=self.settings["cout_steps"],
+            batch=self.settings["batch"],
+            reference=self.settings["cout"] == "reference",
+            tolerance=self.settings["cout_tolerance"],
+        )
         if self.second is not None:
             after = self._ask(self.second, counterfactual)
-            scores["second_p_target"] = flips(after, target)[1]
-            scores["second_agrees"] = agreement(after, target)
-            scores["second_base"] = agreement(self._ask(self.second, original), source)
+            found["second_p_target"] = flips(after, target)[1]
+            found["second_agrees"] = agreement(after, target)
+            found["second_base"] = agreement(self._ask(self.second, original), source)
         if self.oracle is not None:
-            scores.update(self._attributes(original, counterfactual))
-        plain = {name: values.tolist() for name, values in scores.items()}
-        rows = [
-            {**{name: record[name] for name in COPIED}, **{name: values[i] for name, values in plain.items()}}
-            for i, record in enumerate(records)
-        ]
-        return [_finite(row, shard) for row in rows]
+            found |= self._attributes(original, counterfactual)
+        found |= self.seen(original, counterfactual, found["id"])
+        try:
+            return table_of(found, SCORES, len(records))
+        except NotFiniteError as error:
+            raise UserError(f"shard {shard}, row {records[error.row]['cf_id']}: {error}") from None
 
-    def _attributes(self, original: Tensor, counterfactual: Tensor) -> dict[str, Array]:
+    def _attributes(self, original: Tensor, counterfactual: Tensor) -> dict[str, Any]:
         before = self._ask(self.oracle, original).double().numpy()
         after = self._ask(self.oracle, counterfactual).double().numpy()
-        found: dict[str, Array] = {"attributes_before": before, "attributes_after": after}
+        changed = changes(before, after, self.settings["threshold"])
+        every, others = numbers_changed(changed, self.query)
+        found: dict[str, Any] = {
+            "attributes_before": before,
+            "attributes_after": after,
+            "changed_all": every,
+            "changed_others": np.ma.masked_invalid(others),
+        }
         if self.causal:
-            changed = changes(before, after, self.settings["threshold"])
-            share, right, wrong = causal_share(changed, self.causal)
-            found["causal_share"] = np.where(np.isnan(share), None, share)  # type: ignore[call-overload]
-            found["changed_causal"], found["changed_spurious"] = right.astype(np.int32), wrong.astype(np.int32)
+            share, found["changed_causal"], found["changed_spurious"] = causal_share(changed, self.causal)
+            found["causal_share"] = np.ma.masked_invalid(share)  # none where no attribute changed
         return found
 
     def _images(self, records: list[dict[str, Any]], column: str, shard: int) -> Tensor:
@@ -148,10 +159,22 @@ class Score:
         stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
         return stacked.to(self.device, torch.float32).div(255).contiguous()
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _ask(self, model: Any, images: Tensor) -> Tensor:
         found: Tensor = model(images).float().cpu()
         return found
+
+
+def batches(records: list[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
+    """The records in their order, about `size` at a time, the answers to one query never apart."""
+    batch: list[dict[str, Any]] = []
+    for record in records:
+        if len(batch) >= size and record["id"] != batch[-1]["id"]:
+            yield batch
+            batch = []
+        batch.append(record)
+    if batch:
+        yield batch
 
 
 def causal_columns(attributes: Sequence[str], causal: Sequence[str]) -> list[int]:
@@ -166,9 +189,15 @@ def causal_columns(attributes: Sequence[str], causal: Sequence[str]) -> list[int
     return [list(attributes).index(name) for name in causal]
 
 
-def _finite(row: dict[str, Any], shard: int) -> dict[str, Any]:
-    """The row as it came; UserError where a model gave a number that is none."""
-    for name, value in row.items():
-        if not all(np.isfinite(v) for v in (value if isinstance(value, list) else [value]) if isinstance(v, float)):
-            raise UserError(f"shard {shard}, row {row['cf_id']}: expected a finite {name}, got {value}")
-    return row
+def query_column(attributes: Sequence[str], settings: dict[str, Any]) -> int | None:
+    """Column of the attribute that the classifier decides on: score.query, else the first causal one, else None.
+
+    UserError where it is unknown.
+    """
+    name = settings["query"] or next(iter(settings["causal"]), None)
+    if name is None or (not attributes and not settings["query"]):
+        return None
+    if name not in attributes:
+        got = f"got {name!r}: {nearest(name, attributes)}" if attributes else "got no oracle in models"
+        raise UserError(f"score.query: expected an attribute of the oracle, {got}")
+    return list(attributes).index(name)

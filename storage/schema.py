@@ -72,6 +72,17 @@ SCORES = pa.schema(
         ("causal_share", pa.float64()),
         ("changed_causal", pa.int32()),
         ("changed_spurious", pa.int32()),
+        ("changed_all", pa.int32()),  # the oracle's attributes, the query attribute among them
+        ("changed_others", pa.int32()),  # without it
+        ("lpips", pa.float64()),
+        ("lpips_diversity", pa.float64()),  # of the answers to one query, at its first one
+        ("s3", pa.float64()),
+        ("fs", pa.float64()),  # face similarity
+        ("lpr", pa.float64()),
+        # What fid, sfid and kid are summed from: at the sizes of shards the least room that their sums take, for as a
+        # matrix the outer products of 64 rows of 2,048 features fill 32 MB for each of 20 buckets a side.
+        ("features_before", pa.list_(pa.float32())),
+        ("features_after", pa.list_(pa.float32())),
     ]
 )
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from actors.score import Score
+from configs.schema import ScoreConfig
 from configs.strict import UserError
 from storage.codec import encode
 from storage.commit import commit_shard, read_commits, read_committed
@@ -45,8 +46,8 @@ def config(**models: Any) -> dict[str, Any]:
     return {
         "data": {"size": 6, "max_pixels": 100},
         "engine": {"device": "cpu", "threads": 1},
-        "models": models or {"classifier": {}, "oracle": {}, "second": {}},
-        "score": {"causal": ["Bright"], "cout_steps": 50, "threshold": 0.5, "batch": 3, "bootstrap": 10},
+        "models": models or {"classifier": {}, "oracle": {"target": "a.b"}, "second": {}},
+        "score": {**ScoreConfig().model_dump(), "causal": ["Bright"], "batch": 3, "bootstrap": 10},
     }
 
 
@@ -165,7 +166,7 @@ def test_models_that_do_not_fit_are_refused(made: Any) -> None:
     store, _ = made([record(0, 50, 200)], second=Brightness(classes=("bright", "dark")))
     with pytest.raises(UserError, match=r"models\.second: expected the classifier's classes, dark, bright, got bright"):
         Score(config(), "score-1", store.uri)
-    settings = config(classifier={}, oracle={})
+    settings = config(classifier={}, oracle={"target": "a.b"})
     settings["score"]["causal"] = ["Brigt"]
     with pytest.raises(UserError, match="got 'Brigt': did you mean 'Bright'"):
         Score(settings, "score-1", store.uri)

@@ -1,0 +1,62 @@
+"""What the networks that metrics look through say of a batch of pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metrics.latents import latent_ratio
+from metrics.perceptual import distances, diversity
+from metrics.similarity import cosine
+from models.networks import WANTED, network_of
+
+
+def networks(specs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The name in a run's `models` that each metric looks through, where there is one; specs: ModelConfigs as dicts."""
+    found = {metric: network_of(metric, specs) for metric in WANTED}
+    return {metric: name for metric, name in found.items() if name is not None}
+
+
+class FeatureScores:
+    """Columns of a batch that come from feature networks, by whichever of them the run names."""
+
+    def __init__(self, looks: Mapping[str, str], models: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+        self.models, self.looks, self.settings = models, looks, settings
+
+    @torch.inference_mode()
+    def __call__(self, original: Tensor, counterfactual: Tensor, ids: Sequence[str]) -> dict[str, Any]:
+        """lpips, lpips_diversity, s3, fs, lpr (B,) float64 and features_before and features_after (B,D) float32.
+
+        original, counterfactual: (B,3,H,W) in [0,1]; ids: the rows' own, by which answers to one query are told: its
+        diversity stands at its first answer, None at the others.
+        """
+        found: dict[str, Any] = {}
+        if name := self.looks.get("lpips"):
+            network, size = self.models[name], self.settings["batch"]
+            found["lpips"] = distances(network, original, counterfactual, size)
+            if len(set(ids)) < len(ids):
+                found["lpips_diversity"] = _diversities(network, counterfactual, ids, size)
+        for metric, column in (("s3", "s3"), ("fs", "fs")):
+            if name := self.looks.get(metric):
+                network = self.models[name]
+                found[column] = cosine(network(original).flatten(1), network(counterfactual).flatten(1))
+        if name := self.looks.get("lpr"):
+            encoder = self.models[name]
+            tolerance = self.settings["lpr_tolerance"]
+            found["lpr"] = latent_ratio(encoder.encode(original), encoder.encode(counterfactual), tolerance)
+        if name := self.looks.get("fid"):
+            network = self.models[name]
+            see = network.features if name == "oracle" else network
+            found["features_before"], found["features_after"] = see(original).cpu(), see(counterfactual).cpu()
+        return found
+
+
+def _diversities(network: Any, counterfactual: Tensor, ids: Sequence[str], batch: int) -> list[float | None]:
+    found: list[float | None] = [None] * len(ids)
+    for query in dict.fromkeys(ids):
+        mine = [i for i, name in enumerate(ids) if name == query]
+        found[mine[0]] = diversity(network, counterfactual[mine], batch)
+    return found
