@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -60,6 +60,7 @@ def joined(before: Earlier | None, table: pa.Table) -> pa.Table:
     return both.take(order)
 
 
-def unchanged(before: Earlier | None, table: pa.Table, quarantined: list[dict[str, Any]]) -> bool:
-    """Did trying again answer no further row and find the same reasons."""
-    return before is not None and not table.num_rows and quarantined == list(before.commit["quarantined"])
+def unchanged(before: Earlier, rows: Sequence[object], quarantined: list[dict[str, Any]]) -> bool:
+    """Did trying again answer no further row and find the same reasons: then there is nothing to commit."""
+    names = [sorted((row["id"], row["reason"]) for row in part) for part in (quarantined, before.commit["quarantined"])]
+    return not rows and names[0] == names[1]

@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from configs.strict import UserError
+
+if TYPE_CHECKING:
+    from pipelines.part import Part
 
 ONE_STAGE = ("generate", "score", "judge", "augment", "report")
 
@@ -31,14 +35,21 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("config", help="a preset's name or a YAML file")
     run.add_argument("--print-config", action="store_true", help="show the resolved settings and end")
     _settings(run, out=True)
+    _part(run)
     for name in ONE_STAGE:
         stage = command(name, f"the {name} stage of a run, again", _stage)
         stage.add_argument("run", help="a run's folder, or its config")
         if name == "judge":
             stage.add_argument("--answers", help="parse this file of answers into judge/scores.parquet")
         _settings(stage, out=True)
+        if name == "generate":
+            _part(stage)
     command("show", "counts, flip rate, quarantined rows and failures of a run", _show).add_argument("run")
     command("verify", "check a run's invariants; exit code 1 if one is broken", _verify).add_argument("run")
+    gc = command("gc", "say what a run's folder holds for nothing: orphans, old marks, superseded scores", _gc)
+    gc.add_argument("run")
+    gc.add_argument("--older-than", default="24h", metavar="AGE", help="only files this old (default %(default)s)")
+    gc.add_argument("--delete", action="store_true", help="delete them")
     prepare.arguments(command("prepare", "write a data set as Parquet shards", _prepare))
     train = command("train", "train one of our own networks from Parquet", _train)
     train.add_argument("role", choices=("classifier", "attributes", "autoencoder", "denoiser", "simsiam"))
@@ -55,12 +66,30 @@ def _settings(sub: argparse.ArgumentParser, *, out: bool = False) -> None:
         "--set", action="append", default=[], metavar="KEY.KEY=VALUE", help="lay a setting over the config"
     )
     sub.add_argument("--engine", choices=("ray", "local"), help="where the work runs")
+    sub.add_argument("--address", help="of a running Ray cluster (default: RAY_ADDRESS, else a local one is started)")
     if out:
         sub.add_argument("--out", metavar="URI", help="folder that the run's folder is made in")
 
 
+def _part(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--limit", type=int, metavar="ROWS", help="work on at most so many rows now, in whole shards")
+    sub.add_argument("--shards", metavar="A:B", help="work on the shards from A to before B only, up to their scores")
+    sub.add_argument(
+        "--retry-quarantined", action="store_true", help="try the quarantined rows of committed shards again, too"
+    )
+
+
 def _sets(args: argparse.Namespace) -> list[str]:
-    return [*args.set, *([f"engine.kind={args.engine}"] if args.engine else [])]
+    given = {"engine.kind": args.engine, "engine.address": args.address}
+    return [*args.set, *(f"{key}={value}" for key, value in given.items() if value)]
+
+
+def _the_part(args: argparse.Namespace) -> Part:
+    from pipelines.part import WHOLE, parse
+
+    if not hasattr(args, "limit"):
+        return WHOLE
+    return parse(args.limit, args.shards, args.retry_quarantined)
 
 
 def _demo(args: argparse.Namespace) -> int:
@@ -81,7 +110,7 @@ def _run(args: argparse.Namespace) -> int:
 
         print(yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False, allow_unicode=True), end="")
         return 0
-    run(config, store=store)
+    run(config, store=store, part=_the_part(args))
     return 0
 
 
@@ -97,7 +126,7 @@ def _stage(args: argparse.Namespace) -> int:
         counts = parse_answers(store, config, args.answers)
         say("judge: " + ", ".join(f"{value} {name}" for name, value in counts.items() if isinstance(value, int)))
         return 0
-    run(config, stages=(args.command,), store=store)
+    run(config, stages=(args.command,), store=store, part=_the_part(args))
     return 0
 
 
@@ -119,6 +148,14 @@ def _verify(args: argparse.Namespace) -> int:
     broken = verify(store)
     print("\n".join(broken) if broken else f"{store.uri}: every invariant holds")
     return 1 if broken else 0
+
+
+def _gc(args: argparse.Namespace) -> int:
+    from pipelines.gc import gc
+    from storage.uri import open_store
+
+    print(gc(open_store(args.run), older_than=args.older_than, do=args.delete))
+    return 0
 
 
 def _prepare(args: argparse.Namespace) -> int:

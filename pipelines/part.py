@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,13 +34,27 @@ class Part:
             return left
         return [shard for shard in left if self.shards[0] <= shard["index"] < self.shards[1]]
 
-    def choose(self, plan: Mapping[str, Any], store: Store, stage: str) -> list[dict[str, Any]]:
-        """The shards to generate now, in order. UserError where the range is outside the plan or no shard fits."""
-        count = len(plan["shards"])
-        if self.shards is not None and self.shards[0] >= count:
-            raise UserError(f"--shards: expected some of the run's {count} shards, 0:{count}, got {_told(self.shards)}")
-        left = self.of([*todo(plan, store, stage), *(to_retry(plan, store) if self.retry else [])])
-        if self.limit is None or not left:
+    def choose(self, plan: Mapping[str, Any], store: Store, stage: str) -> tuple[list[dict[str, Any]], int]:
+        """The shards to generate now, in order, and how many have a commit; UserError as `expect_room`."""
+        missing = todo(plan, store, stage)
+        left = self.of([*missing, *(to_retry(plan, store) if self.retry else [])])
+        self.expect_room(plan["shards"], left)
+        return self._first(left), len(plan["shards"]) - len(missing)
+
+    def expect_room(self, planned: Sequence[Mapping[str, Any]], left: Sequence[Mapping[str, Any]]) -> None:
+        """UserError where the range is outside the plan, or the limit under the first shard that is left."""
+        if self.shards is not None and self.shards[0] >= len(planned):
+            a, b = self.shards
+            raise UserError(f"--shards: expected some of the run's shards, 0:{len(planned)}, got {a}:{b}")
+        if self.limit is not None and left and work(left[0]) > self.limit:
+            raise UserError(
+                f"--limit: expected at least {work(left[0])}, the rows of the next shard, got {self.limit} "
+                "(engine.shard_rows cuts a run's shards when it is first started)"
+            )
+
+    def _first(self, left: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """As many shards as the limit has room for."""
+        if self.limit is None:
             return left
         chosen, rows = [], 0
         for shard in left:
@@ -48,11 +62,6 @@ class Part:
             if rows > self.limit:
                 break
             chosen.append(shard)
-        if not chosen:
-            raise UserError(
-                f"--limit: expected at least {work(left[0])}, the rows of the next shard, got {self.limit} "
-                "(a run's shards are cut by engine.shard_rows when it is first started)"
-            )
         return chosen
 
 
@@ -74,7 +83,3 @@ def parse(limit: int | None, shards: str | None, retry: bool) -> Part:
     if match is None or int(match[1]) >= int(match[2]):
         raise UserError(f"--shards: expected a:b with a < b, the shards from a to before b, got {shards!r}")
     return Part(limit, (int(match[1]), int(match[2])), retry)
-
-
-def _told(shards: tuple[int, int]) -> str:
-    return f"{shards[0]}:{shards[1]}"
