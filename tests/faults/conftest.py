@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,11 +39,11 @@ class Job:
     folder: Path
     sets: list[str] = field(default_factory=list)
     environ: dict[str, str] = field(default_factory=dict)
-    starts: int = 0
+    name: str = "job"
 
     @property
     def store(self) -> Store:
-        return open_store(self.folder / "out" / "job")
+        return open_store(self.folder / "out" / self.name)
 
     @property
     def data(self) -> Path:
@@ -56,7 +55,6 @@ class Job:
 
     def start(self, at: At | None = None, command: str = "generate") -> Any:
         """A child that runs the command, with a fault planted in it."""
-        self.starts += 1
         child = FORKS.Process(target=drive, args=(self.argv(command), at, self.environ, str(self.log)))
         child.start()
         return child
@@ -76,6 +74,11 @@ class Job:
     @property
     def said(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
+
+    def answers(self) -> dict[str, dict[str, Any]]:
+        """Every row answered, by its id."""
+        tables = [read_committed(self.store, commit) for commit in iterate_commits(self.store, "generate")]
+        return {row["id"]: row for table in tables for row in table.to_pylist()}
 
     def commits(self) -> dict[str, bytes]:
         return {name: self.store.read(name) for name in self.store.list("commit/generate")}
@@ -118,6 +121,11 @@ def write_rows(path: Path, first: int, rows: int) -> None:
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
     """A fresh run, local, of two files."""
+    return make_job(tmp_path)
+
+
+def make_job(tmp_path: Path) -> Job:
+    """A run in a folder of its own."""
     (tmp_path / "data").mkdir()
     write_rows(tmp_path / "data" / "a.parquet", 0, 16)
     write_rows(tmp_path / "data" / "b.parquet", 16, 8)
@@ -141,9 +149,3 @@ def job(tmp_path: Path) -> Job:
     }
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(config))
     return Job(tmp_path)
-
-
-def only(entries: list[Any], holds: Callable[[Any], bool]) -> Any:
-    """The one entry that holds."""
-    (found,) = [entry for entry in entries if holds(entry)]
-    return found

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
+
+NEWNS, NEWUSER = 0x20000, 0x10000000  # of unshare(2)
+READ_ONLY, REMOUNT, REC, PRIVATE = 1, 32, 0x4000, 1 << 18  # of mount(2)
+REFUSED = 77
 
 
 class At(NamedTuple):
@@ -23,10 +30,7 @@ class At(NamedTuple):
 
 def drive(argv: list[str], at: At | None, environ: dict[str, str], log: str) -> None:
     """Run the command line with a fault planted; all it says goes to the file `log`."""
-    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(out, 1)
-    os.dup2(out, 2)
-    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    speak_to(log)
     os.environ.update(environ)
     if at is not None:
         plant(at)
@@ -35,6 +39,42 @@ def drive(argv: list[str], at: At | None, environ: dict[str, str], log: str) -> 
     code = main(argv)
     sys.stdout.flush()
     os._exit(code)
+
+
+def speak_to(log: str) -> None:
+    """Send what this process and those it starts say to a file."""
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+
+
+def on_small_disk(argv: list[str], disk: str, keep: str, options: list[str], log: str) -> None:
+    """Run the command line on a tmpfs that only this process sees, remounted with each of the options in turn.
+
+    Says `exit CODE` after each, and copies the disk to `keep`. Exit code REFUSED where the system mounts nothing.
+    """
+    speak_to(log)
+    libc = ctypes.CDLL(None, use_errno=True)
+    user, group = os.geteuid(), os.getegid()
+    if libc.unshare(NEWNS | (0 if user == 0 else NEWUSER)):
+        os._exit(REFUSED)
+    if user:  # root in a user namespace of its own
+        for name, line in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
+            Path(f"/proc/self/{name}").write_text(line)
+    libc.mount(b"none", b"/", None, REC | PRIVATE, None)
+    if libc.mount(b"tmpfs", disk.encode(), b"tmpfs", 0, b"size=16m"):
+        os._exit(REFUSED)
+    from pipelines.cli import main
+
+    for option in options:
+        flags, data = (READ_ONLY, None) if option == "ro" else (0, option.encode())
+        assert libc.mount(b"tmpfs", disk.encode(), b"tmpfs", REMOUNT | flags, data) == 0, os.strerror(
+            ctypes.get_errno()
+        )
+        print(f"exit {main(argv)}")
+    shutil.copytree(disk, keep)
+    os._exit(0)
 
 
 def plant(at: At) -> None:
