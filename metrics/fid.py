@@ -18,14 +18,27 @@ MEASURES = (
 ENOUGH = 2048  # rows: below, FID says more about n than about the images
 WIDE = 512  # features: beyond, 20 more eigendecompositions for an interval take minutes
 REPEATS, SEED = 10, 0
+WAIT = 256  # rows of a bucket that are summed at once
+Floats = NDArray[np.float64]
 
 
 @dataclass
 class BucketMoments:
-    """Moments of a set's features in 20 buckets by a hash of the rows' ids; only buckets with rows take memory."""
+    """Moments of a set's features in 20 buckets by a hash of the rows' ids; only buckets with rows take memory.
+
+    A bucket's few rows of a shard wait until their outer products are worth a pass over a matrix.
+    """
 
     width: int
-    parts: dict[int, Moments] = field(default_factory=dict)
+    settled: dict[int, Moments] = field(default_factory=dict)
+    waiting: dict[int, list[Floats]] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> dict[int, Moments]:
+        """Moments by bucket."""
+        for bucket in list(self.waiting):
+            self._settle(bucket)
+        return self.settled
 
     def __add__(self, other: BucketMoments) -> BucketMoments:
         if self.width != other.width:
@@ -40,12 +53,19 @@ class BucketMoments:
         if features.ndim != 2 or features.shape[1] != self.width:
             raise ValueError(f"expected features (B,{self.width}), got {features.shape}")
         for b in np.unique(bucket).tolist():
-            more = update(features[bucket == b])
-            self.parts[b] = self.parts[b] + more if b in self.parts else more
+            rows = self.waiting.setdefault(b, [])
+            rows.append(np.asarray(features[bucket == b], dtype=np.float64))
+            if sum(map(len, rows)) >= WAIT:
+                self._settle(b)
+
+    def _settle(self, bucket: int) -> None:
+        more = update(np.concatenate(self.waiting.pop(bucket)))
+        self.settled[bucket] = self.settled[bucket] + more if bucket in self.settled else more
 
     def of(self, chosen: list[int] | range) -> Moments:
         """Moments of the rows in some buckets."""
-        return union((self.parts[b] for b in chosen if b in self.parts), self.width)
+        parts = self.parts
+        return union((parts[b] for b in chosen if b in parts), self.width)
 
 
 def fid(originals: BucketMoments, counterfactuals: BucketMoments) -> Estimate:

@@ -28,20 +28,24 @@ def zero(measures: Sequence[Measure], replicates: int) -> Sums:
 def update(measures: Sequence[Measure], columns: Mapping[str, Floats], weights: Floats) -> Sums:
     """Sum a batch; columns: (B,) each, NaN where not measured, with `correct` and `flipped` among them as 0, 1 or NaN
     (a row without a label is neither correct nor wrong); weights: (B,R) of the bootstrap."""
-    correct, flipped = columns["correct"] == 1, columns["flipped"] == 1
-    masks: dict[Subset, NDArray[np.bool_]] = {
-        "all": np.ones(len(flipped), np.bool_),
-        "correct": correct,
-        "flipped": flipped,
-        "correct & flipped": correct & flipped,
-    }
     sums: Sums = {}
-    for subset, mask in masks.items():
+    for subset, mask in masks(columns).items():
         drawn = weights[mask]
         for m in measures:
             values = columns[m.column][mask]
             sums[m.name, subset] = rates.update(values) if m.kind == "rate" else means.update(values, drawn)
     return sums
+
+
+def masks(columns: Mapping[str, Floats]) -> dict[Subset, NDArray[np.bool_]]:
+    """Which rows are in each subset, (B,) each, by the columns `correct` and `flipped`."""
+    correct, flipped = columns["correct"] == 1, columns["flipped"] == 1
+    return {
+        "all": np.ones(len(flipped), np.bool_),
+        "correct": correct,
+        "flipped": flipped,
+        "correct & flipped": correct & flipped,
+    }
 
 
 def add(left: Sums, right: Sums) -> Sums:

@@ -14,21 +14,26 @@ from numpy.typing import NDArray
 from actors.load import pin
 from actors.score import Score, causal_columns
 from configs.schema import RunConfig, fingerprint
-from metrics import attributes, cost, cout, flips, judge, pixels, rates, table
+from metrics import attributes, flips, judge, rates, similarity, table
 from metrics.estimate import SUBSETS, Measure
 from metrics.means import bootstrap_weights
 from metrics.rates import RateSums
 from pipelines.committed import TABLE, made_shards, plan_of
 from pipelines.judge import SCORES as JUDGE_SCORES
 from pipelines.part import WHOLE, Part
+from pipelines.score_flops import count_tflops
+from pipelines.score_measures import query_of, row_measures, scoring_models, set_measures
+from pipelines.score_sets import AttributeCorrelations, FeatureSums
 from pipelines.score_table import Sums, line, tell, to_csv
+from pipelines.score_tell_sets import tell_sets
 from pipelines.stage import run_stage, worker_config
 from storage.commit import iterate_commits, read_committed, todo
 from storage.uri import Store
 
-MODELS = ("classifier", "oracle", "second")
-VERSION = 1  # of what the worker computes: a change here scores every run again
+VERSION = 2  # of what the worker computes: a change here scores every run again
 TABLE_CSV = "score/table.csv"
+# Settings that a row's scores depend on; the others say how rows are summed.
+OF_ROWS = ("causal", "query", "cout", "cout_steps", "cout_tolerance", "threshold", "lpr_tolerance")
 
 
 def score(
@@ -38,24 +43,19 @@ def score(
 
     The table is always summed again, with the judge's answers where there are any, so a second call is cheap.
     """
-    plan, made = plan_of(store), set(made_shards(store))
-    oracle = config.models.get("oracle")
-    if oracle is None or oracle.classes:
-        causal_columns(oracle.classes if oracle else (), config.score.causal)
-    digests = pin({name: spec.model_dump() for name, spec in config.models.items() if name in MODELS})
-    stage = stage_name(config, digests)
-    left = part.of([shard for shard in todo(plan, store, stage) if shard["index"] in made])
-    run_stage(store, config, stage=stage, actor=Score, shards=left, settings=worker_config(config, digests))
-    measures = measures_of(config)
+    stage, left, settings = work_left(store, config, part)
+    run_stage(store, config, stage=stage, actor=Score, shards=left, settings=settings)
+    measures = row_measures(config)
     sums = sum_up(store, iterate_commits(store, stage), measures, config)
-    told = tell(sums, measures, config.score.causal)
+    told = tell(sums, [m for m in measures if m.column != "lpips_diversity" or sums.answers > 1], config.score.causal)
+    tell_sets(told, sums, config, set_measures(config), count_tflops(store, config))
     judged = tell_judge(store, config)
     told["metrics"] += judged["metrics"]
     told["subsets"] += judged["subsets"]
     result = {
         "stage": stage,
         "rows": sums.rows,
-        "shards": {"scored": sums.shards, "planned": len(plan["shards"])},
+        "shards": {"scored": sums.shards, "planned": len(plan_of(store)["shards"])},
         **told,
     }
     store.replace(TABLE, json.dumps(result, indent=1, allow_nan=False).encode())
@@ -63,34 +63,40 @@ def score(
     return result
 
 
+def work_left(store: Store, config: RunConfig, part: Part = WHOLE) -> tuple[str, list[dict[str, Any]], dict[str, Any]]:
+    """The stage's name, its shards that are generated and not scored yet, and what its workers are told."""
+    plan, made = plan_of(store), set(made_shards(store))
+    oracle = config.models.get("oracle")
+    if oracle is None or oracle.classes:
+        causal_columns(oracle.classes if oracle else (), config.score.causal)
+        query_of(config, list(oracle.classes) if oracle else [])
+    digests = pin({name: config.models[name].model_dump() for name in scoring_models(config)})
+    stage = stage_name(config, digests)
+    left = part.of([shard for shard in todo(plan, store, stage) if shard["index"] in made])
+    return stage, left, worker_config(config, digests)
+
+
 def stage_name(config: RunConfig, digests: dict[str, str]) -> str:
     """score-<fingerprint> of what a row's scores depend on: settings and models, not how they are summed or batched."""
     models = {
-        name: [digest, config.models[name].model_dump(exclude={"preset", "weights", "sha256"})]
+        name: [digest, config.models[name].model_dump(exclude={"preset", "weights", "sha256", "label"})]
         for name, digest in digests.items()
-        if name in MODELS
     }
-    settings = config.score.model_dump(include={"causal", "cout_steps", "threshold"})
+    settings = config.score.model_dump(include=set(OF_ROWS))
     return f"score-{fingerprint({'version': VERSION, 'settings': settings, 'models': models})}"
-
-
-def measures_of(config: RunConfig) -> list[Measure]:
-    """The measures that this run's models allow."""
-    found = [*flips.MEASURES, *cout.MEASURES, *pixels.MEASURES, *cost.MEASURES]
-    if "second" not in config.models:
-        found = [m for m in found if not m.column.startswith("second")]
-    if "oracle" in config.models and config.score.causal:
-        found += attributes.MEASURES
-    return found
 
 
 def sum_up(store: Store, commits: Iterable[dict[str, Any]], measures: list[Measure], config: RunConfig) -> Sums:
     """Sum the scored shards, one in memory at a time."""
     sums = Sums(table.zero(measures, config.score.bootstrap))
     oracle = "oracle" in config.models
-    derived = {"confident"}
-    columns = {"id", "source", "target", "correct", "flipped", "p_target", *(m.column for m in measures)} - derived
+    plain = {"id", "k", "source", "target", "correct", "flipped", "p_target", *(m.column for m in measures)}
+    columns = plain - {"confident", "verified"}
+    features = bool(set_measures(config))
+    if features:
+        sums.features = FeatureSums(config.score.kid_rows)
     wanted = [*sorted(columns), *(["attributes_before", "attributes_after"] if oracle else [])]
+    wanted += ["features_before", "features_after"] if features else []
     for commit in commits:
         shard, said = read_committed(store, commit, wanted), commit["extra"]
         sums.classes, sums.attributes = sums.classes or said["classes"], sums.attributes or said["attributes"]
@@ -98,9 +104,22 @@ def sum_up(store: Store, commits: Iterable[dict[str, Any]], measures: list[Measu
         sums.shards += 1
         numbers = {name: floats(shard[name]) for name in columns - {"id"}}
         numbers["confident"] = (numbers["p_target"] > flips.CONFIDENT).astype(np.float64)
-        weights = bootstrap_weights(shard["id"].to_pylist(), config.score.bootstrap)
+        if "fs" in numbers:
+            verified = (numbers["fs"] > similarity.VERIFIED).astype(np.float64)
+            numbers["verified"] = np.where(np.isnan(numbers["fs"]), np.nan, verified)
+        ids, first = shard["id"].to_pylist(), numbers["k"] == 0
+        sums.answers = max(sums.answers, len(ids) and int(numbers["k"].max()) + 1)
+        weights = bootstrap_weights(ids, config.score.bootstrap)
         sums.figures = table.add(sums.figures, table.update(measures, numbers, weights))
         sums.rows += shard.num_rows
+        if sums.features is not None:
+            before, after = (vectors(shard[f"features_{when}"]) for when in ("before", "after"))
+            sums.features.add(ids, first, before, after, numbers)
+        if oracle and (query := query_of(config, sums.attributes)) is not None:
+            before, after = (vectors(shard[f"attributes_{when}"]) for when in ("before", "after"))
+            if sums.correlations is None:
+                sums.correlations = AttributeCorrelations(query, config.score.threshold)
+            sums.correlations.add(before, after, first, numbers, weights)
         ways = np.stack([numbers["source"], numbers["target"]], 1).astype(np.int64)
         for way in sorted({(int(s), int(t)) for s, t in ways}):
             mine = (ways == way).all(1)

@@ -13,6 +13,7 @@ from metrics.audit import audit
 from metrics.estimate import SUBSETS, Estimate, Measure, Subset
 from metrics.rates import RateSums
 from pipelines.committed import class_name
+from pipelines.score_sets import AttributeCorrelations, FeatureSums
 
 COLUMNS = ("metric", "subset", "by", "n", "value", "low", "high", "better", "unit", "note")
 DIRECTIONS = 12  # flip rates by direction that the table tells; all of them are in `directions`
@@ -31,6 +32,9 @@ class Sums:
     differs: int = 0  # rows whose verdict is not the one they were generated with
     flipped: dict[Direction, RateSums] = field(default_factory=dict)
     changed: dict[Direction, AttributeSums] = field(default_factory=dict)
+    answers: int = 0  # most answers to one query
+    features: FeatureSums | None = None
+    correlations: AttributeCorrelations | None = None
 
 
 def tell(sums: Sums, measures: list[Measure], causal: list[str]) -> dict[str, Any]:
