@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from storage.check import NAMED
 from storage.commit import commit_path, commit_shard, read_commits
 from storage.run import write_plan
 from storage.uri import Store
-from storage.check import NAMED
 from storage.verify import verify
 
 ROWS, SHARDS = 4, 3
