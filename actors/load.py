@@ -5,19 +5,24 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from actors.packages import PREFIX, package_file, package_of, package_version
 from configs.strict import UserError, nearest
+from storage.cache import cached, folder_digest
 from storage.uri import open_store
 
 ZOO = Path(__file__).parent.parent / "zoo"
-FOLDER_FILES = ("*.safetensors", "*.json")
+FILE_ENDINGS = (".safetensors", ".pt", ".pth", ".pt2", ".onnx")
+HELD: WeakValueDictionary[str, nn.Module] = WeakValueDictionary()  # models live as long as a worker that holds them
 
 
 def pick_device(name: str) -> torch.device:
@@ -37,12 +42,26 @@ def weights_location(weights: str) -> str:
     return str(ZOO / weights.removeprefix("zoo:")) if weights.startswith("zoo:") else weights
 
 
-def _read(location: str, name: str) -> bytes:
+def read_weights_file(location: str, where: str) -> bytes:
+    """A weights file's bytes, from a disk or S3; UserError, which names the setting `where`, if there is none."""
     folder, _, file = location.rpartition("/")
     try:
         return open_store(folder or ".").read(file)
     except FileNotFoundError:
-        raise UserError(f"models.{name}.weights: expected a file at {location}, got none") from None
+        raise UserError(f"{where}: expected a file at {location}, got none") from None
+
+
+def weights_folder(location: str, where: str) -> Path | None:
+    """The folder that a location names, on this machine: its copy in the cache where it lies in S3; None for a file."""
+    if not location.startswith("s3://"):
+        return Path(location) if Path(location).is_dir() else None
+    folder, _, file = location.rstrip("/").rpartition("/")
+    if file.endswith(FILE_ENDINGS) or open_store(folder).is_file(file):
+        return None
+    try:
+        return cached(location)
+    except FileNotFoundError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def model_digest(spec: Mapping[str, Any], name: str) -> str:
@@ -57,22 +76,20 @@ def model_digest(spec: Mapping[str, Any], name: str) -> str:
     if _by_itself(weights):
         return _expect_revision(spec, name, package_version(weights))
     location = weights_location(weights)
-    path = Path(location)
-    if path.is_dir():
-        digest = hashlib.sha256()
-        files = sorted({file for pattern in FOLDER_FILES for file in path.glob(pattern)})
-        if not files:
-            raise UserError(f"models.{name}.weights: expected a folder with safetensors and json files, got {location}")
-        for file in files:
-            digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
-        return digest.hexdigest()
-    if spec.get("source") == "huggingface" and "://" not in location and not path.exists():
+    where = f"models.{name}.weights"
+    folder = weights_folder(location, where)
+    if folder is not None:
+        digest = folder_digest(folder)
+        if digest is None:
+            raise UserError(f"{where}: expected a folder with safetensors and json files, got {location}")
+        return digest
+    if spec.get("source") == "huggingface" and "://" not in location and not Path(location).exists():
         if not spec.get("revision"):
             raise UserError(
                 f"models.{name}.revision: expected the revision that pins the hub model {weights}, got none"
             )
         return f"hub:{weights}@{spec['revision']}"
-    return hashlib.sha256(_read(location, name)).hexdigest()
+    return hashlib.sha256(read_weights_file(location, where)).hexdigest()
 
 
 def _by_itself(weights: str) -> bool:
@@ -107,6 +124,7 @@ def check_digest(spec: Mapping[str, Any], name: str, got: str) -> None:
 def load_models(config: Mapping[str, Any], names: Iterable[str], device: torch.device) -> dict[str, nn.Module]:
     """Load models by name, frozen and in eval mode; config: a resolved RunConfig as a dict.
 
+    A pinned model that this process holds already, for another worker, is given again and not read twice.
     UserError where one is missing, its weights differ from their sha256, or its outputs do not fit its classes.
     """
     from models.load import build
@@ -116,27 +134,35 @@ def load_models(config: Mapping[str, Any], names: Iterable[str], device: torch.d
         spec = config["models"].get(name)
         if spec is None:
             raise UserError(f"models: expected {name!r}, got {', '.join(config['models'])}: the method needs it")
+        key = f"{device} {json.dumps({k: v for k, v in spec.items() if k != 'preset'}, sort_keys=True, default=str)}"
+        if spec.get("sha256") and (held := HELD.get(key)) is not None:
+            loaded[name] = held
+            continue
         weights: bytes | Path | None = None
         if spec.get("weights") and _by_itself(spec["weights"]):
             model_digest(spec, name)  # is it installed, in the revision asked for
         elif spec.get("weights"):
             location = weights_location(spec["weights"])
-            if Path(location).is_dir() or spec.get("source") == "huggingface":
+            folder = weights_folder(location, f"models.{name}.weights")
+            if folder is not None or spec.get("source") == "huggingface":
                 check_digest(spec, name, model_digest(spec, name))
-                weights = Path(location)
+                weights = folder or Path(location)
             else:
-                weights = _read(location, name)
+                weights = read_weights_file(location, f"models.{name}.weights")
                 check_digest(spec, name, hashlib.sha256(weights).hexdigest())
         try:
             loaded[name] = build(spec, weights, device)
-        except (ValueError, FileNotFoundError, ImportError, AttributeError, TypeError, RuntimeError) as error:
+        except (ValueError, OSError, ImportError, AttributeError, TypeError, RuntimeError, SafetensorError) as error:
             raise UserError(f"models.{name}: {' '.join(str(error).split())}") from error
+        HELD[key] = loaded[name]
     return loaded
 
 
 def load_method(config: Mapping[str, Any]) -> Any:
     """Make the method of a resolved config; UserError where its class or a setting is unknown."""
     target, settings = config["method"]["target"], config["method"]["settings"]
+    if target == "elsewhere":
+        raise UserError("method: these counterfactuals were made elsewhere: `score` and what follows it work, no more")
     module_name, _, class_name = target.rpartition(".")
     try:
         method = getattr(importlib.import_module(module_name), class_name)

@@ -77,7 +77,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def read_preset(group: str, name: str) -> dict[str, Any]:
-    """Read a preset by name, or a YAML file by path."""
+    """Read a preset by name, or a YAML file by path, local or s3://."""
+    if name.startswith("s3://"):
+        return parse_yaml(_fetched(name, group), name)
     path = Path(name) if name.endswith((".yaml", ".yml")) else presets(group).get(name)
     if path is None:
         raise UserError(
@@ -86,6 +88,17 @@ def read_preset(group: str, name: str) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"expected a {group} config at {path}, got no such file")
     return parse_yaml(path.read_text(encoding="utf-8"), str(path))
+
+
+def _fetched(uri: str, group: str) -> str:
+    from storage.uri import split_url  # heavy, and needed for a config in a bucket only
+
+    store, name = split_url(uri)
+    try:
+        return store.read(name).decode()
+    except (FileNotFoundError, UnicodeDecodeError) as error:
+        got = "no such file" if isinstance(error, FileNotFoundError) else "something that is no text"
+        raise UserError(f"expected a {group} config at {uri}, got {got}") from None
 
 
 def expand(value: Any, group: str) -> Any:

@@ -17,6 +17,7 @@ from pipelines.part import WHOLE, Part
 from storage.check import TWICE, check_stage
 from storage.commit import committed, iterate_commits, totals
 from storage.run import versions, write_manifest
+from storage.secrets import hide
 from storage.uri import Store, open_store
 
 STAGES = ("generate", "score", "judge", "augment", "report")
@@ -60,7 +61,7 @@ def _run(store: Store, config: RunConfig, stages: tuple[str, ...], part: Part) -
     write_manifest(
         store,
         {
-            "command": shlex.join(["counterfactory", *sys.argv[1:]]),
+            "command": hide(shlex.join(["counterfactory", *sys.argv[1:]])),
             "config": config.model_dump(),
             "versions": versions(),
             "models": plan["models"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import shlex
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -14,22 +15,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from actors.load import weights_location
+from actors.load import read_weights_file, weights_location
 from configs.schema import TrainConfig
 from configs.strict import UserError
 from models.load import SCHEDULE, build, fill, find, make, read_weights, schedule_of
 from pipelines import train_card, train_holdout, train_losses, train_simsiam
 from pipelines.train_data import Samples, bits, class_indices, load
+from storage.uri import split_url
 
 Log = Callable[[str], None]
 say: Log = partial(print, flush=True)
 
 
-def train(config: TrainConfig, log: Log = say) -> Path:
+def train(config: TrainConfig, log: Log = say) -> Path | str:
     """Train as the config says; writes `out` (safetensors, fp16) and its card beside it, and gives the path of `out`.
 
     Reproducible on one machine with one thread count. UserError: settings or data that do not fit.
     """
+    if config.out.startswith("s3://"):
+        return _train_to_store(config, log)
     torch.set_num_threads(config.threads)
     device = torch.device(
         ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
@@ -46,9 +50,7 @@ def train(config: TrainConfig, log: Log = say) -> Path:
             {k: v for k, v in spec["settings"].items() if not (config.role == "denoiser" and k in SCHEDULE)},
         )
         if config.init:
-            if not Path(weights_location(config.init)).is_file():
-                raise FileNotFoundError(f"init: expected a file at {config.init}, got none: train it first")
-            fill(net, read_weights(Path(weights_location(config.init))), config.target)
+            fill(net, read_weights(read_weights_file(weights_location(config.init), "init")), config.target)
     except (ValueError, FileNotFoundError) as error:
         raise UserError(f"{config.name}: {error}") from None
     out = Path(config.out)
@@ -70,6 +72,19 @@ def train(config: TrainConfig, log: Log = say) -> Path:
     train_card.write(out.with_suffix(".yaml"), train_card.card(spec, weights, training, figures).encode())
     log(f"{config.name}: wrote {out} ({len(weights) / 2**20:.2f} MiB) and {out.with_suffix('.yaml').name}")
     return out
+
+
+def _train_to_store(config: TrainConfig, log: Log) -> str:
+    """Train into a temporary folder, then put the file and its card at `out`, an s3:// URI."""
+    store, name = split_url(config.out)
+    store.exists(name)  # a bucket that cannot be reached is told now, not after hours
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(str(train(config.model_copy(update={"out": f"{folder}/{name}"}), log)))
+        card = path.with_suffix(".yaml")
+        store.replace(card.name, card.read_bytes().replace(str(path).encode(), config.out.encode()))
+        store.replace(name, path.read_bytes())
+    log(f"{config.name}: put at {config.out}")
+    return config.out
 
 
 def fit(

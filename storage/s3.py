@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from storage.errors import FileChanged, StorageError
 from storage.s3_file import RangeFile
-from storage.s3_retry import ATTEMPTS, Refused, ask, no_access, no_answer
+from storage.s3_retry import Refused, ask, no_access, no_answer
 
 CONNECT_SECONDS, READ_SECONDS = 10, 60  # without a byte, before a request is tried again
 BUFFER = 8 << 20  # bytes per request when Parquet columns are streamed: round trips are dear
@@ -219,6 +219,6 @@ def _explain(path: str, refused: Refused) -> Exception:
         return StorageError(
             f"expected a server with conditional PUT (If-None-Match) for s3://{path}, got {status} {code}"
         )
-    if refused.tries >= ATTEMPTS:
+    if refused.busy:
         return no_answer(path, f"{status} {code}", refused.tries)
     return StorageError(f"expected S3 to answer for s3://{path}, got {status} {code}")

@@ -26,11 +26,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Refused:
-    """A reply that is an error: HTTP status, S3's code, and after how many tries."""
+    """A reply that is an error: HTTP status, S3's code, after how many tries, and whether a further one may help."""
 
     status: int
     code: str
     tries: int
+    busy: bool
 
 
 def ask(
@@ -59,7 +60,7 @@ def ask(
                 return Answer(None, status, lost)
             busy = (status >= 500 and status != 501) or status == 429 or code in BUSY or status in again
             if not busy or tries == ATTEMPTS:
-                raise explain(path, Refused(status, code, tries)) from None
+                raise explain(path, Refused(status, code, tries, busy)) from None
             lost += status >= 500 and code not in BUSY  # a gateway's 502 or 504 does not say what the server did
         except (NoCredentialsError, PartialCredentialsError):
             raise no_access(path, "no credentials") from None

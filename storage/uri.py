@@ -103,8 +103,8 @@ class Store:
         self._kind.remove(self._at(path), self._root)
 
     def folders(self, prefix: str) -> builtins.list[str]:
-        """Names of the folders right under a folder, sorted; [] if none."""
-        return sorted(self._kind.folders(self._at(prefix)))
+        """Names of the folders right under a folder ("" for the store), sorted; [] if none."""
+        return sorted(self._kind.folders(self._at(prefix) if prefix else self._root))
 
     def version(self, path: str) -> str:
         """What changes when the file's content does: size and mtime in ns on a disk, the etag in S3."""

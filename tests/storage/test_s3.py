@@ -26,7 +26,7 @@ SIGNED = f"?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Signature={SECRET}"
     ],
 )
 def test_a_bucket_that_is_not_there_is_named(s3_folder: str, verb: Any) -> None:
-    with pytest.raises(StorageError, match="expected a bucket 'no-such-bucket' .*, got NoSuchBucket: check"):
+    with pytest.raises(StorageError, match=r"expected a bucket 'no-such-bucket' .*, got NoSuchBucket: check"):
         verb(open_store("s3://no-such-bucket/folder"))
 
 
