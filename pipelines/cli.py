@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from configs.strict import UserError
+from storage.errors import TOLD
+from storage.secrets import hide
 
 if TYPE_CHECKING:
     from pipelines.part import Part
@@ -17,7 +19,7 @@ ONE_STAGE = ("generate", "score", "judge", "augment", "report")
 
 def parser() -> argparse.ArgumentParser:
     """The commands and their options."""
-    from pipelines import prepare
+    from pipelines import prepare, score_elsewhere
 
     main = argparse.ArgumentParser(prog="counterfactory", description="A batch factory for counterfactuals.")
     main.add_argument("--version", action="store_true", help="say the version and end")
@@ -38,10 +40,12 @@ def parser() -> argparse.ArgumentParser:
     _part(run)
     for name in ONE_STAGE:
         stage = command(name, f"the {name} stage of a run, again", _stage)
-        stage.add_argument("run", help="a run's folder, or its config")
+        stage.add_argument("run", help="a run's folder, or its config", nargs="?" if name == "score" else None)
         if name == "judge":
             stage.add_argument("--answers", help="parse this file of answers into judge/scores.parquet")
         _settings(stage, out=True)
+        if name == "score":
+            score_elsewhere.arguments(stage)
         if name == "generate":
             _part(stage)
     command("show", "counts, flip rate, quarantined rows and failures of a run", _show).add_argument("run")
@@ -55,6 +59,9 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("role", choices=("classifier", "attributes", "autoencoder", "denoiser", "simsiam"))
     train.add_argument("config", help="a preset's name or a YAML file")
     _settings(train)
+    sweep = command("sweep", "many runs over a grid of settings, worked on as one and told in one table", _sweep)
+    sweep.add_argument("sweep", help="a preset's name or a YAML file")
+    _settings(sweep, out=True)
     doctor = command("doctor", "say what would go wrong, before a long run", _doctor)
     doctor.add_argument("config", help="a preset's name or a YAML file")
     _settings(doctor)
@@ -117,6 +124,12 @@ def _run(args: argparse.Namespace) -> int:
 def _stage(args: argparse.Namespace) -> int:
     from pipelines.run import find_run, run, say, stage_needs
 
+    if args.command == "score" and (args.originals or args.counterfactuals):
+        from pipelines.score_elsewhere import main as score_elsewhere
+
+        return score_elsewhere(args, _sets(args))
+    if args.run is None:
+        raise UserError("score: expected a run, or --originals and --counterfactuals, got none")
     store, config = find_run(args.run, _sets(args), args.out)
     if args.command != "generate":
         stage_needs(store, args.command)
@@ -176,6 +189,14 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
+def _sweep(args: argparse.Namespace) -> int:
+    from configs.sweep import load_sweep
+    from pipelines.sweep import sweep
+
+    sweep(load_sweep(args.sweep, [f"out={args.out}"] if args.out else []), _sets(args))
+    return 0
+
+
 def _doctor(args: argparse.Namespace) -> int:
     from configs.schema import load_run
     from pipelines.doctor import main
@@ -199,8 +220,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = args.job(args)
         return code
-    except UserError as error:
-        print(f"counterfactory: {error}", file=sys.stderr)
+    except (UserError, *TOLD) as error:
+        print(f"counterfactory: {hide(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("counterfactory: stopped; what is committed stays, the same command goes on from there", file=sys.stderr)

@@ -56,6 +56,11 @@ def decode(data: bytes | None, *, size: int, crop: Crop | None, max_pixels: int)
     return np.array(picture, dtype=np.uint8)
 
 
+def dimensions(data: bytes, *, max_pixels: int) -> tuple[int, int]:
+    """Width and height by the header of PNG, JPEG or WebP bytes; BadRow where it cannot be read."""
+    return _header(data, max_pixels).size
+
+
 def encode(image: NDArray[np.uint8]) -> bytes:
     """PNG bytes of (H, W, 3) RGB or (H, W) grey uint8; the same array gives the same bytes."""
     shaped = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)

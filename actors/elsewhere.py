@@ -1,0 +1,87 @@
+"""The worker that takes in counterfactuals made elsewhere, as if a method had just answered with them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from actors.answer import Answered, Answerer, Picture
+from actors.generate import Generate
+from actors.load import load_models, pick_device
+from actors.rows import Row, Unusable
+from actors.targets import BadTarget, choose_target
+from storage.codec import BadRow, decode, dimensions
+from storage.schema import counterfactual_id
+
+
+class Pairs(Answerer):
+    """Looks every row's counterfactual up in the column that the method's settings name; both stand in `carried`."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config, self.device = config, pick_device(config["engine"]["device"])
+        self.models = load_models(config, ["classifier"], self.device)
+        self.classifier = self.models["classifier"]
+
+    def __call__(self, batch: list[Row]) -> tuple[list[Answered], list[Unusable]]:
+        """Answers of the rows whose counterfactual can be read, and the others with the reason."""
+        before = self._probabilities(self._tensor([row.image for row in batch]))
+        good: list[tuple[Row, Tensor, int, Picture]] = []
+        bad: list[Unusable] = []
+        for row, probabilities in zip(batch, before, strict=True):
+            try:
+                target = choose_target(self.config["target"], probabilities, row.carried, self.classifier.classes)
+                good.append((row, probabilities, target, self._counterfactual(row)))
+            except (BadTarget, BadRow) as reason:
+                bad.append(Unusable(row.id, str(reason)))
+        if not good:
+            return [], bad
+        after = self._probabilities(self._tensor([stored for *_, stored in good]))
+        answers = [self._answer(*pair, after=after[j]) for j, pair in enumerate(good)]
+        return answers, bad
+
+    def _counterfactual(self, row: Row) -> Picture:
+        """The row's counterfactual at working size; BadRow where there is none of the original's size."""
+        data = self.config["data"]
+        original = content(row.carried.pop(data["image"]))
+        made = content(row.carried.pop(self.config["method"]["settings"]["column"]))
+        if made is None:
+            raise BadRow("no counterfactual for this original")
+        try:
+            sizes = [dimensions(image or b"", max_pixels=data["max_pixels"]) for image in (original, made)]
+            if sizes[0] != sizes[1]:
+                (a, b), (c, d) = sizes
+                raise BadRow(f"expected the original's {a}x{b} pixels, got {c}x{d}")
+            return decode(made, size=data["size"], crop=data["crop"], max_pixels=data["max_pixels"])
+        except BadRow as reason:
+            raise BadRow(f"counterfactual: {reason}") from None
+
+    def _answer(self, row: Row, before: Tensor, target: int, stored: Picture, *, after: Tensor) -> Answered:
+        return Answered(
+            row=row,
+            cf_id=counterfactual_id(row.id, self.config["method_fingerprint"], target, 0),
+            before=before,
+            after=after,
+            target=target,
+            stored=stored,
+            steps=None,
+            forward=None,
+            backward=None,
+            reason="it is not classified as its target",
+            latent_before=None,
+            latent_after=None,
+            mask=None,
+            seconds=None,
+        )
+
+
+class Elsewhere(Generate):
+    """Ray callable: shards of pairs in, committed counterfactuals out, scored by nobody yet."""
+
+    answering = Pairs
+
+
+def content(cell: Any) -> bytes | None:
+    """An image cell's bytes, of a struct or plain; None where there are none."""
+    found = cell.get("bytes") if isinstance(cell, dict) else cell
+    return found if isinstance(found, bytes) else None
