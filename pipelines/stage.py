@@ -12,23 +12,32 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from configs.schema import EngineConfig, RunConfig, fingerprint
 from configs.strict import UserError
+from pipelines.cluster import check_nodes, workers_that_fit
 from pipelines.disk import disk_error
 from pipelines.part import work as work_of
 from pipelines.progress import Progress, note
 from storage import attempts
 from storage.errors import TOLD, FileChanged
-from storage.uri import Store
+from storage.secrets import hide
+from storage.uri import Store, open_store
 
 JUDGES = ("oracle", "second", "features", "perceptual", "simsiam", "faces")  # they score answers and change none
 
 
 def worker_config(config: RunConfig, digests: dict[str, str]) -> dict[str, Any]:
-    """The plain settings that workers get: every model pinned, and the fingerprint that seeds noise and ids."""
+    """The plain settings that workers get: every model pinned, and the fingerprint that seeds noise and ids.
+
+    Local weights are named in full: a worker's working folder is not the driver's.
+    """
     plain = config.model_dump()
+    for spec in plain["models"].values():
+        if spec["weights"] and Path(spec["weights"]).exists():
+            spec["weights"] = str(Path(spec["weights"]).absolute())
     for name, digest in digests.items():
         if not digest.startswith(("hub:", "none", "package:")):
             plain["models"][name]["sha256"] = digest
@@ -119,6 +128,7 @@ def _on_ray(
     import ray
 
     workers = max(1, min(start_ray(engine), len(shards)))
+    check_nodes(open_store(uri), plain, shards)
     together = getattr(actor, "together", 1)
     data = ray.data.from_items([{"shard": json.dumps(shard)} for shard in shards], override_num_blocks=len(shards))
     data = data.map(
@@ -127,9 +137,11 @@ def _on_ray(
         # A worker that takes two shards reads one while it computes the other; no more, or the last shards would wait
         # for one worker while others have nothing to do.
         compute=ray.data.ActorPoolStrategy(
-            size=workers, max_tasks_in_flight_per_actor=together, enable_true_multi_threading=together > 1
+            size=workers,
+            max_tasks_in_flight_per_actor=together,
+            max_concurrent_calls_per_actor=together,
+            enable_true_multi_threading=together > 1,
         ),
-        max_concurrency=together,
         num_cpus=None if engine.gpus else 1,
         num_gpus=engine.gpus or None,
     )
@@ -176,7 +188,7 @@ def _told(error: Exception, uri: str) -> dict[str, Any]:
     known = error if isinstance(error, (UserError, *TOLD)) else disk_error(error, uri)
     if known is not None:
         return {"kind": "user", "error": str(known)}
-    return {"kind": "bug", "error": "".join(traceback.format_exception(error))}
+    return {"kind": "bug", "error": hide("".join(traceback.format_exception(error)))}
 
 
 def start_ray(engine: EngineConfig) -> int:
@@ -192,10 +204,18 @@ def start_ray(engine: EngineConfig) -> int:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         local = {"num_cpus": (wanted or 1) + 2, "include_dashboard": False, "_temp_dir": _short_temp()}
-        with _native_stderr_held():
-            ray.init(
-                address=address or "local", log_to_driver=False, logging_level="ERROR", **({} if address else local)
-            )
+        try:
+            with _native_stderr_held(show=not address):
+                ray.init(
+                    address=address or "local", log_to_driver=False, logging_level="ERROR", **({} if address else local)
+                )
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            if not address:
+                raise
+            raise UserError(
+                f"engine.address: expected a running Ray cluster at {address}, got {type(error).__name__}: "
+                f"{' '.join(str(error).split())[:200]}"
+            ) from None
     context = ray.data.DataContext.get_current()
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -203,15 +223,14 @@ def start_ray(engine: EngineConfig) -> int:
     context.print_on_execution_start = False
     if wanted is not None:
         return wanted
-    gpus = ray.cluster_resources().get("GPU", 0)
     if engine.gpus:
-        return max(1, int(gpus // engine.gpus))
+        return max(1, workers_that_fit([node["Resources"] for node in ray.nodes() if node["Alive"]], engine.gpus))
     return max(1, int(ray.cluster_resources().get("CPU", 2)) - 1)
 
 
 @contextmanager
-def _native_stderr_held() -> Iterator[None]:
-    """Hold back what Ray's native code says while it starts; it is shown where the start fails."""
+def _native_stderr_held(show: bool = True) -> Iterator[None]:
+    """Hold back what Ray's native code says while it starts; with `show` it is said where the start fails."""
     with tempfile.TemporaryFile() as held:
         sys.stderr.flush()
         kept = os.dup(2)
@@ -220,7 +239,7 @@ def _native_stderr_held() -> Iterator[None]:
             yield
         except BaseException:
             held.seek(0)
-            os.write(kept, held.read())
+            os.write(kept, held.read() if show else b"")
             raise
         finally:
             os.dup2(kept, 2)

@@ -45,7 +45,6 @@ def test_row_that_hangs_on_ray(hurt: tuple[Job, str]) -> None:
     assert "generate: shard 4: a batch took too long: going through it row by row" in said
 
 
-def test_the_driver_says_no_more_than_what_matters(hurt: tuple[Job, str]) -> None:
-    """Ray's own lines about dead workers would bury the one that helps."""
-    lines = [line for line in hurt[1].splitlines() if not line.startswith("generate: ")]
-    assert lines == []
+def test_the_driver_shows_no_traceback_of_a_death(hurt: tuple[Job, str]) -> None:
+    assert "Traceback" not in hurt[1]
+    assert "generate: 22 counterfactuals from 24 rows, 2 quarantined" in hurt[1].splitlines()

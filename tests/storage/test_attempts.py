@@ -1,0 +1,80 @@
+"""Which starts count as deaths, and which rows are known to kill."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage import attempts
+from storage.attempts import HUNG, LOCAL, RAISED, begin, begin_row, deadly_rows, end_row, note, note_hung_row
+from storage.uri import Store, open_store
+
+SHARD: dict[str, Any] = {"index": 3}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "run")
+
+
+def test_starts_that_never_ended_in_a_living_driver_are_deaths(store: Store) -> None:
+    deaths = [begin(store, "generate", SHARD, "one").deaths for _ in range(4)]
+    assert deaths == [0, 1, 2, 3]
+
+
+def test_of_each_driver_that_ended_one_start_is_forgiven(store: Store) -> None:
+    for session in ("one", "two", "three"):
+        assert begin(store, "generate", SHARD, session).deaths == 0
+    assert begin(store, "generate", SHARD, "three").deaths == 1
+    now = begin(store, "generate", SHARD, "four")
+    assert (now.deaths, now.here) == (1, 0)
+
+
+def test_a_driver_that_works_itself_dies_with_its_worker(store: Store) -> None:
+    assert [begin(store, "generate", SHARD, LOCAL).deaths for _ in range(3)] == [0, 1, 2]
+    assert begin(store, "generate", SHARD, "one").deaths == 3
+
+
+def test_an_error_is_no_death_and_a_stop_is_told(store: Store) -> None:
+    note(store, begin(store, "generate", SHARD, LOCAL), RAISED)
+    now = begin(store, "generate", SHARD, LOCAL)
+    assert (now.deaths, now.hung) == (0, False)
+    note(store, now, HUNG)
+    assert begin(store, "generate", SHARD, LOCAL).hung
+
+
+def test_shards_stages_and_revisions_are_told_apart(store: Store) -> None:
+    begin(store, "generate", SHARD, LOCAL)
+    for stage, shard in (("score", SHARD), ("generate", {"index": 4}), ("generate", {**SHARD, "revision": 1})):
+        assert begin(store, stage, shard, LOCAL).deaths == 0
+
+
+def test_a_row_that_was_never_ended_here_is_not_begun_again(store: Store) -> None:
+    assert begin_row(store, "generate", SHARD, 7, "one") is None
+    assert begin_row(store, "generate", SHARD, 7, "one") == "its worker died on this row"
+    assert begin_row(store, "generate", SHARD, 8, "one") is None
+    end_row(store, "generate", SHARD, 8, "one")
+    assert begin_row(store, "generate", SHARD, 8, "one") is None
+    assert deadly_rows(store, "generate", SHARD) == 1
+
+
+def test_a_row_that_was_open_when_its_driver_ended_is_tried_again(store: Store) -> None:
+    assert begin_row(store, "generate", SHARD, 7, "one") is None
+    assert begin_row(store, "generate", SHARD, 7, "two") is None
+
+
+def test_a_row_that_hung_is_not_begun_by_anyone(store: Store) -> None:
+    assert begin_row(store, "generate", SHARD, 7, "one") is None
+    note_hung_row(store, "generate", SHARD, 7)
+    reason = begin_row(store, "generate", SHARD, 7, "two")
+    assert reason is not None
+    assert "engine.row_seconds" in reason
+
+
+@pytest.mark.parametrize("session", ["", "../x", "A", "a-b", "a/b"])
+def test_no_session_name_leaves_the_run_folder(store: Store, session: str) -> None:
+    with pytest.raises(ValueError, match="expected a session"):
+        attempts.begin(store, "generate", SHARD, session)
+    assert store.list("") == []
