@@ -1,0 +1,230 @@
+"""What grows with the data set: every step of a run on 10^4, 10^5 and 10^6 rows, its seconds and its driver's memory.
+
+    python benchmarks/scale.py --out benchmarks/scale.md
+
+Each step is a process of its own, so that its peak memory is its own, too. Beyond --real rows, shards are not generated
+and scored but written as the workers would have committed them; what is measured of them is the driver.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+STEPS = {
+    "imports": "start and imports alone",
+    "plan": "plan",
+    "generate": "generate, by a worker in this process",
+    "nothing": "generate again, nothing to do",
+    "resume": "generate again, 99 % done, on Ray",
+    "score": "score, by a worker in this process",
+    "resume score": "score again, 99 % done, on Ray",
+    "sum": "score again, nothing to do: sums",
+    "judge": "judge: prompts of 1,000 rows",
+    "augment": "augment",
+    "report": "report",
+    "show": "show",
+    "check": "the check that ends a stage",
+    "verify": "verify (hashes all data)",
+}
+ON_RAY = ("resume", "resume score")
+Found = dict[str, float]
+
+
+def step(name: str, folder: Path, shard_rows: int, real: bool) -> Found:
+    """Do one step in this process; seconds of it, seconds of work in this process, and how long Ray took to start."""
+    import trivial
+
+    from pipelines import generate, score, stage
+    from pipelines.run import run
+    from pipelines.show import show
+    from storage.check import check_stage
+    from storage.verify import verify
+
+    trivial.plant()
+    generate.Generate = trivial.Trivial  # type: ignore[misc,attr-defined]
+    config = trivial.settings(folder, shard_rows, "ray" if name in ON_RAY else "local")
+    store = generate.open_run(config)
+    digests = generate.pin(config.model_dump()["models"])
+    method = generate.method_fingerprint(config, digests)
+    start_ray, ray = stage.start_ray, [0.0]
+
+    def timed(*args: Any) -> int:
+        began = time.perf_counter()
+        workers = start_ray(*args)
+        ray[0] = time.perf_counter() - began
+        return workers
+
+    def again(*stages: str) -> Callable[[], object]:
+        return lambda: run(config, stages=stages, store=store)
+
+    def whole(lines: list[str]) -> None:
+        if lines:
+            raise SystemExit(f"expected a whole run, got {lines[:5]}")
+
+    def written() -> None:
+        if name == "generate":
+            trivial.write_commits(store, generate.load_plan(store)["shards"], method)
+        else:
+            to, left, _ = score.work_left(store, config)
+            trivial.write_scores(store, to, left, method)
+
+    if name in ON_RAY:
+        stage.start_ray = timed  # type: ignore[assignment]
+        commits = sorted(Path(store.uri, "commit").glob("generate/*" if name == "resume" else "score-*/*"))
+        for path in commits[-max(1, len(commits) // 100) :]:
+            path.unlink()
+    jobs: dict[str, Callable[[], object]] = {
+        "imports": lambda: None,
+        "plan": lambda: generate.make_plan(store, config, digests),
+        "generate": again("generate") if real else written,
+        "nothing": again("generate"),
+        "resume": again("generate"),
+        "score": again("score") if real else written,
+        "resume score": again("score"),
+        "sum": again("score"),
+        "judge": again("judge"),
+        "augment": again("augment"),
+        "report": again("report"),
+        "show": lambda: show(store),
+        "check": lambda: whole(check_stage(store, "generate")),
+        "verify": lambda: whole(verify(store)),
+    }
+    began, worked = time.perf_counter(), time.process_time()
+    jobs[name]()
+    found = {"seconds": time.perf_counter() - began, "cpu": time.process_time() - worked, "ray": ray[0]}
+    return {**found, "mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def measure(name: str, folder: Path, shard_rows: int, real: bool) -> Found:
+    """One step in a new process; with `wall`, the seconds of the whole process."""
+    command = [sys.executable, __file__, "--step", name, "--folder", str(folder), "--shard-rows", str(shard_rows)]
+    began = time.perf_counter()
+    done = subprocess.run([*command, *(["--truly"] if real else [])], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{name}: {done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    return {**json.loads(done.stdout.splitlines()[-1]), "wall": time.perf_counter() - began}
+
+
+def series(rows: int, args: argparse.Namespace) -> dict[str, Found]:
+    """All steps on so many rows."""
+    import trivial
+
+    folder = Path(tempfile.mkdtemp(prefix="scale-"))
+    try:
+        trivial.write_data(folder / "data", rows)
+        found = {}
+        for name in STEPS:
+            found[name] = measure(name, folder, args.shard_rows, rows <= args.real)
+            print(rows, name, {key: round(value, 2) for key, value in found[name].items()}, file=sys.stderr, flush=True)
+        return found
+    finally:
+        shutil.rmtree(folder)
+
+
+def table(found: dict[int, dict[str, Found]], args: argparse.Namespace) -> str:
+    """The tables as Markdown."""
+    sizes = list(found)
+    written = [rows for rows in sizes if rows > args.real]
+
+    def line(label: str, cells: list[str]) -> str:
+        return f"| {label} | " + " | ".join(cells) + " |"
+
+    def cell(name: str, rows: int) -> str:
+        one = found[rows][name]
+        if name in ("generate", "score") and rows in written:
+            return "(written)"
+        apart = f", Ray {one['ray']:.1f}" if one["ray"] else ""
+        return f"{one['seconds']:.1f} ({one['cpu']:.1f}{apart})"
+
+    head = [line("", [f"{rows:,}" for rows in sizes]), "|---" + "|---:" * len(sizes) + "|"]
+    seconds = [line(label, [cell(name, rows) for rows in sizes]) for name, label in STEPS.items()]
+    start = line("the whole process of `nothing to do`", [f"{found[rows]['nothing']['wall']:.1f}" for rows in sizes])
+    memory = [line(label, [f"{found[rows][name]['mb']:.0f}" for rows in sizes]) for name, label in STEPS.items()]
+    each = [
+        line(
+            label,
+            ["(written)" if rows in written else f"{1e6 * found[rows][name]['cpu'] / rows:.0f}" for rows in sizes],
+        )
+        for name, label in (("generate", "generate"), ("score", "score (50 steps of cout, one model)"))
+    ] + [
+        line(STEPS[name], [f"{1e6 * found[rows][name]['cpu'] / rows:.0f}" for rows in sizes])
+        for name in ("sum", "augment", "report", "verify")
+    ]
+    note = (
+        f"Beyond {args.real:,} rows the counterfactuals and scores were written as the workers commit them, not made; "
+        "the last 1 % is made anew by the steps on Ray.\n\n"
+        if written
+        else ""
+    )
+    return "\n".join(
+        [
+            "# Does anything grow with the data set?",
+            "",
+            "Pictures of 8x8 pixels, a classifier of brightness and a method that inverts: all that is measured is the",
+            f"engine's own. Shards of {args.shard_rows:,} rows, input files of 10,000 rows, a local disk.",
+            "",
+            f"    {args.command}",
+            "",
+            f"{datetime.now(UTC):%d %B %Y}, {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()};"
+            f" load average {os.getloadavg()[1]:.1f}: where it is above the number of cores, the seconds of work tell more.",
+            "",
+            note + "## Seconds (seconds of work in the driver, seconds in which Ray started)",
+            "",
+            *head,
+            *seconds,
+            start,
+            "",
+            "## Peak memory of the driver, MB",
+            "",
+            *head,
+            *memory,
+            "",
+            "## Microseconds of work per row",
+            "",
+            *head,
+            *each,
+            "",
+        ]
+    )
+
+
+def main() -> None:
+    """Measure, print and write the tables."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--shard-rows", type=int, default=2_000)
+    parser.add_argument("--real", type=int, default=100_000, help="generate and score really up to so many rows")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--step", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--truly", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.step:
+        print(json.dumps(step(args.step, args.folder, args.shard_rows, args.truly)))
+        return
+    args.command = "OMP_NUM_THREADS=1 python benchmarks/scale.py " + " ".join(sys.argv[1:])
+    os.environ["OMP_NUM_THREADS"] = "1"
+    found: dict[int, dict[str, Found]] = {}
+    for rows in args.rows:
+        found[rows] = series(rows, args)
+        text = table(found, args)
+        if args.out:
+            args.out.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
