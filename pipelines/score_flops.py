@@ -29,8 +29,7 @@ def count_tflops(store: Store, config: RunConfig) -> Estimate | None:
     The run's first rows are asked again. The count is kept in the run, and taken once for a method and its models.
     """
     rows = config.score.flops_rows if config.method.target != "elsewhere" else 0
-    method = load_method(config.model_dump()) if rows else None
-    names = method_models(method) if rows else ()
+    names = method_models(load_method(config.model_dump())) if rows else ()
     if not rows or any(name not in config.models for name in names):
         return None
     settings = worker_config(config, pin({name: config.models[name].model_dump() for name in names}))
@@ -39,7 +38,7 @@ def count_tflops(store: Store, config: RunConfig) -> Estimate | None:
         found = json.loads(store.read(path))
     else:
         commit = next((c for c in iterate_commits(store, GENERATE) if c["rows"]), None)
-        found = _count(store, settings, method, commit, rows) if commit else {"tflops": []}
+        found = _count(store, settings, names, commit, rows) if commit else {"tflops": []}
         store.replace(path, json.dumps(found).encode())
     if not found["tflops"]:
         return NOTHING
@@ -47,9 +46,11 @@ def count_tflops(store: Store, config: RunConfig) -> Estimate | None:
     return means.compute(means.update(np.asarray(found["tflops"], dtype=np.float64), weights))
 
 
-def _count(store: Store, settings: dict[str, Any], method: Any, commit: dict[str, Any], rows: int) -> dict[str, Any]:
+def _count(
+    store: Store, settings: dict[str, Any], names: tuple[str, ...], commit: dict[str, Any], rows: int
+) -> dict[str, Any]:
     device = pick_device(settings["engine"]["device"])
-    models = load_models(settings, method_models(method), device)
+    method, models = load_method(settings), load_models(settings, names, device)
     table = read_committed(store, commit, ["id", "cf_id", "source", "target", "original"]).slice(0, rows)
     data, counted = settings["data"], []
     for row in table.to_pylist():
