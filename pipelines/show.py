@@ -20,6 +20,7 @@ def show(store: Store) -> str:
     plan = load_plan(store)
     left = len(todo(plan, store, "generate"))
     shards, rows, flipped, wrong = 0, 0, 0, 0
+    waited = computed = 0.0
     failures: Counter[str] = Counter()
     quarantined: Counter[str] = Counter()
     named: dict[str, list[str]] = {}
@@ -27,6 +28,8 @@ def show(store: Store) -> str:
         shards += 1
         table = read_committed(store, commit, columns=["flipped", "reason", "correct"])
         rows += table.num_rows
+        waited += commit["extra"].get("wait_seconds", 0.0)
+        computed += commit["extra"].get("compute_seconds", 0.0)
         flipped += pc.sum(table["flipped"]).as_py() or 0
         wrong += table.num_rows - table["correct"].null_count - (pc.sum(table["correct"]).as_py() or 0)
         for why in table["reason"].drop_null().to_pylist():
@@ -39,12 +42,15 @@ def show(store: Store) -> str:
         f"{store.uri}",
         f"  method      {method['target']} ({method.get('preset') or 'own settings'})",
         f"  data        {plan['config']['data']['path']}, {plan['rows']} rows in {len(plan['shards'])} shards",
-        f"  generated   {rows} counterfactuals, {shards} of {len(plan['shards'])} shards committed"
+        f"  generated   {rows} counterfactuals, {shards:,} of {len(plan['shards']):,} shards committed"
         + (f" ({left} left: run the same command again)" if left else ""),
     ]
     if rows:
         lines.append(f"  flipped     {flipped} of {rows} ({100 * flipped / rows:.1f} %)")
         lines.append(f"  misjudged   {wrong} rows whose prediction differs from the label")
+    if computed:
+        share = 100 * waited / (waited + computed)
+        lines.append(f"  workers     {computed:.0f} s of work, and {share:.1f} % of their time spent waiting for it")
     lines.append(f"  quarantined {quarantined.total()}")
     for reason, n in quarantined.most_common(MOST):
         lines.append(f"    {n:6d}  {reason}: {', '.join(named[reason])}{', ...' if n > NAMED else ''}")

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs" / "faults.md").read_text())
 
 
-def tests_of(path: Path) -> set[str]:
+def names_in(path: Path) -> set[str]:
     """The names of the test functions of a file."""
     return {
         node.name
@@ -23,7 +23,7 @@ def test_every_test_that_the_table_names_exists() -> None:
     assert len(NAMED) > 20
     for file, name in NAMED:
         assert (ROOT / file).is_file(), file
-        assert name in tests_of(ROOT / file), f"{file}::{name}"
+        assert name in names_in(ROOT / file), f"{file}::{name}"
 
 
 def test_every_line_of_the_table_names_its_test() -> None:
@@ -36,5 +36,5 @@ def test_every_fault_that_is_tested_is_in_the_table() -> None:
     general = {"test_no_row_is_lost_or_doubled_when_workers_die", "test_the_driver_shows_no_traceback_of_a_death"}
     for path in sorted(Path(__file__).parent.glob("test_*.py")):
         if path.name != Path(__file__).name:
-            for name in tests_of(path) - general:
+            for name in names_in(path) - general:
                 assert (str(path.relative_to(ROOT)), name) in named, f"{path.name}::{name}"

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -106,6 +107,7 @@ def test_show_counts_what_is_there(whole: Store) -> None:
     text = show(whole)
     assert "24 counterfactuals" in text
     assert "quarantined 0" in text
+    assert re.search(r"workers +\d+ s of work, and \d+\.\d % of their time", text)
 
 
 def test_a_second_run_of_the_same_command_does_nothing_again(whole: Store) -> None:

@@ -1,0 +1,180 @@
+"""A worker that is given two shards reads one while it computes the other, and writes it while the next computes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import Tensor, nn
+
+import actors.generate as module
+import actors.rows as rows_module
+from actors.answer import Answerer
+from actors.generate import Generate
+from configs.schema import RunConfig
+from pipelines.stage import worker_config
+from storage.codec import encode
+from storage.commit import read_commits, read_committed, totals
+from storage.plan import plan_shards
+from storage.uri import Store, open_store
+
+SOON = 60.0  # a limit for a test that would otherwise hang
+ROWS, SHARD, SIZE = 12, 4, 8
+
+
+class Brightness(nn.Module):
+    classes = ("dark", "bright")
+
+    def forward(self, images: Tensor) -> Tensor:
+        z = 20 * (images.mean((1, 2, 3)) - 0.5)
+        return torch.stack([-z, z], 1)
+
+
+@pytest.fixture
+def make(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[Generate, list[dict[str, Any]], Store]]:
+    """make(name): a worker, the shards of 12 pictures, and the run's store."""
+    monkeypatch.setattr("actors.answer.load_models", lambda config, names, device: {"classifier": Brightness()})
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 250, (SIZE, SIZE, 3), dtype=np.uint8) for _ in range(ROWS)]
+    cells = [{"bytes": encode(picture), "path": None} for picture in pictures]
+    (tmp_path / "data").mkdir()
+    pq.write_table(pa.table({"image": cells}), tmp_path / "data" / "a.parquet")
+    shards, _ = plan_shards(str(tmp_path / "data"), shard_rows=SHARD, rows=None)
+
+    def make(name: str, **engine: Any) -> tuple[Generate, list[dict[str, Any]], Store]:
+        config = RunConfig.model_validate(
+            {
+                "name": name,
+                "data": {"path": str(tmp_path / "data"), "size": SIZE},
+                "models": {"classifier": {"role": "classifier", "target": "a.b", "classes": ["dark", "bright"]}},
+                "method": {"target": "methods.pixel_pgd.PixelPGD", "settings": {"max_steps": 2}},
+                "engine": {"batch": 2, **engine},
+            }
+        )
+        uri = str(tmp_path / name)
+        settings = worker_config(config, {"classifier": "none"})
+        return Generate(config=settings, stage="generate", run_uri=uri), shards, open_store(uri)
+
+    return make
+
+
+def answers(store: Store) -> list[dict[str, Any]]:
+    """What was committed, without the times."""
+    tables = [read_committed(store, commit) for _, commit in sorted(read_commits(store, "generate").items())]
+    return pa.concat_tables(tables).drop_columns(["seconds"]).to_pylist()
+
+
+def test_two_shards_at_a_time_give_what_one_gives(make: Any) -> None:
+    one, shards, store = make("one")
+    for shard in shards:
+        one(shard)
+    two, _, other = make("two", batch=3)
+    with ThreadPoolExecutor(2) as pool:
+        receipts = list(pool.map(two, shards))
+    assert answers(other) == answers(store)
+    assert [receipt["rows_out"] for receipt in receipts] == [SHARD] * 3
+
+
+def test_a_shard_is_read_and_decoded_while_another_is_computed(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = threading.Event()
+    worker, shards, _ = make("run")
+    as_row, answer = rows_module.as_row, Answerer.__call__
+
+    def reading(record: Any, number: int, *rest: Any) -> Any:
+        row = as_row(record, number, *rest)
+        if number == 2 * SHARD - 1:  # the second shard's last
+            decoded.set()
+        return row
+
+    def computing(self: Any, batch: Any) -> Any:
+        assert decoded.wait(SOON)
+        return answer(self, batch)
+
+    monkeypatch.setattr(rows_module, "as_row", reading)
+    monkeypatch.setattr(Answerer, "__call__", computing)
+    with ThreadPoolExecutor(2) as pool:
+        receipts = list(pool.map(worker, shards[:2]))
+    assert [receipt["rows_out"] for receipt in receipts] == [SHARD, SHARD]
+
+
+def test_a_shard_is_written_while_the_next_is_computed(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed = threading.Event()
+    worker, shards, _ = make("run")
+    commit, answer, calls = module.commit_shard, Answerer.__call__, []
+
+    def computing(self: Any, batch: Any) -> Any:
+        calls.append(len(batch))
+        if sum(calls) > SHARD:
+            computed.set()
+        return answer(self, batch)
+
+    def writing(*args: Any, **named: Any) -> Any:
+        assert computed.wait(SOON)
+        return commit(*args, **named)
+
+    monkeypatch.setattr(Answerer, "__call__", computing)
+    monkeypatch.setattr(module, "commit_shard", writing)
+    with ThreadPoolExecutor(2) as pool:
+        receipts = list(pool.map(worker, shards[:2]))
+    assert [receipt["rows_out"] for receipt in receipts] == [SHARD, SHARD]
+
+
+def test_only_one_shard_computes_at_a_time(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, shards, _ = make("run")
+    answer, inside = Answerer.__call__, threading.Lock()
+
+    def computing(self: Any, batch: Any) -> Any:
+        assert inside.acquire(blocking=False)
+        try:
+            return answer(self, batch)
+        finally:
+            inside.release()
+
+    monkeypatch.setattr(Answerer, "__call__", computing)
+    with ThreadPoolExecutor(2) as pool:
+        receipts = list(pool.map(worker, shards))
+    assert sum(receipt["quarantined"] for receipt in receipts) == 0  # a failed assertion would set a row aside
+
+
+def test_a_commit_says_how_long_its_worker_computed_and_waited(make: Any) -> None:
+    worker, shards, store = make("run")
+    receipts = [worker(shard) for shard in shards]
+    sums = totals(read_commits(store, "generate"))
+    for name in ("wait_seconds", "compute_seconds"):
+        assert sums[name] == pytest.approx(sum(receipt[name] for receipt in receipts))
+        assert sums[name] > 0
+
+
+def test_a_shard_that_is_committed_already_is_not_made_again(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, shards, store = make("run")
+    receipt = worker(shards[0])
+    files = store.list("")
+    monkeypatch.setattr(Answerer, "__call__", lambda *args: pytest.fail("computed"))
+    again = worker(shards[0])
+    assert {n: again[n] for n in ("index", "rows_in", "rows_out")} == {
+        n: receipt[n] for n in ("index", "rows_in", "rows_out")
+    }
+    assert store.list("") == files
+
+
+def test_a_shard_whose_workers_die_outside_of_any_row_stops_the_run(make: Any) -> None:
+    from configs.strict import UserError
+
+    worker, shards, _ = make("run", attempts=2)
+    worker.session = "ray"
+    for _ in range(4):
+        worker.begin(shards[1]).close()
+    with pytest.raises(
+        UserError, match=r"shard 1 \(4 rows from 4 of .*a\.parquet\): expected its worker to live.*got 4"
+    ):
+        worker.begin(shards[1])
