@@ -39,7 +39,9 @@ STEPS = {
     "check": "the check that ends a stage",
     "verify": "verify (hashes all data)",
 }
-ON_RAY = ("resume", "resume score")
+ON_RAY = ("resume", "resume score", "empty")
+EMPTY = 2_000  # shards without work, for what Ray takes for each
+PATIENT = {"RAY_raylet_start_wait_time_s": "300"}  # of a Ray that starts on a busy machine
 Found = dict[str, float]
 
 
@@ -59,7 +61,7 @@ def step(name: str, folder: Path, shard_rows: int, real: bool) -> Found:
     store = generate.open_run(config)
     digests = generate.pin(config.model_dump()["models"])
     method = generate.method_fingerprint(config, digests)
-    start_ray, ray = stage.start_ray, [0.0]
+    start_ray, ray, each = stage.start_ray, [0.0], [0.0]
 
     def timed(*args: Any) -> int:
         began = time.perf_counter()
@@ -81,8 +83,17 @@ def step(name: str, folder: Path, shard_rows: int, real: bool) -> Found:
             to, left, _ = score.work_left(store, config)
             trivial.write_scores(store, to, left, method)
 
+    def empty() -> None:
+        shards = [{"index": i, "rows": 1, "start": i, "offset": i, "file": "f", "version": "v"} for i in range(EMPTY)]
+        ends = [
+            receipt["at"]
+            for receipt in stage.run_stage(store, config, stage="empty", actor=trivial.Nothing, shards=shards)
+        ]
+        each[0] = (max(ends) - min(ends)) / (EMPTY - 1)
+
     if name in ON_RAY:
         stage.start_ray = timed  # type: ignore[assignment]
+    if name in ("resume", "resume score"):
         commits = sorted(Path(store.uri, "commit").glob("generate/*" if name == "resume" else "score-*/*"))
         for path in commits[-max(1, len(commits) // 100) :]:
             path.unlink()
@@ -101,10 +112,16 @@ def step(name: str, folder: Path, shard_rows: int, real: bool) -> Found:
         "show": lambda: show(store),
         "check": lambda: whole(check_stage(store, "generate")),
         "verify": lambda: whole(verify(store)),
+        "empty": empty,
     }
     began, worked = time.perf_counter(), time.process_time()
     jobs[name]()
-    found = {"seconds": time.perf_counter() - began, "cpu": time.process_time() - worked, "ray": ray[0]}
+    found = {
+        "seconds": time.perf_counter() - began,
+        "cpu": time.process_time() - worked,
+        "ray": ray[0],
+        "each": each[0],
+    }
     return {**found, "mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
@@ -128,10 +145,18 @@ def series(rows: int, args: argparse.Namespace) -> dict[str, Found]:
         found = {}
         for name in STEPS:
             found[name] = measure(name, folder, args.shard_rows, rows <= args.real)
-            print(rows, name, {key: round(value, 2) for key, value in found[name].items()}, file=sys.stderr, flush=True)
+            say(rows, name, found[name])
+        if rows == args.rows[-1]:
+            found["empty"] = measure("empty", folder, args.shard_rows, True)
+            say(rows, "empty", found["empty"])
         return found
     finally:
         shutil.rmtree(folder)
+
+
+def say(rows: int, name: str, found: Found) -> None:
+    """A step's figures, on the way."""
+    print(rows, name, {key: round(value, 3) for key, value in found.items()}, file=sys.stderr, flush=True)
 
 
 def table(found: dict[int, dict[str, Found]], args: argparse.Namespace) -> str:
@@ -163,6 +188,13 @@ def table(found: dict[int, dict[str, Found]], args: argparse.Namespace) -> str:
         line(STEPS[name], [f"{1e6 * found[rows][name]['cpu'] / rows:.0f}" for rows in sizes])
         for name in ("sum", "augment", "report", "verify")
     ]
+    rays = []
+    if empty := found[sizes[-1]].get("empty"):
+        rays = [
+            "",
+            f"{EMPTY:,} shards without work, on Ray with one worker: {1000 * empty['each']:.1f} ms each, "
+            f"{1000 * empty['cpu'] / EMPTY:.1f} ms of it work of the driver, which held {empty['mb']:.0f} MB at most.",
+        ]
     note = (
         f"Beyond {args.real:,} rows the counterfactuals and scores were written as the workers commit them, not made; "
         "the last 1 % is made anew by the steps on Ray.\n\n"
@@ -178,8 +210,9 @@ def table(found: dict[int, dict[str, Found]], args: argparse.Namespace) -> str:
             "",
             f"    {args.command}",
             "",
-            f"{datetime.now(UTC):%d %B %Y}, {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()};"
-            f" load average {os.getloadavg()[1]:.1f}: where it is above the number of cores, the seconds of work tell more.",
+            f"{datetime.now(UTC):%d %B %Y}, {platform.machine()}, {os.cpu_count()} cores, Python"
+            f" {platform.python_version()}, load average {os.getloadavg()[1]:.1f}: where that is above the number of",
+            "cores, the seconds of work tell more.",
             "",
             note + "## Seconds (seconds of work in the driver, seconds in which Ray started)",
             "",
@@ -196,6 +229,7 @@ def table(found: dict[int, dict[str, Found]], args: argparse.Namespace) -> str:
             "",
             *head,
             *each,
+            *rays,
             "",
         ]
     )
@@ -216,7 +250,7 @@ def main() -> None:
         print(json.dumps(step(args.step, args.folder, args.shard_rows, args.truly)))
         return
     args.command = "OMP_NUM_THREADS=1 python benchmarks/scale.py " + " ".join(sys.argv[1:])
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ |= {"OMP_NUM_THREADS": "1", **PATIENT}
     found: dict[int, dict[str, Found]] = {}
     for rows in args.rows:
         found[rows] = series(rows, args)
