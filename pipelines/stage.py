@@ -142,7 +142,7 @@ def _on_ray(
             max_concurrent_calls_per_actor=together,
             enable_true_multi_threading=together > 1,
         ),
-        num_cpus=None if engine.gpus else 1,
+        num_cpus=0 if engine.gpus else 1,  # else Ray asks for a CPU too, and a node with few would leave GPUs idle
         num_gpus=engine.gpus or None,
     )
     for row in data.iter_rows():

@@ -1,0 +1,176 @@
+"""A cluster of two nodes in one machine: halves of a GPU, a node that goes in the middle, a node that lacks a file."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.cluster import lacks, workers_that_fit
+from storage.commit import iterate_commits, read_committed
+from storage.run import versions
+from storage.uri import open_store
+from storage.verify import verify
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+QUICK_DEATH = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 1000,
+    "health_check_failure_threshold": 3,
+    "health_check_timeout_ms": 3000,
+}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head with two CPUs, and a node with one CPU and a GPU that Ray is told of."""
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 2, "_system_config": QUICK_DEATH, "include_dashboard": False}
+    made = Cluster(initialize_head=True, head_node_args=head)
+    made.add_node(num_cpus=1, num_gpus=1)
+    yield made
+    made.shutdown()
+
+
+def command(faces: Path, out: Path, address: str, *more: str) -> list[str]:
+    given = [f"data.path={faces}", "engine.shard_rows=1", "method.settings.max_steps=2", *more]
+    sets = [part for item in given for part in ("--set", item)]
+    base = [sys.executable, "-m", "pipelines.cli", "generate", "demo-plain", "--address", address, "--out", str(out)]
+    return [*base, *sets]
+
+
+GPUS = """
+import json, os, sys
+class Worker:
+    def __init__(self, config, stage, run_uri):
+        print("noise of a worker")
+        print("noise of a worker", file=sys.stderr)
+        self.folder = run_uri + "-workers"
+        os.makedirs(self.folder, exist_ok=True)
+        open(f"{self.folder}/{os.getpid()}", "w").close()
+    def __call__(self, shard):
+        import time
+        until = time.monotonic() + 60
+        while len(os.listdir(self.folder)) < 2 and time.monotonic() < until:
+            time.sleep(0.05)  # one alone must not be through before the other is there
+        time.sleep(0.1)
+        seen = {"pid": os.getpid(), "devices": os.environ.get("CUDA_VISIBLE_DEVICES")}
+        return {"index": shard["index"], "rows_in": 1, "rows_out": 1, "quarantined": 0, **seen}
+from configs.schema import load_run
+from pipelines.stage import run_stage
+from storage.uri import open_store
+Worker.__module__ = "__main__"
+store = open_store(sys.argv[1])
+data = open_store(sys.argv[2])
+name = data.list("")[0]
+shards = [{"index": i, "rows": 1, "file": data.url(name), "version": data.version(name)} for i in range(8)]
+config = load_run("demo-plain", ["engine.gpus=0.5", f"engine.address={sys.argv[3]}"])
+print("SEEN", json.dumps(run_stage(store, config, stage="generate", actor=Worker, shards=shards)))
+"""
+
+
+def test_half_a_gpu_each_puts_two_workers_on_one_gpu_and_they_print_nothing(
+    cluster: Any, faces: Path, tmp_path: Path
+) -> None:
+    job = [sys.executable, "-c", GPUS, str(tmp_path / "run"), str(faces), cluster.address]
+    done = subprocess.run(job, capture_output=True, text=True, cwd=ROOT, env=ENVIRONMENT, check=False)
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("SEEN"))[5:])
+    assert len(seen) == 8
+    assert len({receipt["pid"] for receipt in seen}) == 2
+    assert {receipt["devices"] for receipt in seen} == {"0"}
+    assert "noise" not in done.stdout + done.stderr
+    assert open_store(tmp_path / "run").entries() == []  # the probe is gone
+
+
+def test_a_node_that_goes_in_the_middle_is_done_without(cluster: Any, faces: Path, tmp_path: Path) -> None:
+    store = open_store(tmp_path / "demo-plain")
+    slow = "method.settings.max_steps=40"
+    job = command(faces, tmp_path, cluster.address, "engine.workers=2", slow)
+    with open(tmp_path / "said", "w+") as said:
+        driver = subprocess.Popen(job, stdout=said, stderr=subprocess.STDOUT, cwd=ROOT, env=ENVIRONMENT)
+        while len(store.list("commit/generate")) < 4:
+            assert driver.poll() is None, (tmp_path / "said").read_text()
+            time.sleep(0.02)
+        cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+        done = len(store.list("commit/generate"))
+        assert driver.wait(timeout=180) == 0, (tmp_path / "said").read_text()
+    assert done < 20, "the node went when nearly all was done"
+    assert verify(store) == []
+    rows = [row for c in iterate_commits(store, "generate") for row in read_committed(store, c, ["id"]).to_pylist()]
+    assert len(rows) == len({row["id"] for row in rows}) == 24
+    assert len(store.list("attempt/generate")) > 24  # a shard was under way on the node that went
+    text = (tmp_path / "said").read_text()
+    assert "24/24 rows, 24 of 24 shards" in text
+    assert "Traceback" not in text
+    assert "(raylet" not in text
+
+
+def test_a_cluster_that_is_not_there_is_one_line(faces: Path, tmp_path: Path) -> None:
+    job = command(faces, tmp_path, "127.0.0.1:1")
+    environment = {
+        **ENVIRONMENT,
+        "RAY_gcs_rpc_server_reconnect_timeout_s": "1",
+        "RAY_gcs_server_request_timeout_seconds": "1",
+    }
+    done = subprocess.run(job, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    assert done.returncode == 2
+    assert "engine.address: expected a running Ray cluster at 127.0.0.1:1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_workers_that_fit() -> None:
+    assert workers_that_fit([{"GPU": 1.0}], 0.5) == 2
+    assert workers_that_fit([{"GPU": 2.0}, {"CPU": 4.0}], 0.6) == 2  # 0.6 twice does not fit on one
+    assert workers_that_fit([{"GPU": 1.0}, {"GPU": 3.0}], 2) == 1  # never across nodes
+    assert workers_that_fit([{"GPU": 4.0}], 0.1) == 40
+
+
+@pytest.fixture
+def asked(faces: Path, tmp_path: Path) -> dict[str, Any]:
+    """What a node is asked for, where it has all."""
+    store, data = open_store(tmp_path / "run"), open_store(faces)
+    store.write(".probe-1", b"mark")
+    name = data.list("")[0]
+    (tmp_path / "w.safetensors").write_bytes(b"w")
+    return {
+        "version": versions()["counterfactory"],
+        "run": {"uri": store.uri, "probe": ".probe-1", "mark": "mark"},
+        "data": {"file": data.url(name), "version": data.version(name)},
+        "weights": {"classifier": str(tmp_path / "w.safetensors"), "oracle": "zoo:faces-oracle.safetensors"},
+    }
+
+
+def test_a_node_that_has_all_lacks_nothing(asked: dict[str, Any]) -> None:
+    assert lacks(asked) is None
+
+
+@pytest.mark.parametrize(
+    ("group", "change", "told"),
+    [
+        ("version", "9.9", "expected counterfactory 9.9 as on the driver's machine"),
+        ("run", {"mark": "another"}, "expected the run's folder .* to be the driver's"),
+        (
+            "run",
+            {"probe": ".probe-2"},
+            "expected the run's folder .* got a folder of its own: give a folder",
+        ),
+        ("data", {"version": "1-1"}, "data.path: expected .* got"),
+        ("data", {"file": "/nowhere/a.parquet"}, "data.path: expected /nowhere/a.parquet .* got no such file"),
+        ("weights", {"oracle": "/nowhere/o.safetensors"}, "models.oracle.weights: expected /nowhere/o.safetensors"),
+    ],
+)
+def test_what_a_node_lacks_is_told(asked: dict[str, Any], group: str, change: Any, told: str) -> None:
+    import re
+
+    changed = {**asked, group: {**asked[group], **change} if isinstance(change, dict) else change}
+    line = lacks(changed)
+    assert line
+    assert re.search(told, line)
