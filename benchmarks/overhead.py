@@ -27,6 +27,7 @@ from actors.generate import Begun, Generate
 from configs.schema import RunConfig, load_run
 
 SHARD_SECONDS = 30
+BUSY = "timed out during startup"  # what Ray says where the machine did not let it start in 30 s
 WARM_UP = 2  # batches of the loop before its clock runs
 Figures = dict[str, Any]
 
@@ -74,7 +75,7 @@ def pipeline(folder: Path, name: str, shard_rows: int, workers: int, shards: int
     by_worker: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for receipt in sorted(receipts, key=lambda receipt: receipt["ended"]):
         by_worker[receipt["worker"]].append(receipt)
-    found = {"rate": 0.0, "cpu_rate": 0.0, "begin": float("inf"), "end": 0.0, "ray": ready - began}
+    found: Figures = {"rate": 0.0, "cpu_rate": 0.0, "begin": float("inf"), "end": 0.0, "ray": ready - began}
     for mine in by_worker.values():
         first, last = mine[0], mine[-1]
         done = sum(sum(commits[r["index"]]["extra"][way] for way in ("forward", "backward")) for r in mine[1:])
@@ -139,14 +140,17 @@ def rates(done: list[tuple[float, float, int]], begin: float = 0.0, end: float =
 def start(args: argparse.Namespace, core: int | None, **phase: Any) -> subprocess.Popen[str]:
     """A phase in a process of its own, held on a core."""
     command = [sys.executable, __file__, "--phase", json.dumps({**phase, "core": core, "threads": args.threads})]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def result(process: subprocess.Popen[str]) -> Figures:
-    """What a phase printed last."""
-    out, _ = process.communicate()
+    """What a phase printed last; of one whose Ray was given no time to start, what it prints when it is done again."""
+    out, errors = process.communicate()
+    if process.returncode and BUSY in errors:
+        say({"again": errors.splitlines()[-1]})
+        return result(subprocess.Popen(process.args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
     if process.returncode:
-        raise SystemExit(f"a phase ended with {process.returncode}: {out[-2000:]}")
+        raise SystemExit(f"a phase ended with {process.returncode}: {out[-2000:]}\n{errors[-4000:]}")
     found: Figures = json.loads(out.splitlines()[-1])
     return found
 
@@ -261,7 +265,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--phase", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    os.environ |= {"OMP_NUM_THREADS": str(args.threads), "RAY_raylet_start_wait_time_s": "300"}
+    os.environ["OMP_NUM_THREADS"] = str(args.threads)
     if args.phase:
         phase = {**args.phase, "folder": Path(args.phase["folder"])}
         core, what = phase.pop("core"), phase.pop("what")
