@@ -37,7 +37,8 @@ def cout(
     p(target) - p(source). batch: images per call of the classifier, across rows. reference: the figure that public code
     gives (khorrams/c3lt, kept in ACE): steps of floor(pixels / steps), the last one running over the end, so that it
     integrates to 1.02 on 256 x 256 pixels. tolerance: points between two whose curve differs by no more are taken to
-    lie on a line, but for every tenth; at 0 all are computed. Khorram and Fuxin, "Cycle-Consistent Counterfactuals by
+    lie on a line, but for every tenth; at 0 all are computed. Where the curve only rises, or only falls, from one tenth
+    to the next the figure is off by no more than the tolerance. Khorram and Fuxin, "Cycle-Consistent Counterfactuals by
     Latent Transformations", CVPR 2022.
     """
     if original.shape != counterfactual.shape or original.ndim != 4:

@@ -19,7 +19,8 @@ def tflops(work: Callable[[], object]) -> float:
     Of matrix products, convolutions and attention only, by the formulas of torch.utils.flop_counter; elementwise
     operations and foreign runtimes (ONNX) count nothing.
     """
-    with _Counter() as counter:
+    counter = _Counter()
+    with counter:
         work()
     return counter.total / 1e12
 
@@ -31,7 +32,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         from torch.utils.flop_counter import flop_registry
 
         super().__init__()  # type: ignore[no-untyped-call]
-        self.formulas, self.total = flop_registry, 0
+        self.formulas, self.total = flop_registry, 0.0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -58,6 +58,19 @@ METRICS = {
     ),
     "changed_causal": Meaning("Causal attributes changed", "number", "per row", "flipped"),
     "changed_spurious": Meaning("Other attributes changed", "number", "per row", "flipped"),
+    "mnac": Meaning("Attributes changed", "number", "mean number, MNAC, the target attribute among them", "flipped"),
+    "mnac[without target]": Meaning("Attributes changed besides", "number", "MNAC without the target", "flipped"),
+    "cd": Meaning("Correlation difference", "number", "of what changes together from what goes together", "flipped"),
+    "lpips": Meaning("LPIPS", "number", "perceptual distance to the original"),
+    "lpips_diversity": Meaning("LPIPS diversity", "number", "mean perceptual distance of the answers to one query"),
+    "s3": Meaning("S\N{SUPERSCRIPT THREE}", "number", "cosine of SimSiam's outputs", "correct", (-1.0, 1.0)),
+    "fva": Meaning("Face verified", "rate", "pairs that a face network takes for one person", "flipped", RATE),
+    "fs": Meaning("Face similarity", "number", "cosine of face embeddings", "flipped", (-1.0, 1.0)),
+    "lpr": Meaning("Latents changed", "rate", "share, LPR, both images encoded again by one encoder", axis=RATE),
+    "fid": Meaning("FID", "number", "Fr\N{LATIN SMALL LETTER E WITH ACUTE}chet distance to the originals", "flipped"),
+    "sfid": Meaning("Split FID", "number", "to the originals of the other half", "flipped"),
+    "kid": Meaning("KID", "number", "polynomial MMD to the originals, unbiased for few rows", "flipped"),
+    "tflops": Meaning("TFLOP per row", "number", "of the method and its networks, as torch counts them"),
     "seconds": Meaning("Time per row", "seconds", "wall clock of the method, shared over its batch"),
     "forward": Meaning("Model evaluations", "number", "of the classifier, forward, per row"),
     "backward": Meaning("Backward passes", "number", "of the classifier, per row"),
@@ -69,8 +82,11 @@ ARROWS = {"higher": ("\N{UPWARDS ARROW}", "higher is better"), "lower": ("\N{DOW
 
 
 def meaning(metric: str) -> Meaning:
-    """The entry of a metric; an unknown one goes by its own name."""
-    return METRICS.get(metric) or Meaning(metric, "number", "")
+    """The entry of a metric, `fid[NETWORK]` by fid's with the network kept; an unknown one goes by its own name."""
+    base, bracket, other = metric.partition("[")
+    if metric in METRICS or base not in METRICS:
+        return METRICS.get(metric) or Meaning(metric, "number", "")
+    return METRICS[base]._replace(label=f"{METRICS[base].label} {bracket}{other}")
 
 
 def percent(share: float) -> str:

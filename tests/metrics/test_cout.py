@@ -149,3 +149,47 @@ def test_no_rows_and_wrong_shapes() -> None:
     assert cout(Linear(2, 8), torch.zeros(0, 3, 8, 8), torch.zeros(0, 3, 8, 8), none, none).shape == (0,)
     with pytest.raises(ValueError, match=r"expected images of one shape .* got \(1, 3, 8, 8\)"):
         cout(Linear(2, 8), torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 9), none, none)
+
+
+def test_points_left_out_by_a_tolerance_are_few_calls_less_and_no_other_figure_for_a_step() -> None:
+    x, y = torch.zeros(2, 3, 50, 50), torch.full((2, 3, 50, 50), 40 / 255)
+    y[:, :, 7, :] = 1.0  # a whole row of pixels first: moved by step 1 of 50
+    source, target = torch.zeros(2, dtype=torch.int64), torch.ones(2, dtype=torch.int64)
+    calls: list[int] = []
+
+    def share_moved(images: Tensor) -> Tensor:
+        """Flips where three tenths of the pixels have moved."""
+        calls.append(len(images))
+        moved = (images[:, 0] > 0).float().mean((1, 2))
+        return torch.stack([0.305 - moved, moved - 0.305], 1) * 1e5
+
+    exact = cout(share_moved, x, y, source, target)
+    assert sum(calls) == 2 * 51
+    calls.clear()
+    near = cout(share_moved, x, y, source, target, tolerance=0.01)
+    assert near.tolist() == pytest.approx(exact.tolist(), abs=1e-9)
+    assert sum(calls) <= 2 * 10  # 6 on the coarse grid, then the jump between 15 and 16 by halves
+
+
+@pytest.mark.parametrize("slope", [1, 10, 100])
+def test_a_tolerance_bounds_the_error_of_a_rising_curve(slope: float) -> None:
+    x, y = torch.zeros(3, 3, 30, 30), torch.full((3, 3, 30, 30), 40 / 255)
+    source, target = torch.zeros(3, dtype=torch.int64), torch.ones(3, dtype=torch.int64)
+
+    def rising(images: Tensor) -> Tensor:
+        moved = (images[:, 0] > 0).float().mean((1, 2)) - 0.4
+        return torch.stack([-moved, moved], 1) * slope
+
+    exact = cout(rising, x, y, source, target)
+    for tolerance in (0.5, 0.05, 0.005):
+        near = cout(rising, x, y, source, target, tolerance=tolerance)
+        assert (near - exact).abs().max() <= tolerance
+    every = cout(rising, x, y, source, target, tolerance=1e-12)
+    assert every.tolist() == pytest.approx(exact.tolist(), abs=1e-9)
+
+
+def test_a_model_without_numbers_ends_too() -> None:
+    x, y = pictures(3, 8, seed=7)
+    zero, one = torch.zeros(3, dtype=torch.int64), torch.ones(3, dtype=torch.int64)
+    got = cout(lambda im: torch.full((len(im), 2), torch.nan), x, y, zero, one, tolerance=0.01)
+    assert got.isnan().all()
