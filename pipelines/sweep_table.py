@@ -1,0 +1,162 @@
+"""A sweep's figures as papers print them: methods down, metrics across, the best bold and the second underlined."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+ARROWS = {"higher": "↑", "lower": "↓"}
+TEX_ARROWS = {"↑": r"$\uparrow$", "↓": r"$\downarrow$"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric over one subset of rows; better: which direction is good, None where neither is."""
+
+    metric: str
+    subset: str
+    better: str | None
+
+    @property
+    def title(self) -> str:
+        """As the table's head has it: the metric with its arrow, and its subset where that is not all rows."""
+        arrow = f" {ARROWS[self.better]}" if self.better else ""
+        return f"{self.metric}{arrow}" + (f" ({self.subset})" if self.subset != "all" else "")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One table: what holds for all of it, row labels, columns, and in each cell a figure's line, or None."""
+
+    title: str
+    axes: list[str]
+    labels: list[tuple[str, ...]]
+    columns: list[Column]
+    figures: list[list[dict[str, Any] | None]]
+
+
+def grids(
+    lines: Sequence[dict[str, Any]], rows: Sequence[str], by: Sequence[str], metrics: Sequence[str]
+) -> list[Grid]:
+    """Tables out of tidy lines; rows, by: axes that make rows and that make tables; metrics: which, in this order."""
+    order = [metric for metric in metrics if any(line["metric"] == metric for line in lines)] or list(
+        dict.fromkeys(line["metric"] for line in lines)
+    )
+    columns = []
+    for metric in order:
+        first = next(line for line in lines if line["metric"] == metric)
+        columns.append(Column(metric, first["subset"], first["better"]))
+    found = []
+    for group in dict.fromkeys(tuple(line[axis] for axis in by) for line in lines):
+        mine = [line for line in lines if tuple(line[axis] for axis in by) == group]
+        labels = list(dict.fromkeys(tuple(str(line[axis]) for axis in rows) for line in mine))
+        at = {(tuple(str(line[axis]) for axis in rows), line["metric"]): line for line in mine}
+        figures = [[at.get((label, column.metric)) for column in columns] for label in labels]
+        title = ", ".join(f"{axis} {value}" for axis, value in zip(by, group, strict=True))
+        found.append(Grid(title, list(rows), labels, columns, figures))
+    return found
+
+
+def ranks(figures: Sequence[dict[str, Any] | None], better: str | None) -> list[int | None]:
+    """1 for the best of a column, 2 for the second, None for the others; ties share a rank.
+
+    A figure ties with the best one of its rank where their 95 % intervals overlap: what the rows cannot tell apart is
+    not told apart. Without a direction, or with one figure only, nobody wins.
+    """
+    known = [i for i, figure in enumerate(figures) if figure is not None and figure["value"] is not None]
+    out: list[int | None] = [None] * len(figures)
+    if better is None or len(known) < 2:
+        return out
+    for rank in (1, 2):
+        left = [i for i in known if out[i] is None]
+        if not left:
+            break
+        best = (max if better == "higher" else min)(left, key=lambda i: figures[i]["value"])  # type: ignore[index]
+        for i in left:
+            if _overlap(figures[i], figures[best]):  # type: ignore[arg-type]
+                out[i] = rank
+    return out
+
+
+def _overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    def span(figure: dict[str, Any]) -> tuple[float, float]:
+        low, high = figure["low"], figure["high"]
+        return (figure["value"], figure["value"]) if low is None or high is None else (low, high)
+
+    return span(one)[0] <= span(other)[1] and span(other)[0] <= span(one)[1]
+
+
+def markdown(grid: Grid) -> str:
+    """A Markdown table: **best**, <u>second</u>, intervals in brackets."""
+    marks = {1: ("**", "**"), 2: ("<u>", "</u>"), None: ("", "")}
+    head = [*grid.axes, *(column.title for column in grid.columns)]
+    rows = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for cells in _cells(grid, lambda text, rank: text.join(marks[rank]), spans=True):
+        rows.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+    return "\n".join([*([f"**{grid.title}**", ""] if grid.title else []), *rows, ""])
+
+
+def latex(grid: Grid) -> str:
+    r"""A LaTeX tabular (booktabs): \textbf best, \underline second."""
+    marks = {1: r"\textbf{%s}", 2: r"\underline{%s}", None: "%s"}
+    head = [*map(_tex, grid.axes), *(_tex(column.title) for column in grid.columns)]
+    body = [" & ".join(cells) + r" \\" for cells in _cells(grid, lambda t, rank: marks[rank] % t, label=_tex)]
+    begin = r"\begin{tabular}{" + "l" * len(grid.axes) + "r" * len(grid.columns) + "}"
+    title = [f"% {grid.title}"] if grid.title else []
+    head_line = " & ".join(head) + r" \\"
+    return "\n".join([*title, begin, r"\toprule", head_line, r"\midrule", *body, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def page(grid: Grid) -> str:
+    """An HTML table; every string is escaped."""
+    marks = {1: "<b>%s</b>", 2: "<u>%s</u>", None: "%s"}
+    head = "".join(f"<th>{html.escape(text)}</th>" for text in [*grid.axes, *(c.title for c in grid.columns)])
+    body = "".join(
+        "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>\n"
+        for cells in _cells(grid, lambda text, rank: marks[rank] % text, label=html.escape, spans=True)
+    )
+    caption = f"<caption>{html.escape(grid.title)}</caption>" if grid.title else ""
+    return f"<table>{caption}\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table>\n"
+
+
+def notes(lines: Sequence[dict[str, Any]], grid: Grid) -> list[str]:
+    """What must be known to read the table's columns, each once."""
+    shown = {column.metric for column in grid.columns}
+    found = {(line["metric"], line["note"]) for line in lines if line["note"] and line["metric"] in shown}
+    return [f"{metric}: {note}" for metric, note in sorted(found)]
+
+
+def _cells(
+    grid: Grid, mark: Callable[[str, int | None], str], label: Callable[[str], str] = str, spans: bool = False
+) -> list[list[str]]:
+    """Labels and marked figures, row by row; spans: with their intervals."""
+    by_column = [ranks([row[c] for row in grid.figures], column.better) for c, column in enumerate(grid.columns)]
+    out = []
+    for r, (names, row) in enumerate(zip(grid.labels, grid.figures, strict=True)):
+        cells = [label(name) for name in names]
+        for c, figure in enumerate(row):
+            if figure is None or figure["value"] is None:
+                cells.append("-" if figure is None else "n = 0")
+                continue
+            low, high = figure["low"], figure["high"]
+            span = f" [{short(low)}, {short(high)}]" if spans and low is not None and high is not None else ""
+            cells.append(mark(short(figure["value"]), by_column[c][r]) + span)
+        out.append(cells)
+    return out
+
+
+def short(value: float) -> str:
+    """A figure with three significant digits, and no exponent between 0.0001 and a million."""
+    if value == 0:
+        return "0"
+    if not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.2e}"
+    digits = max(0, 2 - int(f"{value:e}".partition("e")[2]))
+    return f"{value:.{digits}f}"
+
+
+def _tex(text: str) -> str:
+    special = {**TEX_ARROWS, **{c: f"\\{c}" for c in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\~{}", "^": r"\^{}"}
+    return "".join(special.get(c, c) for c in text)
