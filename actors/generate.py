@@ -19,8 +19,8 @@ from actors.batch import Batch, told
 from actors.record import record
 from actors.retry import Earlier, earlier, joined, unanswered, unchanged
 from actors.rows import Ahead, Row, Unusable, decoded, read, rows_ahead
+from actors.starts import expect_life
 from actors.watchdog import limit
-from configs.strict import UserError
 from storage import attempts
 from storage.commit import commit_path, commit_shard, read_commit
 from storage.schema import COUNTERFACTUALS
@@ -83,7 +83,7 @@ class Generate:
         most = self.config["engine"]["attempts"]
         careful = start.hung or start.deaths >= most
         if careful:
-            self._expect_progress(shard, start)
+            expect_life(start, shard, self.session, most, attempts.deadly_rows(self.store, self.stage, shard))
         if start.hung:
             begun.notes.append(f"shard {shard['index']}: a batch took too long: going through it row by row")
         elif start.deaths:
@@ -94,17 +94,6 @@ class Generate:
             rows_of = decoded(records, shard, self.config, self.answerer.classifier.classes, set())
             begun.rows = Ahead(unanswered(rows_of, begun.before), rows_ahead(self.config["data"]["size"]))
         return begun
-
-    def _expect_progress(self, shard: dict[str, Any], start: attempts.Start) -> None:
-        """Stop where workers of this driver keep dying on a shard, and not on any of its rows: it would never end."""
-        named = attempts.deadly_rows(self.store, self.stage, shard)
-        if self.session == attempts.LOCAL or start.here < 2 * self.config["engine"]["attempts"] + named:
-            return
-        where = f"{shard['rows']} rows from {shard['start']} of {shard['file']}"
-        raise UserError(
-            f"shard {shard['index']} ({where}): expected its worker to live, or to die on one of the rows, "
-            f"got {start.here} deaths outside of any"
-        )
 
     def finish(self, begun: Begun) -> dict[str, Any]:
         """Make a begun shard's counterfactuals and commit them; gives its receipt."""

@@ -14,13 +14,15 @@ from torch import Tensor, nn
 from actors.columns import NotFiniteError, table_of
 from actors.feature_scores import FeatureScores, networks
 from actors.load import load_models, pick_device
+from actors.starts import expect_life
 from configs.strict import UserError, nearest
 from metrics.attributes import causal_share, changes, numbers_changed
 from metrics.cout import cout
 from metrics.flips import agreement, flips
 from metrics.pixels import pixel_distances
+from storage import attempts
 from storage.codec import BadRow, decode
-from storage.commit import begin_attempt, commit_path, commit_shard, read_commit, read_committed
+from storage.commit import commit_path, commit_shard, read_commit, read_committed
 from storage.schema import SCORES
 from storage.uri import open_store
 
@@ -61,7 +63,9 @@ class Score:
         started = time.perf_counter()
         waited = started - self.idle_since
         revision = shard.get("revision", 0)
-        begin_attempt(self.store, self.stage, shard["index"], revision)
+        session = self.config.get("session", attempts.LOCAL)
+        start = attempts.begin(self.store, self.stage, shard, session)
+        expect_life(start, shard, session, self.config["engine"]["attempts"])
         commit = read_commit(self.store, commit_path(SOURCE, shard["index"], revision))
         columns = [*COPIED, "flipped", "original", "counterfactual"]
         records = read_committed(self.store, commit, columns).to_pylist()

@@ -155,13 +155,6 @@ def to_retry(plan: Mapping[str, Any], store: Store) -> list[dict[str, Any]]:
     return [{**shard, **bad[shard["index"]]} for shard in plan["shards"] if shard["index"] in bad]
 
 
-def begin_attempt(store: Store, stage: str, index: int, revision: int = 0) -> int:
-    """Note that a shard is being started; how often it was, this time included. Starts that a kill ended count, too."""
-    folder = f"attempt/{_stage(stage)}/{shard_name(index, revision)}"
-    store.write(f"{folder}/{uuid.uuid4().hex}", b"")
-    return len(store.list(folder))
-
-
 def totals(commits: Mapping[int, Mapping[str, Any]] | Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Sums over commits: shards, rows_in, rows_out, rows, quarantined, bytes, seconds, and every number in `extra`."""
     sums: dict[str, Any] = dict.fromkeys(

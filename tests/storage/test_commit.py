@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 
 from storage import commit as commits
+from storage.attempts import LOCAL, begin
 from storage.commit import (
-    begin_attempt,
     commit_path,
     commit_shard,
     committed,
@@ -117,7 +117,7 @@ def test_what_does_not_add_up_is_not_committed(store: Store, given: dict[str, An
 def test_no_stage_name_leaves_the_run_folder(store: Store, stage: str) -> None:
     calls = (
         lambda: commit(store, stage=stage),
-        lambda: begin_attempt(store, stage, 0),
+        lambda: begin(store, stage, {"index": 0}, LOCAL),
         lambda: committed(store, stage),
     )
     for call in calls:
@@ -128,7 +128,7 @@ def test_no_stage_name_leaves_the_run_folder(store: Store, stage: str) -> None:
 
 @pytest.mark.parametrize("index", [-1, "../0", 1.0, True, None])
 def test_no_shard_index_leaves_the_run_folder(store: Store, index: Any) -> None:
-    for call in (lambda: commit(store, index), lambda: begin_attempt(store, "generate", index)):
+    for call in (lambda: commit(store, index), lambda: begin(store, "generate", {"index": index}, LOCAL)):
         with pytest.raises(ValueError, match="expected a shard index >= 0"):
             call()
     assert store.list("") == []
@@ -171,17 +171,10 @@ def test_crash_leftovers_are_ignored_by_readers(store: Store) -> None:
     assert todo({"shards": [shard(0), shard(1)]}, store, "generate") == [shard(1)]
 
 
-def test_attempts_are_counted_per_shard_and_stage(store: Store) -> None:
-    assert [begin_attempt(store, "generate", 12) for _ in range(3)] == [1, 2, 3]
-    assert begin_attempt(store, "generate", 1) == 1
-    assert begin_attempt(store, "score-1a", 12) == 1
-    assert begin_attempt(store, "generate", 12) == 4
-
-
 def test_stages_are_what_was_begun(store: Store) -> None:
     assert stages(store) == []
     commit(store, stage="a-score")
-    begin_attempt(store, "b-score", 0)
+    begin(store, "b-score", {"index": 0}, LOCAL)
     commit(store)
     assert stages(store) == ["generate", "a-score", "b-score"]
 

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pytest
 
 from storage import gc as module
-from storage.commit import begin_attempt, commit_path, commit_shard, read_commits, read_committed, stages
+from storage.attempts import LOCAL, begin
+from storage.commit import commit_path, commit_shard, read_commits, read_committed, stages
 from storage.gc import MARK, ORPHAN, SUPERSEDED, UNFINISHED, counts, delete, garbage
 from storage.run import write_plan
 from storage.uri import Store
@@ -34,7 +35,7 @@ def run(store: Store) -> Store:
     write_plan(store, {"fingerprint": {}, "shards": [shard(i) for i in range(3)], "rows": 3})
     for stage in ("generate", "score-new", "score-old"):
         for index in range(2):
-            begin_attempt(store, stage, index)
+            begin(store, stage, {"index": index}, LOCAL)
             commit(store, stage, index)
     commit(store, "generate", 1, revision=1)
     commit(store, "score-new", 1, revision=1)
@@ -82,8 +83,8 @@ def test_a_shard_with_a_commit_that_cannot_be_read_keeps_its_files(run: Store) -
 
 
 def test_marks_of_open_shards_stay(run: Store) -> None:
-    begin_attempt(run, "generate", 2)
-    begin_attempt(run, "generate", 1, 2)
+    begin(run, "generate", {"index": 2}, LOCAL)
+    begin(run, "generate", {"index": 1, "revision": 2}, LOCAL)
     run.write("poison/generate/000002/7-begun", b"")
     run.write("poison/generate/000001/1-begun", b"")
     marks = found(run)[MARK]
