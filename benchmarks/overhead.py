@@ -1,6 +1,6 @@
 """What the engine costs: the generate stage on Ray against the bare method in a plain loop, on the same rows.
 
-    python benchmarks/overhead.py --out benchmarks/overhead.md
+    python -m benchmarks.overhead --out benchmarks/overhead.md
 
 One worker: the whole pipeline (driver, Ray, worker) is held on one core while the loop runs on another, on the rows of
 the same shards and in the same batches; then they change places, so that a noisy machine hits both alike. Two workers:
@@ -55,9 +55,9 @@ def settings(folder: Path, name: str, shard_rows: int, workers: int, threads: in
 def pipeline(folder: Path, name: str, shard_rows: int, workers: int, shards: int, threads: int) -> Figures:
     """Run so many shards; rates of all workers together, from each one's first shard's end to its last's."""
     import ray
-    from overhead import Timed as Worker  # by its module's name, which Ray's workers can import
 
     from actors.load import pin
+    from benchmarks.overhead import Timed as Worker  # by its module's name, which Ray's workers can import
     from pipelines.generate import make_plan, open_run
     from pipelines.stage import run_stage, start_ray, worker_config
     from storage.commit import read_commits
@@ -139,7 +139,13 @@ def rates(done: list[tuple[float, float, int]], begin: float = 0.0, end: float =
 
 def start(args: argparse.Namespace, core: int | None, **phase: Any) -> subprocess.Popen[str]:
     """A phase in a process of its own, held on a core."""
-    command = [sys.executable, __file__, "--phase", json.dumps({**phase, "core": core, "threads": args.threads})]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.overhead",
+        "--phase",
+        json.dumps({**phase, "core": core, "threads": args.threads}),
+    ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -228,7 +234,7 @@ def table(found: Figures, args: argparse.Namespace) -> str:
             "the other at the same time on the same shards' rows. Evaluations of models per second by the clock, and",
             "in brackets per second of the processor's time, which other work on the machine does not spoil.",
             "",
-            f"    OMP_NUM_THREADS=1 python benchmarks/overhead.py {' '.join(sys.argv[1:])}",
+            f"    OMP_NUM_THREADS=1 python -m benchmarks.overhead {' '.join(sys.argv[1:])}",
             "",
             f"{datetime.now(UTC):%d %B %Y}, {platform.machine()}, {os.cpu_count()} cores, Python"
             f" {platform.python_version()}, load average {args.load:.1f} before and {os.getloadavg()[1]:.1f} after.",

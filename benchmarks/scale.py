@@ -1,6 +1,6 @@
 """What grows with the data set: every step of a run on 10^4, 10^5 and 10^6 rows, its seconds and its driver's memory.
 
-    python benchmarks/scale.py --out benchmarks/scale.md
+    python -m benchmarks.scale --out benchmarks/scale.md
 
 Each step is a process of its own, so that its peak memory is its own, too. Beyond --real rows, shards are not generated
 and scored but written as the workers would have committed them; what is measured of them is the driver.
@@ -47,8 +47,7 @@ Found = dict[str, float]
 
 def step(name: str, folder: Path, shard_rows: int, real: bool) -> Found:
     """Do one step in this process; seconds of it, seconds of work in this process, and how long Ray took to start."""
-    import trivial
-
+    from benchmarks import trivial
     from pipelines import generate, score, stage
     from pipelines.run import run
     from pipelines.show import show
@@ -128,7 +127,17 @@ def step(name: str, folder: Path, shard_rows: int, real: bool) -> Found:
 
 def measure(name: str, folder: Path, shard_rows: int, real: bool) -> Found:
     """One step in a new process; with `wall`, the seconds of the whole process."""
-    command = [sys.executable, __file__, "--step", name, "--folder", str(folder), "--shard-rows", str(shard_rows)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.scale",
+        "--step",
+        name,
+        "--folder",
+        str(folder),
+        "--shard-rows",
+        str(shard_rows),
+    ]
     while True:
         began = time.perf_counter()
         done = subprocess.run([*command, *(["--truly"] if real else [])], capture_output=True, text=True, check=False)
@@ -140,7 +149,7 @@ def measure(name: str, folder: Path, shard_rows: int, real: bool) -> Found:
 
 def series(rows: int, args: argparse.Namespace) -> dict[str, Found]:
     """All steps on so many rows."""
-    import trivial
+    from benchmarks import trivial
 
     folder = Path(tempfile.mkdtemp(prefix="scale-"))
     try:
@@ -252,7 +261,7 @@ def main() -> None:
     if args.step:
         print(json.dumps(step(args.step, args.folder, args.shard_rows, args.truly)))
         return
-    args.command = "OMP_NUM_THREADS=1 python benchmarks/scale.py " + " ".join(sys.argv[1:])
+    args.command = "OMP_NUM_THREADS=1 python -m benchmarks.scale " + " ".join(sys.argv[1:])
     os.environ["OMP_NUM_THREADS"] = "1"
     found: dict[int, dict[str, Found]] = {}
     for rows in args.rows:

@@ -86,7 +86,7 @@ def settings(folder: Path, shard_rows: int, engine: str) -> RunConfig:
         "name": "run",
         "out": str(folder),
         "data": {"path": str(folder / "data"), "id": "id", "label": "label", "split": "train", "size": SIZE},
-        "models": {"classifier": {"role": "classifier", "target": "trivial.Brightness", "classes": CLASSES}},
+        "models": {"classifier": {"role": "classifier", "target": "benchmarks.trivial.Brightness", "classes": CLASSES}},
         "method": {"target": "methods.trivial.Invert"},
         "engine": {"kind": engine, "workers": 1, "shard_rows": shard_rows, "batch": 64},
         "judge": {"max_rows": 1000},
