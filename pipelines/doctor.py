@@ -16,6 +16,7 @@ from pipelines.doctor_data import Sample, look_at_data, look_at_labels
 from pipelines.doctor_machine import look_at_machine, workers
 from pipelines.doctor_method import look_at_method
 from pipelines.doctor_models import load_each, look_at_autoencoder, look_at_denoiser, look_at_oracle
+from pipelines.doctor_networks import look_at_metrics, look_at_networks
 from pipelines.finding import Finding, ok, warning
 
 
@@ -41,6 +42,8 @@ def doctor(config: RunConfig) -> list[Finding]:
             found += look_at_labels(sample.facts[config.target.column], classes, "target")
     if sample is not None and len(sample.images):
         found += _look_at_models(config, loaded, sample)
+        found += look_at_networks(loaded, sample.tensor())
+    found += look_at_metrics(config)
     found += look_at_method(config, loaded, classes, sample, workers(config))
     size = sum(t.numel() * t.element_size() for m in loaded.values() for t in [*m.parameters(), *m.buffers()])
     return found + list(look_at_machine(config, sample.rows if sample else 0, size))

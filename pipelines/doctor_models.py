@@ -19,6 +19,7 @@ ROLES = {
     "classifier": "classifier",
     "second": "classifier",
     "oracle": "attributes",
+    "simsiam": "features",
 }  # others are called as their role is
 LOST = 0.06  # mean absolute error of a reconstruction, [0,1], that one sees
 

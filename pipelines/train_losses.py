@@ -30,6 +30,7 @@ TERMS: dict[str, dict[str, float]] = {
     },
     "simsiam": {
         "crop": 0.4,  # the largest part of a side that a view leaves out
+        "colour": 0.8,  # share of the views in other colours: without, colours are all that is learnt
         "jitter": 0.8,  # share of the views in other light, blurred and noisy
     },
     "denoiser": {"snr_cap": 5.0},  # cap of the weight by signal-to-noise ratio; 0: no weighting
