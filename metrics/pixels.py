@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from metrics.estimate import Measure
@@ -21,12 +22,13 @@ def pixel_distances(original: Tensor, counterfactual: Tensor) -> dict[str, Tenso
     images: (B,3,H,W) in [0,1] on the 8-bit grid. l1 and l2 are means over pixels and channels, not sums, so that
     sizes compare.
     """
-    # Whole levels: in floats, a change by just 1/255 would fall on either side of 1/255.
-    levels = (counterfactual - original).double().mul(255).round().abs()
-    change = levels.div(255)
+    # Whole levels: in floats, a change by just 1/255 would fall on either side of 1/255. float32 holds them and their
+    # squares exactly, and sums of them in float64 are exact too.
+    levels = (counterfactual - original).float().mul(255).round().abs()
+    count = levels.shape[1:].numel()
     return {
-        "l1": change.mean((1, 2, 3)).cpu(),
-        "l2": change.square().mean((1, 2, 3)).sqrt().cpu(),
-        "linf": change.amax((1, 2, 3)).cpu(),
+        "l1": (levels.sum((1, 2, 3), dtype=torch.float64) / (255 * count)).cpu(),
+        "l2": (levels.square().sum((1, 2, 3), dtype=torch.float64) / count).sqrt().div(255).cpu(),
+        "linf": (levels.amax((1, 2, 3)).double() / 255).cpu(),
         "sparsity": (levels.amax(1) > 1).double().mean((1, 2)).cpu(),
     }
