@@ -7,6 +7,7 @@ from typing import Any
 
 from actors.answer import Answered
 from storage.codec import encode
+from storage.schema import image_path
 
 
 def record(answered: Answered, method: str) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def record(answered: Answered, method: str) -> dict[str, Any]:
         "backward": answered.backward,
         "seconds": answered.seconds,
         "method": method,
-        "original": {"bytes": encode(row.image), "path": f"{row.id.replace('/', '_')}.png"},
+        "original": {"bytes": encode(row.image), "path": image_path(row.id)},
         "counterfactual": {"bytes": encode(answered.stored), "path": f"{answered.cf_id}.png"},
         "latent_before": answered.latent_before,
         "latent_after": answered.latent_after,

@@ -29,6 +29,8 @@ SCHEDULE = (
     "prediction",
 )  # settings of a denoiser's wrapper, not of its network
 
+SAFE = {"use_safetensors": True, "trust_remote_code": False}  # no pickles, and no code that comes with a model
+
 
 def build(spec: Mapping[str, Any], weights: bytes | Path | None, device: torch.device) -> nn.Module:
     """The model that `spec` (a ModelConfig as a dict) names, wrapped for its role, frozen, in eval mode and on
@@ -45,7 +47,7 @@ def build(spec: Mapping[str, Any], weights: bytes | Path | None, device: torch.d
         network, found = pretrained(role, str(spec["weights"] if weights is None else weights), spec.get("revision"))
         diffusion = {**found, **diffusion}
     elif source == "export":
-        network, found = archive(weights), {}
+        network, found = archived(weights), {}
     elif source == "onnx":
         from models.onnx import Onnx
 
@@ -135,6 +137,8 @@ def read_weights(weights: bytes | Path) -> dict[str, Tensor]:
             state = state.get("state_dict", state) if isinstance(state, dict) else state
     except Exception as error:  # zip, pickle and safetensors errors of many kinds, all meaning this
         why = str(error).strip().partition("\n")[0][:200]
+        if "weights_only" in str(error):
+            why = "a pickle with more than tensors in it, which is not opened: save its state dict as safetensors"
         raise ValueError(f"expected a safetensors or torch weights file, got {len(data)} bytes: {why}") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError("expected a weights file that holds a state dict, got something else")
@@ -158,24 +162,13 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
     network.load_state_dict(dict(state))
 
 
-def archive(weights: bytes | Path | None) -> nn.Module:
-    """The module in a torch.export archive (.pt2) or a TorchScript file (.pt), told apart by what is in the zip."""
-    import zipfile
+def archived(weights: bytes | Path | None) -> nn.Module:
+    """The module in a torch.export archive (.pt2) or a TorchScript file (.pt)."""
+    from models.archive import archive
 
     if weights is None:
         raise ValueError("expected weights for a model of source export, got none")
-    data = weights.read_bytes() if isinstance(weights, Path) else weights
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as file:
-            names = file.namelist()
-    except zipfile.BadZipFile:
-        raise ValueError(
-            f"expected a torch.export or TorchScript archive, got {len(data)} bytes of something else"
-        ) from None
-    if any("/code/" in name or name.startswith("code/") for name in names):
-        script: nn.Module = torch.jit.load(io.BytesIO(data), map_location="cpu")  # type: ignore[no-untyped-call]
-        return script.eval()
-    return torch.export.load(io.BytesIO(data)).module()
+    return archive(weights.read_bytes() if isinstance(weights, Path) else weights)
 
 
 def pretrained(role: str, where: str, revision: str | None) -> tuple[nn.Module, dict[str, Any]]:
@@ -186,12 +179,12 @@ def pretrained(role: str, where: str, revision: str | None) -> tuple[nn.Module, 
     if role == "features":
         from transformers import AutoModel
 
-        return AutoModel.from_pretrained(where, revision=revision), {}
+        return AutoModel.from_pretrained(where, revision=revision, **SAFE), {}
     if role not in ("classifier", "attributes"):
         raise ValueError(f"expected a classifier, attributes, features or a denoiser of huggingface, got {role!r}")
     from transformers import AutoModelForImageClassification
 
-    network = AutoModelForImageClassification.from_pretrained(where, revision=revision)
+    network = AutoModelForImageClassification.from_pretrained(where, revision=revision, **SAFE)
     names = network.config.id2label or {}
     return network, {"classes": [str(names[index]) for index in sorted(names)]}
 
@@ -202,7 +195,9 @@ def foreign_unet(where: str, revision: str | None) -> tuple[nn.Module, dict[str,
 
     folder = Path(where)
     whole = (folder / "unet").is_dir() or not folder.is_dir()
-    network = UNet2DModel.from_pretrained(where, subfolder="unet" if whole else None, revision=revision)
+    network = UNet2DModel.from_pretrained(
+        where, subfolder="unet" if whole else None, revision=revision, use_safetensors=True
+    )
     if folder.is_dir() and not (folder / "scheduler" / "scheduler_config.json").is_file():
         return network, {}
     scheduler = DDPMScheduler.from_pretrained(where, subfolder="scheduler", revision=revision)

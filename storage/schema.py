@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 
 import pyarrow as pa
 
@@ -91,6 +92,11 @@ def row_id(content: bytes, source_key: str) -> str:
     """A row's name where its data set has none: 32 hex digits of sha256 over where it is from and what it holds."""
     key = source_key.encode()
     return hashlib.sha256(len(key).to_bytes(8, "big") + key + content).hexdigest()[:32]
+
+
+def image_path(name: str) -> str:
+    """A row's name as a file's, for readers that unpack images to disk: no separators, no leading dot, not long."""
+    return f"{re.sub(r'[^A-Za-z0-9_.=+-]', '_', name).lstrip('.')[:100]}.png"
 
 
 def counterfactual_id(row_id: str, method_fingerprint: str, target: int, k: int) -> str:

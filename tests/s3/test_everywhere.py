@@ -1,0 +1,212 @@
+"""s3:// wherever a path goes, a run through a bad line, and refusals that end in one line on every verb."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from actors.load import model_digest, weights_folder
+from configs.schema import load_run
+from pipelines.cli import main
+from storage import s3_retry
+from storage.cache import cached, folder_digest
+from storage.commit import read_commits
+from storage.uri import open_store
+from storage.verify import verify
+
+TINY = ["--engine", "local", "--set", "method.settings.max_steps=3", "--set", "engine.shard_rows=3"]
+TINY += ["--set", "score.cout_steps=2", "--set", "score.bootstrap=20"]
+
+
+@pytest.fixture
+def data(faces: Path, s3_folder: str) -> str:
+    """A file of eight drawn faces in the bucket."""
+    import pyarrow.parquet as pq
+
+    out = io.BytesIO()
+    pq.write_table(pq.read_table(next(faces.glob("test-*.parquet"))), out, row_group_size=3)
+    open_store(s3_folder).write("data/x.parquet", out.getvalue())
+    return f"{s3_folder}/data"
+
+
+@pytest.fixture
+def config(data: str, s3_folder: str) -> str:
+    """The demo's config in the bucket, with its weights there, too."""
+    store = open_store(s3_folder)
+    resolved = json.loads(load_run("demo-plain").model_dump_json())
+    for spec in resolved["models"].values():
+        name = spec["weights"].removeprefix("zoo:")
+        store.write(f"weights/{name}", Path("zoo", name).read_bytes())
+        spec["weights"] = f"{s3_folder}/weights/{name}"
+    resolved |= {"data": resolved["data"] | {"path": data}, "out": f"{s3_folder}/runs", "name": "x"}
+    store.write("configs/x.yaml", yaml.safe_dump(resolved).encode())
+    return f"{s3_folder}/configs/x.yaml"
+
+
+def test_config_data_weights_answers_and_run_in_a_bucket(
+    config: str, s3_folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", config, *TINY]) == 0, capsys.readouterr().err
+    store = open_store(f"{s3_folder}/runs/x")
+    assert verify(store) == []
+    lines = [line for name in store.list("judge") if name.endswith("jsonl") for line in store.read(name).splitlines()]
+    scores = {"realism": 5, "identity": 5, "target": 5, "minimality": 5}
+    content = json.dumps(scores | dict.fromkeys(_criteria(), 5))
+    answers = [
+        {
+            "custom_id": json.loads(line)["custom_id"],
+            "response": {"body": {"choices": [{"message": {"content": content}}]}},
+        }
+        for line in lines
+    ]
+    text = "\n".join(json.dumps(answer) for answer in answers)
+    open_store(s3_folder).write("answers/a.jsonl", text.encode())
+    assert main(["judge", store.uri, "--answers", f"{s3_folder}/answers", *TINY[:2]]) == 0
+    assert "8 parsed" in capsys.readouterr().out
+    for command in (["augment"], ["report"]):
+        assert main([*command, store.uri, *TINY[:2]]) == 0
+    for name in ("report.html", "augment/data/part-00000.parquet", "judge/scores.parquet", "MANIFEST.json"):
+        assert store.is_file(name)
+    for command in (["show"], ["verify"], ["gc"]):
+        assert main([*command, store.uri]) == 0
+    assert main(["doctor", config, *TINY]) in (0, 1)
+
+
+def test_training_from_and_to_a_bucket(data: str, s3_folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    sets = [f"data.path={data}", "data.rows=0:8", "steps=2", "batch=4", f"out={s3_folder}/models/m.safetensors"]
+    sets += ["init=null", f"holdout.path={data}", "holdout.rows=0:8"]
+    command = ["train", "classifier", "faces-second", *[part for item in sets for part in ("--set", item)]]
+    assert main(command) == 0, capsys.readouterr().err
+    store = open_store(f"{s3_folder}/models")
+    card = yaml.safe_load(store.read("m.yaml"))
+    assert store.list("") == ["m.safetensors", "m.yaml"]
+    assert card["training"]["config"]["out"] == f"{s3_folder}/models/m.safetensors"
+    assert card["model"]["sha256"] == model_digest({"weights": f"{s3_folder}/models/m.safetensors"}, "m")
+
+
+def test_a_model_folder_is_fetched_once_and_whole(
+    proxy: Any, s3_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COUNTERFACTORY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(s3_retry, "FIRST_WAIT", 0.001)
+    store = open_store(f"{s3_folder}/hub")
+    content = {"config.json": b"{}", "model.safetensors": b"w" * 200_000, "unet/config.json": b"[]", "x.bin": b"pickle"}
+    for name, body in content.items():
+        store.write(name, body)
+    monkeypatch.setattr(s3_retry, "ATTEMPTS", 2)
+    proxy.fail("reset", "GET", "unet/config.json", times=2)
+    with pytest.raises(OSError, match="expected S3 to answer"):
+        cached(store.uri)
+    assert not any(path.is_file() for path in (tmp_path / "cache").rglob("*")), "nothing half is kept"
+    proxy.fail("cut", "GET", "model.safetensors")
+    folder = weights_folder(store.uri, "weights")
+    assert folder is not None
+    kept = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert kept == {name: body for name, body in content.items() if name != "x.bin"}
+    assert folder.name == folder_digest(folder) == model_digest({"weights": store.uri}, "m")
+    proxy.seen.clear()
+    assert cached(store.uri) == folder
+    assert not any(method == "GET" and "list-type" not in path for method, path, _ in proxy.seen)
+    store.replace("config.json", b'{"other": 1}')
+    assert cached(store.uri) != folder
+    shutil.rmtree(folder)
+
+
+def test_a_hugging_face_folder_in_a_bucket(s3_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    from actors.load import load_models
+
+    monkeypatch.setenv("COUNTERFACTORY_CACHE", str(tmp_path / "cache"))
+    settings = {"embedding_size": 4, "hidden_sizes": [4], "depths": [1], "layer_type": "basic", "num_labels": 2}
+    ResNetForImageClassification(ResNetConfig(**settings)).save_pretrained(tmp_path / "hub")
+    store = open_store(f"{s3_folder}/hub")
+    for path in (tmp_path / "hub").iterdir():
+        store.write(path.name, path.read_bytes())
+    spec = {"role": "classifier", "source": "huggingface", "weights": store.uri, "classes": ["a", "b"]}
+    spec["sha256"] = model_digest({"weights": str(tmp_path / "hub")}, "classifier")  # the same wherever it lies
+    model = load_models({"models": {"classifier": spec}}, ["classifier"], torch.device("cpu"))["classifier"]
+    assert model(torch.rand(1, 3, 32, 32)).shape == (1, 2)
+
+
+def test_a_generate_stage_through_a_bad_line(
+    proxy: Any, config: str, s3_folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(s3_retry, "FIRST_WAIT", 0.001)
+    proxy.fail("slow-down", "PUT", "/data/generate", times=4)
+    proxy.fail("reset", "GET", "x.parquet", times=3)
+    proxy.fail("cut", "GET", "x.parquet", times=3, after=2)
+    proxy.fail("lost", "PUT", "/commit/generate/000001", times=2)
+    proxy.fail("lost", "PUT", "plan.json")
+    proxy.fail("slow-down", "GET", "list-type", times=3)
+    proxy.fail("reset", "HEAD", times=3)
+    assert main(["generate", config, *TINY]) == 0, capsys.readouterr().err
+    store = open_store(f"{s3_folder}/runs/x")
+    assert {how: proxy.told(how) for how in ("lost", "cut", "reset", "slow-down")} == {
+        "lost": 3,
+        "cut": 3,
+        "reset": 6,
+        "slow-down": 7,
+    }
+    assert verify(store) == []
+    commits = read_commits(store, "generate")
+    assert sum(commit["rows_in"] for commit in commits.values()) == 8
+    assert len(store.list("data")) == len(commits) == 3, "no shard was done or written twice"
+
+
+def test_a_bucket_that_fails_mid_run_is_gone_on_from(
+    proxy: Any, config: str, s3_folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(s3_retry, "FIRST_WAIT", 0.0001)
+    proxy.fail("slow-down", "PUT", "/commit/generate/000001", times=s3_retry.ATTEMPTS)
+    assert main(["generate", config, *TINY]) == 2
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "got 503 SlowDown 10 times" in told
+    assert "the same command goes on" in told
+    store = open_store(f"{s3_folder}/runs/x")
+    first = store.version("commit/generate/000000.json")
+    assert main(["generate", config, *TINY]) == 0
+    assert store.version("commit/generate/000000.json") == first
+    assert verify(store) == []
+
+
+VERBS = {
+    "config": ["run", "{bucket}/x.yaml"],
+    "data": ["generate", "demo-plain", "--set", "data.path={bucket}/data", "--engine", "local"],
+    "out": ["run", "demo-plain", "--out", "{bucket}/runs", "--set", "data.path={faces}", "--engine", "local"],
+    "weights": ["run", "demo-plain", "--set", "models.classifier.weights={bucket}/w.safetensors", "--engine", "local"],
+    "model folder": ["run", "demo-plain", "--set", "models.classifier.weights={bucket}/w", "--engine", "local"],
+    "show": ["show", "{bucket}/runs/x"],
+    "verify": ["verify", "{bucket}/runs/x"],
+    "gc": ["gc", "{bucket}/runs/x"],
+    "score": ["score", "{bucket}/runs/x"],
+    "report": ["report", "{bucket}/runs/x"],
+    "prepare": ["prepare", "digits", "{bucket}/digits"],
+    "train data": ["train", "classifier", "faces-second", "--set", "data.path={bucket}/data"],
+    "train out": ["train", "classifier", "faces-second", "--set", "out={bucket}/m.safetensors"],
+}
+
+
+@pytest.mark.parametrize("fault", ["denied", "no bucket"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_refusal_is_one_line_on_every_verb(
+    proxy: Any, s3_folder: str, faces: Path, verb: str, fault: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bucket = s3_folder if fault == "denied" else "s3://no-such-bucket/x"
+    if fault == "denied":
+        proxy.fail("denied", times=999)
+    assert main([part.format(bucket=bucket, faces=faces) for part in VERBS[verb]]) == 2
+    told = capsys.readouterr().err.strip()
+    assert told.startswith("counterfactory: ")
+    assert "\n" not in told
+    assert bucket.removeprefix("s3://").partition("/")[0] in told
+    if fault == "denied":
+        assert "check the credentials" in told
+    assert "Traceback" not in told
