@@ -69,7 +69,7 @@ def iterate_shard(shard: Mapping[str, Any], columns: list[str], *, rows: int = F
     store, name = split_url(shard["file"])
     _expect_version(shard, store, name)
     count = 0
-    with store.parquet(name) as file:
+    with store.parquet(name, streamed=True) as file:
         expect_columns(columns, file.schema_arrow, file.schema_arrow, shard["file"])
         for batch in _rows(file, shard["start"], shard["rows"], list(dict.fromkeys(columns)), rows):
             count += batch.num_rows

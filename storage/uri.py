@@ -113,12 +113,15 @@ class Store:
         except FileNotFoundError:
             raise FileNotFoundError(f"expected a file at {self.url(path)}, got none") from None
 
-    def parquet(self, path: str) -> pq.ParquetFile:
-        """Open a Parquet file: only its footer is read. Close it (`with`). ValueError names a file that is none."""
+    def parquet(self, path: str, *, streamed: bool = False) -> pq.ParquetFile:
+        """Open a Parquet file: only its footer is read. Close it (`with`). ValueError names a file that is none.
+
+        streamed: of what is read afterwards no more is held than a page of each column, else all of it at once.
+        """
         at = self._at(path)
         try:
             source, buffer = self._kind.open_file(at)
-            return pq.ParquetFile(source, buffer_size=buffer)
+            return pq.ParquetFile(source, buffer_size=buffer, pre_buffer=not streamed)
         except FileNotFoundError:
             raise FileNotFoundError(f"expected a Parquet file at {self.url(path)}, got no such file") from None
         except (pa.ArrowInvalid, OSError) as error:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from actors.rows import Ahead, rows_ahead
+from actors.rows import Ahead, read, rows_ahead
+from storage.plan import plan_shards
 
 SOON = 60.0  # a limit for a test that would otherwise hang
 
@@ -76,3 +81,17 @@ def test_what_is_closed_lets_its_thread_end() -> None:
 @pytest.mark.parametrize(("size", "count"), [(8, 256), (64, 256), (512, 85), (1024, 21), (8192, 2)])
 def test_large_images_wait_in_smaller_numbers(size: int, count: int) -> None:
     assert rows_ahead(size) == count
+
+
+def test_a_shard_of_large_images_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
+    cells = [{"bytes": os.urandom(400_000), "path": None} for _ in range(128)]
+    # A row group of large images is one page, which Parquet can only read as a whole: less than that cannot be held.
+    pq.write_table(pa.table({"image": cells}), tmp_path / "x.parquet", compression="none", row_group_size=8)
+    (shard,), _ = plan_shards(str(tmp_path), shard_rows=128, rows=None)
+    del cells
+    data = {"image": "image", "label": None, "id": None, "columns": [], "split": None}
+    before, most = pa.total_allocated_bytes(), 0
+    for record in read(shard, data, {"column": None}):
+        assert len(record.content) == 400_000
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert most < 26e6  # of 51e6

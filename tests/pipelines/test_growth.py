@@ -76,7 +76,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every Parquet file that is opened, by its whole name."""
     seen: list[str] = []
     parquet = Store.parquet
-    monkeypatch.setattr(Store, "parquet", lambda self, path: (seen.append(self.url(path)), parquet(self, path))[1])
+    monkeypatch.setattr(
+        Store, "parquet", lambda self, path, **how: (seen.append(self.url(path)), parquet(self, path, **how))[1]
+    )
     return seen
 
 

@@ -200,8 +200,8 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(store: Store, monkeypat
     shards, _ = plan_shards(store.uri, shard_rows=4, rows=None)
     real = Store.parquet
 
-    def change(self: Store, path: str) -> pq.ParquetFile:
-        file = real(self, path)
+    def change(self: Store, path: str, *, streamed: bool = False) -> pq.ParquetFile:
+        file = real(self, path, streamed=streamed)
         store.replace("x.parquet", parquet(5, [10, 1]))
         return file
 
