@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -23,22 +24,30 @@ def workers_that_fit(nodes: list[Mapping[str, float]], gpus: float) -> int:
     return sum(here) * int(1 / gpus + 1e-9) if gpus < 1 else sum(int(count // gpus) for count in here)
 
 
+def expect_listener(address: str) -> None:
+    """UserError where nothing listens at host:port: Ray would try for a minute, and then end the process."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        return  # auto, ray://...: left to Ray
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        told = getattr(error, "strerror", None) or type(error).__name__
+        raise UserError(f"engine.address: expected a running Ray cluster at {address}, got {told}") from None
+
+
 def check_nodes(store: Store, plain: Mapping[str, Any], shards: list[dict[str, Any]]) -> None:
-    """UserError where a node of the connected cluster lacks what the work needs; one machine is not asked.
+    """UserError where a node of the connected cluster lacks what the work needs.
 
     A file is written into the run's folder and looked for by every node, so a folder that only bears the same name on
     each machine is noticed.
     """
     import ray
 
-    others = [node for node in ray.nodes() if node["Alive"]]
-    own = ray.get_runtime_context().get_node_id()
-    if [node["NodeID"] for node in others] == [own]:
-        return
     probe, mark = f".probe-{uuid.uuid4().hex}", uuid.uuid4().hex
     store.write(probe, mark.encode())
     try:
-        told = _ask([node for node in others if node["NodeID"] != own], needs(store, plain, shards[0], probe, mark))
+        told = _ask([node for node in ray.nodes() if node["Alive"]], needs(store, plain, shards[0], probe, mark))
     finally:
         with suppress(OSError):
             store.remove(probe)

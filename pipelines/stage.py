@@ -17,7 +17,7 @@ from typing import Any
 
 from configs.schema import EngineConfig, RunConfig, fingerprint
 from configs.strict import UserError
-from pipelines.cluster import check_nodes, workers_that_fit
+from pipelines.cluster import check_nodes, expect_listener, workers_that_fit
 from pipelines.disk import disk_error
 from pipelines.part import work as work_of
 from pipelines.progress import Progress, note
@@ -128,7 +128,8 @@ def _on_ray(
     import ray
 
     workers = max(1, min(start_ray(engine), len(shards)))
-    check_nodes(open_store(uri), plain, shards)
+    if _address(engine):
+        check_nodes(open_store(uri), plain, shards)
     together = getattr(actor, "together", 1)
     data = ray.data.from_items([{"shard": json.dumps(shard)} for shard in shards], override_num_blocks=len(shards))
     data = data.map(
@@ -198,12 +199,15 @@ def start_ray(engine: EngineConfig) -> int:
     """
     import ray
 
-    address = engine.address or os.environ.get("RAY_ADDRESS")
-    wanted = engine.workers or (None if address else max(1, os.cpu_count() or 1))
+    address = _address(engine)
+    cpus = max(1, os.cpu_count() or 1)
+    wanted = engine.workers or (None if address or engine.gpus else cpus)
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        local = {"num_cpus": (wanted or 1) + 2, "include_dashboard": False, "_temp_dir": _short_temp()}
+        local = {"num_cpus": (wanted or cpus) + 2, "include_dashboard": False, "_temp_dir": _short_temp()}
+        if address:
+            expect_listener(address)
         try:
             with _native_stderr_held(show=not address):
                 ray.init(
@@ -224,8 +228,16 @@ def start_ray(engine: EngineConfig) -> int:
     if wanted is not None:
         return wanted
     if engine.gpus:
-        return max(1, workers_that_fit([node["Resources"] for node in ray.nodes() if node["Alive"]], engine.gpus))
+        fit = workers_that_fit([node["Resources"] for node in ray.nodes() if node["Alive"]], engine.gpus)
+        if not fit:  # Ray would wait for ever
+            raise UserError(f"engine.gpus: expected GPUs for {engine.gpus:g} a worker, got none: set engine.gpus=0")
+        return fit
     return max(1, int(ray.cluster_resources().get("CPU", 2)) - 1)
+
+
+def _address(engine: EngineConfig) -> str | None:
+    """Of the cluster that is named; None where Ray is started here."""
+    return engine.address or os.environ.get("RAY_ADDRESS")
 
 
 @contextmanager

@@ -20,10 +20,8 @@ from storage.verify import verify
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 QUICK_DEATH = {
-    "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 1000,
-    "health_check_failure_threshold": 3,
-    "health_check_timeout_ms": 3000,
+    "health_check_failure_threshold": 5,  # a killed one refuses connections at once, a busy one answers in time
 }
 
 
@@ -40,7 +38,7 @@ def cluster() -> Iterator[Any]:
 
 
 def command(faces: Path, out: Path, address: str, *more: str) -> list[str]:
-    given = [f"data.path={faces}", "engine.shard_rows=1", "method.settings.max_steps=2", *more]
+    given = [f"data.path={faces}", "engine.shard_rows=2", "method.settings.max_steps=10", *more]
     sets = [part for item in given for part in ("--set", item)]
     base = [sys.executable, "-m", "pipelines.cli", "generate", "demo-plain", "--address", address, "--out", str(out)]
     return [*base, *sets]
@@ -92,37 +90,33 @@ def test_half_a_gpu_each_puts_two_workers_on_one_gpu_and_they_print_nothing(
 
 def test_a_node_that_goes_in_the_middle_is_done_without(cluster: Any, faces: Path, tmp_path: Path) -> None:
     store = open_store(tmp_path / "demo-plain")
-    slow = "method.settings.max_steps=40"
-    job = command(faces, tmp_path, cluster.address, "engine.workers=2", slow)
+    job = command(faces, tmp_path, cluster.address, "engine.workers=2")
     with open(tmp_path / "said", "w+") as said:
         driver = subprocess.Popen(job, stdout=said, stderr=subprocess.STDOUT, cwd=ROOT, env=ENVIRONMENT)
-        while len(store.list("commit/generate")) < 4:
+        while len(store.list("commit/generate")) < 2:
             assert driver.poll() is None, (tmp_path / "said").read_text()
             time.sleep(0.02)
         cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
         done = len(store.list("commit/generate"))
-        assert driver.wait(timeout=180) == 0, (tmp_path / "said").read_text()
-    assert done < 20, "the node went when nearly all was done"
+        assert driver.wait(timeout=400) == 0, (tmp_path / "said").read_text()
+    assert done < 10, "the node went when nearly all was done"
     assert verify(store) == []
     rows = [row for c in iterate_commits(store, "generate") for row in read_committed(store, c, ["id"]).to_pylist()]
     assert len(rows) == len({row["id"] for row in rows}) == 24
-    assert len(store.list("attempt/generate")) > 24  # a shard was under way on the node that went
+    assert len(store.list("attempt/generate")) > 12  # a shard was under way on the node that went
     text = (tmp_path / "said").read_text()
-    assert "24/24 rows, 24 of 24 shards" in text
+    assert "24/24 rows, 12 of 12 shards" in text
     assert "Traceback" not in text
-    assert "(raylet" not in text
 
 
 def test_a_cluster_that_is_not_there_is_one_line(faces: Path, tmp_path: Path) -> None:
     job = command(faces, tmp_path, "127.0.0.1:1")
-    environment = {
-        **ENVIRONMENT,
-        "RAY_gcs_rpc_server_reconnect_timeout_s": "1",
-        "RAY_gcs_server_request_timeout_seconds": "1",
-    }
-    done = subprocess.run(job, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    done = subprocess.run(job, capture_output=True, text=True, cwd=ROOT, env=ENVIRONMENT, check=False)
     assert done.returncode == 2
-    assert "engine.address: expected a running Ray cluster at 127.0.0.1:1" in done.stderr
+    said = done.stderr.splitlines()[-1]
+    assert said == (
+        "counterfactory: engine.address: expected a running Ray cluster at 127.0.0.1:1, got Connection refused"
+    )
     assert "Traceback" not in done.stderr
 
 
