@@ -96,7 +96,7 @@ def row_id(content: bytes, source_key: str) -> str:
 
 def image_path(name: str) -> str:
     """A row's name as a file's, for readers that unpack images to disk: no separators, no leading dot, not long."""
-    return f"{re.sub(r'[^A-Za-z0-9_.=+-]', '_', name).lstrip('.')[:100]}.png"
+    return f"{re.sub(r'[^A-Za-z0-9_.=+-]', '_', name).lstrip('.')[:100] or 'row'}.png"
 
 
 def counterfactual_id(row_id: str, method_fingerprint: str, target: int, k: int) -> str:

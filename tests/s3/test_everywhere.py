@@ -13,6 +13,7 @@ import yaml
 
 from actors.load import model_digest, weights_folder
 from configs.schema import load_run
+from metrics.judge import CRITERIA
 from pipelines.cli import main
 from storage import s3_retry
 from storage.cache import cached, folder_digest
@@ -56,15 +57,9 @@ def test_config_data_weights_answers_and_run_in_a_bucket(
     store = open_store(f"{s3_folder}/runs/x")
     assert verify(store) == []
     lines = [line for name in store.list("judge") if name.endswith("jsonl") for line in store.read(name).splitlines()]
-    scores = {"realism": 5, "identity": 5, "target": 5, "minimality": 5}
-    content = json.dumps(scores | dict.fromkeys(_criteria(), 5))
-    answers = [
-        {
-            "custom_id": json.loads(line)["custom_id"],
-            "response": {"body": {"choices": [{"message": {"content": content}}]}},
-        }
-        for line in lines
-    ]
+    message = {"message": {"content": json.dumps(dict.fromkeys(CRITERIA, 5))}}
+    response = {"response": {"body": {"choices": [message]}}}
+    answers = [{"custom_id": json.loads(line)["custom_id"], **response} for line in lines]
     text = "\n".join(json.dumps(answer) for answer in answers)
     open_store(s3_folder).write("answers/a.jsonl", text.encode())
     assert main(["judge", store.uri, "--answers", f"{s3_folder}/answers", *TINY[:2]]) == 0
