@@ -122,8 +122,9 @@ def make_plan(store: Store, config: RunConfig, digests: dict[str, str], part: Pa
     except PlanMismatch as error:
         told = what_changed(plan, read_plan(store)) or str(error)
         raise UserError(f"{told}; nothing was changed: put it back, or give the run another name or --out") from None
-    resolved = yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False, allow_unicode=True)
-    store.replace("config.yaml", resolved.encode())
+    resolved = json.loads(config.model_dump_json())
+    resolved["engine"]["address"] = None  # today's cluster is no part of the run
+    store.replace("config.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True).encode())
     return standing
 
 

@@ -12,7 +12,7 @@ from storage.commit import STAGE, all_revisions, commit_path, data_path, read_co
 from storage.uri import Entry, Store
 
 DATA = re.compile(r"data/[^/]+/(\d{6,})-[0-9a-z-]+\.parquet")
-TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
+TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp|\.probe-[0-9a-f]{32}")  # of a write, of the look at a cluster's nodes
 ORPHAN, MARK, UNFINISHED, SUPERSEDED = (
     "data file that no commit names",
     "mark of a finished shard",

@@ -94,9 +94,10 @@ def test_marks_of_open_shards_stay(run: Store) -> None:
 
 def test_half_written_files_go_and_locks_stay(run: Store) -> None:
     half = "data/generate/.0123456789abcdef0123456789abcdef.tmp"
-    for path in (half, "commit/generate/.lock", "data/generate/.note"):
+    probe = ".probe-0123456789abcdef0123456789abcdef"
+    for path in (half, probe, "commit/generate/.lock", "data/generate/.note"):
         run.write(path, b"x")
-    assert found(run)[UNFINISHED] == {half}
+    assert found(run)[UNFINISHED] == {half, probe}
 
 
 def test_a_scoring_that_still_grows_is_not_superseded(run: Store, monkeypatch: pytest.MonkeyPatch) -> None:
