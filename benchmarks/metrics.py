@@ -9,6 +9,11 @@ the folder metrics/.
 
 from __future__ import annotations
 
+if __name__ == "metrics":
+    raise ImportError(
+        "expected `python -m benchmarks.metrics`, got `python benchmarks/metrics.py`, which hides metrics/"
+    )
+
 import argparse
 import time
 from collections.abc import Callable, Iterator
@@ -35,10 +40,6 @@ from storage.run import read_plan
 from storage.uri import open_store
 
 CORES, MANY = 2, 100_000
-if __name__ == "metrics":
-    raise ImportError(
-        "expected `python -m benchmarks.metrics`, got `python benchmarks/metrics.py`, which hides metrics/"
-    )
 
 
 def seconds(work: Callable[[], Any]) -> float:
