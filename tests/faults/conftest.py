@@ -63,7 +63,7 @@ class Job:
         """The child's exit code (-9: SIGKILL) and what it said."""
         before = len(self.said)
         child = self.start(at, command)
-        child.join(300)
+        child.join(900)  # a guard for the suite, far above what any machine needs
         assert child.exitcode is not None, f"it is still running: {self.said[before:]}"
         return child.exitcode, self.said[before:]
 

@@ -14,7 +14,7 @@ def on_disk(job: Job, *options: str) -> list[str]:
     argv = [*job.argv(), "--set", f"out={disk}"]
     child = FORKS.Process(target=on_small_disk, args=(argv, str(disk), str(job.folder / "out"), options, str(job.log)))
     child.start()
-    child.join(300)
+    child.join(900)
     if child.exitcode == REFUSED:
         pytest.skip("this system lets no process mount a tmpfs of its own")
     assert child.exitcode == 0, job.said
