@@ -18,6 +18,7 @@ from sources.faces import ATTRIBUTES, draw, labels
 
 ZOO = Path(__file__).parents[2] / "zoo"
 NAMES = ["faces-plain", "faces-biased", "faces-second", "faces-oracle", "faces-autoencoder", "faces-denoiser"]
+NAMES += ["faces-simsiam"]
 FRESH = 20_260_101  # a seed that nothing was trained or measured on
 
 
@@ -47,7 +48,8 @@ def test_files_are_the_pinned_ones_and_say_how_they_came(name: str) -> None:
     assert card["model"]["sha256"] == spec.sha256
     recipe = card["training"]["config"]["name"]  # a recipe may go on from another one, as the denoiser's does
     assert recipe.startswith(name)
-    assert card["training"]["command"] == f"counterfactory train {spec.role} {recipe}"
+    role = "simsiam" if spec.role == "features" else spec.role
+    assert card["training"]["command"] == f"counterfactory train {role} {recipe}"
     assert card["training"]["config"] == load_train(recipe).model_dump(mode="json", exclude_defaults=True)
     assert name in (ZOO / "README.md").read_text()
 
@@ -129,3 +131,20 @@ def test_the_denoiser_predicts_the_noise() -> None:
         guess, weight = net(x_t, torch.full((16,), step))
         assert weight is None
         assert float((guess - eps).square().mean()) <= bound
+
+
+def test_simsiam_sees_the_hair_through_light_and_noise() -> None:
+    rows = np.arange(100)
+    bits = labels(FRESH, rows)
+    dyed = bits.copy()
+    dyed[:, ATTRIBUTES.index("Blond_Hair")] ^= True
+    images, others = (
+        torch.from_numpy(draw(FRESH, rows, attributes=b)).permute(0, 3, 1, 2).float() / 255 for b in (bits, dyed)
+    )
+    net = model("faces-simsiam")
+    noise = 0.02 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    z, noisy, hair = (net(x) for x in (images, (images * 0.95 + 0.02 + noise).clamp(0, 1), others))
+    assert z.shape == (100, 128)
+    assert float(torch.cosine_similarity(z, noisy).mean()) >= 0.9
+    assert float(torch.cosine_similarity(z, hair).mean()) <= 0.3
+    assert float(torch.nn.functional.normalize(z, dim=1).std(0).mean()) * 128**0.5 >= 0.5  # no collapse to a point
