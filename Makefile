@@ -27,14 +27,16 @@ lint: setup
 	$(BIN)/mypy
 
 # Train the shipped models again from nothing: some hours on two cores. The same machine gives the same files; another
-# processor or torch rounds differently and gives other bytes of the same quality.
+# processor or torch rounds differently and gives other bytes of the same quality. ZOO_FLAGS='--set steps=2' tries the way.
+ZOO_FLAGS ?=
 ZOO := classifier:faces-plain-first classifier:faces-plain classifier:faces-biased classifier:faces-second \
-	attributes:faces-oracle autoencoder:faces-autoencoder denoiser:faces-denoiser denoiser:faces-denoiser-more
+	attributes:faces-oracle autoencoder:faces-autoencoder denoiser:faces-denoiser-first denoiser:faces-denoiser \
+	simsiam:faces-simsiam
 
 zoo: setup
 	$(BIN)/counterfactory prepare faces data/zoo-plain --rows 30000 --test-rows 1000 --seed 1
 	$(BIN)/counterfactory prepare faces data/zoo-biased --rows 8000 --test-rows 0 --seed 2 --correlate Blond_Hair=0.99
-	set -e; for job in $(ZOO); do $(BIN)/counterfactory train $${job%%:*} $${job#*:}; done
+	set -e; for job in $(ZOO); do $(BIN)/counterfactory train $${job%%:*} $${job#*:} $(ZOO_FLAGS); done
 	set -e; for card in zoo/faces-*.yaml; do $(BIN)/python -m pipelines.train_card $$card configs/model/$$(basename $$card); done
 
 clean:

@@ -133,9 +133,8 @@ class ScoreConfig(Strict):
     cout_steps: Count = 50
     # Points of COUT's curve are left out between two that differ by no more; 0: none. Told as cout[tolerance].
     cout_tolerance: Fraction = 0.0
-    cd_labels: str | None = (
-        None  # Parquet whose columns label the attributes; default: the originals, as the oracle sees
-    )
+    # Parquet with a column of labels for each attribute, for cd; default: the originals as the oracle sees them.
+    cd_labels: str | None = None
     cd_target: bool = False  # count the query attribute's own difference, as public code does
     lpr_tolerance: Annotated[float, Field(ge=0)] = 0.1  # a latent that moves by more has changed
     kid_rows: Annotated[int, Field(ge=2)] = 2000  # of each side, by a hash of their ids
