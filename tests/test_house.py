@@ -5,6 +5,7 @@ import importlib.metadata
 import importlib.util
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,9 @@ def test_the_project_never_names_its_workplace() -> None:
         if name.endswith((".py", ".yaml", ".md", ".toml", ".j2")) or name == "Makefile":
             text = (ROOT / name).read_text()
             assert not any(word in text for word in words), name
+
+
+def test_every_folder_of_presets_is_shipped() -> None:
+    named = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {f"configs.{path.parent.name}" for path in ROOT.glob("configs/*/*.yaml")}
+    assert folders == {name for name in named if name.startswith("configs.")}
