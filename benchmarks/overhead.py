@@ -104,6 +104,7 @@ def loop(folder: Path, shard_rows: int, first: int, seconds: float, threads: int
     from methods.contract import Queries
     from pipelines.stage import worker_config
     from storage.plan import plan_shards
+    from storage.schema import counterfactual_id, seed_of
 
     config = settings(folder, "loop", shard_rows, 1, threads)
     plain = worker_config(config, pin(config.model_dump()["models"]))
@@ -111,19 +112,26 @@ def loop(folder: Path, shard_rows: int, first: int, seconds: float, threads: int
     classifier, others = models.classifier, [name for name in models.models if name != "classifier"]
     shards, _ = plan_shards(config.data.path, shard_rows=shard_rows, rows=None)
     batches: list[Any] = []
+    size = int(config.engine.batch)
     for shard in shards[first:]:
         records = read(shard, plain["data"], plain["target"])
         rows = [row for row in decoded(records, shard, plain, classifier.classes, set()) if isinstance(row, Row)]
-        images = torch.stack([torch.from_numpy(row.image).permute(2, 0, 1).float().div(255) for row in rows])
-        batches += images.split(config.engine.batch)
+        for at in range(0, len(rows), size):
+            some = rows[at : at + size]
+            images = torch.stack([torch.from_numpy(row.image).permute(2, 0, 1).float().div(255) for row in some])
+            batches.append((images, [row.id for row in some]))
     done: list[tuple[float, float, int]] = []  # when each batch ended, the processor's time by then, evaluations in it
     stop = folder / "stop"
     began = 0.0
-    while not (stop.exists() or (seconds and done and time.monotonic() - began > seconds)):
-        images = batches[len(done) % len(batches)]
+    while not (stop.exists() or (seconds and len(done) > WARM_UP + 1 and time.monotonic() - began > seconds)):
+        images, ids = batches[len(done) % len(batches)]
         with torch.no_grad():
             source = classifier(images).argmax(1)
-        queries = Queries(images=images, source=source, target=1 - source, seed=torch.arange(len(images)))
+        target, method = 1 - source, plain["method_fingerprint"]
+        # The seeds that the pipeline gives these rows, so that both do the same steps.
+        names = [counterfactual_id(name, method, int(t), 0) for name, t in zip(ids, target, strict=True)]
+        seed = torch.tensor([seed_of(name) for name in names])
+        queries = Queries(images=images, source=source, target=target, seed=seed)
         answers = models.method(queries, classifier=classifier, **{name: models.models[name] for name in others})
         done.append((time.monotonic(), time.process_time(), int(answers.forward.sum() + answers.backward.sum())))
         began = began or time.monotonic()
@@ -167,8 +175,8 @@ def measure(args: argparse.Namespace, folder: Path) -> Figures:
 
     rows = 64
     prepare_faces(str(folder / "data"), rows=rows, test_rows=0)
-    plan = {"folder": str(folder), "what": "loop", "first": 0, "seconds": 0.1}
-    done = result(start(args, 0, **plan, shard_rows=rows))["done"]
+    plan = {"folder": str(folder), "what": "loop", "first": 0, "seconds": 5}
+    done = result(start(args, 0, **plan, shard_rows=rows))["done"][WARM_UP:]
     batch_seconds = max((done[-1][1] - done[0][1]) / max(len(done) - 1, 1), 1e-3)
     shard_rows = args.shard_rows or max(1, round(SHARD_SECONDS / batch_seconds)) * 16
     say({"seconds of a batch": batch_seconds, "rows of a shard": shard_rows})
