@@ -9,12 +9,14 @@ import pytest
 from pipelines.demo import demo
 from storage.uri import open_store
 
+ROWS = 32  # of the demo's 96, and a coarser COUT: the question is the audit's
+
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The demo as users run it, but in one process; its page and both score tables."""
     out = tmp_path_factory.mktemp("demo")
-    page = demo(str(out), ["engine.kind=local"])
+    page = demo(str(out), ["engine.kind=local", f"data.rows=:{ROWS}", "score.cout_tolerance=0.01"])
     found = {
         name: json.loads((out / name / "score" / "table.json").read_text()) for name in ("demo-plain", "demo-biased")
     }
@@ -36,8 +38,8 @@ def test_the_plain_classifiers_audit_does_not(tables: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", ["demo-plain", "demo-biased"])
 def test_most_rows_flip(tables: dict[str, Any], name: str) -> None:
     rate = next(m for m in tables[name]["metrics"] if m["metric"] == "flip_rate")
-    assert rate["n"] == 96
-    assert rate["value"] >= 0.95
+    assert rate["n"] == ROWS
+    assert rate["value"] >= 0.9
 
 
 def test_one_page_tells_of_both(tables: dict[str, Any]) -> None:

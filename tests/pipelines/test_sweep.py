@@ -20,6 +20,7 @@ from storage.commit import read_commits, read_committed
 from storage.uri import Store, open_store
 from storage.verify import verify
 
+QUICK = "method.settings.max_steps=12"
 CELLS = ("threshold-0.6", "threshold-0.9", "pixel-pgd-demo")
 
 
@@ -37,7 +38,14 @@ def config(faces: Path, out: Path, **more: Any) -> SweepConfig:
 
 
 def settings(faces: Path) -> list[str]:
-    return [f"data.path={faces}", "data.rows=:12", "engine.kind=local", "engine.shard_rows=4", "score.cout_steps=5"]
+    return [
+        f"data.path={faces}",
+        "data.rows=:12",
+        "engine.kind=local",
+        "engine.shard_rows=4",
+        "score.cout_steps=5",
+        QUICK,
+    ]
 
 
 @pytest.fixture(scope="module")
