@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,6 +19,7 @@ from actors.record import record
 from actors.retry import Earlier, earlier, joined, unanswered, unchanged
 from actors.rows import Ahead, Row, Unusable, decoded, read, rows_ahead
 from actors.starts import expect_life
+from actors.turn import Turn
 from actors.watchdog import limit
 from storage import attempts
 from storage.commit import commit_path, commit_shard, read_commit
@@ -64,8 +64,7 @@ class Generate:
         self.answerer = self.answering(config)
         self.batch = Batch(config["engine"]["batch"], self.answerer.device)
         self._recorder = ThreadPoolExecutor(1, thread_name_prefix="record")
-        self._turn = threading.Lock()
-        self._free_since = time.perf_counter()
+        self.turn = Turn()
 
     def __call__(self, shard: dict[str, Any]) -> dict[str, Any]:
         """Generate and commit one shard; gives a small receipt (counts and seconds)."""
@@ -112,7 +111,7 @@ class Generate:
     def _finish(self, begun: Begun, start: attempts.Start) -> dict[str, Any]:
         shard, records = begun.shard, []
         bad: list[Unusable] = []
-        with self._my_turn() as gap:
+        with self.turn.mine() as gap:
             began = time.perf_counter()
             for answers, unusable in self._batches(begun.rows, start) if begun.rows else self._careful(begun):
                 bad += unusable
@@ -160,16 +159,6 @@ class Generate:
             "compute_seconds": computed,
             "notes": begun.notes,
         }
-
-    @contextmanager
-    def _my_turn(self) -> Iterator[float]:
-        """Compute alone; gives the seconds for which nothing did."""
-        with self._turn:
-            gap = time.perf_counter() - self._free_since
-            try:
-                yield gap
-            finally:
-                self._free_since = time.perf_counter()
 
     def _batches(
         self, rows: Ahead[Row | Unusable], start: attempts.Start

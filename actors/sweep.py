@@ -1,14 +1,32 @@
-"""One worker for many runs' shards: a sweep's cells keep it busy by turns and share its models (actors.load)."""
+"""One worker for many runs' shards: a sweep's cells come one after another and share its models (actors.load)."""
 
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Any
 
 from actors.generate import Generate
 from actors.score import Score
+from actors.turn import Turn
 
 WORKERS: dict[str, type] = {"generate": Generate, "score": Score}
+KEPT = 2  # cells' workers held at a time: the one whose shards come now, and the one before
+
+
+@dataclass
+class Begun:
+    """A job that was taken up: its cell's worker, and what that has begun (None where it begins nothing ahead)."""
+
+    job: dict[str, Any]
+    worker: Any
+    shard: Any
+
+    def close(self) -> None:
+        """Stop what runs ahead."""
+        if self.shard is not None:
+            self.shard.close()
 
 
 class Sweep:
@@ -22,29 +40,35 @@ class Sweep:
 
     def __init__(self, config: dict[str, Any], stage: str, run_uri: str) -> None:
         self.kind, self.cells, self.session = WORKERS[config["kind"]], config["cells"], config["session"]
-        self.workers: dict[int, Any] = {}
-        self._making, self._turn = threading.Lock(), threading.Lock()
+        self.workers: OrderedDict[int, Any] = OrderedDict()
+        self.turn, self._making = Turn(), threading.Lock()
 
     def __call__(self, job: dict[str, Any]) -> dict[str, Any]:
         """One shard of one cell; gives its receipt under the job's index."""
         return self.finish(self.begin(job))
 
-    def begin(self, job: dict[str, Any]) -> tuple[dict[str, Any], Any, Any]:
-        """The job, its cell's worker, and what that has begun."""
+    def begin(self, job: dict[str, Any]) -> Begun:
+        """Take up a job; its cell's worker reads ahead where it can."""
         worker = self._worker(job["cell"])
-        return job, worker, worker.begin(job["shard"]) if hasattr(worker, "begin") else None
+        return Begun(job, worker, worker.begin(job["shard"]) if hasattr(worker, "begin") else None)
 
-    def finish(self, begun: tuple[dict[str, Any], Any, Any]) -> dict[str, Any]:
-        """Do the begun shard; one computes at a time, whatever cells they are of."""
-        job, worker, started = begun
-        with self._turn:
-            receipt = worker.finish(started) if started is not None else worker(job["shard"])
-        return {**receipt, "index": job["index"]}
+    def finish(self, begun: Begun) -> dict[str, Any]:
+        """Do the begun shard; one computes at a time, whatever cells they are of, and their work is no waiting."""
+        if begun.shard is not None:
+            receipt = begun.worker.finish(begun.shard)
+        else:
+            with self.turn.mine() as gap:
+                receipt = {**begun.worker(begun.job["shard"]), "wait_seconds": gap}
+        return {**receipt, "index": begun.job["index"]}
 
     def _worker(self, cell: int) -> Any:
         with self._making:
             if cell not in self.workers:
                 told = self.cells[cell]
                 config = {**told["config"], "session": self.session}
-                self.workers[cell] = self.kind(config=config, stage=told["stage"], run_uri=told["uri"])
+                self.workers[cell] = worker = self.kind(config=config, stage=told["stage"], run_uri=told["uri"])
+                worker.turn = self.turn
+            self.workers.move_to_end(cell)
+            while len(self.workers) > KEPT:  # only now, so that what the new one shares is not loaded again
+                self.workers.popitem(last=False)
             return self.workers[cell]

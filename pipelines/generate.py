@@ -131,7 +131,7 @@ def make_plan(store: Store, config: RunConfig, digests: dict[str, str], part: Pa
 def as_planned(plan: dict[str, Any], config: RunConfig) -> bool:
     """Is the input what a plan was made with, as far as its files' names and versions tell."""
     data = config.data
-    same = plan["config"]["data"] == data.model_dump() and "files" in plan
+    same = plan["config"]["data"] == data.model_dump(mode="json") and "files" in plan  # a crop is a list in JSON
     return same and unchanged(plan["files"], data.path, data.rows)
 
 

@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import zip_longest
 from typing import Any
 
 from actors.load import pin
@@ -49,12 +48,12 @@ def sweep(config: SweepConfig, sets: list[str] | None = None) -> Store:
 
 
 def together(store: Store, config: RunConfig, kind: str, parts: list[tuple[dict[str, Any], list[Job]]]) -> None:
-    """Work on the shards of many cells on one pool of workers, the cells by turns; config: the engine's settings.
+    """Work on the shards of many cells on one pool of workers; config: the engine's settings.
 
+    A cell's first shards go to the workers that the last cell's last shards leave free, so that none is ever idle.
     parts: per cell what its worker is made of ({"config", "stage", "uri"}) and its shards.
     """
-    turns = zip_longest(*([(cell, shard) for shard in shards] for cell, (_, shards) in enumerate(parts)))
-    pairs = [pair for turn in turns for pair in turn if pair is not None]
+    pairs = [(cell, shard) for cell, (_, shards) in enumerate(parts) for shard in shards]
     jobs = [{"index": n, "rows": shard["rows"], "cell": cell, "shard": shard} for n, (cell, shard) in enumerate(pairs)]
     settings = {"kind": kind, "cells": [made_of for made_of, _ in parts]}
     run_stage(store, config, stage=kind, actor=Sweep, shards=jobs, settings=settings)

@@ -29,6 +29,7 @@ from storage.run import read_manifest, read_plan
 from storage.uri import Store, open_store
 from storage.verify import verify
 
+WHOLE = ["engine.kind=local", "method.settings.threshold=0.9", "data.crop=[0,0,64,64]"]
 QUICK = ["engine.kind=local", "method.settings.max_steps=12"]
 
 
@@ -63,8 +64,7 @@ def whole(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
         [
             f"data.path={faces}",
             f"out={tmp_path_factory.mktemp('whole')}",
-            "engine.kind=local",
-            "method.settings.threshold=0.9",
+            *WHOLE,
         ],
     )
     return run(config)
@@ -125,7 +125,7 @@ def test_a_second_run_of_the_same_command_does_nothing_again(whole: Store) -> No
             [
                 f"data.path={Path(read_plan(whole)['config']['data']['path'])}",
                 f"out={Path(whole.uri).parent}",
-                "engine.kind=local",
+                *WHOLE,
             ],
         )
     )

@@ -123,7 +123,7 @@ def test_again_does_nothing_and_more_cells_add_only_themselves(
     assert asked == [3, 3]
 
 
-def test_cells_are_worked_on_by_turns_with_one_copy_of_each_model(
+def test_cells_follow_one_another_with_one_copy_of_each_model(
     faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import models.load
@@ -147,7 +147,7 @@ def test_cells_are_worked_on_by_turns_with_one_copy_of_each_model(
     stores = [sweeping.open_run(cell.run) for cell in found]
     jobs = list(sweeping._generate_jobs(found, stores))
     sweeping.together(open_store(tmp_path), found[0].run, "generate", jobs)
-    assert turns == [0, 1] * 3
+    assert turns == [0, 0, 0, 1, 1, 1]
     assert sorted(built) == ["models.autoencoder.Autoencoder", "models.classifiers.ConvNet"]
 
 

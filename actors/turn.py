@@ -1,0 +1,26 @@
+"""Who of several threads computes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Turn:
+    """One at a time, and how long nothing was computed in between."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._free_since = time.perf_counter()
+
+    @contextmanager
+    def mine(self) -> Iterator[float]:
+        """Compute alone; gives the seconds for which nothing did."""
+        with self._lock:
+            gap = time.perf_counter() - self._free_since
+            try:
+                yield gap
+            finally:
+                self._free_since = time.perf_counter()
