@@ -42,7 +42,7 @@ def config(tmp_path: Path) -> RunConfig:
     raw = {
         "name": "run",
         "out": str(tmp_path),
-        "data": {"path": str(tmp_path / "data"), "id": "id", "size": 8},
+        "data": {"path": str(tmp_path / "data"), "id": "id", "size": 8, "crop": [0, 0, 8, 8]},
         "models": {
             "classifier": {
                 "role": "classifier",
