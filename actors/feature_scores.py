@@ -27,15 +27,15 @@ class FeatureScores:
         self.models, self.looks, self.settings = models, looks, settings
 
     @torch.inference_mode()
-    def __call__(self, original: Tensor, counterfactual: Tensor, ids: Sequence[str]) -> dict[str, Any]:
+    def __call__(self, original: Tensor, counterfactual: Tensor, ids: Sequence[str], size: int) -> dict[str, Any]:
         """lpips, lpips_diversity, s3, fs, lpr (B,) float64 and features_before and features_after (B,D) float32.
 
         original, counterfactual: (B,3,H,W) in [0,1]; ids: the rows' own, by which answers to one query are told: its
-        diversity stands at its first answer, None at the others.
+        diversity stands at its first answer, None at the others; size: images that perceptual networks see at a time.
         """
         found: dict[str, Any] = {}
         if name := self.looks.get("lpips"):
-            network, size = self.models[name], self.settings["batch"]
+            network = self.models[name]
             found["lpips"] = distances(network, original, counterfactual, size)
             if len(set(ids)) < len(ids):
                 found["lpips_diversity"] = _diversities(network, counterfactual, ids, size)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from actors.batch import out_of_memory, release, told
 from actors.columns import NotFiniteError, table_of
 from actors.feature_scores import FeatureScores, networks
 from actors.load import load_models, pick_device
@@ -37,7 +38,9 @@ class Score:
     def __init__(self, config: dict[str, Any], stage: str, run_uri: str) -> None:
         self.config, self.stage, self.store = config, stage, open_store(run_uri)
         self.settings = config["score"]
-        self.device = pick_device(config["engine"]["device"])
+        self.size: int = self.settings["batch"]  # of the next batch: halved for good where memory does not hold
+        self.notes: list[str] = []  # what the driver should say, each once
+        self.device = pick_device(config["engine"]["device"], config["engine"].get("gpus", 0))
         if self.device.type == "cpu":
             torch.set_num_threads(config["engine"]["threads"])
         looks = networks(config["models"])
@@ -70,7 +73,7 @@ class Score:
         columns = [*COPIED, "flipped", "original", "counterfactual"]
         records = read_committed(self.store, commit, columns).to_pylist()
         read = time.perf_counter() - started
-        parts = [self.score(batch, shard["index"]) for batch in batches(records, self.settings["batch"])]
+        parts = list(self.guarded(records, shard["index"]))
         rows = pa.concat_tables([SCORES.empty_table(), *parts]).combine_chunks()
         verdicts = rows["flipped"].to_pylist()
         changed_mind = sum(v != record["flipped"] for v, record in zip(verdicts, records, strict=True))
@@ -97,7 +100,35 @@ class Score:
             "flipped": sum(verdicts),
             "seconds": self.idle_since - started,
             "wait_seconds": waited + read,
+            "notes": told(self.notes),
         }
+
+    def guarded(self, records: list[dict[str, Any]], shard: int) -> Iterator[pa.Table]:
+        """`score` of all records, batch by batch; one that does not fit in memory goes on in halves, and so do those
+        after it. UserError where no smaller batch is left."""
+        at, before = 0, self.size
+        while at < len(records):
+            batch = next(batches(records[at:], self.size))
+            try:
+                found = self.score(batch, shard)
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            else:
+                at += len(batch)
+                yield found
+                continue
+            # Out here the error is gone, and with it the tensors that its traceback held.
+            release(self.device)
+            if self.size == 1:
+                raise UserError(
+                    f"shard {shard}, row {batch[0]['cf_id']}: expected it to fit in memory alone, got {reason}: "
+                    "free some, and give the same command again"
+                )
+            self.size = max(1, self.size // 2)
+        if self.size < before:
+            self.notes.append(f"out of memory with score.batch={before}: goes on with {self.size}")
 
     def score(self, records: list[dict[str, Any]], shard: int) -> pa.Table:
         """Rows of SCORES for rows of COUNTERFACTUALS; UserError names the shard and row of an image that is no image,
@@ -116,7 +147,7 @@ class Score:
             source,
             target,
             steps=self.settings["cout_steps"],
-            batch=self.settings["batch"],
+            batch=self.size,
             reference=self.settings["cout"] == "reference",
             tolerance=self.settings["cout_tolerance"],
         )
@@ -127,7 +158,7 @@ class Score:
             found["second_base"] = agreement(self._ask(self.second, original), source)
         if self.oracle is not None:
             found |= self._attributes(original, counterfactual)
-        found |= self.seen(original, counterfactual, found["id"])
+        found |= self.seen(original, counterfactual, found["id"], self.size)
         try:
             return table_of(found, SCORES, len(records))
         except NotFiniteError as error:

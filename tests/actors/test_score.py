@@ -45,7 +45,7 @@ class Oracle(Brightness):
 def config(**models: Any) -> dict[str, Any]:
     return {
         "data": {"size": 6, "max_pixels": 100},
-        "engine": {"device": "cpu", "threads": 1, "attempts": 3},
+        "engine": {"device": "cpu", "gpus": 0, "threads": 1, "attempts": 3},
         "models": models or {"classifier": {}, "oracle": {"target": "a.b"}, "second": {}},
         "score": {**ScoreConfig().model_dump(), "causal": ["Bright"], "batch": 3, "bootstrap": 10},
     }
@@ -129,6 +129,41 @@ def test_rows_do_not_depend_on_the_batch(made: Any) -> None:
     for name in ("cout", "p_target", "l1", "l2", "linf"):
         np.testing.assert_allclose(tables[0][name], tables[1][name], atol=1e-6)
     assert max(built["classifier"].batches) == 64  # composites of several rows go together
+
+
+class Memory(Brightness):
+    """Its GPU holds so many images."""
+
+    def __init__(self, holds: int) -> None:
+        super().__init__()
+        self.holds = holds
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if len(images) > self.holds:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().__call__(images)
+
+
+def test_a_batch_that_does_not_fit_in_memory_is_halved_and_scores_the_same(made: Any) -> None:
+    records = [record(0, 50, 200), record(1, 60, 190), record(2, 70, 180, id="r1", k=1), record(3, 80, 170)]
+    store, built = made(records)
+    settings = config()
+    settings["score"]["batch"] = 16
+    receipt = Score(settings, "score-a", store.uri)(SHARD)
+    assert receipt["notes"] == []
+    built["classifier"] = Memory(3)
+    receipt = Score(settings, "score-b", store.uri)(SHARD)
+    assert receipt["notes"] == ["out of memory with score.batch=16: goes on with 2"]
+    tables = [read_committed(store, read_commits(store, f"score-{x}")[3]).to_pandas() for x in "ab"]
+    assert tables[1]["cf_id"].to_list() == ["c0", "c1", "c2", "c3"]
+    for name in ("cout", "p_target", "l1", "second_p_target"):
+        np.testing.assert_allclose(tables[0][name], tables[1][name], atol=1e-6)
+
+
+def test_a_row_that_does_not_fit_in_memory_alone_is_told_in_a_line(made: Any) -> None:
+    store, _ = made([record(0, 50, 200)], classifier=Memory(0))
+    with pytest.raises(UserError, match="shard 3, row c0: expected it to fit in memory alone, got OutOfMemoryError"):
+        Score(config(), "score-1", store.uri)(SHARD)
 
 
 def test_a_wrong_verdict_in_the_table_is_counted_and_judged_anew(made: Any) -> None:
