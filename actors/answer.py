@@ -48,7 +48,7 @@ class Answerer:
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
-        self.device = pick_device(config["engine"]["device"])
+        self.device = pick_device(config["engine"]["device"], config["engine"]["gpus"])
         if self.device.type == "cpu":
             torch.set_num_threads(config["engine"]["threads"])
         self.method = load_method(config)

@@ -9,17 +9,20 @@ from typing import Any, TypeVar
 import torch
 
 from actors.rows import Row, Unusable
+from actors.watchdog import stop
 
 A = TypeVar("A")
 Call = Callable[[list[Row]], tuple[list[A], list[Unusable]]]
 FIRST, MOST = 16, 1024  # of `auto`
+SHORT = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 class Batch:
     """The size of the next batch, and the guard around a batch: rows that fail are set aside alone.
 
     size: rows; `auto` starts at FIRST and on a GPU doubles while twice the memory would fit. Out of memory halves it
-    for good. notes: what the driver should say, each once.
+    for good. A fault of the GPU ends the process: whatever it did next would fail, too, and no row is to blame for
+    that. notes: what the driver should say, each once.
     """
 
     def __init__(self, size: int | str, device: torch.device) -> None:
@@ -48,6 +51,8 @@ class Batch:
         except Exception as error:
             short = out_of_memory(error)
             told = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            if gpu_fault(error):
+                stop(f"the GPU failed, and this process with it: {told}")
         # Out here the error is gone, and with it the tensors that its traceback held.
         if short:
             release(self.device)
@@ -81,8 +86,15 @@ def out_of_memory(error: BaseException) -> bool:
     return (
         isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)
         or (isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in text and "allocate memory" in text))
-        or (isinstance(error, RuntimeError) and "CUDA out of memory" in text)
+        or (isinstance(error, RuntimeError) and any(words in text for words in SHORT))
     )
+
+
+def gpu_fault(error: BaseException) -> bool:
+    """Is this CUDA's way to say that the process can compute no more: a device assert, illegal access, ECC."""
+    if not isinstance(error, RuntimeError) or out_of_memory(error):
+        return False
+    return type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error)  # an old torch has no such type
 
 
 def release(device: torch.device) -> None:

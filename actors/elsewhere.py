@@ -19,7 +19,7 @@ class Pairs(Answerer):
     """Looks every row's counterfactual up in the column that the method's settings name; both stand in `carried`."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        self.config, self.device = config, pick_device(config["engine"]["device"])
+        self.config, self.device = config, pick_device(config["engine"]["device"], config["engine"]["gpus"])
         self.models = load_models(config, ["classifier"], self.device)
         self.classifier = self.models["classifier"]
 

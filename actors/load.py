@@ -25,10 +25,19 @@ FILE_ENDINGS = (".safetensors", ".pt", ".pth", ".pt2", ".onnx")
 HELD: WeakValueDictionary[str, nn.Module] = WeakValueDictionary()  # models live as long as a worker that holds them
 
 
-def pick_device(name: str) -> torch.device:
-    """The device of a name; `auto` is the GPU where there is one."""
+def pick_device(name: str, gpus: float = 0) -> torch.device:
+    """The device of a name; `auto` is the GPU where there is one. gpus: how many a worker was promised.
+
+    UserError where it was promised some and torch sees none: the work would go on, a hundred times slower.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        there = torch.cuda.is_available()
+        if gpus and not there:
+            raise UserError(
+                f"engine.gpus: expected a GPU that torch can use for a worker with {gpus:g}, got none: install a CUDA "
+                "build of torch and its driver there, or set engine.gpus=0"
+            )
+        return torch.device("cuda" if there else "cpu")
     try:
         return torch.device(name)
     except RuntimeError:

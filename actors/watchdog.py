@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 STOPPED = 75  # exit code of a process that was stopped so (EX_TEMPFAIL: the same command goes on from there)
 GRACE = 10.0  # seconds in which the note must be written; also for work that lets no Python thread run
@@ -26,13 +27,7 @@ def limit(seconds: float | None, what: str, note: Callable[[], None]) -> Iterato
         yield
         return
 
-    def stop() -> None:
-        with suppress(Exception):
-            print(f"counterfactory: {what} took more than {seconds:g} s: stopped", file=sys.stderr, flush=True)
-            note()
-        os._exit(STOPPED)
-
-    timer = threading.Timer(seconds, stop)
+    timer = threading.Timer(seconds, lambda: stop(f"{what} took more than {seconds:g} s: stopped", note))
     timer.daemon = True
     timer.start()
     backstop = _backstop(seconds + GRACE)
@@ -42,6 +37,14 @@ def limit(seconds: float | None, what: str, note: Callable[[], None]) -> Iterato
         timer.cancel()
         if backstop:
             faulthandler.cancel_dump_traceback_later()
+
+
+def stop(why: str, note: Callable[[], None] = lambda: None) -> NoReturn:
+    """End this process with STOPPED, whatever its other threads do; it says why, and leaves the note if it can."""
+    with suppress(Exception):
+        print(f"counterfactory: {why}", file=sys.stderr, flush=True)
+        note()
+    os._exit(STOPPED)
 
 
 def _backstop(seconds: float) -> bool:

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from actors.batch import Batch, out_of_memory, told
+from actors.batch import Batch, gpu_fault, out_of_memory, told
 from actors.rows import Row, Unusable
+from actors.watchdog import STOPPED
 
 CPU = torch.device("cpu")
 CUDA = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+ECC = torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")
 PLAIN = RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried to")
 
 
@@ -72,10 +74,41 @@ def test_a_row_that_raises_is_set_aside_alone_and_keeps_the_size() -> None:
 
 @pytest.mark.parametrize(
     ("error", "is_memory"),
-    [(CUDA, True), (PLAIN, True), (MemoryError(), True), (RuntimeError("shape"), False), (ValueError("memory"), False)],
+    [
+        *((error, True) for error in (CUDA, PLAIN, MemoryError(), torch.AcceleratorError("CUDA error: out of memory"))),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        *((error, False) for error in (ECC, RuntimeError("shape"), ValueError("memory"))),
+    ],
 )
 def test_what_counts_as_out_of_memory(error: Exception, is_memory: bool) -> None:
     assert out_of_memory(error) == is_memory
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ECC, torch.AcceleratorError("device-side assert"), RuntimeError("CUDA error: CUBLAS_STATUS_MAPPING_ERROR")],
+)
+def test_a_fault_of_the_gpu_ends_the_process_and_sets_no_row_aside(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ends: list[int] = []
+
+    def end(code: int) -> None:
+        ends.append(code)
+        raise SystemExit(code)
+
+    monkeypatch.setattr("os._exit", end)
+    memory = Memory(0, error=error)
+    with pytest.raises(SystemExit):
+        Batch(4, CPU).guarded(memory, rows(4))
+    assert (ends, memory.calls) == ([STOPPED], [4])
+    said = capfd.readouterr().err
+    assert said.startswith(f"counterfactory: the GPU failed, and this process with it: {type(error).__name__}: ")
+
+
+def test_a_rows_own_error_is_no_fault_of_the_gpu() -> None:
+    assert not any(gpu_fault(error) for error in (CUDA, PLAIN, ValueError("CUDA error"), RuntimeError("shape")))
 
 
 def gpu(monkeypatch: pytest.MonkeyPatch, total: int, memory: Memory) -> torch.device:

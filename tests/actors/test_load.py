@@ -145,3 +145,12 @@ def test_devices() -> None:
     assert pick_device("auto").type in ("cpu", "cuda")
     with pytest.raises(UserError, match=r"engine\.device"):
         pick_device("gpu")
+
+
+def test_a_worker_that_was_promised_a_gpu_does_not_go_on_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"engine\.gpus: expected a GPU .* 0\.5, got none"):
+        pick_device("auto", 0.5)
+    assert pick_device("cpu", 0.5) == CPU
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device("auto", 0.5).type == "cuda"
