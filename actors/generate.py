@@ -26,6 +26,8 @@ from storage.commit import commit_path, commit_shard, read_commit
 from storage.schema import COUNTERFACTUALS
 from storage.uri import open_store
 
+BATCH_AS = 4  # a batch may take as long as so many rows, however many it has: its rows are judged alone afterwards
+
 
 @dataclass
 class Begun:
@@ -203,7 +205,8 @@ class Generate:
     def _limit(self, rows: int, start: attempts.Start, note: Any) -> Any:
         seconds = self.config["engine"]["row_seconds"]
         what = f"{rows} {'rows' if rows > 1 else 'row'} of shard {int(start.path.split('/')[2].partition('.')[0])}"
-        return limit(None if seconds is None else rows * seconds, f"{what} (engine.row_seconds: {seconds})", note)
+        allowed = None if seconds is None else min(rows, BATCH_AS) * seconds
+        return limit(allowed, f"{what} (engine.row_seconds: {seconds})", note)
 
     def _records(self, answers: list[Answered]) -> tuple[list[dict[str, Any]], list[Unusable]]:
         """Rows to be stored; an answer that cannot be is set aside."""

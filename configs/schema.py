@@ -120,7 +120,9 @@ class EngineConfig(Strict):
     device: str = "auto"
     threads: Count = 1  # torch threads per worker
     batch: Count | Literal["auto"] = 16  # rows per method call; auto: 16, on a GPU doubled while memory holds
-    row_seconds: float | None = Field(default=3600.0, gt=0)  # a row that takes longer is set aside; null: no limit
+    # A row that takes longer is set aside, and a batch that takes longer than 4 such rows is gone through row by row;
+    # null: no limit.
+    row_seconds: float | None = Field(default=900.0, gt=0)
     shard_rows: Count = 64  # rows per shard: aim for 30-120 s of work
     address: str | None = None  # of a running Ray cluster; default: RAY_ADDRESS, else a local one
     attempts: Count = 3  # starts of one shard before its killer row is searched

@@ -167,6 +167,17 @@ def test_a_shard_that_is_committed_already_is_not_made_again(make: Any, monkeypa
     assert store.list("") == files
 
 
+@pytest.mark.parametrize(("rows", "allowed"), [(1, 10.0), (3, 30.0), (4, 40.0), (64, 40.0)])
+def test_a_large_batch_may_take_no_longer_than_a_few_rows(
+    make: Any, monkeypatch: pytest.MonkeyPatch, rows: int, allowed: float
+) -> None:
+    worker, shards, _ = make("run", row_seconds=10)
+    limits: list[float] = []
+    monkeypatch.setattr(module, "limit", lambda seconds, *_: limits.append(seconds))
+    worker._limit(rows, worker.begin(shards[0]).start, None)
+    assert limits == [allowed]
+
+
 def test_a_shard_whose_workers_die_outside_of_any_row_stops_the_run(make: Any) -> None:
     from configs.strict import UserError
 
