@@ -188,7 +188,7 @@ class Generate:
     def _careful(self, begun: Begun) -> Iterator[tuple[list[Answered], list[Unusable]]]:
         """Answers row by row, each noted before it is decoded and after it is answered, so that a killer is named."""
         assert begun.start is not None
-        shard, seen = begun.shard, set[str]()
+        shard, seen = begun.shard, set(begun.before.ids if begun.before else ())
         place = self.store, self.stage, shard
         for stored in unanswered(read(shard, self.config["data"], self.config["target"]), begun.before):
             number = shard["offset"] + stored.position

@@ -21,6 +21,7 @@ from actors.answer import Answerer
 from actors.generate import Generate
 from configs.schema import RunConfig
 from pipelines.stage import worker_config
+from storage.attempts import LOCAL, begin
 from storage.codec import encode
 from storage.commit import read_commits, read_committed, totals
 from storage.plan import plan_shards
@@ -165,6 +166,24 @@ def test_a_shard_that_is_committed_already_is_not_made_again(make: Any, monkeypa
         n: receipt[n] for n in ("index", "rows_in", "rows_out")
     }
     assert store.list("") == files
+
+
+def test_a_row_with_an_answered_ones_id_stays_aside_when_it_is_tried_again_row_by_row(
+    make: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "data" / "a.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.append_column("name", pa.array(["a", "b", "a", *map(str, range(ROWS - 3))])), path)
+    worker, _, store = make("run", attempts=1)
+    worker.config["data"]["id"] = "name"
+    (shard, *_), _ = plan_shards(str(path.parent), shard_rows=SHARD, rows=None)
+    worker(shard)
+    shard["revision"] = 1
+    begin(store, "generate", shard, LOCAL)  # a death
+    receipt = worker(shard)
+    assert any("row by row" in note for note in receipt["notes"])
+    assert [row["id"] for row in answers(store)] == ["a", "b", "0"]
+    assert receipt["quarantined"] == 1
 
 
 @pytest.mark.parametrize(("rows", "allowed"), [(1, 10.0), (3, 30.0), (4, 40.0), (64, 40.0)])
