@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from configs.strict import UserError
-from storage.errors import TOLD
+from storage.errors import TOLD, NoAnswer
 from storage.secrets import hide
 
 if TYPE_CHECKING:
@@ -206,7 +207,7 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; exit code 0, 1 where a check found something, 2 for a user's error in one line."""
+    """Run one command; exit code 0, 1 where a check found something, 2 for a user's error in a line, 75 with S3 away."""
     cli = parser()
     args = cli.parse_args(argv)
     if args.version:
@@ -222,7 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except (UserError, *TOLD) as error:
         print(f"counterfactory: {hide(str(error))}", file=sys.stderr)
-        return 2
+        return os.EX_TEMPFAIL if isinstance(error, NoAnswer) else 2
     except KeyboardInterrupt:
         print("counterfactory: stopped; what is committed stays, the same command goes on from there", file=sys.stderr)
         return 130

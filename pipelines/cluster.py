@@ -10,7 +10,7 @@ from typing import Any
 
 from actors.load import weights_location
 from configs.strict import UserError
-from storage.errors import TOLD
+from storage.errors import TOLD, NoAnswer
 from storage.run import versions
 from storage.uri import Store, open_store, split_url
 
@@ -96,6 +96,8 @@ def _is_file_here(where: str) -> bool:
     folder, _, name = weights_location(where).rpartition("/")
     try:
         return open_store(folder or ".").exists(name)
+    except NoAnswer:
+        raise  # it may be one, so this is no user's mistake
     except (OSError, ValueError):
         return False
 

@@ -22,7 +22,7 @@ from pipelines.disk import disk_error
 from pipelines.part import work as work_of
 from pipelines.progress import Progress, note
 from storage import attempts
-from storage.errors import TOLD, FileChanged
+from storage.errors import TOLD, FileChanged, NoAnswer
 from storage.secrets import hide
 from storage.uri import Store, open_store
 
@@ -157,7 +157,7 @@ class WorkerError(RuntimeError):
     """A worker failed in a way that is no row's and no user's fault; holds its traceback."""
 
 
-KINDS: dict[str, type[Exception]] = {"user": UserError, "file": FileChanged, "bug": WorkerError}
+KINDS: dict[str, type[Exception]] = {"user": UserError, "file": FileChanged, "away": NoAnswer, "bug": WorkerError}
 
 
 class _RayWorker:
@@ -186,6 +186,8 @@ class _RayWorker:
 def _told(error: Exception, uri: str) -> dict[str, Any]:
     if isinstance(error, FileChanged):
         return {"kind": "file", "error": str(error)}
+    if isinstance(error, NoAnswer):
+        return {"kind": "away", "error": str(error)}
     known = error if isinstance(error, (UserError, *TOLD)) else disk_error(error, uri)
     if known is not None:
         return {"kind": "user", "error": str(known)}

@@ -7,6 +7,10 @@ class StorageError(OSError):
     """A store that refuses or does not answer: no access, no such bucket, tries used up."""
 
 
+class NoAnswer(StorageError):  # noqa: N818 (said of the store)
+    """A store that did not answer for as long as was waited for: it may later, so the same command is worth a try."""
+
+
 class BadPath(ValueError):  # noqa: N818 (said of the path)
     """A path or URI that no store can take."""
 

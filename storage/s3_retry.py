@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import random
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
-from storage.errors import StorageError
+from storage.errors import NoAnswer, StorageError
+from storage.secrets import hide
 
-ATTEMPTS = 10  # with waits that sum to about half a minute; whoever starts the run again goes on from there
+GIVE_UP = 600.0  # seconds from a request's first failure to its last try: one worker's error ends the run for all
+SECONDS = "COUNTERFACTORY_S3_SECONDS"  # names other seconds in the environment
+TELL = 10.0  # seconds after which whoever waits is told why
 FIRST_WAIT, LONGEST_WAIT = 0.25, 20.0  # seconds; each wait is drawn from 0 to a bound that doubles ("full jitter")
 BUSY = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "RequestTimeout", "InternalError"}
 
@@ -45,12 +51,12 @@ def ask(
     """Make a request, and again on 5xx, throttling, time-outs, lost connections and bodies cut short.
 
     allow: statuses to give back instead of raising; again: further ones to retry. Raises what `explain` makes of a
-    refusal; StorageError where there is no answer at all.
+    refusal; NoAnswer where GIVE_UP seconds after the first failure there is still no answer at all.
     """
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 
-    lost = 0
-    for tries in range(1, ATTEMPTS + 1):
+    lost, patience = 0, _Patience(path)
+    for tries in count(1):
         try:
             return Answer(request(), 200, lost)
         except ClientError as error:
@@ -59,7 +65,7 @@ def ask(
             if status in allow:
                 return Answer(None, status, lost)
             busy = (status >= 500 and status != 501) or status == 429 or code in BUSY or status in again
-            if not busy or tries == ATTEMPTS:
+            if not busy or patience.ends(f"{status} {code}"):
                 raise explain(path, Refused(status, code, tries, busy)) from None
             lost += status >= 500 and code not in BUSY  # a gateway's 502 or 504 does not say what the server did
         except (NoCredentialsError, PartialCredentialsError):
@@ -69,10 +75,10 @@ def ask(
                 raise _unsent(path, error) from None
             if not _passing(error):
                 raise
-            if tries == ATTEMPTS:
+            if patience.ends(type(error).__name__):
                 raise no_answer(path, type(error).__name__, tries) from None
             lost += 1
-        time.sleep(random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2 ** (tries - 1))))
+        patience.wait(tries)
     raise AssertionError("the last try returns or raises")
 
 
@@ -84,12 +90,45 @@ def no_access(path: str, code: str) -> StorageError:
     )
 
 
-def no_answer(path: str, last: str, tries: int) -> StorageError:
+def no_answer(path: str, last: str, tries: int) -> NoAnswer:
     """The error where every try failed."""
-    return StorageError(
-        f"expected S3 to answer for s3://{path}, got {last} {tries} times: check AWS_ENDPOINT_URL and the network; "
-        "what is committed stays, the same command goes on"
+    return NoAnswer(
+        f"expected S3 to answer for s3://{path}, got {last} {tries} times in {_seconds():g} s: "
+        "check AWS_ENDPOINT_URL and the network; what is committed stays, the same command goes on"
     )
+
+
+class _Patience:
+    """The time that a request's failures may take, from the first of them on."""
+
+    def __init__(self, path: str) -> None:
+        self.path, self.until, self.told = path, 0.0, False
+
+    def ends(self, last: str) -> bool:
+        """Is the time up? `last` is what the try that just failed got."""
+        now = time.monotonic()
+        self.until = self.until or now + _seconds()
+        if not self.told and now > self.until - _seconds() + TELL:
+            self.told, left = True, self.until - now
+            line = f"S3 does not answer for s3://{self.path} ({last}): asking again for up to {max(left, 0):.0f} s more"
+            print(f"counterfactory: {hide(line)}", file=sys.stderr, flush=True)
+        return now >= self.until
+
+    def wait(self, tries: int) -> None:
+        """Wait before the next try, the last of which is made when the time is up."""
+        drawn = random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(tries - 1, 30)))
+        time.sleep(max(0.0, min(drawn, self.until - time.monotonic())))
+
+
+def _seconds() -> float:
+    told = os.environ.get(SECONDS) or str(GIVE_UP)
+    try:
+        seconds = float(told)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise StorageError(f"{SECONDS}: expected seconds like 600, got {told!r}")
+    return seconds
 
 
 def _passing(error: Exception) -> bool:

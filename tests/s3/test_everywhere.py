@@ -15,9 +15,11 @@ from actors.load import model_digest, weights_folder
 from configs.schema import load_run
 from metrics.judge import CRITERIA
 from pipelines.cli import main
+from pipelines.stage import KINDS, _told
 from storage import s3_retry
 from storage.cache import cached, folder_digest
 from storage.commit import read_commits
+from storage.errors import NoAnswer
 from storage.uri import open_store
 from storage.verify import verify
 
@@ -94,10 +96,11 @@ def test_a_model_folder_is_fetched_once_and_whole(
     content = {"config.json": b"{}", "model.safetensors": b"w" * 200_000, "unet/config.json": b"[]", "x.bin": b"pickle"}
     for name, body in content.items():
         store.write(name, body)
-    monkeypatch.setattr(s3_retry, "ATTEMPTS", 2)
-    proxy.fail("reset", "GET", "unet/config.json", times=2)
+    monkeypatch.setenv(s3_retry.SECONDS, "0")
+    proxy.fail("reset", "GET", "unet/config.json")
     with pytest.raises(OSError, match="expected S3 to answer"):
         cached(store.uri)
+    monkeypatch.delenv(s3_retry.SECONDS)
     assert not any(path.is_file() for path in (tmp_path / "cache").rglob("*")), "nothing half is kept"
     proxy.fail("cut", "GET", "model.safetensors")
     folder = weights_folder(store.uri, "weights")
@@ -160,16 +163,24 @@ def test_a_bucket_that_fails_mid_run_is_gone_on_from(
     proxy: Any, config: str, s3_folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(s3_retry, "FIRST_WAIT", 0.0001)
-    proxy.fail("slow-down", "PUT", "/commit/generate/000001", times=s3_retry.ATTEMPTS)
-    assert main(["generate", config, *TINY]) == 2
+    monkeypatch.setenv(s3_retry.SECONDS, "0.1")
+    proxy.fail("slow-down", "PUT", "/commit/generate/000001", times=9999)
+    assert main(["generate", config, *TINY]) == 75, "not 2, which says that trying again is of no use"
     told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "got 503 SlowDown 10 times" in told
+    assert "got 503 SlowDown" in told
+    proxy.faults.clear()
     assert "the same command goes on" in told
     store = open_store(f"{s3_folder}/runs/x")
     first = store.version("commit/generate/000000.json")
     assert main(["generate", config, *TINY]) == 0
     assert store.version("commit/generate/000000.json") == first
     assert verify(store) == []
+
+
+def test_no_answer_is_told_from_a_mistake_on_ray_too() -> None:
+    answer = _told(s3_retry.no_answer("bucket/x", "503 SlowDown", 9), "s3://bucket/x")
+    assert KINDS[answer["kind"]] is NoAnswer
+    assert "got 503 SlowDown 9 times" in answer["error"]
 
 
 VERBS = {

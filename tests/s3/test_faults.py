@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 
 from storage import s3, s3_retry
 from storage.commit import commit_shard, read_commits, todo
-from storage.errors import StorageError
+from storage.errors import NoAnswer, StorageError
 from storage.uri import Store, data_files, open_store
 
 PASSING = ("slow-down", "reset", "lost", "cut")
@@ -22,7 +23,7 @@ PASSING = ("slow-down", "reset", "lost", "cut")
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits of milliseconds in the place of seconds; the number of tries stays."""
+    """Waits of milliseconds in the place of seconds."""
     monkeypatch.setattr(s3_retry, "FIRST_WAIT", 0.001)
     monkeypatch.setattr(s3_retry, "LONGEST_WAIT", 0.01)
 
@@ -120,14 +121,34 @@ def test_giving_up_is_one_line_that_says_what_to_check(
     proxy: Any, store: Store, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     store.write("x", b"whole")
-    monkeypatch.setattr(s3_retry, "ATTEMPTS", 4)
-    proxy.fail(how, "GET", "/x", times=99)
-    told = r"expected S3 to answer for s3://tests/.*/x, got .* 4 times: check"
-    with pytest.raises(StorageError, match=told) as caught:
+    monkeypatch.setenv(s3_retry.SECONDS, "0.1")
+    proxy.fail(how, "GET", "/x", times=9999)
+    told = r"expected S3 to answer for s3://tests/.*/x, got .* (\d+) times in 0.1 s: check"
+    with pytest.raises(NoAnswer, match=told) as caught:
         store.read("x")
+    assert (tries := re.search(told, str(caught.value)))
     assert "\n" not in str(caught.value)
     assert proxy.url.removeprefix("http://") not in str(caught.value)
-    assert proxy.told(how) == 4
+    assert proxy.told(how) == int(tries[1]) > 1
+
+
+def test_an_outage_longer_than_ten_tries_is_waited_for(proxy: Any, store: Store) -> None:
+    store.write("x", b"whole")
+    proxy.fail("slow-down", "GET", "/x", times=40)
+    assert store.read("x") == b"whole"
+    assert proxy.told("slow-down") == 40
+
+
+def test_the_time_to_wait_is_a_number(proxy: Any, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for text in ("soon", "-1", "nan", "inf"):
+        monkeypatch.setenv(s3_retry.SECONDS, text)
+        proxy.fail("reset", "PUT", "/x")
+        with pytest.raises(StorageError, match=f"{s3_retry.SECONDS}: expected seconds like 600, got '{text}'"):
+            store.write("x", b"")
+    monkeypatch.setenv(s3_retry.SECONDS, "0")
+    proxy.fail("reset", "PUT", "/x")
+    with pytest.raises(NoAnswer, match=" 1 times in 0 s"):
+        store.write("x", b"")
 
 
 @pytest.mark.parametrize(
@@ -150,18 +171,38 @@ def test_no_access_is_not_asked_for_twice(proxy: Any, store: Store, verb: Callab
     assert proxy.told("denied") == 1
 
 
-def test_waits_are_drawn_and_grow(proxy: Any, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[float] = []
+class Clock:
+    """A time that passes by sleeping only."""
+
+    def __init__(self) -> None:
+        self.now, self.waits = 1000.0, list[float]()
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self.now += seconds
+
+
+def test_waits_are_drawn_and_grow_for_ten_minutes(
+    proxy: Any, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(s3_retry, "FIRST_WAIT", 0.25)
     monkeypatch.setattr(s3_retry, "LONGEST_WAIT", 20.0)
-    monkeypatch.setattr(s3_retry.time, "sleep", waits.append)
-    proxy.fail("slow-down", times=99)
+    proxy.fail("slow-down", times=9999)
+    waits = []
     for _ in range(2):
-        with pytest.raises(StorageError):
+        monkeypatch.setattr(s3_retry, "time", clock := Clock())
+        with pytest.raises(NoAnswer, match=r"got 503 SlowDown .* times in 600 s"):
             store.read("x")
-    first, second = waits[:9], waits[9:]
-    assert all(0 <= wait <= min(20, 0.25 * 2**i) for i, wait in enumerate(first))
-    assert first != second  # workers that failed together do not come back together
+        assert sum(clock.waits) == pytest.approx(600)
+        assert all(0 <= wait <= min(20, 0.25 * 2**i) for i, wait in enumerate(clock.waits))
+        waits.append(clock.waits)
+    assert waits[0] != waits[1]  # workers that failed together do not come back together
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2, "one line a request"
+    assert all("S3 does not answer for s3://" in line and "(503 SlowDown): asking again" in line for line in told)
 
 
 def test_eight_writers_through_a_bad_line_make_one_winner(proxy: Any, store: Store) -> None:

@@ -43,7 +43,7 @@ def test_missing_credentials_are_told_as_such(s3_folder: str, monkeypatch: pytes
 def test_settings_that_lead_nowhere_are_told_without_their_content(
     s3_folder: str, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(s3_retry, "FIRST_WAIT", 0.001)
+    monkeypatch.setenv(s3_retry.SECONDS, "0.1")
     monkeypatch.setenv(name, f"http://user:{SECRET}@127.0.0.1:1" if name == "AWS_ENDPOINT_URL" else SECRET)
     with pytest.raises(StorageError) as caught:
         open_store(s3_folder).read("x")
