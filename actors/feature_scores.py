@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from actors.columns import finite_pairs
 from metrics.latents import latent_ratio
 from metrics.perceptual import distances, diversity
 from metrics.similarity import cosine
@@ -46,11 +47,14 @@ class FeatureScores:
         if name := self.looks.get("lpr"):
             encoder = self.models[name]
             tolerance = self.settings["lpr_tolerance"]
-            found["lpr"] = latent_ratio(encoder.encode(original), encoder.encode(counterfactual), tolerance)
+            before, after = finite_pairs(encoder.encode(original), encoder.encode(counterfactual))
+            ratio = latent_ratio(before, after, tolerance)
+            found["lpr"] = ratio.where(before.flatten(1).isfinite().all(1).cpu(), torch.nan)
         if name := self.looks.get("fid"):
             network = self.models[name]
             see = network.features if name == "oracle" else network
-            found["features_before"], found["features_after"] = see(original).cpu(), see(counterfactual).cpu()
+            pair = finite_pairs(see(original).cpu(), see(counterfactual).cpu())
+            found["features_before"], found["features_after"] = pair
         return found
 
 

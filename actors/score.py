@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from actors.batch import out_of_memory, release, told
-from actors.columns import NotFiniteError, table_of
+from actors.columns import finite_pairs, table_of
 from actors.feature_scores import FeatureScores, networks
 from actors.load import load_models, pick_device
 from actors.starts import expect_life
@@ -28,6 +29,7 @@ from storage.schema import SCORES
 from storage.uri import open_store
 
 SOURCE = "generate"  # the stage whose rows are scored
+Scored = tuple[pa.Table, dict[str, int]]  # rows, and how many numbers of each column are none
 COPIED = ("id", "cf_id", "k", "split", "label", "source", "target", "correct", "seconds", "forward", "backward")
 
 
@@ -73,7 +75,8 @@ class Score:
         columns = [*COPIED, "flipped", "original", "counterfactual"]
         records = read_committed(self.store, commit, columns).to_pylist()
         read = time.perf_counter() - started
-        parts = list(self.guarded(records, shard["index"]))
+        scored = list(self.guarded(records, shard["index"]))
+        parts, missing = [part for part, _ in scored], sum((Counter(bad) for _, bad in scored), Counter[str]())
         rows = pa.concat_tables([SCORES.empty_table(), *parts]).combine_chunks()
         verdicts = rows["flipped"].to_pylist()
         changed_mind = sum(v != record["flipped"] for v, record in zip(verdicts, records, strict=True))
@@ -87,6 +90,7 @@ class Score:
             seconds=time.perf_counter() - started,
             extra={
                 "verdict_differs": changed_mind,
+                "not_finite": dict(missing),
                 "classes": list(self.classifier.classes),
                 "attributes": list(self.oracle.attributes) if self.oracle else [],
             },
@@ -103,7 +107,7 @@ class Score:
             "notes": told(self.notes),
         }
 
-    def guarded(self, records: list[dict[str, Any]], shard: int) -> Iterator[pa.Table]:
+    def guarded(self, records: list[dict[str, Any]], shard: int) -> Iterator[Scored]:
         """`score` of all records, batch by batch; one that does not fit in memory goes on in halves, and so do those
         after it. UserError where no smaller batch is left."""
         at, before = 0, self.size
@@ -130,16 +134,23 @@ class Score:
         if self.size < before:
             self.notes.append(f"out of memory with score.batch={before}: goes on with {self.size}")
 
-    def score(self, records: list[dict[str, Any]], shard: int) -> pa.Table:
-        """Rows of SCORES for rows of COUNTERFACTUALS; UserError names the shard and row of an image that is no image,
-        and of a number that is none. `flipped` is judged again, on the stored image."""
+    def score(self, records: list[dict[str, Any]], shard: int) -> Scored:
+        """Rows of SCORES for rows of COUNTERFACTUALS, and how many numbers of each column are none: null, not measured.
+
+        UserError names the shard and row of an image that is no image. `flipped` is judged again, on the stored image;
+        where the classifier gives it no number it did not flip.
+        """
         original = self._images(records, "original", shard)
         counterfactual = self._images(records, "counterfactual", shard)
         source = torch.tensor([record["source"] for record in records])
         target = torch.tensor([record["target"] for record in records])
         flipped, p_target = flips(self._ask(self.classifier, counterfactual), target)
         found: dict[str, Any] = {name: [record[name] for record in records] for name in COPIED}
-        found |= {"flipped": flipped, "p_target": p_target, **pixel_distances(original, counterfactual)}
+        found |= {
+            "flipped": flipped & torch.isfinite(p_target),
+            "p_target": p_target,
+            **pixel_distances(original, counterfactual),
+        }
         found["cout"] = cout(
             self.classifier,
             original,
@@ -152,23 +163,21 @@ class Score:
             tolerance=self.settings["cout_tolerance"],
         )
         if self.second is not None:
-            after = self._ask(self.second, counterfactual)
-            found["second_p_target"] = flips(after, target)[1]
-            found["second_agrees"] = agreement(after, target)
-            found["second_base"] = agreement(self._ask(self.second, original), source)
+            before, after = (self._ask(self.second, images) for images in (original, counterfactual))
+            found["second_p_target"] = p_second = flips(after, target)[1]
+            found["second_agrees"] = agreement(after, target).where(p_second.isfinite(), torch.nan)
+            found["second_base"] = agreement(before, source).where(flips(before, source)[1].isfinite(), torch.nan)
         if self.oracle is not None:
             found |= self._attributes(original, counterfactual)
         found |= self.seen(original, counterfactual, found["id"], self.size)
-        try:
-            return table_of(found, SCORES, len(records))
-        except NotFiniteError as error:
-            raise UserError(f"shard {shard}, row {records[error.row]['cf_id']}: {error}") from None
+        return table_of(found, SCORES, len(records))
 
     def _attributes(self, original: Tensor, counterfactual: Tensor) -> dict[str, Any]:
-        before = self._ask(self.oracle, original).double().numpy()
-        after = self._ask(self.oracle, counterfactual).double().numpy()
+        asked = finite_pairs(*(self._ask(self.oracle, images) for images in (original, counterfactual)))
+        before, after = (seen.double().numpy() for seen in asked)
+        missing = np.isnan(before).any(1)  # then it is not known what changed
         changed = changes(before, after, self.settings["threshold"])
-        every, others = numbers_changed(changed, self.query)
+        every, others = (np.where(missing, np.nan, numbers) for numbers in numbers_changed(changed, self.query))
         found: dict[str, Any] = {
             "attributes_before": before,
             "attributes_after": after,
@@ -176,7 +185,9 @@ class Score:
             "changed_others": np.ma.masked_invalid(others),
         }
         if self.causal:
-            share, found["changed_causal"], found["changed_spurious"] = causal_share(changed, self.causal)
+            share, right, wrong = causal_share(changed, self.causal)
+            found["changed_causal"] = np.where(missing, np.nan, right)
+            found["changed_spurious"] = np.where(missing, np.nan, wrong)
             found["causal_share"] = np.ma.masked_invalid(share)  # none where no attribute changed
         return found
 

@@ -101,6 +101,7 @@ def sum_up(store: Store, commits: Iterable[dict[str, Any]], measures: list[Measu
         shard, said = read_committed(store, commit, wanted), commit["extra"]
         sums.classes, sums.attributes = sums.classes or said["classes"], sums.attributes or said["attributes"]
         sums.differs += said["verdict_differs"]
+        sums.not_finite.update(said.get("not_finite", {}))
         sums.shards += 1
         numbers = {name: floats(shard[name]) for name in columns - {"id"}}
         numbers["confident"] = (numbers["p_target"] > flips.CONFIDENT).astype(np.float64)
@@ -113,13 +114,17 @@ def sum_up(store: Store, commits: Iterable[dict[str, Any]], measures: list[Measu
         sums.figures = table.add(sums.figures, table.update(measures, numbers, weights))
         sums.rows += shard.num_rows
         if sums.features is not None:
+            kept = both(shard, "features")
             before, after = (vectors(shard[f"features_{when}"]) for when in ("before", "after"))
-            sums.features.add(ids, first, before, after, numbers)
+            known = {name: numbers[name][kept] for name in ("correct", "flipped")}
+            sums.features.add([i for i, k in zip(ids, kept, strict=True) if k], first[kept], before, after, known)
         if oracle and (query := query_of(config, sums.attributes)) is not None:
             before, after = (vectors(shard[f"attributes_{when}"]) for when in ("before", "after"))
             if sums.correlations is None:
                 sums.correlations = AttributeCorrelations(query, config.score.threshold)
-            sums.correlations.add(before, after, first, numbers, weights)
+            kept = both(shard, "attributes")
+            known = {name: numbers[name][kept] for name in ("correct", "flipped")}
+            sums.correlations.add(before, after, first[kept], known, weights[kept])
         ways = np.stack([numbers["source"], numbers["target"]], 1).astype(np.int64)
         for way in sorted({(int(s), int(t)) for s, t in ways}):
             mine = (ways == way).all(1)
@@ -137,6 +142,11 @@ def floats(column: pa.ChunkedArray) -> NDArray[np.float64]:
     """A column of numbers or flags as float64, null as NaN."""
     plain = column.cast(pa.int8()) if pa.types.is_boolean(column.type) else column
     return np.asarray(plain.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
+
+
+def both(shard: pa.Table, name: str) -> NDArray[np.bool_]:
+    """The rows that have vectors, (B,): the worker leaves those of a row both out where either is not finite."""
+    return np.asarray(shard[f"{name}_after"].is_valid().to_numpy(), dtype=np.bool_)
 
 
 def vectors(column: pa.ChunkedArray) -> NDArray[np.float64]:

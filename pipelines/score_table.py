@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,15 @@ from pipelines.score_sets import AttributeCorrelations, FeatureSums
 COLUMNS = ("metric", "subset", "by", "n", "value", "low", "high", "better", "unit", "note")
 DIRECTIONS = 12  # flip rates by direction that the table tells; all of them are in `directions`
 Direction = tuple[int, int]
+# Which column of the scores says that a figure's number is missing, where it is not the figure's own.
+DERIVED = {
+    "verified": "fs",
+    "causal_share": "attributes_after",
+    "changed_all": "attributes_after",
+    "changed_others": "attributes_after",
+    "changed_causal": "attributes_after",
+    "changed_spurious": "attributes_after",
+}
 
 
 @dataclass
@@ -29,6 +39,7 @@ class Sums:
     shards: int = 0
     classes: list[str] = field(default_factory=list)  # as the workers saw them
     attributes: list[str] = field(default_factory=list)
+    not_finite: Counter[str] = field(default_factory=Counter)  # rows whose number is none, by column
     differs: int = 0  # rows whose verdict is not the one they were generated with
     flipped: dict[Direction, RateSums] = field(default_factory=dict)
     changed: dict[Direction, AttributeSums] = field(default_factory=dict)
@@ -41,12 +52,18 @@ def tell(sums: Sums, measures: list[Measure], causal: list[str]) -> dict[str, An
     """The table's parts, from sums."""
     classes, names = sums.classes, sums.attributes
     changed = sum(sums.changed.values(), AttributeSums.zero(len(names)))
-    notes = {}
+    notes = {m.name: [not_finite(sums, DERIVED.get(m.column, m.column))] for m in measures}
+    if silent := sums.not_finite["p_target"]:
+        for name in ("flip_rate", "flip_rate[p>0.75]"):
+            notes.setdefault(name, []).append(f"{silent} rows without a finite p_target count as not flipped")
     if sums.differs:
-        notes["flip_rate"] = f"{sums.differs} rows were judged otherwise when they were generated"
+        told = f"{sums.differs} rows were judged otherwise when they were generated"
+        notes.setdefault("flip_rate", []).append(told)
     if changed.unchanged:
-        notes["causal_share"] = f"without {changed.unchanged} flipped rows in which no attribute changed"
-    main = [line(m, m.subset, table.compute(sums.figures, m, m.subset), notes.get(m.name, "")) for m in measures]
+        told = f"without {changed.unchanged} flipped rows in which no attribute changed"
+        notes.setdefault("causal_share", []).append(told)
+    said = {name: "; ".join(part for part in parts if part) for name, parts in notes.items()}
+    main = [line(m, m.subset, table.compute(sums.figures, m, m.subset), said[m.name]) for m in measures]
     ways = sorted(sums.flipped, key=lambda way: (-sums.flipped[way].n, way))
     flip_rate = flips.MEASURES[0]
     for way in ways[:DIRECTIONS] if len(ways) > 1 else []:
@@ -66,6 +83,12 @@ def tell(sums: Sums, measures: list[Measure], causal: list[str]) -> dict[str, An
             for way in ways
         ],
     }
+
+
+def not_finite(sums: Sums, column: str) -> str:
+    """The note of a figure whose column lacks rows; "" where it has all."""
+    missing = sums.not_finite[column]
+    return f"without {missing} rows whose {column} is not finite" if missing else ""
 
 
 def tell_attributes(

@@ -10,7 +10,7 @@ from metrics.estimate import NOTHING, SUBSETS, Estimate, Measure
 from pipelines.score_labels import label_sums
 from pipelines.score_measures import query_of
 from pipelines.score_sets import CD, correlation_part
-from pipelines.score_table import Sums, line
+from pipelines.score_table import Sums, line, not_finite
 
 Lines = list[dict[str, Any]]
 
@@ -40,7 +40,8 @@ def _features(sums: Sums, measures: list[Measure]) -> tuple[Lines, Lines]:
     if sums.features is None:
         return [], []
     found = {(m, s): sums.features.tell(m.name.partition("[")[0], s) for m in measures for s in SUBSETS}
-    main = [line(m, m.subset, found[m, m.subset] or NOTHING) for m in measures]
+    note = not_finite(sums, "features_after")
+    main = [line(m, m.subset, found[m, m.subset] or NOTHING, note) for m in measures]
     return main, [line(m, s, estimate) for (m, s), estimate in found.items() if estimate is not None]
 
 
@@ -54,5 +55,7 @@ def _correlations(sums: Sums, config: RunConfig) -> tuple[Lines, Lines, dict[str
     kept = sums.correlations
     found = {s: kept.tell(s, labels, target=score.cd_target) if kept else None for s in SUBSETS}
     estimates = {s: difference.estimate if difference else NOTHING for s, difference in found.items()}
+    missing = not_finite(sums, "attributes_after")
+    note = "; ".join(part for part in (note, missing) if part)
     lines = {s: line(CD, s, estimate, note if estimate.n else "") for s, estimate in estimates.items()}
     return [lines[CD.subset]], list(lines.values()), correlation_part(found[CD.subset], names, query, score.cd_labels)

@@ -1,11 +1,10 @@
-"""Numbers as columns: nulls, lists, and what is refused."""
+"""Numbers as columns: nulls, lists, and numbers that are none."""
 
 import numpy as np
 import pyarrow as pa
-import pytest
 import torch
 
-from actors.columns import NotFiniteError, table_of
+from actors.columns import finite_pairs, table_of
 
 SCHEMA = pa.schema(
     [
@@ -27,7 +26,8 @@ def test_a_table_of_tensors_arrays_and_lists() -> None:
         "n": np.array([1.0, 2.0]),
         "vector": torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]),
     }
-    table = table_of(columns, SCHEMA, 2)
+    table, missing = table_of(columns, SCHEMA, 2)
+    assert missing == {}
     assert table.schema.equals(SCHEMA)
     assert table.to_pylist() == [
         {"id": "a", "x": 0.5, "share": 0.25, "n": 1, "vector": [1, 2, 3], "not_measured": None},
@@ -36,14 +36,31 @@ def test_a_table_of_tensors_arrays_and_lists() -> None:
 
 
 def test_no_rows() -> None:
-    table = table_of({"id": [], "x": torch.zeros(0), "vector": torch.zeros(0, 7)}, SCHEMA, 0)
+    table, _ = table_of({"id": [], "x": torch.zeros(0), "vector": torch.zeros(0, 7)}, SCHEMA, 0)
     assert (table.num_rows, table.schema.equals(SCHEMA)) == (0, True)
 
 
-def test_a_number_that_is_none_is_refused_by_its_row() -> None:
-    with pytest.raises(NotFiniteError, match="expected a finite x, got inf") as caught:
-        table_of({"x": torch.tensor([1.0, torch.inf, torch.nan])}, SCHEMA, 3)
-    assert (caught.value.column, caught.value.row) == ("x", 1)
-    with pytest.raises(NotFiniteError, match="expected a finite vector") as caught:
-        table_of({"vector": np.array([[0.0, 1.0], [np.nan, 0.0]])}, SCHEMA, 2)
-    assert caught.value.row == 1
+def test_a_number_that_is_none_is_null_and_counted() -> None:
+    columns = {
+        "x": torch.tensor([1.0, torch.inf, torch.nan]),
+        "share": [None, float("nan"), 0.5],
+        "n": np.array([np.nan, 1.0, 2.0]),
+        "vector": np.array([[0.0, 1.0], [np.nan, 0.0], [2.0, 3.0]]),
+    }
+    table, missing = table_of(columns, SCHEMA, 3)
+    assert missing == {"x": 2, "share": 1, "n": 1, "vector": 1}
+    assert table.select(["x", "share", "n", "vector"]).to_pydict() == {
+        "x": [1, None, None],
+        "share": [None, None, 0.5],
+        "n": [None, 1, 2],
+        "vector": [[0, 1], None, [2, 3]],
+    }
+
+
+def test_half_a_pair_that_is_no_number_takes_the_other_along() -> None:
+    before, after = torch.zeros(3, 2, 2), torch.ones(3, 2, 2)
+    assert finite_pairs(before, after)[0] is before
+    after[1, 0, 1] = torch.inf
+    found = finite_pairs(before, after)
+    assert [side.isnan().flatten(1).all(1).tolist() for side in found] == [[False, True, False]] * 2
+    assert found[1][[0, 2]].eq(1).all()

@@ -25,15 +25,13 @@ SHARD = {"index": 3, "file": "f", "version": "v", "start": 0, "rows": 4, "offset
 class Brightness:
     """Class 1 where the picture is bright; an attribute oracle of two when asked."""
 
-    def __init__(self, *, classes: tuple[str, ...] = ("dark", "bright"), broken: bool = False) -> None:
-        self.classes, self.attributes, self.broken = classes, ("Bright", "Red"), broken
+    def __init__(self, *, classes: tuple[str, ...] = ("dark", "bright")) -> None:
+        self.classes, self.attributes = classes, ("Bright", "Red")
         self.batches: list[int] = []
 
     def __call__(self, images: Tensor) -> Tensor:
         self.batches.append(len(images))
         mean = images.mean((1, 2, 3))
-        if self.broken:
-            mean = mean * torch.nan
         return torch.stack([0.5 - mean, mean - 0.5], 1) * 9
 
 
@@ -182,10 +180,42 @@ def test_a_stored_image_that_is_none_is_an_error_that_names_the_row(made: Any, c
     assert read_commits(store, "score-1") == {}
 
 
-def test_a_model_that_gives_no_number_is_an_error_that_names_the_row(made: Any) -> None:
-    store, _ = made([record(0, 50, 200)], classifier=Brightness(broken=True))
-    with pytest.raises(UserError, match="shard 3, row c0: expected a finite p_target, got nan"):
-        Score(config(), "score-1", store.uri)(SHARD)
+class Sick(Brightness):
+    """No number for what is nearly white."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return super().__call__(images).where((images.mean((1, 2, 3)) < 0.9)[:, None], torch.nan)
+
+
+class SickOracle(Oracle, Sick):
+    def __call__(self, images: Tensor) -> Tensor:
+        return Oracle.__call__(self, images).where((images.mean((1, 2, 3)) < 0.9)[:, None], torch.nan)
+
+
+def test_what_models_give_no_number_for_is_null_in_that_row_alone_and_counted(made: Any) -> None:
+    records = [record(0, 50, 200), record(1, 50, 250), record(2, 250, 60), record(3, 60, 180)]
+    store, built = made(records)
+    Score(config(), "score-a", store.uri)(SHARD)
+    built |= {"classifier": Sick(), "oracle": SickOracle(), "second": Sick()}
+    Score(config(), "score-b", store.uri)(SHARD)
+    commit = read_commits(store, "score-b")[3]
+    good, rows = (read_committed(store, read_commits(store, f"score-{x}")[3]).to_pylist() for x in "ab")
+    assert [rows[0], rows[3]] == [good[0], good[3]]
+    unknown = ("attributes_before", "attributes_after", "changed_all", "changed_others", "changed_causal", "cout")
+    for name in ("p_target", "second_p_target", "second_agrees", *unknown):
+        assert (name, rows[1][name]) == (name, None)
+    assert (rows[1]["flipped"], rows[1]["second_base"], rows[1]["l1"]) == (False, 1, good[1]["l1"])
+    for name in ("second_base", *unknown):
+        assert (name, rows[2][name]) == (name, None)
+    assert (rows[2]["p_target"], rows[2]["second_agrees"]) == (good[2]["p_target"], 0)
+    missing = commit["extra"]["not_finite"]
+    assert {name: missing[name] for name in ("p_target", "cout", "attributes_after", "changed_all")} == {
+        "p_target": 1,
+        "cout": 2,
+        "attributes_after": 2,
+        "changed_all": 2,
+    }
+    assert read_commits(store, "score-a")[3]["extra"]["not_finite"] == {}
 
 
 def test_an_empty_shard_and_no_further_models(made: Any) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+import actors.score
 from configs.strict import UserError
 from metrics.rates import wilson
 from pipelines.score import score
@@ -101,6 +103,35 @@ def test_every_figure_of_every_subset(make_run: Callable[..., Any]) -> None:
     assert figure(table, "second_agrees")["subset"] == "flipped"
     flip_rate = figure(table, "flip_rate")
     assert (flip_rate["low"], flip_rate["high"]) == pytest.approx(wilson(32, 40))
+
+
+def test_a_row_that_models_give_no_number_for_is_told_and_stops_nothing(
+    make_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run()
+    mark = torch.from_numpy(run.pictures[6][1][2, 2].astype(np.float32) / 255)
+    load = vars(actors.score)["load_models"]
+
+    def sick(model: Any) -> Any:
+        plain = model.forward
+        lost = lambda images: (images[:, :, 2, 2] == mark).all(1)  # noqa: E731
+        model.forward = lambda images: plain(images).where(~lost(images)[:, None], torch.nan)
+        return model
+
+    before = score(run.store, run.config)
+    monkeypatch.setattr("actors.score.load_models", lambda *a: {n: sick(m) for n, m in load(*a).items()})
+    changed = run.with_settings(score={"cout_tolerance": 1e-9})  # another stage
+    table = score(run.store, changed)
+    for metric in ("p_target", "cout[tolerance 1e-09]", "mnac", "second_agrees"):
+        subset = "all"
+        old = figure(before, metric.partition("[")[0], subset)
+        assert figure(table, metric, subset)["n"] == old["n"] - 1, metric
+    assert figure(table, "p_target")["note"] == "without 1 rows whose p_target is not finite"
+    assert "1 rows without a finite p_target count as not flipped" in figure(table, "flip_rate")["note"]
+    assert "without 1 rows whose attributes_after is not finite" in figure(table, "mnac")["note"]
+    assert "without 1 rows whose attributes_after is not finite" in figure(table, "cd")["note"]
+    assert all("finite" not in line["note"] for line in before["metrics"])
+    assert verify(run.store) == []
 
 
 def test_directions_attributes_and_audit(make_run: Callable[..., Any]) -> None:
