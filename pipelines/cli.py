@@ -207,7 +207,7 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; exit code 0, 1 where a check found something, 2 for a user's error in a line, 75 with S3 away."""
+    """Run one command; exit code 0, 1 where a check found something, 2 for a user's error in a line, 75: S3 away."""
     cli = parser()
     args = cli.parse_args(argv)
     if args.version:
