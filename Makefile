@@ -27,7 +27,8 @@ lint: setup
 	$(BIN)/mypy
 
 # Train the shipped models again from nothing: some hours on two cores. The same machine gives the same files; another
-# processor or torch rounds differently and gives other bytes of the same quality. ZOO_FLAGS='--set steps=2' tries the way.
+# processor or torch rounds differently and gives other bytes of the same quality. ZOO_FLAGS='--set steps=2' tries the
+# way, up to the last: SimSiam says that it has collapsed.
 ZOO_FLAGS ?=
 ZOO := classifier:faces-plain-first classifier:faces-plain classifier:faces-biased classifier:faces-second \
 	attributes:faces-oracle autoencoder:faces-autoencoder denoiser:faces-denoiser-first denoiser:faces-denoiser \
