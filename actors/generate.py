@@ -22,6 +22,7 @@ from actors.starts import expect_life
 from actors.turn import Turn
 from actors.watchdog import limit
 from storage import attempts
+from storage.codec import BadRow
 from storage.commit import commit_path, commit_shard, read_commit
 from storage.schema import COUNTERFACTUALS
 from storage.uri import open_store
@@ -214,6 +215,8 @@ class Generate:
         for answered in answers:
             try:
                 rows.append(record(answered, self.config["method"]["target"]))
+            except BadRow as reason:
+                bad.append(Unusable(answered.row.id, str(reason)))
             except Exception as error:
                 text = " ".join(str(error).split())[:300]
                 bad.append(Unusable(answered.row.id, f"the method failed: {type(error).__name__}: {text}"))

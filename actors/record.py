@@ -6,16 +6,19 @@ import json
 from typing import Any
 
 from actors.answer import Answered
-from storage.codec import encode
+from storage.codec import BadRow, encode
 from storage.schema import image_path
 
 
 def record(answered: Answered, method: str) -> dict[str, Any]:
     """A row of storage.schema.COUNTERFACTUALS; whether it flipped is judged on the stored image, here and nowhere else.
 
-    method: the dotted path of its class.
+    method: the dotted path of its class. BadRow where the classifier gave no numbers to judge it by.
     """
     row, before, after, target = answered.row, answered.before, answered.after, answered.target
+    for image, p in (("original", before), ("counterfactual", after)):
+        if not bool(p.isfinite().all()):  # the largest of these would be any class
+            raise BadRow(f"the classifier gave the {image} probabilities that are not finite")
     source, predicted = int(before.argmax()), int(after.argmax())
     flipped = predicted == target
     return {

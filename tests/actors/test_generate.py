@@ -197,6 +197,28 @@ def test_a_large_batch_may_take_no_longer_than_a_few_rows(
     assert limits == [allowed]
 
 
+def test_a_row_that_the_classifier_gives_no_number_for_is_set_aside(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, shards, store = make("run")
+    plain, found = Answerer.__call__, []
+
+    def sick(self: Any, batch: Any) -> Any:
+        answered, bad = plain(self, batch)
+        found.extend(answered)
+        for i, side in ((1, "before"), (2, "after")):
+            if len(found) > i:
+                setattr(found[i], side, torch.tensor([torch.nan, 0.5]))  # argmax of this is class 0
+        return answered, bad
+
+    monkeypatch.setattr(Answerer, "__call__", sick)
+    assert worker(shards[0])["quarantined"] == 2
+    told = "the classifier gave the {} probabilities that are not finite"
+    commit = read_commits(store, "generate")[0]
+    assert [entry["reason"] for entry in commit["quarantined"]] == [
+        told.format(side) for side in ("original", "counterfactual")
+    ]
+    assert [row["row"] for row in answers(store)] == [0, 3]
+
+
 def test_a_shard_whose_workers_die_outside_of_any_row_stops_the_run(make: Any) -> None:
     from configs.strict import UserError
 
