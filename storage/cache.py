@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from storage import local
@@ -18,7 +21,8 @@ HOME = "COUNTERFACTORY_CACHE"  # names another folder than ~/.cache/counterfacto
 def cached(uri: str) -> Path:
     """The local copy of a folder's model files, under the name of its digest; FileNotFoundError if it has none.
 
-    Versions in the store tell whether a copy is the one that is there now, so that many workers on a node fetch once.
+    Versions in the store tell whether a copy is the one that is there now. Of many workers on a node one fetches, and
+    the others wait for it.
     """
     store = open_store(uri)
     names = [name for name in store.list("") if name.endswith(FILES)]
@@ -26,10 +30,13 @@ def cached(uri: str) -> Path:
         raise FileNotFoundError(f"expected a folder with safetensors and json files at {store.uri}, got none")
     told = "\n".join([store.uri, *(f"{name} {store.version(name)}" for name in names)])
     note = _home() / "listings" / hashlib.sha256(told.encode()).hexdigest()
-    if note.is_file() and (there := _home() / "folders" / note.read_text()).is_dir():
+    if there := _noted(note):
         return there
-    there = _fetch(store, names)
-    local.write(str(note), there.name.encode())
+    with _alone(note.name):
+        if there := _noted(note):  # another worker fetched it meanwhile
+            return there
+        there = _fetch(store, names, note.name)
+        local.write(str(note), there.name.encode())
     return there
 
 
@@ -39,16 +46,59 @@ def folder_digest(folder: Path) -> str | None:
     digest = hashlib.sha256()
     for file in files:
         name = file.relative_to(folder).as_posix()
-        digest.update(name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+        with open(file, "rb") as content:
+            digest.update(name.encode() + b"\0" + hashlib.file_digest(content, "sha256").digest())
     return digest.hexdigest() if files else None
 
 
-def _fetch(store: Store, names: list[str]) -> Path:
+def _noted(note: Path) -> Path | None:
+    """The folder that a listing's note names, where both are there."""
+    if not note.is_file():
+        return None
+    there = _home() / "folders" / note.read_text()
+    return there if there.is_dir() else None
+
+
+@contextmanager
+def _alone(listing: str) -> Iterator[None]:
+    """Hold a listing's lock, which ends with its holder, and clear away what fetches that were killed have left.
+
+    A file system without locks is done without: several may fetch then, and nothing is cleared.
+    """
+    (_home() / "listings").mkdir(parents=True, exist_ok=True)
+    with open(_home() / "listings" / f".{listing}.lock", "wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:
+            yield
+            return
+        for half in (_home() / "folders").glob(".*.tmp"):
+            other = half.name[1:].partition("-")[0]
+            if other == listing or _is_free(other):
+                shutil.rmtree(half, ignore_errors=True)
+        yield
+
+
+def _is_free(listing: str) -> bool:
+    """Does nobody fetch this listing? The lock is let go at once: a fetch that begins now uses another folder."""
+    with open(_home() / "listings" / f".{listing}.lock", "ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+
+def _fetch(store: Store, names: list[str], listing: str) -> Path:
     """Fetch into a folder that nobody sees, then give it its name."""
-    half = _home() / "folders" / f".{uuid.uuid4().hex}.tmp"
+    half = _home() / "folders" / f".{listing}-{uuid.uuid4().hex}.tmp"
     try:
         for name in names:
-            local.write(str(half / name), store.read(name))
+            (half / name).parent.mkdir(parents=True, exist_ok=True)
+            with open(half / name, "xb") as file:
+                store.copy(name, file)
+                file.flush()
+                os.fsync(file.fileno())
         whole = half.with_name(str(folder_digest(half)))
         if not whole.is_dir():
             try:
