@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from actors.answer import Answered, Answerer
 from actors.batch import Batch, told
 from actors.record import record
-from actors.retry import Earlier, earlier, joined, unanswered, unchanged
+from actors.retry import Earlier, earlier, joined, unanswered
 from actors.rows import Ahead, Row, Unusable, decoded, read, rows_ahead
 from actors.starts import expect_life
 from actors.turn import Turn
@@ -124,8 +124,6 @@ class Generate:
         begun.notes += told(self.batch.notes)
         rows = [row for part in records for row in _taken(part, bad)]
         quarantined = [{"id": row.id, "reason": row.reason} for row in bad]
-        if begun.before is not None and unchanged(begun.before, rows, quarantined):
-            return self._receipt(begun, begun.before.commit, gap + waited, computed)
         table = joined(begun.before, pa.Table.from_pylist(rows, schema=COUNTERFACTUALS))
         extra = {
             **{name: pc.sum(table[name]).as_py() or 0 for name in ("flipped", "forward", "backward")},

@@ -1,8 +1,11 @@
-"""Quarantined rows tried again: what a shard's last revision answered is taken over, the rest is worked on."""
+"""Quarantined rows tried again: what a shard's last revision answered is taken over, the rest is worked on.
+
+A try that answers nothing new is a revision as well: the next one then has starts and marked rows of its own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -58,9 +61,3 @@ def joined(before: Earlier | None, table: pa.Table) -> pa.Table:
     both = pa.concat_tables([before.table.cast(table.schema), table])
     order = pc.sort_indices(both.select(["row", "k"]), sort_keys=[("row", "ascending"), ("k", "ascending")])
     return both.take(order)
-
-
-def unchanged(before: Earlier, rows: Sequence[object], quarantined: list[dict[str, Any]]) -> bool:
-    """Did trying again answer no further row and find the same reasons: then there is nothing to commit."""
-    names = [sorted((row["id"], row["reason"]) for row in part) for part in (quarantined, before.commit["quarantined"])]
-    return not rows and names[0] == names[1]

@@ -21,9 +21,9 @@ from actors.answer import Answerer
 from actors.generate import Generate
 from configs.schema import RunConfig
 from pipelines.stage import worker_config
-from storage.attempts import LOCAL, begin
+from storage.attempts import HUNG, LOCAL, begin, note, note_hung_row
 from storage.codec import encode
-from storage.commit import read_commits, read_committed, totals
+from storage.commit import read_commits, read_committed, to_retry, totals
 from storage.plan import plan_shards
 from storage.uri import Store, open_store
 
@@ -184,6 +184,18 @@ def test_a_row_with_an_answered_ones_id_stays_aside_when_it_is_tried_again_row_b
     assert any("row by row" in note for note in receipt["notes"])
     assert [row["id"] for row in answers(store)] == ["a", "b", "0"]
     assert receipt["quarantined"] == 1
+
+
+def test_a_row_that_hung_when_it_was_tried_again_is_tried_once_more(make: Any) -> None:
+    worker, shards, store = make("run")
+    plan, hung = {"shards": shards}, shards[0]
+    for revision in range(3):
+        place = {**hung, "revision": revision}
+        note(store, begin(store, "generate", place, "ray"), HUNG)
+        note_hung_row(store, "generate", place, 1)
+        assert worker(place)["quarantined"] == 1
+        assert to_retry(plan, store) == [{**hung, "revision": revision + 1, "tries": 1}]
+    assert worker(to_retry(plan, store)[0])["quarantined"] == 0
 
 
 @pytest.mark.parametrize(("rows", "allowed"), [(1, 10.0), (3, 30.0), (4, 40.0), (64, 40.0)])
