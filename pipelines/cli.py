@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     gc = command("gc", "say what a run's folder holds for nothing: orphans, old marks, superseded scores", _gc)
     gc.add_argument("run")
     gc.add_argument("--older-than", default="24h", metavar="AGE", help="only files this old (default %(default)s)")
-    gc.add_argument("--delete", action="store_true", help="delete them")
+    gc.add_argument("--delete", action="store_true", help="delete them; AGE must be 1h or more")
     prepare.arguments(command("prepare", "write a data set as Parquet shards", _prepare))
     train = command("train", "train one of our own networks from Parquet", _train)
     train.add_argument("role", choices=("classifier", "attributes", "autoencoder", "denoiser", "simsiam"))

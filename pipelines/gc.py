@@ -11,13 +11,19 @@ from storage.gc import counts, delete, garbage
 from storage.uri import Store
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+YOUNGEST = 3600  # seconds that a file must have to be deleted: a driver may be about to commit it
 NAMED = 5  # files named per reason
 
 
 def gc(store: Store, *, older_than: str = "24h", do: bool = False) -> str:
-    """What could be deleted, by reason; with `do` it is. UserError where the folder is no run."""
+    """What could be deleted, by reason; with `do` it is. UserError where the folder is no run or the age too low."""
     plan_of(store)
     seconds = age(older_than)
+    if do and seconds < YOUNGEST:
+        raise UserError(
+            f"--older-than: expected 1h or more with --delete, got {older_than!r}: a younger file may be one that a "
+            "running driver is about to commit"
+        )
     found = garbage(store, older_than=seconds, scored=_scored(store))
     if not found:
         return f"{store.uri}: nothing to delete that is older than {older_than}"

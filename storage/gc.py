@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from storage.commit import STAGE, all_revisions, commit_path, data_path, read_commit, shard_name, stages
+from storage.commit import STAGE, all_revisions, commit_path, data_path, read_commit, shard_name
 from storage.uri import Entry, Store
 
 DATA = re.compile(r"data/[^/]+/(\d{6,})-[0-9a-z-]+\.parquet")
@@ -42,7 +42,7 @@ def garbage(store: Store, *, older_than: float, scored: str | None) -> list[Garb
     old = [entry for entry in entries if entry.written < before]
     found = [Garbage(entry.path, entry.size, UNFINISHED) for entry in old if _is_temporary(entry)]
     gone = _superseded(entries, before, scored)
-    for stage in stages(store):
+    for stage in sorted({_stage_of(entry) for entry in old} - {""}):  # those too of which data files are all that is left
         mine = [entry for entry in old if _stage_of(entry) == stage and not _is_temporary(entry)]
         if stage in gone:
             # Commits first: a half-done deletion leaves data files that nothing names, and no commit of a missing file.

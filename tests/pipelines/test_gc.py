@@ -44,9 +44,23 @@ def test_gc_says_what_could_go_and_does_it_when_told_to(left: Any, capsys: pytes
     assert verify(left) == []
     assert main(["gc", left.uri, "--delete"]) == 0
     assert "nothing to delete that is older than 24h" in capsys.readouterr().out
-    assert main(["gc", left.uri, "--delete", "--older-than", "0s"]) == 0
+    (young,) = (entry for entry in left.entries() if "000001-aa" in entry.path)
+    os.utime(f"{left.uri}/{young.path}", (young.written - 4000, young.written - 4000))
+    assert main(["gc", left.uri, "--delete", "--older-than", "1h"]) == 0
     assert "000001-aa" in capsys.readouterr().out
     assert verify(left) == []
+
+
+def test_gc_deletes_nothing_that_a_driver_may_be_about_to_commit(left: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    before = left.entries()
+    for text in ("0s", "59m"):
+        assert main(["gc", left.uri, "--delete", "--older-than", text]) == 2
+        told = capsys.readouterr().err
+        assert f"--older-than: expected 1h or more with --delete, got '{text}'" in told
+        assert told.count("\n") == 1
+    assert left.entries() == before
+    assert main(["gc", left.uri, "--older-than", "0s"]) == 0, "to look is allowed"
+    assert "000001-aa" in capsys.readouterr().out
 
 
 def test_gc_refuses_what_is_no_run_and_no_age(left: Any, tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:

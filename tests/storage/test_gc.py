@@ -76,6 +76,18 @@ def test_orphans_of_every_stage_are_found_and_nothing_that_a_commit_names(run: S
     assert not named & set().union(*found(run).values())
 
 
+def test_data_is_all_that_an_interrupted_deletion_left(run: Store) -> None:
+    """Commits and marks of a superseded scoring went first, then the deletion was stopped."""
+    for top in ("commit", "attempt"):
+        for path in run.list(f"{top}/score-old"):
+            run.remove(path)
+    left = set(run.list("data/score-old"))
+    assert len(left) == 2
+    assert found(run)[SUPERSEDED] == left
+    assert found(run, scored=None)[ORPHAN] == left
+    assert verify(run) == []
+
+
 def test_a_shard_with_a_commit_that_cannot_be_read_keeps_its_files(run: Store) -> None:
     run.write("data/generate/000000-aa-bb.parquet", b"x")
     run.replace(commit_path("generate", 0), b"{")
