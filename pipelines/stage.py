@@ -227,6 +227,8 @@ def start_ray(engine: EngineConfig) -> int:
         logging.getLogger(name).setLevel(logging.ERROR)
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    if hasattr(context, "execution_no_progress_timeout_s"):  # Ray 2.60 would end a run whose shards take half an hour
+        context.execution_no_progress_timeout_s = -1  # none: engine.row_seconds is the limit
     if wanted is not None:
         return wanted
     if engine.gpus:
