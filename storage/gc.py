@@ -42,7 +42,7 @@ def garbage(store: Store, *, older_than: float, scored: str | None) -> list[Garb
     old = [entry for entry in entries if entry.written < before]
     found = [Garbage(entry.path, entry.size, UNFINISHED) for entry in old if _is_temporary(entry)]
     gone = _superseded(entries, before, scored)
-    for stage in sorted({_stage_of(entry) for entry in old} - {""}):  # those too of which data files are all that is left
+    for stage in sorted({_stage_of(entry) for entry in old} - {""}):  # some have nothing but data files left
         mine = [entry for entry in old if _stage_of(entry) == stage and not _is_temporary(entry)]
         if stage in gone:
             # Commits first: a half-done deletion leaves data files that nothing names, and no commit of a missing file.

@@ -85,7 +85,6 @@ def test_data_is_all_that_an_interrupted_deletion_left(run: Store) -> None:
     assert len(left) == 2
     assert found(run)[SUPERSEDED] == left
     assert found(run, scored=None)[ORPHAN] == left
-    assert verify(run) == []
 
 
 def test_a_shard_with_a_commit_that_cannot_be_read_keeps_its_files(run: Store) -> None:
