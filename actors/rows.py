@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+import pyarrow as pa
 
 from actors.targets import BadTarget, class_index
 from storage.codec import BadRow, decode
-from storage.plan import iterate_shard
+from storage.plan import Unreadable, iterate_shard
 from storage.schema import row_id
 
 T = TypeVar("T")
@@ -42,27 +43,49 @@ class Unusable:
 
 @dataclass
 class Record:
-    """One input row as it is stored; position: in its shard."""
+    """One input row as it is stored; position: in its shard; lost: why it cannot be read, where it cannot."""
 
     id: str
     position: int
     cells: dict[str, Any]
     content: Any  # the image's bytes
+    lost: str | None = None
 
 
 def read(shard: Mapping[str, Any], data: Mapping[str, Any], target: Mapping[str, Any]) -> Iterator[Record]:
-    """A shard's rows as they are stored, a few in memory at a time; FileChanged as `read_shard`."""
+    """A shard's rows as they are stored, a few in memory at a time; FileChanged as `read_shard`.
+
+    Those that cannot be read come too, named by their id where that can be, else by their place alone.
+    """
     named = [data["image"], data["label"], data["id"], *data["columns"], target["column"], split_column(data)]
     columns = list(dict.fromkeys(name for name in named if name))
     position = 0
-    for batch in iterate_shard(shard, columns):
-        for cells in batch.to_pylist():
-            cell = cells[data["image"]]
+    for part in iterate_shard(shard, columns):
+        listed = cells_of(part)
+        if data["id"] and any(lost for _, lost in listed):
+            here = {**shard, "start": shard["start"] + position, "rows": len(listed)}
+            ids = (own for piece in iterate_shard(here, [data["id"]]) for own, _ in cells_of(piece))
+            listed = [(cells or own, lost) for (cells, lost), own in zip(listed, ids, strict=True)]
+        for cells, lost in listed:
+            cell = cells.get(data["image"])
             content = (cell or {}).get("bytes") if isinstance(cell, dict) or cell is None else cell
             own = cells.get(data["id"]) if data["id"] else None
             source = f"{shard['name']}#{shard['start'] + position}"
-            yield Record(str(own) if own is not None else row_id(content or b"", source), position, cells, content)
+            name = str(own) if own is not None else row_id(content or b"", source)
+            yield Record(name, position, cells, content, lost)
             position += 1
+
+
+def cells_of(part: pa.RecordBatch | Unreadable) -> list[tuple[dict[str, Any], str | None]]:
+    """A part's rows as they are stored; no cells, and the reason, where one cannot be read."""
+    if isinstance(part, Unreadable):
+        return [({}, part.reason)] * part.num_rows
+    try:
+        return [(cells, None) for cells in part.to_pylist()]
+    except UnicodeDecodeError as error:
+        if part.num_rows == 1:
+            return [({}, f"a text of it cannot be read: {error.reason}")]
+        return [cells for i in range(part.num_rows) for cells in cells_of(part.slice(i, 1))]
 
 
 def split_column(data: Mapping[str, Any]) -> str | None:
@@ -91,6 +114,8 @@ def decoded(
 def as_row(record: Record, number: int, config: Mapping[str, Any], classes: Sequence[str]) -> Row:
     """A record with its image decoded and its label looked up; BadRow or BadTarget say why it cannot be."""
     data, cells = config["data"], record.cells
+    if record.lost is not None:
+        raise BadRow(record.lost)
     label = class_index(cells[data["label"]], classes, "label") if data["label"] else None
     image = decode(record.content, size=data["size"], crop=data["crop"], max_pixels=data["max_pixels"])
     column = split_column(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +15,14 @@ from storage.uri import Store, split_url
 
 BATCH = 256  # rows decoded at a time, so that a file with one huge row group does not fill the memory
 FEW = 16  # of rows that are worked on as they come, and may be large
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """So many rows of a shard that their file does not give, and why: the reason names file and rows."""
+
+    num_rows: int
+    reason: str
 
 
 def plan_shards(
@@ -56,14 +65,24 @@ def cut(files: Sequence[Mapping[str, Any]], *, shard_rows: int, rows: str | None
 def read_shard(shard: dict[str, Any], columns: list[str]) -> pa.Table:
     """Exactly the shard's rows, and of its file only the row groups they are in and the columns asked for.
 
-    FileChanged if the file is not the one that was planned; ValueError names a missing column and the nearest there is.
+    FileChanged if the file is not the one that was planned; ValueError names a missing column and the nearest there is,
+    or rows that cannot be read.
     """
-    batches = list(iterate_shard(shard, columns, rows=BATCH))
+    batches = []
+    for part in iterate_shard(shard, columns, rows=BATCH):
+        if isinstance(part, Unreadable):
+            raise ValueError(part.reason)
+        batches.append(part)
     return pa.Table.from_batches(batches)
 
 
-def iterate_shard(shard: Mapping[str, Any], columns: list[str], *, rows: int = FEW) -> Iterator[pa.RecordBatch]:
-    """What `read_shard` reads, at most so many rows in memory at a time; the last step checks the file once more."""
+def iterate_shard(
+    shard: Mapping[str, Any], columns: list[str], *, rows: int = FEW
+) -> Iterator[pa.RecordBatch | Unreadable]:
+    """What `read_shard` reads, at most so many rows in memory at a time; the last step checks the file once more.
+
+    Behind a damaged page the rest of its row group cannot be read: these rows come as Unreadable, in their place.
+    """
     if not columns:
         raise ValueError("expected at least one column to read, got none")
     store, name = split_url(shard["file"])
@@ -71,9 +90,18 @@ def iterate_shard(shard: Mapping[str, Any], columns: list[str], *, rows: int = F
     count = 0
     with store.parquet(name, streamed=True) as file:
         expect_columns(columns, file.schema_arrow, file.schema_arrow, shard["file"])
-        for batch in _rows(file, shard["start"], shard["rows"], list(dict.fromkeys(columns)), rows):
-            count += batch.num_rows
-            yield batch
+        wanted = list(dict.fromkeys(columns))
+        try:
+            for batch in _rows(file, shard["start"], shard["rows"], wanted, rows):
+                count += batch.num_rows
+                yield batch
+        except (OSError, pa.ArrowException) as error:
+            if not _damaged(error):
+                raise
+            _expect_version(shard, store, name)
+            for part in _one_by_one(file, shard, count, wanted):
+                count += part.num_rows
+                yield part
     _expect_version(shard, store, name)  # again: it may have changed while it was read
     if count != shard["rows"]:
         raise FileChanged(f"{shard['file']}: expected {shard['rows']} rows from {shard['start']}, got {count}")
@@ -97,6 +125,35 @@ def _rows(file: pq.ParquetFile, start: int, count: int, columns: list[str], size
         at += batch.num_rows
         if at >= start + count:
             break
+
+
+def _one_by_one(
+    file: pq.ParquetFile, shard: Mapping[str, Any], done: int, columns: list[str]
+) -> Iterator[pa.RecordBatch | Unreadable]:
+    """A shard's rows after the first `done`, each alone, and by row group those that cannot be read."""
+    begin, first, last = 0, shard["start"] + done, shard["start"] + shard["rows"]
+    for group in range(file.num_row_groups):
+        end = begin + file.metadata.row_group(group).num_rows
+        at, stop = max(first, begin), min(last, end)
+        begin = end
+        if at >= stop:
+            continue
+        try:
+            for batch in _rows(file, at, stop - at, columns, 1):
+                at += batch.num_rows
+                yield batch
+        except (OSError, pa.ArrowException) as error:
+            if not _damaged(error):
+                raise
+            told = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            yield Unreadable(stop - at, f"{shard['file']}: rows {at}:{stop} cannot be read: {told}")
+
+
+def _damaged(error: Exception) -> bool:
+    """Does an error say that a file is broken: a disk that fails gives a number, and a store a type of its own."""
+    if isinstance(error, OSError):
+        return type(error) is OSError and error.errno is None
+    return isinstance(error, pa.ArrowInvalid | pa.ArrowNotImplementedError)
 
 
 def _expect_version(shard: Mapping[str, Any], store: Store, name: str) -> None:

@@ -1,5 +1,6 @@
 """Plans and shards against a brute-force reading of the same files, and what may not be read at all."""
 
+import errno
 import io
 import os
 import random
@@ -10,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from storage.plan import FileChanged, plan_shards, read_shard
+from storage.errors import StorageError
+from storage.plan import FileChanged, iterate_shard, plan_shards, read_shard
 from storage.uri import Store, open_store
 
 KIND = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -208,6 +210,37 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(store: Store, monkeypat
     monkeypatch.setattr(Store, "parquet", change)
     with pytest.raises((FileChanged, OSError)):
         read_shard(shards[0], ["n"])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.EIO, "planted"), StorageError("planted"), FileNotFoundError("planted"), MemoryError("planted")],
+)
+def test_a_disk_or_a_server_that_fails_makes_no_row_unreadable(
+    store: Store, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    store.write("x.parquet", parquet(0, [10]))
+    (shard,), _ = plan_shards(store.uri, shard_rows=10, rows=None)
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", fail)
+    with pytest.raises(type(error), match="planted"):
+        list(iterate_shard(shard, ["n"]))
+
+
+def test_what_a_changed_file_gives_instead_of_rows_is_no_damage(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write("x.parquet", parquet(0, [10]))
+    (shard,), _ = plan_shards(store.uri, shard_rows=10, rows=None)
+
+    def fail(*_: Any, **__: Any) -> Any:
+        store.replace("x.parquet", parquet(5, [10, 1]))
+        raise OSError("Corrupt snappy compressed data.")
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", fail)
+    with pytest.raises(FileChanged, match="changed since it was planned"):
+        list(iterate_shard(shard, ["n"]))
 
 
 @pytest.mark.parametrize("data", [b"", b"not parquet at all"])
