@@ -23,7 +23,7 @@ BUSY = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded",
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back: the value (or a status that was allowed), and how many earlier tries ended without a reply."""
+    """What came back: the value (or a status that was allowed), and how many earlier tries may have been done."""
 
     value: Any
     status: int
@@ -67,7 +67,7 @@ def ask(
             busy = (status >= 500 and status != 501) or status == 429 or code in BUSY or status in again
             if not busy or patience.ends(f"{status} {code}"):
                 raise explain(path, Refused(status, code, tries, busy)) from None
-            lost += status >= 500 and code not in BUSY  # a gateway's 502 or 504 does not say what the server did
+            lost += status >= 500  # a 500, or a gateway's 502, may have come after the deed
         except (NoCredentialsError, PartialCredentialsError):
             raise no_access(path, "no credentials") from None
         except Exception as error:

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import pytest
 
 SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
+INTERNAL = b"<?xml version='1.0'?><Error><Code>InternalError</Code><Message>Please try again.</Message></Error>"
 DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 
 
@@ -29,9 +30,7 @@ DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Access 
 class Fault:
     """What goes wrong: how, to requests of which method and path, how often, and after how many that go well."""
 
-    how: (
-        str  # slow-down, denied, cut (half the body), lost (done, but no reply), hold (the reply comes too late), reset
-    )
+    how: str  # slow-down, denied, cut (half the body), lost (done, but no reply), internal (done, but 500), reset, hold
     method: str = ""
     path: str = ""
     times: int = 1
@@ -89,6 +88,8 @@ class Handler(BaseHTTPRequestHandler):
         status, headers, data = self.ask(body)
         if how == "lost":
             return self.hang_up()
+        if how == "internal":
+            return self.answer(500, INTERNAL)
         if how == "hold":
             self.proxy.release.wait(30)
             return self.hang_up()

@@ -85,11 +85,12 @@ def test_writing_gets_through(proxy: Any, store: Store, how: str) -> None:
 
 @pytest.mark.parametrize("times", [1, 3])
 @pytest.mark.parametrize("content", [b"ours", b""])
-def test_a_lost_reply_is_told_from_a_lost_race(proxy: Any, store: Store, times: int, content: bytes) -> None:
-    proxy.fail("lost", "PUT", "commit.json", times=times)
+@pytest.mark.parametrize("how", ["lost", "internal"])
+def test_a_lost_reply_is_told_from_a_lost_race(proxy: Any, store: Store, how: str, times: int, content: bytes) -> None:
+    proxy.fail(how, "PUT", "commit.json", times=times)
     assert store.put_new("commit.json", content) is True  # it was ours that arrived
-    assert proxy.told("lost") == times
-    proxy.fail("lost", "PUT", "commit.json", times=times)
+    assert proxy.told(how) == times
+    proxy.fail(how, "PUT", "commit.json", times=times)
     assert store.put_new("commit.json", content) is False  # the same bytes, but another's
     assert store.read("commit.json") == content
 
