@@ -49,7 +49,7 @@ def check_nodes(store: Store, plain: Mapping[str, Any], shards: list[dict[str, A
     try:
         told = _ask([node for node in ray.nodes() if node["Alive"]], needs(store, plain, shards[0], probe, mark))
     finally:
-        with suppress(OSError):
+        with suppress(OSError):  # without the right to delete it stays: hidden, and known to gc
             store.remove(probe)
     if told:
         more = f" (and {len(told) - 1} more nodes)" if len(told) > 1 else ""

@@ -106,7 +106,10 @@ class Store:
         return sorted(Entry(*found) for found in self._kind.ages(self._root))
 
     def remove(self, path: str) -> None:
-        """Delete a file; that it is gone already is no error. Only `gc` does so: nothing that writes a run deletes."""
+        """Delete a file; that it is gone already is no error.
+
+        Only `gc` does so, and the look at a cluster's nodes with its own probe: nothing that holds results is deleted.
+        """
         self._kind.remove(self._at(path), self._root)
 
     def folders(self, prefix: str) -> builtins.list[str]:

@@ -14,12 +14,14 @@ import yaml
 from actors.load import model_digest, weights_folder
 from configs.schema import load_run
 from metrics.judge import CRITERIA
+from pipelines import cluster
 from pipelines.cli import main
 from pipelines.stage import KINDS, _told
 from storage import s3_retry
 from storage.cache import cached, folder_digest
 from storage.commit import read_commits
 from storage.errors import NoAnswer
+from storage.gc import UNFINISHED, garbage
 from storage.uri import open_store
 from storage.verify import verify
 
@@ -182,6 +184,33 @@ def test_no_answer_is_told_from_a_mistake_on_ray_too() -> None:
     answer = _told(s3_retry.no_answer("bucket/x", "503 SlowDown", 9), "s3://bucket/x")
     assert KINDS[answer["kind"]] is NoAnswer
     assert "got 503 SlowDown 9 times" in answer["error"]
+
+
+def test_a_probe_that_may_not_be_removed_stays_and_harms_nothing(
+    proxy: Any, config: str, s3_folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import ray
+
+    assert main(["generate", config, *TINY]) == 0
+    store = open_store(f"{s3_folder}/runs/x")
+    plan = json.loads(store.read("plan.json"))
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}])
+    asked: list[str] = []
+    monkeypatch.setattr(cluster, "_ask", lambda nodes, needs: [told for _ in nodes if (told := lacks(needs, asked))])
+    proxy.fail("denied", "DELETE")
+    cluster.check_nodes(store, plan["config"], plan["shards"])
+    assert len(asked) == 1
+    assert proxy.told("denied") == 1
+    assert [entry.path for entry in store.entries() if ".probe-" in entry.path] == asked
+    assert main(["generate", config, *TINY]) == 0, capsys.readouterr().err
+    assert verify(store) == []
+    assert {file.path for file in garbage(store, older_than=-60, scored=None) if file.why == UNFINISHED} == set(asked)
+
+
+def lacks(needs: dict[str, Any], asked: list[str]) -> str | None:
+    """What a node would say, on this one; keeps the name of the file that it was shown."""
+    asked.append(needs["run"]["probe"])
+    return cluster.lacks(needs)
 
 
 VERBS = {
