@@ -229,13 +229,19 @@ def start_ray(engine: EngineConfig) -> int:
     context.print_on_execution_start = False
     if hasattr(context, "execution_no_progress_timeout_s"):  # Ray 2.60 would end a run whose shards take half an hour
         context.execution_no_progress_timeout_s = -1  # none: engine.row_seconds is the limit
-    if wanted is not None:
-        return wanted
     if engine.gpus:
         fit = workers_that_fit([node["Resources"] for node in ray.nodes() if node["Alive"]], engine.gpus)
-        if not fit:  # Ray would wait for ever
-            raise UserError(f"engine.gpus: expected GPUs for {engine.gpus:g} a worker, got none: set engine.gpus=0")
-        return fit
+        if fit < (wanted or 1) and not (address and wanted):  # Ray would wait for ever
+            less = f"set engine.workers={fit}" if fit else "set engine.gpus=0"
+            raise UserError(
+                f"engine.gpus: expected GPUs for {wanted or 1} workers with {engine.gpus:g} each, got room for "
+                f"{fit or 'none'}: {less}"
+            )
+        if wanted and fit < wanted:  # a cluster may grow
+            note(f"engine.workers: {wanted} with {engine.gpus:g} GPUs each, {address} has room for {fit} now")
+        return wanted or fit
+    if wanted is not None:
+        return wanted
     return max(1, int(ray.cluster_resources().get("CPU", 2)) - 1)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from configs.schema import EngineConfig
+from configs.strict import UserError
 from pipelines.stage import start_ray
 
 
@@ -42,3 +43,26 @@ def test_ray_ends_no_run_whose_shards_take_long(monkeypatch: pytest.MonkeyPatch)
     fake = FakeRay(monkeypatch)
     start_ray(EngineConfig(workers=1))
     assert fake.context.execution_no_progress_timeout_s == -1
+
+
+@pytest.mark.parametrize(("there", "workers", "words"), [(0, 1, "none: set engine.gpus=0"), (2, 3, "2: set engine.w")])
+def test_workers_whose_gpus_are_not_on_this_machine_are_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, there: int, workers: int, words: str
+) -> None:
+    FakeRay(monkeypatch, gpus=there)
+    with pytest.raises(UserError, match=f"GPUs for {workers} workers with 1 each, got room for {words}"):
+        start_ray(EngineConfig(gpus=1, workers=workers))
+
+
+def test_as_many_workers_as_fit_or_as_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeRay(monkeypatch, gpus=2)
+    assert start_ray(EngineConfig(gpus=1)) == 2
+    assert start_ray(EngineConfig(gpus=0.5, workers=3)) == 3
+
+
+def test_a_cluster_with_fewer_gpus_than_asked_for_is_told_of_and_waited_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    FakeRay(monkeypatch, gpus=1)
+    assert start_ray(EngineConfig(gpus=1, workers=3, address="auto")) == 3
+    assert "engine.workers: 3 with 1 GPUs each, auto has room for 1 now" in capsys.readouterr().err
