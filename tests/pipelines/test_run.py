@@ -239,6 +239,25 @@ def test_damaged_rows_are_set_aside_and_the_others_unaffected(faces: Path, tmp_p
     assert "quarantined 5" in show(store)
 
 
+def test_a_run_over_a_damaged_page_ends_whole(faces: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    table = pa.concat_tables([pq.read_table(path) for path in sorted(faces.glob("*.parquet"))])
+    pq.write_table(table, folder / "a.parquet", row_group_size=12)
+    group = pq.read_metadata(folder / "a.parquet").row_group(1)
+    chunk = next(c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == "image.bytes")
+    content = bytearray((folder / "a.parquet").read_bytes())
+    first = chunk.dictionary_page_offset or chunk.data_page_offset
+    content[first : first + chunk.total_compressed_size] = b"\xee" * chunk.total_compressed_size
+    (folder / "a.parquet").write_bytes(content)
+    store = made(folder, tmp_path / "out", "engine.shard_rows=9")
+    assert verify(store) == []
+    assert sorted(row["row"] for row in answers(store).values()) == list(range(12))
+    text = show(store)
+    assert "quarantined 12" in text
+    assert "a.parquet: rows 18:24 cannot be read: OSError: " in text
+
+
 @pytest.mark.parametrize(
     ("sets", "words"),
     [
