@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet as pq
 
+from storage.errors import BadCommit
 from storage.names import hashes, keys, pack
 from storage.run import versions
 from storage.uri import Store
@@ -82,7 +83,7 @@ def commit_shard(
 
 
 def read_commits(store: Store, stage: str) -> dict[int, dict[str, Any]]:
-    """All commits of a stage by shard index; ValueError names one that is no commit."""
+    """All commits of a stage by shard index; BadCommit names one that is none."""
     return {commit["shard"]["index"]: commit for commit in iterate_commits(store, stage)}
 
 
@@ -190,7 +191,7 @@ def data_path(commit: Mapping[str, Any]) -> str:
 
 
 def read_commit(store: Store, path: str) -> dict[str, Any]:
-    """One commit object; ValueError if the file is none, or is another's."""
+    """One commit object; BadCommit if the file is none, or is another's."""
     data = store.read(path)
     try:
         commit = json.loads(data)
@@ -199,7 +200,10 @@ def read_commit(store: Store, path: str) -> dict[str, Any]:
             return dict(commit)
     except (ValueError, KeyError, TypeError):
         pass
-    raise ValueError(f"{store.url(path)}: expected the commit of this shard, got {len(data)} bytes of something else")
+    raise BadCommit(
+        f"{store.url(path)}: expected the commit of this shard, got {len(data)} bytes of something else: "
+        "put it back, or move it away, then the same command does the shard again"
+    )
 
 
 def _expect_whole(stage: str, shard: Mapping[str, Any], rows_in: int, rows_out: int, bad: list[dict[str, Any]]) -> None:

@@ -19,4 +19,8 @@ class FileChanged(ValueError):  # noqa: N818 (said of the file)
     """An input file is not the one that was planned with."""
 
 
-TOLD = (StorageError, BadPath, FileChanged)  # shown as they are, without a traceback
+class BadCommit(ValueError):  # noqa: N818 (said of the commit)
+    """A commit object that cannot be read as one."""
+
+
+TOLD = (StorageError, BadPath, FileChanged, BadCommit)  # shown as they are, without a traceback

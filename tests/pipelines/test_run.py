@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -319,6 +320,20 @@ def test_a_row_that_raises_is_set_aside_alone(faces: Path, tmp_path: Path, monke
     quarantined = [entry for commit in read_commits(store, "generate").values() for entry in commit["quarantined"]]
     assert [entry["reason"] for entry in quarantined] == ["the method failed: RuntimeError: planted"]
     assert len(answers(store)) == 23
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b'{"stage": "gener'])
+def test_a_damaged_commit_is_told_in_a_line(
+    make_run: Callable[..., Any], data: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = make_run(rows=4, shards=2).store
+    store.replace("commit/generate/000001.json", data)
+    assert main(["show", store.uri]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"commit/generate/000001.json: expected the commit of this shard, got {len(data)} bytes" in error
+    assert main(["verify", store.uri]) == 1
+    assert "generate: shard 1: " in capsys.readouterr().out
 
 
 def test_verify_exits_with_one_where_a_file_was_damaged(
