@@ -115,7 +115,9 @@ class EngineConfig(Strict):
     """Where and how the work is run; nothing here changes a result."""
 
     kind: Literal["ray", "local"] = "ray"
-    workers: int | None = Field(default=None, ge=1)  # actors; default: CPUs - 1, at least 1 (or one per GPU)
+    workers: int | None = Field(
+        default=None, ge=1
+    )  # default: as many as this machine has CPUs for us, or room on its GPUs
     gpus: float = Field(default=0, ge=0)  # per worker; fractions share a GPU
     device: str = "auto"
     threads: Count = 1  # torch threads per worker

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from configs.schema import RunConfig
+from pipelines.cpus import cpus
 from pipelines.finding import Finding, ok, problem, warning
 from pipelines.generate import open_run
 
@@ -17,11 +18,6 @@ ROW_BYTES = (
     1.2  # of a stored row, as a multiple of its two raw images: PNGs are smaller, latents and scores come on top
 )
 WORKER_BYTES = 600 * 2**20  # resident memory of a worker with torch loaded, before its models
-
-
-def cpus() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def workers(config: RunConfig) -> int:

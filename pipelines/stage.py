@@ -18,6 +18,7 @@ from typing import Any
 from configs.schema import EngineConfig, RunConfig, fingerprint
 from configs.strict import UserError
 from pipelines.cluster import check_nodes, expect_listener, workers_that_fit
+from pipelines.cpus import cpus
 from pipelines.disk import disk_error
 from pipelines.part import work as work_of
 from pipelines.progress import Progress, note
@@ -202,12 +203,11 @@ def start_ray(engine: EngineConfig) -> int:
     import ray
 
     address = _address(engine)
-    cpus = max(1, os.cpu_count() or 1)
-    wanted = engine.workers or (None if address or engine.gpus else cpus)
+    wanted = engine.workers or (None if address or engine.gpus else cpus())
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        local = {"num_cpus": (wanted or cpus) + 2, "include_dashboard": False, "_temp_dir": _short_temp()}
+        local = {"num_cpus": (wanted or cpus()) + 2, "include_dashboard": False, "_temp_dir": _short_temp()}
         if address:
             expect_listener(address)
         try:

@@ -66,3 +66,10 @@ def test_a_cluster_with_fewer_gpus_than_asked_for_is_told_of_and_waited_for(
     FakeRay(monkeypatch, gpus=1)
     assert start_ray(EngineConfig(gpus=1, workers=3, address="auto")) == 3
     assert "engine.workers: 3 with 1 GPUs each, auto has room for 1 now" in capsys.readouterr().err
+
+
+def test_workers_are_as_many_as_the_cpus_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeRay(monkeypatch)
+    monkeypatch.setattr("pipelines.stage.cpus", lambda: 3)
+    assert start_ray(EngineConfig()) == 3
+    assert fake.told[0]["num_cpus"] == 5  # two more: a pool that takes every CPU hangs
