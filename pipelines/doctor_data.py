@@ -21,6 +21,7 @@ from configs.strict import nearest
 from pipelines.finding import Finding, most, ok, one_line, problem, warning
 from storage.codec import BadRow, decode
 from storage.plan import plan_shards, read_shard
+from storage.schema import holds_images
 
 PLACES, EACH = 16, 6  # the sample of images: so many places over the data, so many rows at each
 FACTS, FACTS_EACH = 40, 500  # labels, splits and ids cost little: more of them
@@ -109,10 +110,7 @@ def _types(there: dict[str, str], schema: pa.Schema) -> Iterator[Finding]:
     for key, name in there.items():
         kind = schema.field(name).type
         if key == "data.image":
-            inner = (
-                kind.field("bytes").type if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
-            )
-            if not (pa.types.is_binary(inner) or pa.types.is_large_binary(inner)):
+            if not holds_images(kind):
                 hint = "paths are not read: `counterfactory prepare images` writes image files as Parquet"
                 yield problem(key, f"expected {name!r} as struct<bytes, path> or binary, got {kind}", hint)
         elif key == "data.label" and pa.types.is_floating(kind):

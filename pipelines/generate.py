@@ -19,6 +19,7 @@ from storage.commit import iterate_commits, totals
 from storage.inputs import read_footers, unchanged
 from storage.plan import cut
 from storage.run import PLAN, PlanMismatch, read_plan, versions, write_plan
+from storage.schema import holds_images
 from storage.uri import Store, data_files, open_store
 
 STAGE = "generate"
@@ -145,6 +146,11 @@ def cut_data(config: RunConfig) -> tuple[list[dict[str, Any]], list[dict[str, An
         for key, column in columns.items():
             if column not in there:
                 raise UserError(f"{key}: expected a column of {data.path}, got {column!r}: {nearest(column, there)}")
+        if not holds_images(kind := schema.field(data.image).type):
+            raise UserError(
+                f"data.image: expected {data.image!r} of {data.path} as struct<bytes, path> or binary, got {kind}: "
+                "paths are not read, but `counterfactory prepare images` writes image files as Parquet"
+            )
         files, _ = read_footers(data.path, data.rows, list(dict.fromkeys(columns.values())))
         return files, cut(files, shard_rows=config.engine.shard_rows, rows=data.rows, path=data.path)
     except (FileNotFoundError, ValueError) as error:

@@ -88,6 +88,15 @@ SCORES = pa.schema(
 )
 
 
+def holds_images(kind: pa.DataType) -> bool:
+    """Can a column of this type hold encoded images: bytes, or a struct with them as `bytes`."""
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
+    return any(test(inner) for test in tests)
+
+
 def row_id(content: bytes, source_key: str) -> str:
     """A row's name where its data set has none: 32 hex digits of sha256 over where it is from and what it holds."""
     key = source_key.encode()
