@@ -114,7 +114,7 @@ def make_plan(store: Store, config: RunConfig, digests: dict[str, str], part: Pa
         "files": files,
         "shards": shards,
         "rows": sum(shard["rows"] for shard in shards),
-        "config": config.model_dump(),
+        "config": kept(config),
         "versions": versions(),
         "models": digests,
     }
@@ -124,9 +124,16 @@ def make_plan(store: Store, config: RunConfig, digests: dict[str, str], part: Pa
         told = what_changed(plan, read_plan(store)) or str(error)
         raise UserError(f"{told}; nothing was changed: put it back, or give the run another name or --out") from None
     resolved = json.loads(config.model_dump_json())
-    resolved["engine"]["address"] = None  # today's cluster is no part of the run
+    resolved["engine"]["address"] = None  # as in `kept`
     store.replace("config.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True).encode())
     return standing
+
+
+def kept(config: RunConfig) -> dict[str, Any]:
+    """The settings as a run's papers keep them: today's cluster is no part of the run."""
+    plain = config.model_dump()
+    plain["engine"]["address"] = None
+    return plain
 
 
 def as_planned(plan: dict[str, Any], config: RunConfig) -> bool:
@@ -142,7 +149,8 @@ def cut_data(config: RunConfig) -> tuple[list[dict[str, Any]], list[dict[str, An
     try:
         first, name = data_files(data.path)[0]
         with first.parquet(name) as file:
-            there = file.schema_arrow.names
+            schema = file.schema_arrow
+            there = schema.names
         for key, column in columns.items():
             if column not in there:
                 raise UserError(f"{key}: expected a column of {data.path}, got {column!r}: {nearest(column, there)}")

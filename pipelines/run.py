@@ -12,7 +12,7 @@ from configs.schema import RunConfig, load_run
 from configs.strict import UserError, apply_sets, check, parse_yaml
 from pipelines.committed import scored_stage
 from pipelines.disk import disk_errors
-from pipelines.generate import generate, load_plan, open_run
+from pipelines.generate import generate, kept, load_plan, open_run
 from pipelines.part import WHOLE, Part
 from storage.check import TWICE, check_stage
 from storage.commit import committed, iterate_commits, totals
@@ -62,7 +62,7 @@ def _run(store: Store, config: RunConfig, stages: tuple[str, ...], part: Part) -
         store,
         {
             "command": hide(shlex.join(["counterfactory", *sys.argv[1:]])),
-            "config": config.model_dump(),
+            "config": kept(config),
             "versions": versions(),
             "models": plan["models"],
             "fingerprint": plan["fingerprint"],

@@ -71,6 +71,15 @@ def test_failures_hold_no_secret(s3_folder: str, s3_endpoint: str, faces: Path, 
     assert b"Traceback" not in done.stderr
 
 
+def test_the_clusters_address_is_in_no_paper_of_a_run(faces: Path, tmp_path: Path) -> None:
+    command = ["generate", "demo-plain", "--engine", "local", "--address", "192.0.2.9:6379", "--out", str(tmp_path)]
+    for item in (f"data.path={faces}", "data.rows=0:2", "method.settings.max_steps=1", "name=x"):
+        command += ["--set", item]
+    assert main(command) == 0
+    for name in ("plan.json", "MANIFEST.json", "config.yaml"):
+        assert b"192.0.2.9" not in (tmp_path / "x" / name).read_bytes(), name
+
+
 @pytest.mark.parametrize("key", ["data.path", "models.classifier.weights", "out"])
 def test_a_pre_signed_address_is_refused_without_its_signature(key: str, capsys: pytest.CaptureFixture[str]) -> None:
     url = f"https://b.s3.amazonaws.com/x.parquet?X-Amz-Credential={KEY}&X-Amz-Signature={SECRET}"
