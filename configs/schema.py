@@ -115,9 +115,8 @@ class EngineConfig(Strict):
     """Where and how the work is run; nothing here changes a result."""
 
     kind: Literal["ray", "local"] = "ray"
-    workers: int | None = Field(
-        default=None, ge=1
-    )  # default: as many as this machine has CPUs for us, or room on its GPUs
+    # Default: one per CPU that may be used here (on a cluster all CPUs but one), or as many as its GPUs hold.
+    workers: int | None = Field(default=None, ge=1)
     gpus: float = Field(default=0, ge=0)  # per worker; fractions share a GPU
     device: str = "auto"
     threads: Count = 1  # torch threads per worker
