@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -36,6 +36,7 @@ class Begun:
 
     before: what its last revision answered, where its quarantined rows are tried again.
     commit: the one that was there already; notes: what the driver should say of it.
+    left: notes that its start is no death, where it ends without a commit.
     """
 
     shard: dict[str, Any]
@@ -44,12 +45,16 @@ class Begun:
     before: Earlier | None = None
     commit: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
+    left: Callable[[], None] | None = None
     since: float = field(default_factory=time.perf_counter)
 
     def close(self) -> None:
-        """Stop reading ahead."""
+        """Stop reading ahead, and leave the shard as it is if it is not finished."""
         if self.rows is not None:
             self.rows.close()
+        if self.left is not None:
+            with suppress(Exception):
+                self.left()
 
 
 class Generate:
@@ -82,6 +87,7 @@ class Generate:
             return begun
         begun.before = earlier(self.store, self.stage, shard)
         begun.start = start = attempts.begin(self.store, self.stage, shard, self.session)
+        begun.left = partial(attempts.note, self.store, start, attempts.RAISED)
         most = self.config["engine"]["attempts"]
         careful = start.hung or start.deaths >= most
         if careful:
@@ -103,13 +109,11 @@ class Generate:
             return self._receipt(begun, begun.commit, 0.0, 0.0)
         assert begun.start is not None
         try:
-            return self._finish(begun, begun.start)
-        except Exception:
-            with suppress(Exception):
-                attempts.note(self.store, begun.start, attempts.RAISED)  # an error is no death
-            raise
+            receipt = self._finish(begun, begun.start)
+            begun.left = None
+            return receipt
         finally:
-            begun.close()
+            begun.close()  # neither an error nor Ctrl-C is a death
 
     def _finish(self, begun: Begun, start: attempts.Start) -> dict[str, Any]:
         shard, records = begun.shard, []
@@ -195,9 +199,13 @@ class Generate:
             if reason is not None:
                 yield [], [Unusable(stored.id, reason)]
                 continue
-            with self._limit(1, begun.start, partial(attempts.note_hung_row, *place, number)):
-                (row,) = decoded([stored], shard, self.config, self.answerer.classifier.classes, seen)
-                found = ([], [row]) if isinstance(row, Unusable) else self.batch.guarded(self.answerer, [row])
+            try:
+                with self._limit(1, begun.start, partial(attempts.note_hung_row, *place, number)):
+                    (row,) = decoded([stored], shard, self.config, self.answerer.classifier.classes, seen)
+                    found = ([], [row]) if isinstance(row, Unusable) else self.batch.guarded(self.answerer, [row])
+            except KeyboardInterrupt:  # the worker came back from the row
+                attempts.end_row(*place, number, self.session)
+                raise
             attempts.end_row(*place, number, self.session)
             yield found
 

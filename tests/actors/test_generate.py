@@ -20,6 +20,7 @@ import actors.rows as rows_module
 from actors.answer import Answerer
 from actors.generate import Generate
 from configs.schema import RunConfig
+from pipelines import stage
 from pipelines.stage import worker_config
 from storage.attempts import HUNG, LOCAL, begin, note, note_hung_row
 from storage.codec import encode
@@ -198,6 +199,27 @@ def test_a_row_that_hung_when_it_was_tried_again_is_tried_once_more(make: Any) -
     assert worker(to_retry(plan, store)[0])["quarantined"] == 0
 
 
+@pytest.mark.parametrize("times", [1, 4])
+def test_ctrl_c_is_no_death_and_sets_no_row_aside(make: Any, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    worker, shards, store = make("run", attempts=3, kind="local")
+    if times == 1:  # row by row
+        for _ in range(3):
+            begin(store, "generate", shards[0], LOCAL)
+    answer = Answerer.__call__
+
+    def stopped(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    for _ in range(times):
+        monkeypatch.setattr(Answerer, "__call__", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            list(stage._local(store.uri, {}, None, "generate", lambda **_: worker, shards))  # type: ignore[arg-type]
+    monkeypatch.setattr(Answerer, "__call__", answer)
+    receipts = list(stage._local(store.uri, {}, None, "generate", lambda **_: worker, shards))  # type: ignore[arg-type]
+    assert [receipt["quarantined"] for receipt in receipts] == [0] * 3
+    assert [bool(receipt["notes"]) for receipt in receipts] == [times == 1, False, False]
+
+
 @pytest.mark.parametrize(("rows", "allowed"), [(1, 10.0), (3, 30.0), (4, 40.0), (64, 40.0)])
 def test_a_large_batch_may_take_no_longer_than_a_few_rows(
     make: Any, monkeypatch: pytest.MonkeyPatch, rows: int, allowed: float
@@ -237,7 +259,9 @@ def test_a_shard_whose_workers_die_outside_of_any_row_stops_the_run(make: Any) -
     worker, shards, _ = make("run", attempts=2)
     worker.session = "ray"
     for _ in range(4):
-        worker.begin(shards[1]).close()
+        begun = worker.begin(shards[1])
+        if begun.rows is not None:
+            begun.rows.close()
     with pytest.raises(
         UserError, match=r"shard 1 \(4 rows from 4 of .*a\.parquet\): expected its worker to live.*got 4"
     ):
