@@ -86,7 +86,7 @@ class Generate:
             begun.commit = read_commit(self.store, path)
             return begun
         begun.before = earlier(self.store, self.stage, shard)
-        begun.start = start = attempts.begin(self.store, self.stage, shard, self.session)
+        begun.start = start = attempts.look(self.store, self.stage, shard, self.session)
         begun.left = partial(attempts.note, self.store, start, attempts.RAISED)
         most = self.config["engine"]["attempts"]
         careful = start.hung or start.deaths >= most
@@ -97,7 +97,8 @@ class Generate:
         elif start.deaths:
             how = "going through it row by row" if careful else "doing it again"
             begun.notes.append(f"shard {shard['index']}: a worker ended over it ({start.deaths} so far): {how}")
-        if not careful:
+        if not careful:  # else it is noted at its turn: while it waits, a death is another shard's
+            attempts.enter(self.store, start)
             records = read(shard, self.config["data"], self.config["target"])
             rows_of = decoded(records, shard, self.config, self.answerer.classifier.classes, set())
             begun.rows = Ahead(unanswered(rows_of, begun.before), rows_ahead(self.config["data"]["size"]))
@@ -120,6 +121,8 @@ class Generate:
         bad: list[Unusable] = []
         with self.turn.mine() as gap:
             began = time.perf_counter()
+            if begun.rows is None:
+                attempts.enter(self.store, start)
             for answers, unusable in self._batches(begun.rows, start) if begun.rows else self._careful(begun):
                 bad += unusable
                 records.append(self._recorder.submit(self._records, answers))

@@ -32,7 +32,19 @@ class Start:
 
 
 def begin(store: Store, stage: str, shard: Mapping[str, Any], session: str) -> Start:
-    """Note that a worker of this driver's session starts a shard.
+    """Note that a worker of this driver's session starts a shard; see `look`."""
+    start = look(store, stage, shard, session)
+    enter(store, start)
+    return start
+
+
+def enter(store: Store, start: Start) -> None:
+    """Note a start that was looked at before."""
+    store.write(start.path, b"")
+
+
+def look(store: Store, stage: str, shard: Mapping[str, Any], session: str) -> Start:
+    """The next start of a shard, not noted yet, and how those before it ended.
 
     An earlier start that left neither an error nor a note died with its worker, or is the one that was going on when
     its driver ended (or still goes on elsewhere): of every other session one is forgiven, but of LOCAL none.
@@ -42,7 +54,6 @@ def begin(store: Store, stage: str, shard: Mapping[str, Any], session: str) -> S
     folder = f"attempt/{_place(stage, shard)}"
     earlier = [path.rpartition("/")[2].split("-") for path in store.list(folder)]
     path = f"{folder}/{session}-{uuid.uuid4().hex}"
-    store.write(path, b"")
     raised = {parts[1] for parts in earlier if parts[2:] == [RAISED]}
     open_starts = Counter(parts[0] for parts in earlier if len(parts) == 2 and parts[1] not in raised)
     deaths = sum(count if name in (session, LOCAL) else count - 1 for name, count in open_starts.items())

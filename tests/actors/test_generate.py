@@ -253,15 +253,40 @@ def test_a_row_that_the_classifier_gives_no_number_for_is_set_aside(make: Any, m
     assert [row["row"] for row in answers(store)] == [0, 3]
 
 
-def test_a_shard_whose_workers_die_outside_of_any_row_stops_the_run(make: Any) -> None:
+def test_deaths_over_one_shard_do_not_count_for_one_that_waits_row_by_row(make: Any) -> None:
+    worker, shards, store = make("run", attempts=2)
+    worker.session = "ray"
+    for _ in range(2):
+        begin(store, "generate", shards[1], "ray")
+    for _ in range(9):  # its workers end while it waits
+        begun = worker.begin(shards[1])
+        assert begun.rows is None
+        assert "a worker ended over it (2 so far)" in begun.notes[0]
+    assert worker.finish(begun)["quarantined"] == 0
+    assert len(store.list("attempt")) == 3
+
+
+def test_a_shard_whose_workers_die_outside_of_any_row_stops_the_run(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Death(BaseException):
+        """Stands for the end of the process."""
+
     from configs.strict import UserError
+
+    def dies(*_: Any) -> Any:
+        raise Death
 
     worker, shards, _ = make("run", attempts=2)
     worker.session = "ray"
+    monkeypatch.setattr(module, "unanswered", lambda *_: iter(()))
+    monkeypatch.setattr(worker, "_careful", dies)
     for _ in range(4):
         begun = worker.begin(shards[1])
+        begun.left = None  # a dead worker notes nothing
         if begun.rows is not None:
             begun.rows.close()
+            continue
+        with pytest.raises(Death):
+            worker.finish(begun)
     with pytest.raises(
         UserError, match=r"shard 1 \(4 rows from 4 of .*a\.parquet\): expected its worker to live.*got 4"
     ):
