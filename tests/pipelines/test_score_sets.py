@@ -199,3 +199,28 @@ def test_features_stand_in_the_scores_as_float32(looked: Callable[..., Any]) -> 
     kept = np.array(shard["features_after"].to_pylist())
     assert shard.schema.field("features_after").type == pa.list_(pa.float32())
     np.testing.assert_allclose(kept, pixels(run)[1] + 0.1, atol=1e-6)
+
+
+def test_a_pair_whose_features_are_no_numbers_is_left_out_and_told(
+    looked: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, config = looked()
+    whole = {name.partition("[")[0]: line for name, line in lines(score(run.store, config)).items()}
+    original = torch.from_numpy(run.pictures[6][0][3, 3].astype(np.float32) / 255)
+
+    def known(images: Tensor) -> Tensor:
+        return ~(images[:, :, 3, 3] == original).all(1)
+
+    plain, encode = Corner.forward, Latents.encode
+    monkeypatch.setattr(Corner, "forward", lambda self, x: plain(self, x).where(known(x)[:, None], torch.nan))
+    monkeypatch.setattr(Latents, "encode", lambda self, x: encode(self, x).where(known(x)[:, None, None], torch.nan))
+    raw = config.model_dump()
+    raw["score"]["lpr_tolerance"] = config.score.lpr_tolerance * 2  # another stage
+    found = lines(score(run.store, RunConfig.model_validate(raw)))
+    table = {name.partition("[")[0]: line for name, line in found.items()}
+    for metric in ("s3", "fs", "lpr"):
+        assert table[metric]["n"] == whole[metric]["n"] - 1, metric
+        assert table[metric]["note"] == f"without 1 rows whose {metric} is not finite"
+    assert table["fva"]["note"] == "without 1 rows whose fs is not finite"
+    assert table["fid"]["n"] == whole["fid"]["n"] - 1
+    assert "without 1 rows whose features_after is not finite" in table["fid"]["note"]
