@@ -207,17 +207,17 @@ def start_ray(engine: EngineConfig) -> int:
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        told = {"log_to_driver": False, "logging_level": "ERROR"}
         local = {"num_cpus": (wanted or cpus()) + 2, "include_dashboard": False, "_temp_dir": _short_temp()}
         if address:
             expect_listener(address)
         try:
-            with _native_stderr_held(show=not address):
-                ray.init(
-                    address=address or "local", log_to_driver=False, logging_level="ERROR", **({} if address else local)
-                )
+            if address:
+                with _native_stderr_held(show=False):
+                    ray.init(address=address, **told)
+            else:
+                _start_local({**told, **local})
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            if not address:
-                raise
             raise UserError(
                 f"engine.address: expected a running Ray cluster at {address}, got {type(error).__name__}: "
                 f"{' '.join(str(error).split())[:200]}"
@@ -243,6 +243,25 @@ def start_ray(engine: EngineConfig) -> int:
     if wanted is not None:
         return wanted
     return max(1, int(ray.cluster_resources().get("CPU", 2)) - 1)
+
+
+def _start_local(told: dict[str, Any]) -> None:
+    """Start Ray on this machine; what it waits for its own processes (30 s) may be too short once, on a busy one."""
+    import ray
+
+    reason = ""
+    for last in (False, True):
+        try:
+            with _native_stderr_held(show=last):
+                ray.init(address="local", **told)
+            return
+        except Exception as error:  # Ray raises plain Exceptions here, too
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        ray.shutdown()
+    raise UserError(
+        f"engine.kind: expected Ray to start on this machine, got twice {reason}: "
+        "free CPUs or memory, or set engine.kind=local"
+    )
 
 
 def _address(engine: EngineConfig) -> str | None:

@@ -68,6 +68,25 @@ def test_a_cluster_with_fewer_gpus_than_asked_for_is_told_of_and_waited_for(
     assert "engine.workers: 3 with 1 GPUs each, auto has room for 1 now" in capsys.readouterr().err
 
 
+def test_ray_that_does_not_start_in_time_is_started_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeRay(monkeypatch)
+    fake.starts = [RuntimeError("timed out")]
+    assert start_ray(EngineConfig(workers=2)) == 2
+    assert (len(fake.told), fake.downs) == (2, 1)
+    assert fake.told[0] == fake.told[1]
+
+
+def test_ray_that_does_not_start_at_all_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeRay(monkeypatch)
+    fake.starts = [TimeoutError("first"), Exception("The current node\n timed out")]
+    with pytest.raises(UserError) as error:
+        start_ray(EngineConfig(workers=2))
+    assert str(error.value).startswith(
+        "engine.kind: expected Ray to start on this machine, got twice Exception: The cu"
+    )
+    assert len(fake.told) == 2
+
+
 def test_workers_are_as_many_as_the_cpus_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeRay(monkeypatch)
     monkeypatch.setattr("pipelines.stage.cpus", lambda: 3)
