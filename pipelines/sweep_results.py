@@ -46,9 +46,9 @@ def write_results(store: Store, sweep: SweepConfig, cells: Sequence[Cell], store
     drawn = {f"plots/{p.y}-over-{p.x}.svg": plot(lines, p, axes, sweep.by) for p in sweep.plots}
     for name, picture in drawn.items():
         store.replace(name, picture.encode())
-    store.replace("tables.md", markdowns(sweep, lines, found, compared).encode())
+    store.replace("tables.md", markdowns(sweep, found, compared).encode())
     store.replace("tables.tex", "\n".join(map(latex, found)).encode())
-    store.replace("tables.html", html_page(sweep, lines, found, list(drawn.values())).encode())
+    store.replace("tables.html", html_page(sweep, found, list(drawn.values())).encode())
     return [*(markdown(grid) for grid in found), f"sweep: {store.url('tables.html')}"]
 
 
@@ -97,13 +97,11 @@ def measures_of(sweep: SweepConfig, cells: Sequence[Cell]) -> list[Measure]:
     return [m for m in common if m.column not in derived and (not sweep.metrics or m.name in sweep.metrics)]
 
 
-def markdowns(
-    sweep: SweepConfig, lines: list[dict[str, Any]], found: list[Grid], compared: list[dict[str, Any]]
-) -> str:
+def markdowns(sweep: SweepConfig, found: list[Grid], compared: list[dict[str, Any]]) -> str:
     """All tables, how to read them, and the differences that the rows can tell."""
     told = f"# {sweep.name}\n\n{HOW}\n\n"
     for grid in found:
-        told += markdown(grid) + "\n" + "".join(f"- {note}\n" for note in notes(lines, grid)) + "\n"
+        told += markdown(grid) + "\n" + "".join(f"- {note}\n" for note in notes(grid)) + "\n"
     sure = [line for line in compared if line["better"]]
     if sure:
         told += "**On the same rows** (mean of first - second, 95 % bootstrap interval without 0)\n\n"
@@ -114,12 +112,12 @@ def markdowns(
     return told
 
 
-def html_page(sweep: SweepConfig, lines: list[dict[str, Any]], found: list[Grid], plots: list[str]) -> str:
+def html_page(sweep: SweepConfig, found: list[Grid], plots: list[str]) -> str:
     """One page with the tables and the plots; no script, nothing from elsewhere."""
     from markupsafe import escape
 
     body = "".join(
-        f"<div>{page(grid)}</div>" + "".join(f"<p>{escape(note)}</p>" for note in notes(lines, grid)) for grid in found
+        f"<div>{page(grid)}</div>" + "".join(f"<p>{escape(note)}</p>" for note in notes(grid)) for grid in found
     )
     head = f'<meta charset="utf-8"><title>{escape(sweep.name)}</title><style>{STYLE}</style>'
     pictures = "".join(f"<figure>{svg}</figure>" for svg in plots)

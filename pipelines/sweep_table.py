@@ -121,11 +121,15 @@ def page(grid: Grid) -> str:
     return f"<table>{caption}\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table>\n"
 
 
-def notes(lines: Sequence[dict[str, Any]], grid: Grid) -> list[str]:
-    """What must be known to read the table's columns, each once."""
-    shown = {column.metric for column in grid.columns}
-    found = {(line["metric"], line["note"]) for line in lines if line["note"] and line["metric"] in shown}
-    return [f"{metric}: {note}" for metric, note in sorted(found)]
+def notes(grid: Grid) -> list[str]:
+    """What must be known to read the table's figures, those with one note together; n = 0 stands in its cell."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for label, row in zip(grid.labels, grid.figures, strict=True):
+        for column, figure in zip(grid.columns, row, strict=True):
+            note = figure.get("note", "").removeprefix("n = 0").removeprefix("; ") if figure else ""
+            if note:
+                found.setdefault((column.metric, note), []).append(", ".join(label))
+    return [f"{metric} ({'; '.join(labels)}): {note}" for (metric, note), labels in found.items()]
 
 
 def _cells(

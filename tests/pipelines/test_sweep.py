@@ -15,7 +15,7 @@ from configs.sweep import PlotConfig, SweepConfig
 from pipelines import sweep as sweeping
 from pipelines.sweep import sweep
 from pipelines.sweep_plots import plot
-from pipelines.sweep_table import Column, Grid, grids, latex, markdown, page, ranks, short
+from pipelines.sweep_table import Column, Grid, grids, latex, markdown, notes, page, ranks, short
 from storage.commit import read_commits, read_committed
 from storage.uri import Store, open_store
 from storage.verify import verify
@@ -184,6 +184,13 @@ def test_tables_say_the_same_in_three_languages() -> None:
     assert "<script>" not in html
     assert "<b>0.900</b>" in html
     assert "classifier a&amp;b" in html
+
+
+def test_notes_name_the_rows_they_are_of_once() -> None:
+    columns = [Column("fid", "flipped", "lower")]
+    figures = [[{"note": "n < 2048"}], [{"note": "n < 2048"}], [{"note": "n = 0"}], [None]]
+    grid = Grid("", ["method"], [("a",), ("b",), ("c",), ("d",)], columns, figures)
+    assert notes(grid) == ["fid (a; b): n < 2048"]
 
 
 def test_axes_make_rows_and_tables() -> None:
