@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from configs.sweep import PlotConfig
-from pipelines.sweep_table import ARROWS, short
+from pipelines.sweep_table import ARROWS, asked, short
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 840, 420, 70, 320, 20, 60
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A8A00")  # Okabe & Ito 2008
@@ -48,12 +48,13 @@ def plot(lines: Sequence[dict[str, Any]], config: PlotConfig, axes: Sequence[str
 
 def _points(lines: Sequence[dict[str, Any]], config: PlotConfig, axes: Sequence[str]) -> list[Point]:
     cells: dict[str, Point] = {}
+    known = list(dict.fromkeys(line["metric"] for line in lines))
     for line in lines:
         point = cells.setdefault(line["cell"], {"cell": line["cell"]})
         point["lane"] = ", ".join(str(line[name]) for name in axes if name != config.along and line[name] != "")
         point["along"] = str(line.get(config.along, "")) if config.along else ""
         for side, metric in (("x", config.x), ("y", config.y)):
-            if line["metric"] == metric:
+            if [line["metric"]] == asked([metric], known)[:1]:
                 point[side] = line
     return [point for point in cells.values() if "x" in point and "y" in point]
 

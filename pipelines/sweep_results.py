@@ -17,7 +17,7 @@ from pipelines.committed import TABLE
 from pipelines.score_measures import row_measures
 from pipelines.sweep_pairs import pairs
 from pipelines.sweep_plots import plot
-from pipelines.sweep_table import Grid, grids, latex, markdown, notes, page
+from pipelines.sweep_table import Grid, asked, grids, latex, markdown, notes, page
 from storage.uri import Store
 
 FIGURES = ("metric", "subset", "n", "value", "low", "high", "better", "unit", "note")
@@ -93,8 +93,10 @@ def measures_of(sweep: SweepConfig, cells: Sequence[Cell]) -> list[Measure]:
     common: list[Measure] = list(row_measures(cells[0].run))
     for cell in cells[1:]:
         common = [measure for measure in common if measure in row_measures(cell.run)]
-    derived = ("confident", "verified")
-    return [m for m in common if m.column not in derived and (not sweep.metrics or m.name in sweep.metrics)]
+    common = [measure for measure in common if measure.column not in ("confident", "verified")]  # of no column
+    names = [measure.name for measure in common]
+    wanted = asked(sweep.metrics, names) if sweep.metrics else names
+    return [measure for measure in common if measure.name in wanted]
 
 
 def markdowns(sweep: SweepConfig, found: list[Grid], compared: list[dict[str, Any]]) -> str:

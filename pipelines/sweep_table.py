@@ -41,9 +41,8 @@ def grids(
     lines: Sequence[dict[str, Any]], rows: Sequence[str], by: Sequence[str], metrics: Sequence[str]
 ) -> list[Grid]:
     """Tables out of tidy lines; rows, by: axes that make rows and that make tables; metrics: which, in this order."""
-    order = [metric for metric in metrics if any(line["metric"] == metric for line in lines)] or list(
-        dict.fromkeys(line["metric"] for line in lines)
-    )
+    known = list(dict.fromkeys(line["metric"] for line in lines))
+    order = asked(metrics, known) or known
     columns = []
     for metric in order:
         first = next(line for line in lines if line["metric"] == metric)
@@ -56,6 +55,14 @@ def grids(
         figures = [[at.get((label, column.metric)) for column in columns] for label in labels]
         title = ", ".join(f"{axis} {value}" for axis, value in zip(by, group, strict=True))
         found.append(Grid(title, list(rows), labels, columns, figures))
+    return found
+
+
+def asked(metrics: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The figures asked for: by their whole name, or else without the bracket that names their network or way."""
+    found = []
+    for metric in metrics:
+        found += [metric] if metric in known else [name for name in known if name.partition("[")[0] == metric]
     return found
 
 

@@ -202,6 +202,9 @@ def test_axes_make_rows_and_tables() -> None:
     assert first.title == "classifier p"
     assert first.labels == [("a",), ("b",)]
     assert [row[0]["value"] for row in second.figures if row[0]] == [3.0]
+    named = [{**line, "metric": "fid[faces-oracle]"} for line in lines]
+    (grid, _) = grids([*lines, *named], ["method"], ["classifier"], ["fid", "l1"])
+    assert [column.metric for column in grid.columns] == ["fid[faces-oracle]", "l1"]
 
 
 @pytest.mark.parametrize(
