@@ -89,7 +89,7 @@ def test_all_stages_leave_what_they_promise(whole: Store) -> None:
     assert "flip" in page.lower()
     manifest = read_manifest(whole)
     assert manifest["totals"]["rows_out"] == 24
-    assert set(manifest["models"]) == {"classifier", "autoencoder", "oracle", "second"}
+    assert set(manifest["models"]) == {"classifier", "autoencoder", "oracle", "second", "simsiam"}
     assert whole.exists("config.yaml")
     assert verify(whole) == []
 
