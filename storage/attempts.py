@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
 import uuid
 from collections import Counter
 from collections.abc import Mapping
@@ -39,8 +41,8 @@ def begin(store: Store, stage: str, shard: Mapping[str, Any], session: str) -> S
 
 
 def enter(store: Store, start: Start) -> None:
-    """Note a start that was looked at before."""
-    store.write(start.path, b"")
+    """Note a start that was looked at before, and who makes it: machine and process."""
+    store.write(start.path, f"{socket.gethostname()} {os.getpid()}".encode())
 
 
 def look(store: Store, stage: str, shard: Mapping[str, Any], session: str) -> Start:

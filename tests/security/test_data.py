@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import io
 import json
 import struct
@@ -43,6 +45,8 @@ NAMES = [
 @contextmanager
 def at_most(megabytes: int) -> Iterator[None]:
     """Fails where the block's memory reaches further above what it began with."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # else what earlier tests freed but kept takes in the block's memory unseen
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     except OSError:
@@ -145,7 +149,7 @@ def test_a_bomb_is_not_decoded(kind: str) -> None:
 
 def test_the_measure_of_memory_sees_a_decoded_picture() -> None:
     with pytest.raises(AssertionError, match="it was unpacked"), at_most(24):
-        decode(png_bomb(4000), size=64, crop=None, max_pixels=20_000_000)
+        decode(png_bomb(6000), size=64, crop=None, max_pixels=40_000_000)
 
 
 def test_text_chunks_that_swell_are_no_way_around(tmp_path: Path) -> None:
