@@ -36,6 +36,17 @@ class AttributeModel(Protocol):
         ...
 
 
+class SpuriousModel(Protocol):
+    """Images to what their spurious factors alone say: g(S(x)) of CECAS."""
+
+    def __call__(self, images: Tensor, classifier: Classifier) -> Tensor:
+        """Scores (B,J,K): J questions of K answers each, softmax over K; images (B,3,H,W) in [0,1].
+
+        classifier: the one that is explained, whose penultimate features the factors may be taken from.
+        """
+        ...
+
+
 class Autoencoder(Protocol):
     """Images to latents and back."""
 
