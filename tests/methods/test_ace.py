@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from methods.ace import ACE, keep_mask
+from methods.ace import ACE
 from methods.contract import Queries, to_8bit
+from methods.diffusion import keep_mask
 
 Pick = Callable[[Queries, list[int]], Queries]
 
