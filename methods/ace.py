@@ -58,7 +58,8 @@ class ACE:
             original = x[rows.to(x.device)]
             if self.distance == "l1":
                 return self.weight * l1(x_pre, original)
-            return self.weight * torch.linalg.vector_norm((x_pre - original).flatten(1), dim=1)
+            length: Tensor = torch.linalg.vector_norm((x_pre - original).flatten(1), dim=1)
+            return self.weight * length
 
         attack = PurifiedPGD.of(self)
         pre = attack(

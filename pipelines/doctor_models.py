@@ -20,6 +20,7 @@ ROLES = {
     "second": "classifier",
     "oracle": "attributes",
     "simsiam": "features",
+    "spurious": "causal or attributes",
 }  # others are called as their role is
 LOST = 0.06  # mean absolute error of a reconstruction, [0,1], that one sees
 
@@ -31,7 +32,7 @@ def load_each(config: RunConfig, device: torch.device) -> tuple[list[Finding], d
     plain = config.model_dump()
     for name, spec in config.models.items():
         role = ROLES.get(name, name)
-        if spec.role != role:
+        if spec.role not in role.split(" or "):
             found.append(problem(f"models.{name}", f"expected the role {role}, got {spec.role}"))
             continue
         try:

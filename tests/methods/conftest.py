@@ -51,6 +51,26 @@ class TinyAutoencoder(nn.Module):
         return torch.sigmoid((latents[:, :, None, None, None] * self.basis).sum(1))
 
 
+class TinyAttGAN(TinyAutoencoder):
+    """The tiny autoencoder, told three attributes, each of which is one more direction, beside a skip in grey."""
+
+    attributes = ("one", "two", "three")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told = nn.Parameter(weights(4, 3, 3, SIDE, SIDE) * 0.3)
+
+    def attributes_of(self, images: Tensor) -> Tensor:
+        return ((images[:, None] - 0.5) * self.told).flatten(2).sum(2).sigmoid()
+
+    def skip(self, images: Tensor) -> Tensor:
+        return 0.2 * (images.mean(1, keepdim=True) - 0.5)
+
+    def decode(self, latents: Tensor, attributes: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
+        moved = (latents[:, :, None, None, None] * self.basis).sum(1)
+        return torch.sigmoid(moved + ((attributes - 0.5)[:, :, None, None, None] * self.told).sum(1) + skip)
+
+
 class TinyDenoiser(nn.Module):
     """Noise as a smooth function of a pixel, its neighbour and the time; learned variance where asked for."""
 
@@ -67,10 +87,31 @@ class TinyDenoiser(nn.Module):
         return eps, torch.sigmoid(x_t) if self.learned else None
 
 
+class TinySpurious(nn.Module):
+    """Two answers to one question, by the overlap of the image with a pattern; attributes where it has names."""
+
+    def __init__(self, attributes: tuple[str, ...] | None = None) -> None:
+        super().__init__()
+        self.attributes = attributes
+        self.pattern = nn.Parameter(weights(4, 3, SIDE, SIDE) * 0.15)
+
+    def forward(self, images: Tensor, classifier: nn.Module | None = None) -> Tensor:
+        score = (torch.tanh(2 * (images - 0.5)) * self.pattern).flatten(1).sum(1)
+        if self.attributes is not None:
+            return score.sigmoid()[:, None].expand(-1, len(self.attributes))
+        return torch.stack([-score, score], 1)[:, None]
+
+
 @pytest.fixture
 def models() -> dict[str, nn.Module]:
     """One tiny model for every name that a method may list in `needs`; later methods' models are added here."""
-    made = {"classifier": TinyClassifier(), "autoencoder": TinyAutoencoder(), "denoiser": TinyDenoiser()}
+    made = {
+        "classifier": TinyClassifier(),
+        "autoencoder": TinyAutoencoder(),
+        "attgan": TinyAttGAN(),
+        "denoiser": TinyDenoiser(),
+        "spurious": TinySpurious(),
+    }
     return {name: model.eval() for name, model in made.items()}
 
 

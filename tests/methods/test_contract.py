@@ -43,7 +43,10 @@ def preset(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture
 def used(preset: Path, models: dict[str, nn.Module]) -> dict[str, nn.Module]:
     """The models that the preset's method is called with."""
-    return {name: models[name] for name in ("classifier", *load(preset).needs)}
+    method = load(preset)
+    if getattr(method, "spurious", None):  # the same model, which then tells attributes
+        models["spurious"].attributes = method.spurious
+    return {name: models[name] for name in ("classifier", *method.needs)}
 
 
 @pytest.fixture
