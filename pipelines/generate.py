@@ -14,7 +14,8 @@ from configs.schema import RunConfig, fingerprint
 from configs.strict import UserError, nearest
 from pipelines.changed import what_changed
 from pipelines.part import WHOLE, Part
-from pipelines.stage import JUDGES, method_fingerprint, model_fingerprint, run_stage, worker_config
+from pipelines.stage import answering, method_fingerprint, model_fingerprint, run_stage, worker_config
+from storage.codec import sides
 from storage.commit import iterate_commits, totals
 from storage.inputs import read_footers, unchanged
 from storage.plan import cut
@@ -74,9 +75,16 @@ def try_models(config: RunConfig) -> None:
     """Load what the workers will load and ask the classifier once, so that a bad setting stops here and not there."""
     plain = config.model_dump()
     pick_device(config.engine.device)
-    models = load_models(plain, method_models(load_method(plain)), torch.device("cpu"))
+    method = load_method(plain)
+    models = load_models(plain, method_models(method), torch.device("cpu"))
+    if hasattr(method, "expect"):  # what a method asks of its models beyond their roles
+        try:
+            method.expect(models)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+    width, height = sides(config.data.size)
     try:
-        scores = models["classifier"](torch.zeros(1, 3, config.data.size, config.data.size))
+        scores = models["classifier"](torch.zeros(1, 3, height, width))
     except (ValueError, RuntimeError) as error:
         raise UserError(f"models.classifier: {' '.join(str(error).split())}") from None
     if config.target.rule == "opposite" and scores.shape[1] != 2:
@@ -105,11 +113,7 @@ def make_plan(store: Store, config: RunConfig, digests: dict[str, str], part: Pa
             "method": method_fingerprint(config, digests),
             "target": fingerprint(config.target.model_dump()),
             "code": versions()["counterfactory"],
-            **{
-                f"models.{name}": model_fingerprint(config, name, digest)
-                for name, digest in digests.items()
-                if name not in JUDGES
-            },
+            **{f"models.{name}": model_fingerprint(config, name, digests[name]) for name in answering(config, digests)},
         },
         "files": files,
         "shards": shards,

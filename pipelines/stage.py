@@ -9,12 +9,13 @@ import sys
 import tempfile
 import traceback
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from actors.load import load_method, method_models
 from configs.schema import EngineConfig, RunConfig, fingerprint
 from configs.strict import UserError
 from pipelines.cluster import check_nodes, expect_listener, workers_that_fit
@@ -52,9 +53,20 @@ def method_fingerprint(config: RunConfig, digests: dict[str, str]) -> str:
         {
             "method": config.method.model_dump(exclude={"preset", "paper"}),
             "seed": config.seed,
-            "models": {name: model_fingerprint(config, name, digests[name]) for name in digests if name not in JUDGES},
+            "models": {name: model_fingerprint(config, name, digests[name]) for name in answering(config, digests)},
         }
     )
+
+
+def answering(config: RunConfig, names: Iterable[str]) -> list[str]:
+    """The models, out of `names`, that a row's answer depends on: all but those that only judge it.
+
+    A network that judges and that the method is called with as well (DiME with a perceptual distance) is one of them.
+    """
+    needed: tuple[str, ...] = ()
+    if config.method.target != "elsewhere":
+        needed = method_models(load_method(config.model_dump()))
+    return [name for name in names if name not in JUDGES or name in needed]
 
 
 def model_fingerprint(config: RunConfig, name: str, digest: str) -> str:
