@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from actors.targets import BadTarget, class_index
-from storage.codec import BadRow, decode
+from storage.codec import BadRow, decode, sides
 from storage.plan import Unreadable, iterate_shard
 from storage.schema import row_id
 
@@ -126,9 +126,10 @@ def as_row(record: Record, number: int, config: Mapping[str, Any], classes: Sequ
     )
 
 
-def rows_ahead(size: int) -> int:
-    """How many decoded images of size x size may wait: as many as fit in AHEAD_BYTES, from 2 to 256."""
-    return max(2, min(256, AHEAD_BYTES // (3 * size * size)))
+def rows_ahead(size: int | Sequence[int]) -> int:
+    """How many decoded images of a working size may wait: as many as fit in AHEAD_BYTES, from 2 to 256."""
+    width, height = sides(size)
+    return max(2, min(256, AHEAD_BYTES // (3 * width * height)))
 
 
 class Ahead(Generic[T]):

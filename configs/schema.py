@@ -26,10 +26,18 @@ class DataConfig(Strict):
     id: str | None = None  # column; else sha256 of content and source
     split: str | None = None  # column with train/test, or the constant `train` / `test` where no such column exists
     columns: list[str] = []  # further columns to carry along (a target column, ground-truth attributes)
-    size: Count = 64  # side of the square image that methods work on
+    size: int | tuple[int, int] = 64  # of the images that methods work on: the side of a square, or [width, height]
     crop: tuple[int, int, int, int] | None = None  # left, top, right, bottom, before resizing
     rows: str | None = None  # "a:b", a slice over all files in name order
     max_pixels: Count = 50_000_000  # larger images are quarantined
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _size(cls, value: Any) -> int | tuple[int, int]:
+        several = list(value) if isinstance(value, list | tuple) else [value]
+        if len(several) > 2 or any(type(side) is not int or side < 1 for side in several) or value in ([], ()):
+            raise ValueError(f"expected a side of 1 px or more, or [width, height], got {value!r}")
+        return (several[0], several[1]) if len(several) == 2 else int(several[0])
 
     @field_validator("rows")
     @classmethod

@@ -18,6 +18,7 @@ from pipelines.doctor_method import look_at_method
 from pipelines.doctor_models import load_each, look_at_autoencoder, look_at_denoiser, look_at_oracle
 from pipelines.doctor_networks import look_at_metrics, look_at_networks
 from pipelines.finding import Finding, ok, warning
+from storage.codec import sides
 
 
 def doctor(config: RunConfig) -> list[Finding]:
@@ -61,9 +62,9 @@ def _look_at_models(config: RunConfig, loaded: dict[str, Any], sample: Sample) -
             if predicted[name] is None:
                 del loaded[name]  # nothing more can be tried with it
                 continue
-            wants = loaded[name].size
-            if wants and wants > 2 * config.data.size:
-                text = f"images of {config.data.size} px are enlarged to {wants}"
+            wants, given = loaded[name].size, max(sides(config.data.size))
+            if wants and wants > 2 * given:
+                text = f"images of {given} px are enlarged to {wants}"
                 yield warning(f"models.{name}", text, "raise data.size, or take a network for small images")
     first, second = predicted.get("classifier"), predicted.get("second")
     if first is not None and second is not None:

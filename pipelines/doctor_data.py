@@ -19,7 +19,7 @@ from actors.targets import BadTarget, class_index
 from configs.schema import DataConfig, RunConfig
 from configs.strict import nearest
 from pipelines.finding import Finding, most, ok, one_line, problem, warning
-from storage.codec import BadRow, decode
+from storage.codec import BadRow, decode, sides
 from storage.plan import plan_shards, read_shard
 from storage.schema import holds_images
 
@@ -144,10 +144,11 @@ def _decoded(
         with Image.open(io.BytesIO(content or b"")) as header:
             sizes[header.size] += 1
             lying += header.getexif().get(ORIENTATION, 1) != 1
+    width, height = sides(data.size)
     if not images:
         found.append(problem("images", f"none of {len(cells)} sampled rows can be used: {most(bad)}"))
-        return np.zeros((0, data.size, data.size, 3), dtype=np.uint8), records
-    good = f"{len(images)} of {len(cells)} sampled rows decode, {_sizes(sizes)} to {data.size}x{data.size}"
+        return np.zeros((0, height, width, 3), dtype=np.uint8), records
+    good = f"{len(images)} of {len(cells)} sampled rows decode, {_sizes(sizes)} to {width}x{height}"
     found.append(ok("images", good + (f" by the crop {list(data.crop)}" if data.crop else "")))
     if bad:
         share = bad.total() / len(cells)
@@ -170,17 +171,18 @@ def _sizes(sizes: Counter[tuple[int, int]]) -> str:
 
 
 def _fit(sizes: Counter[tuple[int, int]], data: DataConfig) -> Iterator[Finding]:
-    """Is what is cut out square, and large enough for the working size."""
+    """Has what is cut out the working size's shape, and is it large enough for it."""
     (width, height), _ = sizes.most_common(1)[0]
+    wide, high = sides(data.size)
     if data.crop:
         width, height = data.crop[2] - data.crop[0], data.crop[3] - data.crop[1]
-    if not 0.9 < width / height < 1.1:
+    if not 0.9 < (width / height) / (wide / high) < 1.1:
+        shape = f"a square of {wide}" if wide == high else f"{wide}x{high}"
+        yield warning("data.crop", f"{width}x{height} is stretched to {shape}", "set data.crop to the same shape")
+    if max(width, height) * 2 < max(wide, high):
+        shown = wide if wide == high else f"{wide}x{high}"
         yield warning(
-            "data.crop", f"{width}x{height} is stretched to a square of {data.size}", "set data.crop to a square"
-        )
-    if max(width, height) * 2 < data.size:
-        yield warning(
-            "data.size", f"{width}x{height} is enlarged to {data.size}: blurred", f"try data.size={max(width, height)}"
+            "data.size", f"{width}x{height} is enlarged to {shown}: blurred", f"try data.size={max(width, height)}"
         )
 
 

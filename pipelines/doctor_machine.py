@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from configs.schema import RunConfig
 from pipelines.cpus import cpus
 from pipelines.finding import Finding, ok, problem, warning
 from pipelines.generate import open_run
+from storage.codec import sides
 
 ROW_BYTES = (
     1.2  # of a stored row, as a multiple of its two raw images: PNGs are smaller, latents and scores come on top
@@ -130,6 +132,6 @@ def _output(config: RunConfig, rows: int) -> Iterator[Finding]:
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         yield problem("out", f"expected a folder to write to, got {folder} without the right to", "set another out")
         return
-    free, need = shutil.disk_usage(folder).free, int(rows * 6 * config.data.size**2 * ROW_BYTES)
+    free, need = shutil.disk_usage(folder).free, int(rows * 6 * math.prod(sides(config.data.size)) * ROW_BYTES)
     text = f"at most {need / 2**30:.2f} GiB for {rows:,} rows, {free / 2**30:.1f} GiB free at {folder}"
     yield problem("out", f"expected {text}", "set another out") if need > free else ok("out", text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipelines.report_data import Pick, RunData, balanced, fetch
 from pipelines.report_pictures import Pixels, amplified, change, data_uri, full_scale, overlay
-from storage.codec import decode
+from storage.codec import decode, sides
 
 PAGE_BYTES = 3_200_000  # of pictures, before base64 makes them a third longer
 MOST_CHIPS = 6
@@ -61,7 +62,8 @@ def pictures(cards: Sequence[Sequence[tuple[RunData, Pick]]]) -> list[list[Shown
             key = pick.row["cf_id"]
             pair = (images[key]["original"]["bytes"], images[key]["counterfactual"]["bytes"])
             size = run.config["data"]["size"]
-            before, after = (decode(data, size=size, crop=None, max_pixels=size * size * 16) for data in pair)
+            most = 16 * math.prod(sides(size))
+            before, after = (decode(data, size=size, crop=None, max_pixels=most) for data in pair)
             found[id(run), key] = Shown(run, pick, before, after, pair, change(before, after), scores.get(key))
     return [[found[id(run), pick.row["cf_id"]] for run, pick in card] for card in cards]
 

@@ -195,7 +195,8 @@ def targets(config: TrainConfig, samples: Samples) -> Tensor:
 def specification(config: TrainConfig) -> dict[str, Any]:
     """The model config of what is being trained; counts that follow from the data are filled into its settings."""
     classes = config.classes if config.role == "classifier" else config.labels if config.role == "attributes" else []
-    settings, derived = dict(config.settings), {"outputs": len(classes)} if classes else {"size": config.data.size}
+    side = {"size": config.data.size} if isinstance(config.data.size, int) else {}  # a network's own size is a square's
+    settings, derived = dict(config.settings), {"outputs": len(classes)} if classes else dict(side)
     if config.role == "autoencoder" and config.objective.get("attributes"):
         derived["attributes"] = len(config.labels)
     try:
@@ -210,7 +211,7 @@ def specification(config: TrainConfig) -> dict[str, Any]:
     if config.role == "simsiam":
         spec |= {"role": "features", "mean": [0.5], "std": [0.5]}
     if config.role != "denoiser":
-        spec["size"] = config.data.size
+        spec |= side
     return spec
 
 

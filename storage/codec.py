@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +22,10 @@ class BadRow(ValueError):  # noqa: N818 (the row is bad, not the program)
     """A row that cannot be used; str() is the reason for quarantine, and holds nothing of the row's content."""
 
 
-def decode(data: bytes | None, *, size: int, crop: Crop | None, max_pixels: int) -> NDArray[np.uint8]:
-    """PNG, JPEG or WebP bytes to (size, size, 3) RGB: crop (left, top, right, bottom), then resize if the size differs.
+def decode(data: bytes | None, *, size: int | Sequence[int], crop: Crop | None, max_pixels: int) -> NDArray[np.uint8]:
+    """PNG, JPEG or WebP bytes to (H,W,3) RGB: crop (left, top, right, bottom), then resize if the size differs.
 
+    size: the side of a square, or (width, height).
     Bicubic, antialiased when shrinking; the aspect ratio is not kept. EXIF orientation and profiles are not applied.
     BadRow: no or broken bytes, more than `max_pixels` (by the header, before decoding), a mode other than RGB and grey,
     several frames, a crop that reaches outside.
@@ -52,9 +54,15 @@ def decode(data: bytes | None, *, size: int, crop: Crop | None, max_pixels: int)
     picture = image.convert("RGB") if image.mode == "L" else image
     if crop is not None:
         picture = picture.crop(crop)
-    if picture.size != (size, size):
-        picture = picture.resize((size, size), Image.Resampling.BICUBIC)
+    if picture.size != sides(size):
+        picture = picture.resize(sides(size), Image.Resampling.BICUBIC)
     return np.array(picture, dtype=np.uint8)
+
+
+def sides(size: int | Sequence[int]) -> tuple[int, int]:
+    """(width, height) of a working size, which is the side of a square or just these two."""
+    width, height = (size, size) if isinstance(size, int) else size
+    return width, height
 
 
 def dimensions(data: bytes, *, max_pixels: int) -> tuple[int, int]:

@@ -27,7 +27,7 @@ def pack(image: Any, kind: str = "PNG", **options: Any) -> bytes:
     return out.getvalue()
 
 
-def read(data: Any, size: int = 8, crop: Any = None, max_pixels: int = 10_000) -> NDArray[np.uint8]:
+def read(data: Any, size: int | tuple[int, int] = 8, crop: Any = None, max_pixels: int = 10_000) -> NDArray[np.uint8]:
     return decode(data, size=size, crop=crop, max_pixels=max_pixels)
 
 
@@ -47,6 +47,12 @@ def test_an_image_of_the_right_size_passes_bit_for_bit() -> None:
     image = noise(16, 16, 3)
     assert np.array_equal(read(encode(image), size=16), image)
     assert np.array_equal(read(pack(image, "WEBP", lossless=True), size=16), image)
+
+
+def test_a_size_of_two_is_width_and_height() -> None:
+    image = noise(8, 16, 3)
+    assert np.array_equal(read(encode(image), size=(16, 8)), image)
+    assert read(encode(image), size=(5, 9)).shape == (9, 5, 3)
 
 
 def test_grey_is_three_equal_channels() -> None:
