@@ -58,7 +58,7 @@ class ModelConfig(Strict):
     """A pinned model: where its code and weights come from and how its inputs and outputs are read."""
 
     preset: str | None = None
-    role: Literal["classifier", "attributes", "autoencoder", "denoiser", "features", "perceptual", "faces"]
+    role: Literal["classifier", "attributes", "causal", "autoencoder", "denoiser", "features", "perceptual", "faces"]
     source: Literal["torch", "huggingface", "export", "onnx"] = "torch"
     target: str | None = None  # source torch: dotted path to a torch module class or a function that makes one
     settings: dict[str, Any] = {}  # its arguments
@@ -73,7 +73,9 @@ class ModelConfig(Strict):
     size: Count | None = None  # input side the network wants; images are resized to it inside the wrapper
     mean: list[float] = []  # per channel, in [0,1] scale; empty: no normalisation
     std: list[float] = []
-    layer: str | None = None  # features: the layer whose input they are, such as the last; none: see FeatureWrapper
+    # The layer whose input is the features (role features), or the penultimate features (role classifier), such as the
+    # last; none: what the network's own method `features` gives.
+    layer: str | None = None
     label: str | None = None  # what figures made with it are called: fid[LABEL]; default: the preset's name
 
     @model_validator(mode="after")
@@ -206,9 +208,10 @@ class TrainConfig(Strict):
     """Training of one of our own networks from Parquet."""
 
     name: Name
-    role: Literal["classifier", "attributes", "autoencoder", "denoiser", "simsiam"]
+    role: Literal["classifier", "attributes", "causal", "autoencoder", "denoiser", "simsiam"]
     data: DataConfig  # rows to train on
-    labels: list[str] = []  # attributes: columns to learn; classifier: empty, data.label is learnt
+    models: dict[str, ModelConfig] = {}  # causal: the `classifier` whose features are split
+    labels: list[str] = []  # attributes: columns to learn; classifier, causal: empty, data.label is learnt
     classes: list[str] = []
     holdout: DataConfig | None = None  # rows to measure on
     target: str  # dotted path of the network
@@ -227,6 +230,14 @@ class TrainConfig(Strict):
     seed: Annotated[int, Field(ge=0)] = 0
     log_every: Count = 100
     out: str  # safetensors file (fp16); a card of the same name (.yaml) is written beside it
+
+    @model_validator(mode="after")
+    def _has_models(self) -> TrainConfig:
+        wanted = ["classifier"] if self.role == "causal" else []
+        if list(self.models) != wanted:
+            got = ", ".join(self.models) or "none"
+            raise ValueError(f"models: expected {', '.join(wanted) or 'none'} to train {self.role}, got {got}")
+        return self
 
 
 PRESET_GROUPS = {"data": "data", "holdout": "data", "method": "method", "models.*": "model"}

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.causal import CausalWrapper
 from models.denoiser import alphas_cumprod
 from models.wrap import (
     AttributeWrapper,
@@ -72,13 +73,15 @@ def wrap(
     image: dict[str, Any] = {"size": spec.get("size"), "mean": spec.get("mean") or [], "std": spec.get("std") or []}
     if role == "classifier":
         head, output = spec.get("head", "softmax"), spec.get("output")
-        return ClassifierWrapper(network, classes=classes, head=head, output=output, **image)
+        return ClassifierWrapper(network, classes=classes, head=head, output=output, layer=spec.get("layer"), **image)
     if role == "attributes":
         return AttributeWrapper(network, attributes=classes, **image)
     if role in ("features", "faces"):
         return FeatureWrapper(network, layer=spec.get("layer"), **image)
     if role == "perceptual":
         return PerceptualWrapper(network, **image)
+    if role == "causal":
+        return CausalWrapper(network)
     if role == "autoencoder":
         return AutoencoderWrapper(network, size=spec.get("size"))
     if role == "denoiser":
@@ -86,7 +89,7 @@ def wrap(
         if bar is None:
             bar, _ = schedule_of(diffusion)
         return DenoiserWrapper(network, alphas_cumprod=bar, prediction=diffusion.get("prediction", "epsilon"))
-    known = "classifier, attributes, autoencoder, denoiser, features, perceptual, faces"
+    known = "classifier, attributes, causal, autoencoder, denoiser, features, perceptual, faces"
     raise ValueError(f"expected a role out of {known}, got {role!r}")
 
 

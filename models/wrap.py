@@ -61,7 +61,10 @@ class Normalised(nn.Module):
             return flat(input_of(self.network, self.layer, self.prepare(images)))
         network: Any = self.network
         if not has_features(network):
-            raise ValueError(f"expected a network with a `features` method, got {type(network).__name__}")
+            raise ValueError(
+                f"expected a network with a `features` method, or `layer`, the name of the layer whose input they are "
+                f"(a network of source export or onnx has neither), got {type(network).__name__}"
+            )
         return flat(network.features(self.prepare(images)))
 
 
@@ -137,7 +140,7 @@ class ClassifierWrapper(Normalised):
     """A network as a Classifier.
 
     head softmax: K outputs are the K classes' scores. head sigmoid: one output (`output` picks it where there are
-    several) is the second class's logit, given as the two scores (0, logit).
+    several) is the second class's logit, given as the two scores (0, logit). layer: whose input its features are.
     """
 
     def __init__(
@@ -147,16 +150,21 @@ class ClassifierWrapper(Normalised):
         classes: Sequence[str],
         head: str = "softmax",
         output: int | None = None,
+        layer: str | None = None,
         size: int | None = None,
         mean: Sequence[float] = (),
         std: Sequence[float] = (),
     ) -> None:
         super().__init__(network, size=size, mean=mean, std=std)
-        self.classes, self.head, self.output = tuple(classes), head, output
+        self.classes, self.head, self.output, self.layer = tuple(classes), head, output, layer
 
     def forward(self, images: Tensor) -> Tensor:
         """Scores (B,K) whose softmax is the probability; images (B,3,H,W) in [0,1]."""
-        scores = scores_of(self.network(self.prepare(images)))
+        return self.read(self.network(self.prepare(images)))
+
+    def read(self, output: Any) -> Tensor:
+        """Scores (B,K) in what the network, or its last layer, returns."""
+        scores = scores_of(output)
         if self.head == "softmax":
             if scores.shape[1] != len(self.classes):
                 names = ", ".join(self.classes)

@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     gc.add_argument("--delete", action="store_true", help="delete them; AGE must be 1h or more")
     prepare.arguments(command("prepare", "write a data set as Parquet shards", _prepare))
     train = command("train", "train one of our own networks from Parquet", _train)
-    train.add_argument("role", choices=("classifier", "attributes", "autoencoder", "denoiser", "simsiam"))
+    train.add_argument("role", choices=("classifier", "attributes", "causal", "autoencoder", "denoiser", "simsiam"))
     train.add_argument("config", help="a preset's name or a YAML file")
     _settings(train)
     sweep = command("sweep", "many runs over a grid of settings, worked on as one and told in one table", _sweep)

@@ -19,7 +19,7 @@ from actors.load import read_weights_file, weights_location
 from configs.schema import TrainConfig
 from configs.strict import UserError
 from models.load import SCHEDULE, build, fill, find, make, read_weights, schedule_of
-from pipelines import train_card, train_holdout, train_losses, train_simsiam
+from pipelines import train_card, train_causal, train_holdout, train_losses, train_simsiam
 from pipelines.train_data import Samples, bits, class_indices, load
 from storage.uri import split_url
 
@@ -44,6 +44,9 @@ def train(config: TrainConfig, log: Log = say) -> Path | str:
     log(f"{config.name}: {len(samples):,} rows read, {config.steps:,} steps of {config.batch} on {device}")
     torch.manual_seed(config.seed)
     spec = specification(config)
+    explained = None
+    if config.role == "causal":
+        explained = train_causal.explained(config, samples, labels, spec["settings"], device)
     try:
         net = make(
             spec["target"],
@@ -54,13 +57,16 @@ def train(config: TrainConfig, log: Log = say) -> Path | str:
     except (ValueError, FileNotFoundError) as error:
         raise UserError(f"{config.name}: {error}") from None
     out = Path(config.out)
-    state, last, seconds = fit(config, net.to(device), samples, labels, spec, log)
+    if explained is not None:
+        state, last, seconds = train_causal.fit(config, net.to(device), explained, log)
+    else:
+        state, last, seconds = fit(config, net.to(device), samples, labels, spec, log)
     if config.role == "simsiam":
         train_simsiam.expect_no_collapse(net, samples, config.name, device)
     weights = train_card.half(state)
     train_card.write(out, weights)
     part_of(out).unlink(missing_ok=True)
-    figures = evaluate(config, build(spec, weights, device), device, log) if config.holdout else {}
+    figures = evaluate(config, build(spec, weights, device), device, log, explained) if config.holdout else {}
     training = {
         "command": f"counterfactory train {config.role} {shlex.quote(config.name)}",
         "seed": config.seed,
@@ -173,7 +179,7 @@ def loss(config: TrainConfig, net: nn.Module, spec: dict[str, Any], device: torc
 
 def needed(config: TrainConfig) -> list[str]:
     """The columns that training reads beside the image."""
-    if config.role == "classifier":
+    if config.role in ("classifier", "causal"):
         if config.data.label is None:
             raise UserError(f"{config.name}: expected data.label, the column to learn, got none")
         if len(config.classes) < 2:
@@ -186,7 +192,7 @@ def needed(config: TrainConfig) -> list[str]:
 
 def targets(config: TrainConfig, samples: Samples) -> Tensor:
     """Labels as the role's loss wants them: class indices (N,), or bits (N,A)."""
-    if config.role != "classifier":
+    if config.role not in ("classifier", "causal"):
         return bits(samples, config.labels)
     assert config.data.label is not None  # needed() has seen to it
     return class_indices(samples.columns[config.data.label], config.classes, config.data.label)
@@ -199,6 +205,8 @@ def specification(config: TrainConfig) -> dict[str, Any]:
     settings, derived = dict(config.settings), {"outputs": len(classes)} if classes else dict(side)
     if config.role == "autoencoder" and config.objective.get("attributes"):
         derived["attributes"] = len(config.labels)
+    if config.role == "causal":
+        derived["answers"] = len(config.classes)
     try:
         known = set(inspect.signature(find(config.target)).parameters)
     except ValueError as error:
@@ -210,21 +218,30 @@ def specification(config: TrainConfig) -> dict[str, Any]:
         spec |= {"classes": list(classes), "mean": [0.5], "std": [0.5]}
     if config.role == "simsiam":
         spec |= {"role": "features", "mean": [0.5], "std": [0.5]}
-    if config.role != "denoiser":
+    if config.role not in ("denoiser", "causal"):
         spec |= side
     return spec
 
 
-def evaluate(config: TrainConfig, model: nn.Module, device: torch.device, log: Log) -> dict[str, Any]:
-    """The role's figures on the holdout rows."""
+def evaluate(
+    config: TrainConfig,
+    model: nn.Module,
+    device: torch.device,
+    log: Log,
+    explained: train_causal.Explained | None = None,
+) -> dict[str, Any]:
+    """The role's figures on the holdout rows; explained: the classifier of a causal model."""
     assert config.holdout is not None
     groups = config.holdout.columns if config.role == "classifier" else []
-    label = [config.holdout.label or config.data.label or ""] if config.role == "classifier" else []
+    label = [config.holdout.label or config.data.label or ""] if config.role in ("classifier", "causal") else []
     labels = config.labels if config.role == "attributes" else []
     samples = load(config.holdout, [*label, *groups, *labels], log)
     if config.role == "classifier":
         truth = class_indices(samples.columns[label[0]], config.classes, label[0])
         figures = train_holdout.classifier(model, samples, truth, groups, device)
+    elif explained is not None:
+        truth = class_indices(samples.columns[label[0]], config.classes, label[0])
+        figures = train_causal.holdout(model, explained, samples, truth, device)
     elif config.role == "attributes":
         figures = train_holdout.attributes(model, samples, bits(samples, labels), device)
     elif config.role == "autoencoder":

@@ -28,6 +28,13 @@ TERMS: dict[str, dict[str, float]] = {
         "features": 0.0,  # mean difference of the encoder's own features of x and x', in their standard deviations
         "attributes": 0.0,  # binary cross-entropy of a linear head on the sampled latent, mean over `labels`
     },
+    "causal": {
+        "flow": 100.0,  # per nat of information flow from C to the decision; the rest is the ELBO's nats per row
+        "noise": 0.05,  # standard deviation of the decoder's Gaussian, in those of R: what is finer is not coded
+        "kl": 1.0,
+        "draws": 50,  # values of C that the flow is estimated with
+        "others": 20,  # values of S for each of them
+    },
     "simsiam": {
         "crop": 0.4,  # the largest part of a side that a view leaves out
         "colour": 0.8,  # share of the views in other colours: without, colours are all that is learnt

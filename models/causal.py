@@ -1,0 +1,182 @@
+"""Penultimate features R split into causal and spurious factors, C and S: the h and g of CECAS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+from weakref import WeakSet
+
+import torch
+from torch import Tensor, nn
+
+Head = Callable[[Tensor], Tensor]
+
+
+class CausalVAE(nn.Module):
+    """A VAE of a classifier's penultimate features whose latent is (C, S), and a classifier g of S alone.
+
+    C is trained to decide what the classifier says (`flow`), C and S together to rebuild R (O'Shaughnessy et al. 2020,
+    "Generative causal explanations of black-box classifiers"; CECAS, section 4.1).
+
+    features: size of R; causal, spurious: sizes of C and S; answers: classes that g tells apart; hidden: width of the
+    encoder's and decoder's hidden layers; guess: of g's. R is standardised inside by `mean` and `std`.
+    """
+
+    mean: Tensor
+    std: Tensor
+    sample: Tensor
+
+    def __init__(
+        self, *, features: int, causal: int = 2, spurious: int = 8, answers: int = 2, hidden: int = 64, guess: int = 32
+    ) -> None:
+        super().__init__()
+        if min(features, causal, spurious, hidden, guess) < 1 or answers < 2:
+            raise ValueError(
+                "expected features, causal, spurious, hidden and guess of at least 1 and answers of at least 2, "
+                f"got {features}, {causal}, {spurious}, {hidden}, {guess} and {answers}"
+            )
+        self.causal, self.spurious = causal, spurious
+        codes = causal + spurious
+        self.encoder = mlp(features, hidden, 2 * codes)
+        self.decoder = mlp(codes, hidden, features)
+        self.g = nn.Sequential(nn.Linear(spurious, guess), nn.SiLU(), nn.Linear(guess, answers))
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("std", torch.ones(features))
+        self.register_buffer("sample", torch.zeros(features))  # R of one known picture, standardised: whose R it is
+
+    def standardise(self, features: Tensor) -> None:
+        """Take mean and standard deviation from R (N,F); features that hardly vary stay near 0."""
+        self.mean.copy_(features.mean(0))
+        spread = features.std(0, correction=0)
+        self.std.copy_(spread.clamp(min=1e-3 * float(spread.max())).clamp(min=1e-4))
+
+    def normal(self, features: Tensor) -> Tensor:
+        """R in its own standard deviations."""
+        if features.ndim != 2 or features.shape[1] != len(self.mean):
+            raise ValueError(
+                f"expected features (B,{len(self.mean)}), as the classifier gave that h was trained with, "
+                f"got {tuple(features.shape)}"
+            )
+        return (features - self.mean) / self.std
+
+    def posterior(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance (B,C+S) of the codes of R (B,F)."""
+        mean, log_variance = self.encoder(self.normal(features)).chunk(2, 1)
+        return mean, log_variance.clamp(-12, 6)
+
+    def sampled(self, features: Tensor, generator: torch.Generator) -> Tensor:
+        """Codes (B,C+S) of R (B,F), drawn from the posterior."""
+        mean, log_variance = self.posterior(features)
+        return mean + torch.randn(mean.shape, generator=generator).to(mean) * (0.5 * log_variance).exp()
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """R (B,F) of codes (B,C+S), C first."""
+        features: Tensor = self.decoder(codes) * self.std + self.mean
+        return features
+
+    def split(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """C (B,causal) and S (B,spurious) of R (B,F): the posterior's means."""
+        mean, _ = self.posterior(features)
+        return mean[:, : self.causal], mean[:, self.causal :]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """g(S): scores (B,answers) of what the spurious factors in R (B,F) alone say."""
+        scores: Tensor = self.g(self.split(features)[1])
+        return scores
+
+
+def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    """Two hidden layers with SiLU."""
+    first, second = nn.Linear(inputs, hidden), nn.Linear(hidden, hidden)
+    return nn.Sequential(first, nn.SiLU(), second, nn.SiLU(), nn.Linear(hidden, outputs))
+
+
+def elbo(net: CausalVAE, features: Tensor, generator: torch.Generator, *, noise: float, kl: float = 1.0) -> Tensor:
+    """Evidence lower bound of R (B,F) in nats per row, up to a constant (B,).
+
+    noise: standard deviation of the decoder's Gaussian, in those of R; kl: weight of the divergence from the normal.
+    """
+    mean, log_variance = net.posterior(features)
+    eps = torch.randn(mean.shape, generator=generator).to(mean)
+    rebuilt = net.decoder(mean + eps * (0.5 * log_variance).exp())
+    likelihood = -0.5 * ((rebuilt - net.normal(features)) / noise).square().sum(1)
+    divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
+    return likelihood - kl * divergence
+
+
+def flow(
+    net: CausalVAE,
+    head: Head,
+    generator: torch.Generator,
+    *,
+    of: Literal["causal", "spurious"] = "causal",
+    draws: int = 100,
+    others: int = 25,
+) -> Tensor:
+    """Information flow from C (or, of="spurious", from S) to the classifier's decision, in nats.
+
+    I(C; Y) where C and S are set to independent draws of the normal (Ay & Polani 2008; O'Shaughnessy et al. 2020, eq. 3
+    and its estimate in their appendix): `draws` values of the one, for each of them `others` values of the other. It is
+    at most ln K; the estimate is too high by about (K-1) / (2 others) where the factor says nothing.
+    """
+    size = net.causal + net.spurious
+    codes = torch.randn(draws, others, size, generator=generator).to(net.mean)
+    held = slice(0, net.causal) if of == "causal" else slice(net.causal, size)
+    codes[:, :, held] = codes[:, :1, held]
+    scores = head(net.decode(codes.flatten(0, 1)))
+    return information(scores.softmax(1).unflatten(0, (draws, others)))
+
+
+def information(probabilities: Tensor) -> Tensor:
+    """I(C; Y) in nats of p(y | c_i, s_ij) (N,M,K): the mean over i of KL(p(y | c_i) from p(y))."""
+    given = probabilities.mean(1)
+    return entropy(given.mean(0)) - entropy(given).mean()
+
+
+def entropy(probabilities: Tensor) -> Tensor:
+    """Entropy in nats over the last axis."""
+    return -torch.special.xlogy(probabilities, probabilities.clamp(min=1e-12)).sum(-1)
+
+
+class CausalWrapper(nn.Module):
+    """A CausalVAE as a SpuriousModel: one question, g's."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network: Any = network
+        self.known: WeakSet[nn.Module] = WeakSet()  # classifiers that were found to be the one of the training
+
+    def forward(self, images: Tensor, classifier: Any) -> Tensor:
+        """g(S) as scores (B,1,K); images (B,3,H,W) in [0,1]. ValueError where the classifier has no penultimate
+        features, or is not the one that h was trained on."""
+        if not callable(getattr(classifier, "features", None)):
+            raise ValueError(
+                f"expected a classifier with penultimate features for the causal model, got {type(classifier).__name__}"
+            )
+        if classifier not in self.known:
+            self.expect(classifier)
+            self.known.add(classifier)
+        scores: Tensor = self.network(classifier.features(images))
+        return scores[:, None]
+
+    @torch.no_grad()
+    def expect(self, classifier: Any) -> None:
+        """Another classifier gives other features of one picture, and g would make nothing of them."""
+        sample = self.network.sample
+        away = float((self.network.normal(features_of_sample(classifier, sample.device)) - sample).abs().mean())
+        if not away < FOREIGN:
+            raise ValueError(
+                "expected the classifier that the causal model was trained with, got another: its features of one "
+                f"picture are {away:.2f} standard deviations away: `counterfactory train causal` makes a model of it"
+            )
+
+
+FOREIGN = 0.1  # mean distance, in standard deviations, that rounding does not explain
+
+
+def features_of_sample(classifier: Any, device: torch.device) -> Tensor:
+    """R (1,F) of a picture that anybody can draw: three ramps."""
+    ramp = torch.linspace(0, 1, 64, device=device)
+    down, across = ramp[:, None].expand(64, 64), ramp[None, :].expand(64, 64)
+    features: Tensor = classifier.features(torch.stack([down, across, (down + across) / 2])[None])
+    return features
