@@ -72,7 +72,7 @@ class DiME:
             inner=("full", "one-step"),
             guided=(0, self.tau),
             mask=(0, 1),
-            warmup=(0, self.tau),
+            warmup=(0, inf),
             kernel=(1, inf),
         )
         if self.kernel % 2 == 0:

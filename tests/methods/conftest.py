@@ -102,6 +102,14 @@ class TinySpurious(nn.Module):
         return torch.stack([-score, score], 1)[:, None]
 
 
+class TinyPerceptual(nn.Module):
+    """How much two images differ in a bent difference of neighbours."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        one, other = (torch.tanh(3 * (x - x.roll(1, -2))) for x in (a, b))
+        return (one - other).square().flatten(1).mean(1)
+
+
 @pytest.fixture
 def models() -> dict[str, nn.Module]:
     """One tiny model for every name that a method may list in `needs`; later methods' models are added here."""
@@ -111,6 +119,7 @@ def models() -> dict[str, nn.Module]:
         "attgan": TinyAttGAN(),
         "denoiser": TinyDenoiser(),
         "spurious": TinySpurious(),
+        "perceptual": TinyPerceptual(),
     }
     return {name: model.eval() for name, model in made.items()}
 
