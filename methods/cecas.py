@@ -39,6 +39,7 @@ class CECAS:
     refine: bool = True
     gamma: float = 0.1
     kernel: int = 15
+    draws: int = 1
     stop: float | None = None
     through: int | None = None
     mask_after: int | None = None
@@ -106,6 +107,7 @@ class CECAS:
                 schedule=schedule,
                 generators=generators[:B],
                 levels=self.levels,
+                draws=self.draws,
                 budget=budget,
                 classifier=classifier,
                 denoiser=denoiser,

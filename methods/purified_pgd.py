@@ -139,24 +139,37 @@ def refine(
     schedule: Schedule,
     generators: list[torch.Generator],
     levels: int,
+    draws: int,
     budget: Budget,
     classifier: Classifier,
     denoiser: Denoiser,
 ) -> tuple[Tensor, Tensor]:
     """The pre-explanation inpainted, the query's pixels held where `keep`: image (B,3,H,W) and mask (B,1,H,W).
 
-    Refinement may undo the flip: both candidates stay, and the better flipped one is the answer. pre: (B,3,H,W) in
-    [0,1]; keep: (B,1,H,W) bool; the mask is 1 where the answer was allowed to change.
+    Refinement may undo the flip: then it is tried again with other noise, at most `draws` times in all (the papers:
+    once), and where no try flips the better of pre-explanation and tries is the answer. pre: (B,3,H,W) in [0,1]; keep:
+    (B,1,H,W) bool; the mask is 1 where the answer was allowed to change.
     """
-    x, target = queries.images, queries.target
-    noise = row_noise(generators, (2 * levels, *x.shape[1:]), x.device)
-    with torch.no_grad():
-        refined = to_image(inpaint(denoiser, schedule, to_signal(x), to_signal(pre), keep, noise))
-    refined = torch.where(keep, x, refined)  # to the last bit
-    (pre_flips, pre_p), (flips, p) = (stored_verdict(classifier, image, target) for image in (pre, refined))
-    better = (flips | (~pre_flips & (p > pre_p)))[:, None, None, None]
-    budget.spend(torch.arange(len(x)), forward=levels + 2)
-    return torch.where(better, refined, pre), torch.where(better, (~keep).to(x.dtype), torch.ones_like(x[:, :1]))
+    x, target, rows = queries.images, queries.target, torch.arange(len(queries))
+    best, mask = pre.clone(), torch.ones_like(x[:, :1])
+    flipped, best_p = stored_verdict(classifier, pre, target)
+    budget.spend(rows, forward=1)
+    for _ in range(draws):
+        at = rows.to(x.device)
+        noise = row_noise([generators[row] for row in rows.tolist()], (2 * levels, *x.shape[1:]), x.device)
+        with torch.no_grad():
+            tried = inpaint(denoiser, schedule, to_signal(x[at]), to_signal(pre[at]), keep[at], noise)
+        tried = torch.where(keep[at], x[at], to_image(tried))  # to the last bit
+        flips, p = stored_verdict(classifier, tried, target[at])
+        budget.spend(rows, forward=levels + 1)
+        better = flips | (~flipped[at] & (p > best_p[at]))
+        where = at[better]
+        best[where], best_p[where], mask[where] = tried[better], p[better], (~keep[where]).to(x.dtype)
+        flipped[where] |= flips[better]
+        rows = rows[~flips.cpu()]
+        if not len(rows):
+            break
+    return best, mask
 
 
 def l1(x_pre: Tensor, x: Tensor) -> Tensor:
@@ -178,6 +191,7 @@ def check_attack(method: Any, **more: Any) -> None:
         mask_after=(1, inf),
         gamma=(0, 1),
         kernel=(1, inf),
+        draws=(1, inf),
         precision=("float32", "bfloat16"),
         **more,
     )
