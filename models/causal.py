@@ -18,46 +18,62 @@ class CausalVAE(nn.Module):
     C is trained to decide what the classifier says (`flow`), C and S together to rebuild R (O'Shaughnessy et al. 2020,
     "Generative causal explanations of black-box classifiers"; CECAS, section 4.1).
 
-    features: size of R; causal, spurious: sizes of C and S; answers: classes that g tells apart; hidden: width of the
-    encoder's and decoder's hidden layers; guess: of g's. R is standardised inside by `mean` and `std`.
+    features: size of R; directions: its principal directions that are kept, each counting alike (R is whitened inside
+    by `mean`, `basis` and `std`); causal, spurious: sizes of C and S; answers: classes that g tells apart; hidden:
+    width of the encoder's and decoder's hidden layers; guess: of g's, 0 for a linear g.
     """
 
     mean: Tensor
+    basis: Tensor
     std: Tensor
     sample: Tensor
 
     def __init__(
-        self, *, features: int, causal: int = 2, spurious: int = 8, answers: int = 2, hidden: int = 64, guess: int = 32
+        self,
+        *,
+        features: int,
+        directions: int = 16,
+        causal: int = 1,
+        spurious: int = 12,
+        answers: int = 2,
+        hidden: int = 64,
+        guess: int = 0,
     ) -> None:
         super().__init__()
-        if min(features, causal, spurious, hidden, guess) < 1 or answers < 2:
+        if min(features, directions, causal, spurious, hidden) < 1 or guess < 0 or answers < 2:
             raise ValueError(
-                "expected features, causal, spurious, hidden and guess of at least 1 and answers of at least 2, "
-                f"got {features}, {causal}, {spurious}, {hidden}, {guess} and {answers}"
+                "expected features, directions, causal, spurious and hidden of at least 1, guess of at least 0 and "
+                f"answers of at least 2, got {(features, directions, causal, spurious, hidden, guess, answers)}"
             )
-        self.causal, self.spurious = causal, spurious
-        codes = causal + spurious
-        self.encoder = mlp(features, hidden, 2 * codes)
-        self.decoder = mlp(codes, hidden, features)
-        self.g = nn.Sequential(nn.Linear(spurious, guess), nn.SiLU(), nn.Linear(guess, answers))
+        self.causal, self.spurious, codes = causal, spurious, causal + spurious
+        directions = min(directions, features)
+        self.encoder = mlp(directions, hidden, 2 * codes)
+        self.decoder = mlp(codes, hidden, directions)
+        self.g: nn.Module = nn.Linear(spurious, answers)
+        if guess:
+            self.g = nn.Sequential(nn.Linear(spurious, guess), nn.SiLU(), nn.Linear(guess, answers))
         self.register_buffer("mean", torch.zeros(features))
-        self.register_buffer("std", torch.ones(features))
-        self.register_buffer("sample", torch.zeros(features))  # R of one known picture, standardised: whose R it is
+        self.register_buffer("basis", torch.eye(features)[:, :directions].clone())
+        self.register_buffer("std", torch.ones(directions))
+        self.register_buffer("sample", torch.zeros(directions))  # of one known picture: whose features these are
 
     def standardise(self, features: Tensor) -> None:
-        """Take mean and standard deviation from R (N,F); features that hardly vary stay near 0."""
+        """Take mean, principal directions and their standard deviations from R (N,F)."""
         self.mean.copy_(features.mean(0))
-        spread = features.std(0, correction=0)
-        self.std.copy_(spread.clamp(min=1e-3 * float(spread.max())).clamp(min=1e-4))
+        variance, basis = torch.linalg.eigh(torch.cov(features.T.double(), correction=0))
+        kept = len(self.std)
+        self.basis.copy_(basis.flip(1)[:, :kept])
+        spread = variance.flip(0)[:kept].clamp(min=0).sqrt()
+        self.std.copy_(spread.clamp(min=max(1e-3 * float(spread[0]), 1e-4)))  # what hardly varies stays near 0
 
     def normal(self, features: Tensor) -> Tensor:
-        """R in its own standard deviations."""
+        """R (B,F) along its principal directions (B,D), in their standard deviations."""
         if features.ndim != 2 or features.shape[1] != len(self.mean):
             raise ValueError(
                 f"expected features (B,{len(self.mean)}), as the classifier gave that h was trained with, "
                 f"got {tuple(features.shape)}"
             )
-        return (features - self.mean) / self.std
+        return (features - self.mean) @ self.basis / self.std
 
     def posterior(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance (B,C+S) of the codes of R (B,F)."""
@@ -71,7 +87,7 @@ class CausalVAE(nn.Module):
 
     def decode(self, codes: Tensor) -> Tensor:
         """R (B,F) of codes (B,C+S), C first."""
-        features: Tensor = self.decoder(codes) * self.std + self.mean
+        features: Tensor = (self.decoder(codes) * self.std) @ self.basis.T + self.mean
         return features
 
     def split(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,9 +108,10 @@ def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 
 
 def elbo(net: CausalVAE, features: Tensor, generator: torch.Generator, *, noise: float, kl: float = 1.0) -> Tensor:
-    """Evidence lower bound of R (B,F) in nats per row, up to a constant (B,).
+    """Evidence lower bound of R's directions (B,D) in nats per row, up to a constant (B,).
 
-    noise: standard deviation of the decoder's Gaussian, in those of R; kl: weight of the divergence from the normal.
+    noise: standard deviation of the decoder's Gaussian, in the directions' own; kl: weight of the divergence from the
+    normal.
     """
     mean, log_variance = net.posterior(features)
     eps = torch.randn(mean.shape, generator=generator).to(mean)

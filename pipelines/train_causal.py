@@ -17,6 +17,7 @@ from configs.schema import TrainConfig
 from configs.strict import UserError
 from models.causal import CausalVAE, Head, elbo, features_of_sample, flow
 from models.head import head_of
+from models.load import find
 from pipelines.train_data import Samples
 from pipelines.train_holdout import batches, share
 from pipelines.train_losses import weights_of
@@ -42,6 +43,9 @@ def explained(
 
     UserError where it has no penultimate features, or no last layer that decides on them.
     """
+    kind = find(config.target)  # which `specification` has found before
+    if not (isinstance(kind, type) and issubclass(kind, CausalVAE)):
+        raise UserError(f"{config.name}: expected target models.causal.CausalVAE, got {config.target}")
     classifier: Any = load_models(config.model_dump(), ["classifier"], device)["classifier"]
     try:
         head = head_of(classifier, samples.images[:4].to(device).float() / 255)
@@ -65,8 +69,6 @@ def fit(
 
     Gives the weights, the last log line and the seconds.
     """
-    if not isinstance(net, CausalVAE):
-        raise UserError(f"{config.name}: expected target models.causal.CausalVAE, got {config.target}")
     started, w = time.monotonic(), weights_of(config.role, config.objective)
     device = net.mean.device
     features, labels = of.features.to(device), of.labels.to(device)
