@@ -29,8 +29,8 @@ TERMS: dict[str, dict[str, float]] = {
         "attributes": 0.0,  # binary cross-entropy of a linear head on the sampled latent, mean over `labels`
     },
     "causal": {
-        "flow": 100.0,  # per nat of information flow from C to the decision; the rest is the ELBO's nats per row
-        "noise": 0.05,  # standard deviation of the decoder's Gaussian, in those of R: what is finer is not coded
+        "flow": 50.0,  # per nat of information flow from C to the decision; the rest is the ELBO's nats per row
+        "noise": 0.3,  # standard deviation of the decoder's Gaussian, in those of R's directions
         "kl": 1.0,
         "draws": 50,  # values of C that the flow is estimated with
         "others": 20,  # values of S for each of them
