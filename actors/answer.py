@@ -41,6 +41,9 @@ class Answered:
     latent_after: list[float] | None
     mask: Picture | None  # (H,W) uint8
     seconds: float | None
+    edits: dict[str, Any] | None = None
+    condition_before: list[float] | None = None
+    condition_after: list[float] | None = None
 
 
 class Answerer:
@@ -83,6 +86,7 @@ class Answerer:
         stored = _levels(answers.counterfactual.clamp(0, 1)).permute(0, 2, 3, 1).contiguous().numpy()
         after = self._probabilities(self._tensor(list(stored)))
         latents = [_rows_of(answers.latent_before), _rows_of(answers.latent_after)]
+        conditions = [_rows_of(answers.condition_before), _rows_of(answers.condition_after)]
         masks = None if answers.mask is None else _levels(answers.mask).reshape(len(rows), *answers.mask.shape[-2:])
         seconds = (time.perf_counter() - started) / len(rows)
         return [
@@ -101,6 +105,9 @@ class Answerer:
                 latent_after=latents[1][j] if latents[1] else None,
                 mask=None if masks is None else masks[j].numpy(),
                 seconds=seconds,
+                edits=None if answers.edits is None else answers.edits[j],
+                condition_before=conditions[0][j] if conditions[0] else None,
+                condition_after=conditions[1][j] if conditions[1] else None,
             )
             for j, row in enumerate(rows)
         ], bad

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from actors.bank import bank_digest, load_bank
 from actors.packages import PREFIX, package_file, package_of, package_version
 from configs.strict import UserError, nearest
 from storage.cache import cached, folder_digest
@@ -82,6 +83,8 @@ def model_digest(spec: Mapping[str, Any], name: str) -> str:
     weights = spec.get("weights")
     if weights is None:
         return "none"
+    if spec.get("source") == "parquet":
+        return bank_digest(spec, name)
     if _by_itself(weights):
         return _expect_revision(spec, name, package_version(weights))
     location = weights_location(weights)
@@ -146,6 +149,11 @@ def load_models(config: Mapping[str, Any], names: Iterable[str], device: torch.d
         key = f"{device} {json.dumps({k: v for k, v in spec.items() if k != 'preset'}, sort_keys=True, default=str)}"
         if spec.get("sha256") and (held := HELD.get(key)) is not None:
             loaded[name] = held
+            continue
+        if spec.get("source") == "parquet":
+            bank, digest = load_bank(spec, name)
+            check_digest(spec, name, digest)
+            HELD[key] = loaded[name] = bank.to(device)
             continue
         weights: bytes | Path | None = None
         if spec.get("weights") and _by_itself(spec["weights"]):

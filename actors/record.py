@@ -48,5 +48,8 @@ def record(answered: Answered, method: str) -> dict[str, Any]:
         "latent_before": answered.latent_before,
         "latent_after": answered.latent_after,
         "mask": None if answered.mask is None else encode(answered.mask),
+        "condition_before": answered.condition_before,
+        "condition_after": answered.condition_after,
+        "edits": None if answered.edits is None else json.dumps(answered.edits, sort_keys=True),
         "carried": json.dumps(row.carried, default=str, sort_keys=True),
     }

@@ -13,6 +13,7 @@ from configs.strict import Strict, UserError, apply_sets, check, expand, read_pr
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+BANK_ROWS = ":512"  # of a data set whose images stand in a model's place
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,100}$")]
 
 
@@ -58,12 +59,24 @@ class ModelConfig(Strict):
     """A pinned model: where its code and weights come from and how its inputs and outputs are read."""
 
     preset: str | None = None
-    role: Literal["classifier", "attributes", "causal", "autoencoder", "denoiser", "features", "perceptual", "faces"]
-    source: Literal["torch", "huggingface", "export", "onnx"] = "torch"
+    role: Literal[
+        "classifier",
+        "attributes",
+        "causal",
+        "autoencoder",
+        "attgan",
+        "denoiser",
+        "features",
+        "perceptual",
+        "faces",
+        "distractors",
+    ]
+    source: Literal["torch", "huggingface", "export", "onnx", "parquet"] = "torch"
     target: str | None = None  # source torch: dotted path to a torch module class or a function that makes one
     settings: dict[str, Any] = {}  # its arguments
     # A file (safetensors, or .pt read with weights_only), `zoo:NAME` for a shipped one, a hub id or a folder;
     # `package:NAME/PATH` for a file of an installed package, `package:NAME` for what that package brings by itself.
+    # Of source parquet, images in the place of a model: as data.path, default the run's own; settings are DataConfig's.
     weights: str | None = None
     revision: str | None = None  # of a hub id
     sha256: str | None = None  # of the weights file; checked at load
@@ -80,15 +93,17 @@ class ModelConfig(Strict):
 
     @model_validator(mode="after")
     def _whole(self) -> ModelConfig:
+        if (self.role == "distractors") != (self.source == "parquet"):
+            raise ValueError(f"expected the role distractors of source parquet, got {self.role} of {self.source}")
         if self.source == "torch" and not self.target:
             raise ValueError("expected `target`, the dotted path of a torch module, got none")
-        if self.source != "torch" and not self.weights:
+        if self.source not in ("torch", "parquet") and not self.weights:
             raise ValueError(f"expected `weights` for source {self.source}, got none")
         if len(self.mean) != len(self.std) or len(self.mean) not in (0, 1, 3):
             raise ValueError(f"expected mean and std of one length, 1 or 3, got {len(self.mean)} and {len(self.std)}")
         if any(s <= 0 for s in self.std):
             raise ValueError(f"expected std > 0, got {self.std}")
-        if self.role in ("classifier", "attributes") and not self.classes and self.source != "huggingface":
+        if self.role in ("classifier", "attributes", "attgan") and not self.classes and self.source != "huggingface":
             raise ValueError(f"expected `classes`, the names of the {self.role}' outputs, got none")
         if self.head == "sigmoid" and self.role == "classifier" and self.classes and len(self.classes) != 2:
             raise ValueError(
@@ -203,12 +218,26 @@ class RunConfig(Strict):
             raise ValueError("models: expected a `classifier`, got " + (", ".join(self.models) or "none"))
         return self
 
+    @model_validator(mode="after")
+    def _own_images(self) -> RunConfig:
+        """What is not said of images in the place of a model is as the run's data has it, but for the rows."""
+        for name, spec in self.models.items():
+            if spec.source == "parquet":
+                alike = {"size"} if spec.weights else {"size", "image", "crop", "max_pixels"}
+                own = self.data.model_dump(mode="json", include=alike)
+                over = {
+                    "weights": spec.weights or self.data.path,
+                    "settings": {**own, "rows": BANK_ROWS, **spec.settings},
+                }
+                self.models[name] = spec.model_copy(update=over)
+        return self
+
 
 class TrainConfig(Strict):
     """Training of one of our own networks from Parquet."""
 
     name: Name
-    role: Literal["classifier", "attributes", "causal", "autoencoder", "denoiser", "simsiam"]
+    role: Literal["classifier", "attributes", "causal", "autoencoder", "attgan", "denoiser", "simsiam"]
     data: DataConfig  # rows to train on
     models: dict[str, ModelConfig] = {}  # causal: the `classifier` whose features are split
     labels: list[str] = []  # attributes: columns to learn; classifier, causal: empty, data.label is learnt

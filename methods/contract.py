@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +46,8 @@ class Answers:
     counterfactual: like the queries' images, on the 8-bit grid; flipped: (B,) bool, judged on that image;
     steps: (B,) int64, optimisation steps spent; forward, backward: (B,) int64, model evaluations spent on the row (see
     Budget); reasons: per row, None where it flipped, else why it did not. Where the method has them: latents (B,D), and
-    the mask (B,1,H,W) in [0,1], 1 where the row was allowed to change.
+    the mask (B,1,H,W) in [0,1], 1 where the row was allowed to change; and per row what was exchanged, as plain values
+    that JSON holds; condition (B,A): what a decoder that is told attributes was told.
     """
 
     counterfactual: Tensor
@@ -57,6 +59,9 @@ class Answers:
     latent_before: Tensor | None = None
     latent_after: Tensor | None = None
     mask: Tensor | None = None
+    edits: list[dict[str, Any] | None] | None = None
+    condition_before: Tensor | None = None
+    condition_after: Tensor | None = None
 
 
 def to_8bit(images: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor
@@ -19,6 +20,30 @@ class Classifier(Protocol):
         """Scores (B,K), K >= 2, whose softmax over K is the probability; images (B,3,H,W) in [0,1].
 
         A sigmoid head is given as two scores (0, logit), so that methods see one form only.
+        """
+        ...
+
+
+class SplitClassifier(Classifier, Protocol):
+    """A classifier that can be cut in two behind a layer."""
+
+    def split(self, images: Tensor, layer: str) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """The maps (B,D,h,w) that a layer gives of images (B,3,H,W), and what turns such maps into scores (B,K).
+
+        layer: its dotted name, or `last`, for the last whose maps have more than one cell.
+        """
+        ...
+
+
+class Distractors(Protocol):
+    """Images of a data set, of which a row is given one that the classifier takes for the row's target."""
+
+    def __call__(
+        self, images: Tensor, target: Tensor, seed: Tensor, classifier: Classifier, choice: str
+    ) -> tuple[Tensor, Tensor]:
+        """A distractor of each query (B,3,H,W) in [0,1], and its place in the data set (B,) int64, -1 where none fits.
+
+        choice: `random`, by the row's seed, or `nearest` to the query.
         """
         ...
 
@@ -56,6 +81,31 @@ class Autoencoder(Protocol):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images (B,3,H,W) in [0,1]."""
+        ...
+
+
+class AttributeAutoencoder(Protocol):
+    """Images to latents and back under attributes, which the decoder is told."""
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """Attribute names, in their vector's order."""
+        ...
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents (B,...), float32; images (B,3,H,W) in [0,1]."""
+        ...
+
+    def attributes_of(self, images: Tensor) -> Tensor:
+        """Probabilities (B,A) of the attributes that images have."""
+        ...
+
+    def skip(self, images: Tensor) -> Tensor:
+        """What the decoder is given of images beside the latent, (B,...): a method holds it still."""
+        ...
+
+    def decode(self, latents: Tensor, attributes: Tensor, skip: Tensor) -> Tensor:
+        """Images (B,3,H,W) in [0,1]; attributes (B,A), 0 without and 1 with, and anything between and beyond."""
         ...
 
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.split import LAST, head_of, last_maps, layer_of, maps_of
+
 Forward = Callable[..., Any]
 
 
@@ -75,14 +77,8 @@ def has_features(network: nn.Module) -> bool:
 
 def input_of(network: nn.Module, layer: str, images: Tensor) -> Any:
     """What goes into a layer of the network, by the layer's dotted name, while it looks at images."""
-    names = dict(network.named_modules())
-    if not layer or layer not in names:
-        ends = ", ".join(list(names)[-5:])
-        raise ValueError(
-            f"expected the name of a layer of {type(network).__name__} (it ends with {ends}), got {layer!r}"
-        )
     seen: list[Any] = []
-    hook = names[layer].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    hook = layer_of(network, layer).register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     try:
         network(images)
     finally:
@@ -162,6 +158,16 @@ class ClassifierWrapper(Normalised):
         """Scores (B,K) whose softmax is the probability; images (B,3,H,W) in [0,1]."""
         return self.read(self.network(self.prepare(images)))
 
+    def split(self, images: Tensor, layer: str) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """The maps (B,D,h,w) that a layer gives of images (B,3,H,W), and what turns such maps into scores (B,K).
+
+        layer: its dotted name in the network, or `last`, for the last whose maps have more than one cell.
+        """
+        prepared = self.prepare(images)
+        name = last_maps(self.network, prepared) if layer == LAST else layer
+        head = head_of(self.network, name, prepared[:2])
+        return maps_of(self.network, name, prepared), lambda maps: self.read(head(maps))
+
     def read(self, output: Any) -> Tensor:
         """Scores (B,K) in what the network, or its last layer, returns."""
         scores = scores_of(output)
@@ -230,6 +236,49 @@ class AutoencoderWrapper(nn.Module):
         """Images (B,3,H,W) in [0,1]."""
         images: Tensor = self.network.decode(latents)
         return images.float().clamp(0, 1)
+
+
+class AttGANWrapper(nn.Module):
+    """A network with encode, skip, attributes_of and decode as an AttributeAutoencoder, for images of one size."""
+
+    def __init__(self, network: nn.Module, *, attributes: Sequence[str], size: int | None = None) -> None:
+        super().__init__()
+        for name in ("encode", "skip", "attributes_of", "decode"):
+            if not callable(getattr(network, name, None)):
+                raise ValueError(f"expected a network with a method `{name}`, got {type(network).__name__} without")
+        self.network: Any = network
+        self.attributes, self.size = tuple(attributes), size
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents (B,...) float32."""
+        latents: Tensor = self.network.encode(self.sized(images))
+        return latents.float()
+
+    def skip(self, images: Tensor) -> Tensor:
+        """(B,...) float32."""
+        held: Tensor = self.network.skip(self.sized(images))
+        return held.float()
+
+    def attributes_of(self, images: Tensor) -> Tensor:
+        """Probabilities (B,A)."""
+        probabilities: Tensor = self.network.attributes_of(self.sized(images))
+        if probabilities.shape[1] != len(self.attributes):
+            raise ValueError(
+                f"expected {len(self.attributes)} outputs, one per attribute, got {probabilities.shape[1]}"
+            )
+        return probabilities.float()
+
+    def decode(self, latents: Tensor, attributes: Tensor, skip: Tensor) -> Tensor:
+        """Images (B,3,H,W) in [0,1]."""
+        images: Tensor = self.network.decode(latents, attributes, skip)
+        return images.float().clamp(0, 1)
+
+    def sized(self, images: Tensor) -> Tensor:
+        if self.size is not None and images.shape[-2:] != (self.size, self.size):
+            raise ValueError(
+                f"expected images of {self.size} x {self.size} px (data.size), got {tuple(images.shape[-2:])}"
+            )
+        return images
 
 
 class DenoiserWrapper(nn.Module):

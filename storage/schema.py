@@ -53,6 +53,9 @@ COUNTERFACTUALS = pa.schema(
         ("latent_before", pa.list_(pa.float32())),
         ("latent_after", pa.list_(pa.float32())),
         ("mask", pa.binary()),  # PNG, grey
+        ("condition_before", pa.list_(pa.float32())),  # the attributes that the method's decoder was told
+        ("condition_after", pa.list_(pa.float32())),
+        ("edits", pa.string()),  # JSON of what was exchanged for what, where a method does that
         ("carried", pa.string()),  # JSON of the columns carried along
     ]
 )

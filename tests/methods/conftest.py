@@ -11,8 +11,10 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from methods.contract import Queries
+from models.distractors import Distractors
 
 SIDE = 16
 LATENT = 6
@@ -35,6 +37,9 @@ class TinyClassifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         centred = torch.tanh(2 * (images - 0.5))
         return (centred[:, None] * self.pattern).flatten(2).sum(2) + self.bias
+
+    def split(self, images: Tensor, layer: str) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        return F.pixel_unshuffle(images, 4), lambda maps: self(F.pixel_shuffle(maps, 4))  # 4 x 4 cells
 
 
 class TinyAutoencoder(nn.Module):
@@ -113,7 +118,9 @@ class TinyPerceptual(nn.Module):
 @pytest.fixture
 def models() -> dict[str, nn.Module]:
     """One tiny model for every name that a method may list in `needs`; later methods' models are added here."""
+    bank = torch.randint(0, 256, (12, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(5), dtype=torch.uint8)
     made = {
+        "distractors": Distractors(bank, torch.arange(12)),
         "classifier": TinyClassifier(),
         "autoencoder": TinyAutoencoder(),
         "attgan": TinyAttGAN(),

@@ -20,7 +20,7 @@ from methods.contract import Answers, Queries, to_8bit
 
 PRESETS = sorted((Path(__file__).parents[2] / "configs" / "method").glob("*.yaml"))
 # Settings that make a method slow, in any method, and what they are lowered to here.
-BUDGET = {"max_steps": 4, "iterations": 4, "respaced": 8, "levels": 2, "steps": 4, "tau": 2, "n_max": 4}
+BUDGET = {"max_steps": 4, "max_edits": 4, "iterations": 4, "respaced": 8, "levels": 2, "steps": 4, "tau": 2, "n_max": 4}
 
 Pick = Callable[[Queries, list[int]], Queries]
 Run = Callable[[Queries], Answers]
@@ -59,9 +59,10 @@ def same(answers: Answers, rows: list[int], others: Answers) -> None:
     """Rows of one batch of answers are the whole of another."""
     assert torch.equal(answers.flipped[rows], others.flipped)
     assert [answers.reasons[row] for row in rows] == others.reasons
+    assert (None if answers.edits is None else [answers.edits[row] for row in rows]) == others.edits
     for name in ("steps", "forward", "backward"):
         assert torch.equal(getattr(answers, name)[rows], getattr(others, name)), name
-    for name in ("counterfactual", "latent_before", "latent_after", "mask"):
+    for name in ("counterfactual", "latent_before", "latent_after", "mask", "condition_before", "condition_after"):
         one, other = getattr(answers, name), getattr(others, name)
         assert (one is None) == (other is None)
         if one is not None:
@@ -158,8 +159,14 @@ def test_a_bad_row_ends_alone(preset: Path, used: dict[str, nn.Module], queries:
         classes = classifier.classes
 
         def forward(self, images: Tensor) -> Tensor:
-            marked = images[:, :, :4, :4].mean((1, 2, 3)) > 0.8
-            return classifier(images) * torch.where(marked, torch.nan, 1.0)[:, None]
+            return classifier(images) * self.health(images)[:, None]
+
+        def split(self, images: Tensor, layer: str) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+            maps, head = classifier.split(images, layer)
+            return maps * self.health(images)[:, None, None, None], head
+
+        def health(self, images: Tensor) -> Tensor:
+            return torch.where(images[:, :, :4, :4].mean((1, 2, 3)) > 0.8, torch.nan, 1.0)
 
     answers = method(queries, **{**used, "classifier": Sick().eval()})
     assert (answers.reasons[2] is None) == bool(answers.flipped[2])  # where the method loses the mark, the row may flip
