@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from models.causal import CausalWrapper
 from models.denoiser import alphas_cumprod
 from models.wrap import (
+    AttGANWrapper,
     AttributeWrapper,
     AutoencoderWrapper,
     ClassifierWrapper,
@@ -84,12 +85,14 @@ def wrap(
         return CausalWrapper(network)
     if role == "autoencoder":
         return AutoencoderWrapper(network, size=spec.get("size"))
+    if role == "attgan":
+        return AttGANWrapper(network, attributes=classes, size=spec.get("size"))
     if role == "denoiser":
         bar = diffusion.get("alphas_cumprod")
         if bar is None:
             bar, _ = schedule_of(diffusion)
         return DenoiserWrapper(network, alphas_cumprod=bar, prediction=diffusion.get("prediction", "epsilon"))
-    known = "classifier, attributes, causal, autoencoder, denoiser, features, perceptual, faces"
+    known = "classifier, attributes, causal, autoencoder, attgan, denoiser, features, perceptual, faces"
     raise ValueError(f"expected a role out of {known}, got {role!r}")
 
 

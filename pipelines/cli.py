@@ -15,6 +15,7 @@ from storage.secrets import hide
 if TYPE_CHECKING:
     from pipelines.part import Part
 
+ROLES = ("classifier", "attributes", "causal", "autoencoder", "attgan", "denoiser", "simsiam")
 ONE_STAGE = ("generate", "score", "judge", "augment", "report")
 
 
@@ -51,13 +52,16 @@ def parser() -> argparse.ArgumentParser:
             _part(stage)
     command("show", "counts, flip rate, quarantined rows and failures of a run", _show).add_argument("run")
     command("verify", "check a run's invariants; exit code 1 if one is broken", _verify).add_argument("run")
+    ways = command("interaction", "which attributes a method such as AIP moved, beside the image", _interaction)
+    ways.add_argument("run")
+    ways.add_argument("--row", metavar="ID", help="of this row alone")
     gc = command("gc", "say what a run's folder holds for nothing: orphans, old marks, superseded scores", _gc)
     gc.add_argument("run")
     gc.add_argument("--older-than", default="24h", metavar="AGE", help="only files this old (default %(default)s)")
     gc.add_argument("--delete", action="store_true", help="delete them; AGE must be 1h or more")
     prepare.arguments(command("prepare", "write a data set as Parquet shards", _prepare))
     train = command("train", "train one of our own networks from Parquet", _train)
-    train.add_argument("role", choices=("classifier", "attributes", "causal", "autoencoder", "denoiser", "simsiam"))
+    train.add_argument("role", choices=ROLES)
     train.add_argument("config", help="a preset's name or a YAML file")
     _settings(train)
     sweep = command("sweep", "many runs over a grid of settings, worked on as one and told in one table", _sweep)
@@ -149,6 +153,14 @@ def _show(args: argparse.Namespace) -> int:
     from storage.uri import open_store
 
     print(show(open_store(args.run)))
+    return 0
+
+
+def _interaction(args: argparse.Namespace) -> int:
+    from pipelines.interaction import interaction
+    from storage.uri import open_store
+
+    print(interaction(open_store(args.run), args.row))
     return 0
 
 

@@ -19,7 +19,7 @@ from actors.load import read_weights_file, weights_location
 from configs.schema import TrainConfig
 from configs.strict import UserError
 from models.load import SCHEDULE, build, fill, find, make, read_weights, schedule_of
-from pipelines import train_card, train_causal, train_holdout, train_losses, train_simsiam
+from pipelines import train_attgan, train_card, train_causal, train_holdout, train_losses, train_simsiam
 from pipelines.train_data import Samples, bits, class_indices, load
 from storage.uri import split_url
 
@@ -57,7 +57,9 @@ def train(config: TrainConfig, log: Log = say) -> Path | str:
     except (ValueError, FileNotFoundError) as error:
         raise UserError(f"{config.name}: {error}") from None
     out = Path(config.out)
-    if explained is not None:
+    if config.role == "attgan":
+        state, last, seconds = train_attgan.fit(config, net.to(device), samples, labels, log)
+    elif explained is not None:
         state, last, seconds = train_causal.fit(config, net.to(device), explained, log)
     else:
         state, last, seconds = fit(config, net.to(device), samples, labels, spec, log)
@@ -185,7 +187,7 @@ def needed(config: TrainConfig) -> list[str]:
         if len(config.classes) < 2:
             raise UserError(f"{config.name}: expected at least 2 names in classes, got {config.classes}")
         return [config.data.label]
-    if config.role == "attributes" and not config.labels:
+    if config.role in ("attributes", "attgan") and not config.labels:
         raise UserError(f"{config.name}: expected labels, the columns to learn, got none")
     return config.labels
 
@@ -205,6 +207,8 @@ def specification(config: TrainConfig) -> dict[str, Any]:
     settings, derived = dict(config.settings), {"outputs": len(classes)} if classes else dict(side)
     if config.role == "autoencoder" and config.objective.get("attributes"):
         derived["attributes"] = len(config.labels)
+    if config.role == "attgan":
+        derived["attributes"] = len(config.labels)
     if config.role == "causal":
         derived["answers"] = len(config.classes)
     try:
@@ -216,6 +220,8 @@ def specification(config: TrainConfig) -> dict[str, Any]:
     spec["weights"] = Path(config.out).name
     if classes:
         spec |= {"classes": list(classes), "mean": [0.5], "std": [0.5]}
+    if config.role == "attgan":
+        spec["classes"] = list(config.labels)
     if config.role == "simsiam":
         spec |= {"role": "features", "mean": [0.5], "std": [0.5]}
     if config.role not in ("denoiser", "causal"):
@@ -234,7 +240,7 @@ def evaluate(
     assert config.holdout is not None
     groups = config.holdout.columns if config.role == "classifier" else []
     label = [config.holdout.label or config.data.label or ""] if config.role in ("classifier", "causal") else []
-    labels = config.labels if config.role == "attributes" else []
+    labels = config.labels if config.role in ("attributes", "attgan") else []
     samples = load(config.holdout, [*label, *groups, *labels], log)
     if config.role == "classifier":
         truth = class_indices(samples.columns[label[0]], config.classes, label[0])
@@ -244,6 +250,8 @@ def evaluate(
         figures = train_causal.holdout(model, explained, samples, truth, device)
     elif config.role == "attributes":
         figures = train_holdout.attributes(model, samples, bits(samples, labels), device)
+    elif config.role == "attgan":
+        figures = train_attgan.holdout(model, samples, bits(samples, labels), device)
     elif config.role == "autoencoder":
         figures = train_holdout.autoencoder(model, samples, device)
     elif config.role == "simsiam":

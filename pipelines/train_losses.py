@@ -28,6 +28,16 @@ TERMS: dict[str, dict[str, float]] = {
         "features": 0.0,  # mean difference of the encoder's own features of x and x', in their standard deviations
         "attributes": 0.0,  # binary cross-entropy of a linear head on the sampled latent, mean over `labels`
     },
+    "attgan": {
+        "reconstruction": 100.0,  # mean |x - dec(z, a)|
+        "attributes": 10.0,  # binary cross-entropy of what the reader reads off edited images, mean over `labels`
+        "adversarial": 1.0,  # the critic's score of edited images
+        "critic_attributes": 1.0,  # the reader's: the same off real images
+        "penalty": 10.0,  # the critic's: (norm of its gradient - 1)^2
+        "critic_steps": 5.0,  # of the critic for one of the generator
+        "jitter": 0.0,  # share of the images whose attributes are read that are noisy, blurred, re-lit
+        "push": 0.0,  # how far, in [0,1], every pixel of half of the reader's images is pushed against its attributes
+    },
     "causal": {
         "flow": 50.0,  # per nat of information flow from C to the decision; the rest is the ELBO's nats per row
         "noise": 0.3,  # standard deviation of the decoder's Gaussian, in those of R's directions

@@ -1,0 +1,105 @@
+"""AttGAN (He et al. 2019): an autoencoder whose decoder is told attributes, with the reader and the critic it is
+trained against."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+WIDTHS = (64, 128, 256, 512, 1024)
+
+
+def down(before: int, after: int, norm: bool = True) -> nn.Sequential:
+    """Half the side: (B,before,H,W) to (B,after,H/2,W/2)."""
+    conv = nn.Conv2d(before, after, 4, 2, 1, bias=not norm)
+    return nn.Sequential(conv, *([nn.BatchNorm2d(after)] if norm else []), nn.LeakyReLU(0.2))
+
+
+def up(before: int, after: int) -> nn.Sequential:
+    """Twice the side: (B,before,H,W) to (B,after,2H,2W)."""
+    return nn.Sequential(
+        nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False), nn.BatchNorm2d(after), nn.LeakyReLU(0.2)
+    )
+
+
+def network(size: int, widths: tuple[int, ...], outputs: int, *, norm: bool) -> nn.Sequential:
+    """Images (B,3,size,size) in [-1,1] to (B,outputs)."""
+    stages = [down(before, after, norm) for before, after in pairwise((3, *widths))]
+    return nn.Sequential(*stages, nn.Flatten(), nn.Linear(widths[-1] * (size >> len(widths)) ** 2, outputs))
+
+
+class AttGAN(nn.Module):
+    """Images (B,3,size,size) in [0,1] to latents (B,widths[-1],s,s), s = size / 2^len(widths), and back under
+    attributes (Yang et al., "Generative Counterfactuals for Neural Networks via Attribute-Informed Perturbation",
+    table 3).
+
+    attributes: how many; the decoder is told (2a - 1) / 2 at every place of the latent. shortcut: the last but one
+    stage of the encoder also goes to the decoder (He et al., 3.4): pictures are rebuilt better, and whoever moves the
+    latent holds it still. The reader of attributes is kept, since it also says which ones a query has; the critic is
+    for training alone. He et al. have one trunk for both: but the gradient penalty is of each image by itself, which
+    forbids the critic batch norm (Gulrajani et al. 2017, section 4), and without it attributes are learnt many times
+    slower. judge: widths of both; default the encoder's.
+    """
+
+    def __init__(
+        self,
+        *,
+        attributes: int,
+        size: int = 64,
+        widths: tuple[int, ...] = WIDTHS,
+        shortcut: bool = True,
+        judge: tuple[int, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        widths = tuple(widths)
+        side = size >> len(widths)
+        if len(widths) < 2 or side < 1 or side << len(widths) != size:
+            raise ValueError(
+                f"expected size divisible by {2 ** len(widths)} and 2 widths or more, got {size}, {widths}"
+            )
+        self.size, self.shortcut, self.judge = size, shortcut, tuple(judge or widths)
+        self.encoder = nn.ModuleList(down(before, after) for before, after in pairwise((3, *widths)))
+        inputs = [widths[-1] + attributes, *reversed(widths[1:])]
+        inputs[1] += widths[-2] if shortcut else 0
+        outputs = [*reversed(widths[1:]), 3]
+        stages: list[nn.Module] = [up(before, after) for before, after in zip(inputs[:-1], outputs[:-1], strict=True)]
+        self.decoder = nn.ModuleList([*stages, nn.ConvTranspose2d(inputs[-1], outputs[-1], 4, 2, 1)])
+        self.reader = network(size, self.judge, attributes, norm=True)
+
+    def encoded(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents (B,C,s,s), and the shortcut (B,C',2s,2s), of no channels where there is none."""
+        x, before = images * 2 - 1, images
+        for stage in self.encoder:
+            x, before = stage(x), x
+        return x, before if self.shortcut else before[:, :0]
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents (B,C,s,s)."""
+        return self.encoded(images)[0]
+
+    def skip(self, images: Tensor) -> Tensor:
+        """What the decoder is given of images beside the latent: (B,C',2s,2s)."""
+        return self.encoded(images)[1]
+
+    def read(self, images: Tensor) -> Tensor:
+        """Logits (B,A) of the attributes of images."""
+        logits: Tensor = self.reader(images * 2 - 1)
+        return logits.float()
+
+    def attributes_of(self, images: Tensor) -> Tensor:
+        """Probabilities (B,A) of the attributes of images."""
+        return self.read(images).sigmoid()
+
+    def decode(self, latents: Tensor, attributes: Tensor, skip: Tensor) -> Tensor:
+        """Images (B,3,size,size) in [0,1]; attributes (B,A), 0 without and 1 with, and anything between and beyond."""
+        told = ((2 * attributes - 1) / 2).to(latents)[:, :, None, None].expand(-1, -1, *latents.shape[2:])
+        x = torch.cat([latents, told], 1)
+        for place, stage in enumerate(self.decoder):
+            x = stage(torch.cat([x, skip], 1) if place == 1 else x)
+        return (torch.tanh(x.float()) + 1) / 2
+
+    def critic(self) -> nn.Sequential:
+        """A new opponent for training: images (B,3,size,size) in [-1,1] to how real they look, (B,1), of no scale."""
+        return network(self.size, self.judge, 1, norm=False)
