@@ -43,8 +43,8 @@ class DiME:
     maximum window (odd).
 
     The denoiser's and the losses' pixels live in [-1,1], as in the authors' code. Its perceptual distance is the mean
-    squared difference of VGG-19's features after relu3_4 (`vgg19` among the models); another distance has another size,
-    and wants another weight.
+    squared difference of VGG-19's features after relu3_4 (models.perceptual.VGG19Distance); another distance has
+    another size, and wants another weight.
     """
 
     respaced: int = 200

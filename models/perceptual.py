@@ -1,4 +1,4 @@
-"""Perceptual distances: LPIPS by its package, and the shift-tolerant LPIPS whose weights a package ships."""
+"""Perceptual distances: LPIPS by its package, shift-tolerant LPIPS whose weights a package ships, and DiME's own."""
 
 from __future__ import annotations
 
@@ -89,6 +89,30 @@ class ShiftTolerantAlexNet(nn.Module):
             weight: Tensor = self.get_parameter(f"lin{k}.model.1.weight")
             total = total + F.conv2d((p - q).square(), weight).mean((1, 2, 3))
         return total
+
+
+class VGG19Distance(nn.Module):
+    """DiME's perceptual distance (Jeanneret et al. 2022): mean squared difference of VGG-19's features after relu3_4.
+
+    Layers are named as in torchvision's weight file, of which it takes the first eight convolutions and no more. Images
+    come normalised by ImageNet's mean and deviation.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+        for width, convolutions in ((64, 2), (128, 2), (256, 4)):
+            for _ in range(convolutions):
+                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
+                channels = width
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers[:-1])
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Distances (B,); a and b (B,3,H,W), normalised."""
+        distances: Tensor = (self.features(a) - self.features(b)).square().flatten(1).mean(1)
+        return distances
 
 
 def numbered(first: int, *layers: nn.Module) -> nn.Sequential:
