@@ -31,14 +31,14 @@ lint: setup
 # way, up to the last: SimSiam says that it has collapsed.
 ZOO_FLAGS ?=
 ZOO := classifier:faces-plain-first classifier:faces-plain classifier:faces-biased classifier:faces-second \
-	attributes:faces-oracle autoencoder:faces-autoencoder denoiser:faces-denoiser-first denoiser:faces-denoiser \
-	simsiam:faces-simsiam
+	attributes:faces-oracle attributes:faces-named autoencoder:faces-autoencoder denoiser:faces-denoiser-first \
+	denoiser:faces-denoiser causal:faces-causal-plain causal:faces-causal-biased simsiam:faces-simsiam
 
 zoo: setup
 	$(BIN)/counterfactory prepare faces data/zoo-plain --rows 30000 --test-rows 1000 --seed 1
 	$(BIN)/counterfactory prepare faces data/zoo-biased --rows 8000 --test-rows 0 --seed 2 --correlate Blond_Hair=0.99
-	set -e; for job in $(ZOO); do $(BIN)/counterfactory train $${job%%:*} $${job#*:} $(ZOO_FLAGS); done
-	set -e; for card in zoo/faces-*.yaml; do $(BIN)/python -m pipelines.train_card $$card configs/model/$$(basename $$card); done
+	set -e; for job in $(ZOO); do name=$${job#*:}; $(BIN)/counterfactory train $${job%%:*} $$name $(ZOO_FLAGS); \
+		if [ -f zoo/$$name.yaml ]; then $(BIN)/python -m pipelines.train_card zoo/$$name.yaml configs/model/$$name.yaml; fi; done
 
 clean:
 	rm -rf .venv runs out

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from configs.schema import ModelConfig, load_train
 from configs.strict import check, presets, read_preset
+from models.head import head_of
 from models.load import build
 from sources.faces import ATTRIBUTES, draw, labels
 
 ZOO = Path(__file__).parents[2] / "zoo"
 NAMES = ["faces-plain", "faces-biased", "faces-second", "faces-oracle", "faces-autoencoder", "faces-denoiser"]
-NAMES += ["faces-simsiam"]
+NAMES += ["faces-simsiam", "faces-causal-plain", "faces-causal-biased"]
 FRESH = 20_260_101  # a seed that nothing was trained or measured on
 
 
@@ -131,6 +132,32 @@ def test_the_denoiser_predicts_the_noise() -> None:
         guess, weight = net(x_t, torch.full((16,), step))
         assert weight is None
         assert float((guess - eps).square().mean()) <= bound
+
+
+@pytest.mark.parametrize(("name", "decides"), [("faces-plain", "Smiling"), ("faces-biased", "Blond_Hair")])
+def test_the_cause_is_what_the_classifier_reads(name: str, decides: str) -> None:
+    """One threshold on C alone tells the attribute that decides, and the classifier's decision on what h rebuilds; what
+    the other attribute is, C does not say."""
+    images, bits = fresh(300)
+    classifier, causal = model(name), model(name.replace("faces-", "faces-causal-"))
+    features = classifier.features(images)
+    c = causal.network.split(features)[0][:, 0]
+    told = {}
+    for attribute in ("Smiling", "Blond_Hair"):
+        truth = bits[:, ATTRIBUTES.index(attribute)]
+        above = float((c[truth][:, None] > c[~truth][None, :]).float().mean())  # the AUC
+        told[attribute] = max(above, 1 - above)
+    assert told.pop(decides) > 0.98
+    assert max(told.values()) < 0.6
+    rebuilt = causal.network.decode(causal.network.posterior(features)[0])
+    assert (
+        float((head_of(classifier, images[:4])(rebuilt).argmax(1) == classifier(images).argmax(1)).float().mean())
+        > 0.97
+    )
+    assert causal(images, classifier).shape == (300, 1, 2)
+    other = model("faces-biased" if name == "faces-plain" else "faces-plain")
+    with pytest.raises(ValueError, match="expected the classifier that the causal model was trained with"):
+        causal(images, other)
 
 
 def test_simsiam_sees_the_hair_through_light_and_noise() -> None:
