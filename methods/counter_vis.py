@@ -3,7 +3,7 @@ the place of which of this one's, would turn the decision."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any, ClassVar
@@ -66,34 +66,22 @@ class CounterVis:
             maps, head = self._cells(torch.cat([x[going], other[going]]), classifier)
             budget.spend(going, forward=2)
             for at, row in enumerate(going.tolist()):
-                one = torch.tensor([row])
-                cells, spare, wanted = maps[at], maps[at + len(going)], int(target[row])
                 edits: list[tuple[int, int]] = []
                 turned = False
-                while len(edits) < min(self.max_edits, cells[0].numel()):
-                    pairs = free_pairs(cells, edits)
-                    if self.screen is not None and self.screen < len(pairs):
-                        pairs = promising(cells, spare, pairs, head, wanted, self.screen)
-                        budget.spend(one, forward=1, backward=1)
-                    found = best_exchange(cells, spare, pairs, head, wanted)
-                    budget.spend(one, forward=len(pairs))
-                    if found is None:
+                search = self._edits(maps[at], maps[at + len(going)], head, int(target[row]), row, budget)
+                for edit, turned in search:
+                    edits.append(edit)
+                    paste(composite[row], mask[row], other[row], *edit, maps.shape[2:])
+                    if turned and (self.until == "features" or self._flips(classifier, composite, target, row, budget)):
+                        break
+                else:
+                    if len(edits) < min(self.max_edits, maps[at, 0].numel()):
                         reasons[row] = "non-finite scores"
-                        break
-                    (i, j), turned = found
-                    cells = exchanged(cells, spare, i, j)
-                    edits.append((i, j))
-                    paste(composite[row], mask[row], other[row], i, j, cells.shape[1:])
-                    if turned and (
-                        self.until == "features" or self._flips(classifier, composite[row], wanted, one, budget)
-                    ):
-                        break
                 if turned:
                     reasons[row] = "the decision turned on the features, and not on the image pasted together"
                 steps[row] = len(edits)
-                grid = list(cells.shape[1:])
                 told[row] = {
-                    "cells": grid,
+                    "cells": list(maps.shape[2:]),
                     "distractor": int(number[row]),
                     "features_turned": turned,
                     "exchanged": edits,
@@ -123,10 +111,34 @@ class CounterVis:
             )
         return F.pixel_unshuffle(images, side), lambda cells: classifier(F.pixel_shuffle(cells, side))
 
-    def _flips(self, classifier: SplitClassifier, image: Tensor, target: int, row: Tensor, budget: Budget) -> bool:
-        budget.spend(row, forward=1)
-        flips, _ = stored_verdict(classifier, image[None], torch.tensor([target], device=image.device))
-        return bool(flips)
+    def _edits(
+        self, cells: Tensor, spare: Tensor, head: Head, target: int, row: int, budget: Budget
+    ) -> Iterator[tuple[tuple[int, int], bool]]:
+        """The greedy search (algorithm 1): each exchange (i,j), and whether the target is the class after it.
+
+        cells, spare: (D,h,w) the query's and the distractor's. Ends early where no pair's scores are finite.
+        """
+        edits: list[tuple[int, int]] = []
+        one = torch.tensor([row])
+        while len(edits) < min(self.max_edits, cells[0].numel()):
+            pairs = free_pairs(cells, edits)
+            if self.screen is not None and self.screen < len(pairs):
+                pairs = promising(cells, spare, pairs, head, target, self.screen)
+                budget.spend(one, forward=1, backward=1)
+            found = best_exchange(cells, spare, pairs, head, target)
+            budget.spend(one, forward=len(pairs))
+            if found is None:
+                return
+            edit, turned = found
+            cells = exchanged(cells, spare, *edit)
+            edits.append(edit)
+            yield edit, turned
+
+    def _flips(self, classifier: SplitClassifier, images: Tensor, target: Tensor, row: int, budget: Budget) -> bool:
+        """Is a row's image, as it would be stored, its target."""
+        budget.spend(torch.tensor([row]), forward=1)
+        flipped, _ = stored_verdict(classifier, images[row : row + 1], target[row : row + 1])
+        return bool(flipped)
 
 
 def free_pairs(cells: Tensor, edits: Sequence[tuple[int, int]]) -> Tensor:

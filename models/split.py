@@ -34,7 +34,8 @@ def last_maps(network: nn.Module, images: Tensor) -> str:
         for one in hooks:
             one.remove()
     if not seen:
-        raise ValueError(f"expected a layer of {type(network).__name__} that gives maps (B,D,h,w), got none")
+        hint = "set the method's layer to null, for cells of the image itself"
+        raise ValueError(f"expected a layer of {type(network).__name__} that gives maps (B,D,h,w), got none: {hint}")
     return seen[-1]
 
 
