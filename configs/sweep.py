@@ -20,7 +20,7 @@ FIXED = ("name", "out")  # a cell's name and place follow from the sweep
 
 
 class PlotConfig(Strict):
-    """A trade-off plot: one metric against another, a line per method over an axis."""
+    """A trade-off plot: one metric against another or against an axis of numbers, a line per method over an axis."""
 
     x: str
     y: str

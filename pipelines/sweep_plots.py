@@ -18,7 +18,8 @@ Point = dict[str, Any]
 def plot(lines: Sequence[dict[str, Any]], config: PlotConfig, axes: Sequence[str], by: Sequence[str]) -> str:
     """An SVG; cells without either figure are left out. Whiskers are 95 % intervals; `by` axes get marks of their own.
 
-    along: the axis along which cells that agree in all other axes are joined, each mark labelled with its value.
+    along: the axis along which cells that agree in all other axes are joined, each mark labelled with its value (none
+    where it is the plot's x).
     """
     points = [p for p in _points(lines, config, axes) if p["x"]["value"] is not None and p["y"]["value"] is not None]
     if not points:
@@ -38,7 +39,7 @@ def plot(lines: Sequence[dict[str, Any]], config: PlotConfig, axes: Sequence[str
             parts += _whiskers(p, (a, b), (x, across), (y, up), colour)
             tip = escape(f"{p['cell']}: {config.x} {short(p['x']['value'])}, {config.y} {short(p['y']['value'])}")
             parts.append(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="4.5" fill="{colour}"><title>{tip}</title></circle>')
-            if config.along:
+            if config.along and config.along != config.x:
                 parts.append(f'<text x="{a + 7:.1f}" y="{b - 6:.1f}" font-size="11">{escape(p["along"])}</text>')
         legend = TOP + 10 + 20 * lane
         parts.append(f'<circle cx="{WIDTH - RIGHT + 20}" cy="{legend - 4}" r="4.5" fill="{colour}"/>')
@@ -51,12 +52,24 @@ def _points(lines: Sequence[dict[str, Any]], config: PlotConfig, axes: Sequence[
     known = list(dict.fromkeys(line["metric"] for line in lines))
     for line in lines:
         point = cells.setdefault(line["cell"], {"cell": line["cell"]})
-        point["lane"] = ", ".join(str(line[name]) for name in axes if name != config.along and line[name] != "")
+        left_out = (config.along, config.x)
+        point["lane"] = ", ".join(str(line[name]) for name in axes if name not in left_out and line[name] != "")
+        if config.x in axes:
+            value = _number(line[config.x])
+            point["x"] = {"metric": config.x, "value": value, "low": None, "high": None, "better": None}
         point["along"] = str(line.get(config.along, "")) if config.along else ""
         for side, metric in (("x", config.x), ("y", config.y)):
             if [line["metric"]] == asked([metric], known)[:1]:
                 point[side] = line
     return [point for point in cells.values() if "x" in point and "y" in point]
+
+
+def _number(setting: Any) -> float | None:
+    """A setting's value where it is a number: cells without one have no place on its axis."""
+    try:
+        return float(setting)
+    except ValueError:
+        return None
 
 
 def _scale(figures: Sequence[dict[str, Any]]) -> tuple[float, float]:

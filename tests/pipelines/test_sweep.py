@@ -226,4 +226,8 @@ def test_a_plot_joins_cells_along_its_axis_and_escapes() -> None:
     assert svg.count("<polyline") == 1
     assert svg.count("<title>") == 3
     assert "<m>" not in svg
+    over = plot(lines, PlotConfig(x="alpha", y="flip_rate", along="alpha"), ["method", "alpha"], [])
+    assert over.count("<polyline") == 1
+    assert "c2: alpha 2.00, flip_rate 2.00" in over
+    assert "No cell" in plot(lines, PlotConfig(x="method", y="flip_rate"), ["method", "alpha"], [])
     assert "No cell" in plot(lines, PlotConfig(x="fid", y="l1"), ["method", "alpha"], [])
