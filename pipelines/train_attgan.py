@@ -48,10 +48,12 @@ def fit(
         for optimizer in (makes, judges):
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * pace(step, config.steps)
+        # The push grows over the first third: against a whole one nothing is learnt at first.
+        now = {**w, "push": w["push"] * min(1.0, 3 * step / config.steps)}
         for _ in range(int(w["critic_steps"])):
             images, has = next(batches)
             with autocast:
-                terms = critic_terms(net, critic, images, has, w, generator)
+                terms = critic_terms(net, critic, images, has, now, generator)
             update(judges, terms, {**w, "realness": 1.0})
             add(totals, terms, w["critic_steps"])
         images, has = next(batches)
