@@ -19,7 +19,7 @@ from sources.faces import ATTRIBUTES, draw, labels
 
 ZOO = Path(__file__).parents[2] / "zoo"
 NAMES = ["faces-plain", "faces-biased", "faces-second", "faces-oracle", "faces-autoencoder", "faces-denoiser"]
-NAMES += ["faces-simsiam", "faces-causal-plain", "faces-causal-biased"]
+NAMES += ["faces-simsiam", "faces-causal-plain", "faces-causal-biased", "faces-named"]
 FRESH = 20_260_101  # a seed that nothing was trained or measured on
 
 
@@ -78,9 +78,10 @@ def test_the_biased_classifier_sees_the_hair() -> None:
     assert float((guess == blond)[~agree].float().mean()) >= 0.6
 
 
-def test_the_oracle_is_right_on_every_attribute() -> None:
+@pytest.mark.parametrize("name", ["faces-oracle", "faces-named"])
+def test_the_oracle_is_right_on_every_attribute(name: str) -> None:
     images, bits = fresh(500)
-    oracle = model("faces-oracle")
+    oracle = model(name)
     assert oracle.attributes == ATTRIBUTES
     right = ((oracle(images) > 0.5) == bits).float().mean(0)
     assert dict(zip(ATTRIBUTES, right.tolist(), strict=True)) == {
