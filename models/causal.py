@@ -47,8 +47,8 @@ class CausalVAE(nn.Module):
             )
         self.causal, self.spurious, codes = causal, spurious, causal + spurious
         directions = min(directions, features)
-        self.encoder = mlp(directions, hidden, 2 * codes)
-        self.decoder = mlp(codes, hidden, directions)
+        self.encoder: nn.Module = mlp(directions, hidden, 2 * codes)
+        self.decoder: nn.Module = mlp(codes, hidden, directions)
         self.g: nn.Module = nn.Linear(spurious, answers)
         if guess:
             self.g = nn.Sequential(nn.Linear(spurious, guess), nn.SiLU(), nn.Linear(guess, answers))
@@ -118,7 +118,8 @@ def elbo(net: CausalVAE, features: Tensor, generator: torch.Generator, *, noise:
     rebuilt = net.decoder(mean + eps * (0.5 * log_variance).exp())
     likelihood = -0.5 * ((rebuilt - net.normal(features)) / noise).square().sum(1)
     divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
-    return likelihood - kl * divergence
+    bound: Tensor = likelihood - kl * divergence
+    return bound
 
 
 def flow(
@@ -141,7 +142,7 @@ def flow(
     held = slice(0, net.causal) if of == "causal" else slice(net.causal, size)
     codes[:, :, held] = codes[:, :1, held]
     scores = head(net.decode(codes.flatten(0, 1)))
-    return information(scores.softmax(1).unflatten(0, (draws, others)))
+    return information(scores.softmax(1).view(draws, others, -1))
 
 
 def information(probabilities: Tensor) -> Tensor:
@@ -152,7 +153,8 @@ def information(probabilities: Tensor) -> Tensor:
 
 def entropy(probabilities: Tensor) -> Tensor:
     """Entropy in nats over the last axis."""
-    return -torch.special.xlogy(probabilities, probabilities.clamp(min=1e-12)).sum(-1)
+    nats: Tensor = -torch.special.xlogy(probabilities, probabilities.clamp(min=1e-12)).sum(-1)
+    return nats
 
 
 class CausalWrapper(nn.Module):

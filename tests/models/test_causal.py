@@ -39,7 +39,7 @@ def by_quadrature(a: float, b: float) -> float:
     given = (1 / (1 + np.exp(-(a * nodes[:, None] + b * nodes[None, :])))) @ weights
 
     def entropy(p: np.ndarray) -> np.ndarray:
-        return -(xlogy(p, p) + xlogy(1 - p, 1 - p))
+        return np.asarray(-(xlogy(p, p) + xlogy(1 - p, 1 - p)))
 
     return float(entropy(weights @ given) - weights @ entropy(given))
 
