@@ -21,6 +21,7 @@ from storage.verify import verify
 
 FACES = Path(__file__).parents[2] / "../shared/data/celeba"
 MODELS = ("smile", "second", "attributes", "autoencoder")
+GUIDES = ("denoiser", "causal", "named")  # what the diffusion methods need besides
 ROLES = {"smile": "classifier", "second": "second", "attributes": "oracle", "autoencoder": "autoencoder"}
 SMALL: dict[str, dict[str, Any]] = {
     "smile": {"widths": [8, 16]},
@@ -30,17 +31,19 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *GUIDES])
 def test_model_preset_is_what_its_training_makes(name: str) -> None:
     made = specification(load_train(f"celeba-{name}"))
     preset = read_preset("model", f"celeba-{name}")
     assert Path(preset.pop("weights")).name == made.pop("weights")
+    if name == "causal":
+        made["settings"]["features"] = 128  # the last of celeba-smile's widths, which training finds
     assert preset == {key: value for key, value in made.items() if key != "source"}
 
 
 def test_no_face_is_both_trained_on_and_explained() -> None:
     explained = load_run("celeba-smile").data
-    for name in MODELS:
+    for name in (*MODELS, *GUIDES):
         config = load_train(f"celeba-{name}")
         assert config.data.rows == "0:5000"
         assert config.holdout is not None
@@ -58,6 +61,19 @@ def test_control_differs_in_its_method_alone() -> None:
         "methods.counterfactual_attack.CounterfactualAttack",
         "methods.pixel_pgd.PixelPGD",
     )
+
+
+@pytest.mark.parametrize("name", ["cecas", "named"])
+def test_guided_run_differs_in_its_guidance_alone(name: str) -> None:
+    plain, guided = load_run("celeba-smile-ace"), load_run(f"celeba-smile-{name}")
+    assert plain.data == guided.data == load_run("celeba-smile", ["data.rows=5000:5200"]).data
+    assert (plain.target, plain.score, plain.seed) == (guided.target, guided.score, guided.seed)
+    assert {role: guided.models[role] for role in plain.models} == plain.models
+    settings = dict(guided.method.settings)
+    told = {key: settings.pop(key) for key in ("alpha", "spurious") if key in settings}
+    assert settings == {key: value for key, value in plain.method.settings.items() if key != "distance"}
+    assert set(told.get("spurious", [])) <= set(guided.models["spurious"].classes)
+    assert guided.models["spurious"].weights != guided.models["oracle"].weights
 
 
 @pytest.fixture(scope="module")
