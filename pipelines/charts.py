@@ -116,7 +116,7 @@ def interval(figure: tuple[float, float, float], axis: tuple[float, float], titl
 def _levels(peak: float) -> list[float]:
     """Two to five round gridlines up to the peak."""
     step = 10 ** math.floor(math.log10(peak))
-    step = next(s for s in (step / 5, step / 2, step, step * 2) if peak / s <= 4.5)
+    step = next(s for s in (step / 5, step / 2, step, step * 2) if peak / s <= 5)  # peak / step is below 10
     return [step * i for i in range(1, int(peak / step + 1e-9) + 1)]
 
 
