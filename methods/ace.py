@@ -88,13 +88,4 @@ class ACE:
                 denoiser=denoiser,
             )
 
-        stored, flipped, why = settle(classifier, answer, queries, pre.reasons(refined=self.refine), budget)
-        return Answers(
-            counterfactual=stored,
-            flipped=flipped,
-            steps=pre.steps,
-            forward=budget.forward,
-            backward=budget.backward,
-            reasons=why,
-            mask=mask,
-        )
+        return settle(classifier, answer, queries, pre.reasons(refined=self.refine), budget, steps=pre.steps, mask=mask)

@@ -117,14 +117,13 @@ class AIP:
             there = (queries.source == target)[:, None, None, None]
             tried = torch.where(there, x, image(everything, best_z, best_a))
         budget.spend(everything, forward=1)
-        stored, flipped, why = settle(classifier, tried, queries, reasons, budget)
-        return Answers(
-            counterfactual=stored,
-            flipped=flipped,
+        return settle(
+            classifier,
+            tried,
+            queries,
+            reasons,
+            budget,
             steps=steps,
-            forward=budget.forward,
-            backward=budget.backward,
-            reasons=why,
             latent_before=z0.flatten(1),
             latent_after=best_z.flatten(1),
             condition_before=a0,

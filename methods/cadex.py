@@ -80,15 +80,7 @@ class CADEX:
             x_adv[active] = (x_adv[active] + self.lr * m_hat / (v_hat.sqrt() + EPS)).clamp(0, 1)
             steps[active.cpu()] += 1
 
-        stored, flipped, why = settle(classifier, best, queries, reasons, budget)
-        return Answers(
-            counterfactual=stored,
-            flipped=flipped,
-            steps=steps,
-            forward=budget.forward,
-            backward=budget.backward,
-            reasons=why,
-        )
+        return settle(classifier, best, queries, reasons, budget, steps=steps)
 
 
 def strongest(grad: Tensor, x: Tensor, n: int) -> Tensor:

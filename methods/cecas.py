@@ -113,15 +113,8 @@ class CECAS:
                 denoiser=denoiser,
             )
 
-        stored, flipped, why = settle(classifier, answer, queries, both.reasons(refined=self.refine)[:B], budget)
-        return Answers(
-            counterfactual=stored,
-            flipped=flipped,
-            steps=both.steps[:B],
-            forward=budget.forward,
-            backward=budget.backward,
-            reasons=why,
-            mask=mask,
+        return settle(
+            classifier, answer, queries, both.reasons(refined=self.refine)[:B], budget, steps=both.steps[:B], mask=mask
         )
 
     def _says(self, images: Tensor, classifier: Classifier, spurious: Any) -> Tensor:

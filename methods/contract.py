@@ -136,12 +136,19 @@ def passes_stored(
 
 
 def settle(
-    classifier: Classifier, images: Tensor, queries: Queries, reasons: Sequence[str], budget: Budget
-) -> tuple[Tensor, Tensor, list[str | None]]:
+    classifier: Classifier,
+    images: Tensor,
+    queries: Queries,
+    reasons: Sequence[str],
+    budget: Budget,
+    *,
+    steps: Tensor,
+    **kept: Any,
+) -> Answers:
     """Store each row's best try in 8 bits and judge it there: how every method ends.
 
-    images: (B,3,H,W); reasons: per row, why it failed if it did. Gives the stored images, which of them flipped (B,)
-    bool, and the reasons of those that did not. A try that is not finite is replaced by its query.
+    images: (B,3,H,W); reasons: per row, why it failed if it did; steps: (B,); kept: what else of Answers the method
+    has. A try that is not finite is replaced by its query.
     """
     finite = images.isfinite().flatten(1).all(1)
     images = images.where(finite[:, None, None, None], queries.images)
@@ -160,7 +167,15 @@ def settle(
                 why[row] = "non-finite image"
             elif before and not bool(torch.equal(images[row], stored[row])):
                 why[row] = "flip lost in 8-bit"
-    return stored, flipped, why
+    return Answers(
+        counterfactual=stored,
+        flipped=flipped,
+        steps=steps.cpu(),
+        forward=budget.forward,
+        backward=budget.backward,
+        reasons=why,
+        **kept,
+    )
 
 
 Step = Callable[[int, Tensor], None]

@@ -87,17 +87,7 @@ class CounterVis:
                     "exchanged": edits,
                 }
 
-        stored, flipped, why = settle(classifier, composite, queries, reasons, budget)
-        return Answers(
-            counterfactual=stored,
-            flipped=flipped,
-            steps=steps,
-            forward=budget.forward,
-            backward=budget.backward,
-            reasons=why,
-            mask=mask,
-            edits=told,
-        )
+        return settle(classifier, composite, queries, reasons, budget, steps=steps, mask=mask, edits=told)
 
     def _cells(self, images: Tensor, classifier: SplitClassifier) -> tuple[Tensor, Head]:
         """The cells' values (B,D,h,w), and what turns such values into scores (B,K)."""

@@ -145,14 +145,13 @@ class CounterfactualAttack:
         with torch.no_grad():
             tried = image(everything, best)
         budget.spend(everything, forward=1)
-        stored, flipped, why = settle(classifier, tried, queries, reasons, budget)
-        return Answers(
-            counterfactual=stored,
-            flipped=flipped,
+        return settle(
+            classifier,
+            tried,
+            queries,
+            reasons,
+            budget,
             steps=steps,
-            forward=budget.forward,
-            backward=budget.backward,
-            reasons=why,
             latent_before=z0.flatten(1),
             latent_after=best.flatten(1),
         )

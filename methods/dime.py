@@ -118,16 +118,7 @@ class DiME:
             active = active[alive & ~flips]
 
         reasons = ["non-finite gradient" if sick else "not converged" for sick in bad.tolist()]
-        stored, flipped, why = settle(classifier, best, queries, reasons, budget)
-        return Answers(
-            counterfactual=stored,
-            flipped=flipped,
-            steps=steps.cpu(),
-            forward=budget.forward,
-            backward=budget.backward,
-            reasons=why,
-            mask=None if self.mask is None else mask,
-        )
+        return settle(classifier, best, queries, reasons, budget, steps=steps, mask=None if self.mask is None else mask)
 
     @property
     def _guided(self) -> int:

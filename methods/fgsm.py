@@ -44,12 +44,4 @@ class FGSM:
             x_adv[going] = (x[going] + self.eps / 255 * grad.sign()).clamp(0, 1)
             steps[going.cpu()] = 1
 
-        stored, flipped, why = settle(classifier, x_adv, queries, reasons, budget)
-        return Answers(
-            counterfactual=stored,
-            flipped=flipped,
-            steps=steps,
-            forward=budget.forward,
-            backward=budget.backward,
-            reasons=why,
-        )
+        return settle(classifier, x_adv, queries, reasons, budget, steps=steps)

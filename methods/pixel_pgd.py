@@ -63,12 +63,4 @@ class PixelPGD:
             x_adv[active] = (x_adv[active] + self.step / 255 * grad.sign()).clamp(low[active], high[active])
             steps[active.cpu()] += 1
 
-        stored, flipped, why = settle(classifier, best, queries, reasons, budget)
-        return Answers(
-            counterfactual=stored,
-            flipped=flipped,
-            steps=steps,
-            forward=budget.forward,
-            backward=budget.backward,
-            reasons=why,
-        )
+        return settle(classifier, best, queries, reasons, budget, steps=steps)

@@ -106,14 +106,13 @@ class XGEMs:
             there = (queries.source == target)[:, None, None, None]
             tried = torch.where(there, x, image(everything, best))
         budget.spend(everything, forward=1)
-        stored, flipped, why = settle(classifier, tried, queries, reasons, budget)
-        return Answers(
-            counterfactual=stored,
-            flipped=flipped,
+        return settle(
+            classifier,
+            tried,
+            queries,
+            reasons,
+            budget,
             steps=steps,
-            forward=budget.forward,
-            backward=budget.backward,
-            reasons=why,
             latent_before=z0.flatten(1),
             latent_after=best.flatten(1),
         )

@@ -56,10 +56,13 @@ def test_settling_names_what_was_lost() -> None:
     budget = Budget.of(5)
     images = flat(100.4, 101.0, 60.0, torch.nan, 100.4)
     reasons = ["not converged"] * 4 + ["other"]
-    stored, flipped, why = settle(Sharp(), images, queries(5), reasons, budget)
-    assert flipped.tolist() == [False, True, False, False, False]
-    assert why == ["flip lost in 8-bit", None, "not converged", "non-finite image", "flip lost in 8-bit"]
-    assert torch.equal(stored, flat(100, 101, 60, 50, 100))
+    answers = settle(Sharp(), images, queries(5), reasons, budget, steps=torch.arange(5), mask=images[:, :1])
+    assert answers.steps.tolist() == [0, 1, 2, 3, 4]
+    assert answers.mask is not None
+    assert answers.latent_after is None
+    assert answers.flipped.tolist() == [False, True, False, False, False]
+    assert answers.reasons == ["flip lost in 8-bit", None, "not converged", "non-finite image", "flip lost in 8-bit"]
+    assert torch.equal(answers.counterfactual, flat(100, 101, 60, 50, 100))
     assert budget.forward.tolist() == [2, 1, 2, 2, 2]
     assert budget.backward.tolist() == [0] * 5
 
