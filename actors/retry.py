@@ -58,6 +58,10 @@ def joined(before: Earlier | None, table: pa.Table) -> pa.Table:
     """The last revision's rows and the new ones, in the order of the input."""
     if before is None:
         return table
-    both = pa.concat_tables([before.table.cast(table.schema), table])
+    kept = before.table
+    for field in table.schema:  # of a run begun before the column was there
+        if field.name not in kept.column_names:
+            kept = kept.append_column(field, pa.nulls(len(kept), field.type))
+    both = pa.concat_tables([kept.select(table.schema.names).cast(table.schema), table])
     order = pc.sort_indices(both.select(["row", "k"]), sort_keys=[("row", "ascending"), ("k", "ascending")])
     return both.take(order)

@@ -76,7 +76,10 @@ def row_generators(seed: Tensor) -> list[torch.Generator]:
 
 def row_noise(generators: Sequence[torch.Generator], shape: Sequence[int], device: torch.device) -> Tensor:
     """Standard normal noise (B, *shape), row b drawn from generators[b]."""
-    return torch.stack([torch.randn(tuple(shape), generator=g) for g in generators]).to(device)
+    noise = torch.stack([torch.randn(tuple(shape), generator=g) for g in generators])
+    if device.type == "cuda":  # from pinned memory, or the copy would wait for all that the device has still to do
+        return noise.pin_memory().to(device, non_blocking=True)
+    return noise.to(device)
 
 
 @dataclass
