@@ -10,7 +10,7 @@ from typing import Any
 from configs.sweep import PlotConfig
 from pipelines.sweep_table import ARROWS, asked, short
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 840, 420, 70, 320, 20, 60
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 900, 420, 70, 380, 20, 60
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A8A00")  # Okabe & Ito 2008
 Point = dict[str, Any]
 
