@@ -22,8 +22,9 @@ class ACE:
     respaced: steps that the denoiser's schedule is shortened to; levels: K (the paper's tau), how many of them x' is
     noised by and denoised from; step: of the attack, in 8-bit levels; distance, weight: lambda times the per-sample
     "l1" sum or "l2" norm of x' - x, in [0,1]; refine, gamma, kernel: inpaint afterwards, the mask's threshold, and the
-    side of its maximum window (odd); draws: refine again, with other noise, where that undid the flip. The paper has
-    draws 1, stop, through and mask_after null and precision float32: what these do to save work is told in PurifiedPGD.
+    side of its maximum window (odd); draws: refine again, with other noise, where that undid the flip; unrefined:
+    let the pre-explanation be the answer where no refinement flips (it may be noise). The paper has draws 1, unrefined
+    true, stop, through and mask_after null and precision float32: how the last ones save work is told in PurifiedPGD.
     checkpoint: more denoiser calls for less memory.
 
     Pixels live in [0,1] as in the public ACE, so that a step of 1 stays on the 8-bit grid; the denoiser sees [-1,1].
@@ -41,6 +42,7 @@ class ACE:
     gamma: float = 0.15
     kernel: int = 15
     draws: int = 1
+    unrefined: bool = True
     stop: float | None = None
     through: int | None = None
     mask_after: int | None = None
@@ -83,6 +85,7 @@ class ACE:
                 generators=generators,
                 levels=self.levels,
                 draws=self.draws,
+                unrefined=self.unrefined,
                 budget=budget,
                 classifier=classifier,
                 denoiser=denoiser,

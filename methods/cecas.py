@@ -40,6 +40,7 @@ class CECAS:
     gamma: float = 0.1
     kernel: int = 15
     draws: int = 1
+    unrefined: bool = True
     stop: float | None = None
     through: int | None = None
     mask_after: int | None = None
@@ -108,6 +109,7 @@ class CECAS:
                 generators=generators[:B],
                 levels=self.levels,
                 draws=self.draws,
+                unrefined=self.unrefined,
                 budget=budget,
                 classifier=classifier,
                 denoiser=denoiser,

@@ -140,6 +140,7 @@ def refine(
     generators: list[torch.Generator],
     levels: int,
     draws: int,
+    unrefined: bool,
     budget: Budget,
     classifier: Classifier,
     denoiser: Denoiser,
@@ -147,13 +148,15 @@ def refine(
     """The pre-explanation inpainted, the query's pixels held where `keep`: image (B,3,H,W) and mask (B,1,H,W).
 
     Refinement may undo the flip: then it is tried again with other noise, at most `draws` times in all (the papers:
-    once), and where no try flips the better of pre-explanation and tries is the answer. pre: (B,3,H,W) in [0,1]; keep:
-    (B,1,H,W) bool; the mask is 1 where the answer was allowed to change.
+    once), and where no try flips the better of pre-explanation and tries is the answer, or with `unrefined` False the
+    best try. pre: (B,3,H,W) in [0,1]; keep: (B,1,H,W) bool; the mask is 1 where the answer was allowed to change.
     """
     x, target, rows = queries.images, queries.target, torch.arange(len(queries))
     best, mask = pre.clone(), torch.ones_like(x[:, :1])
     flipped, best_p = stored_verdict(classifier, pre, target)
     budget.spend(rows, forward=1)
+    if not unrefined:
+        flipped, best_p = torch.zeros_like(flipped), torch.full_like(best_p, -1.0)
     for _ in range(draws):
         at = rows.to(x.device)
         noise = row_noise([generators[row] for row in rows.tolist()], (2 * levels, *x.shape[1:]), x.device)

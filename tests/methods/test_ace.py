@@ -183,6 +183,29 @@ def test_the_better_candidate_is_the_answer(
     assert bool((answers.counterfactual >= 0).all())
 
 
+def test_an_unrefined_answer_can_be_refused() -> None:
+    """Where refinement undoes the flip, the row then has none, and its best try is a refined image."""
+    settings: dict[str, Any] = {"respaced": 10, "levels": 2, "iterations": 20, "weight": 0.0, "gamma": 0.0}
+    models: dict[str, Any] = {"classifier": Bright(), "denoiser": TwoFaced(10, -0.8)}
+    answers = ACE(**settings, unrefined=False)(dark(), **models)
+    assert answers.flipped.tolist() == [False] * 3
+    assert answers.reasons == ["flip lost in refinement"] * 3
+    assert float(answers.counterfactual.mean()) < 0.2 < float(ACE(**settings)(dark(), **models).counterfactual.mean())
+
+
+def test_more_draws_are_taken_by_rows_that_lost_the_flip_alone() -> None:
+    draws: dict[str, Any] = {"respaced": 10, "levels": 2, "iterations": 20, "weight": 0.0, "gamma": 0.0}
+    lost, kept = (
+        [
+            ACE(**draws, draws=n)(dark(), classifier=Bright(), denoiser=TwoFaced(10, shift)).forward.tolist()
+            for n in (1, 4)
+        ]
+        for shift in (-0.8, 0.0)
+    )
+    assert lost[1] == [n + 3 * 3 for n in lost[0]]  # each draw: two denoiser calls and a look at what is stored
+    assert kept[1] == kept[0]
+
+
 def test_a_refined_answer_is_the_query_outside_its_mask(diffusion: dict[str, Any], queries: Queries) -> None:
     answers = ACE(respaced=10, levels=3, iterations=12, gamma=0.9, kernel=3, weight=0.02)(queries, **diffusion)
     assert answers.mask is not None
