@@ -73,7 +73,7 @@ METRICS = {
     "tflops": Meaning("TFLOP per row", "number", "of the method and its networks, as torch counts them"),
     "seconds": Meaning("Time per row", "seconds", "wall clock of the method, shared over its batch"),
     "forward": Meaning("Model evaluations", "number", "of every network, forward, per row"),
-    "backward": Meaning("Backward passes", "number", "of the classifier, per row"),
+    "backward": Meaning("Backward passes", "number", "of every network, per row"),
     "judge": Meaning("Judge", "number", "mean of a vision-language model's four scores, 1 to 10", axis=(1.0, 10.0)),
     **{f"judge_{name}": Meaning(f"Judge: {name}", "number", "score of 1 to 10", axis=(1.0, 10.0)) for name in JUDGED},
 }

@@ -46,7 +46,8 @@ NAMES = [
 def at_most(megabytes: int) -> Iterator[None]:
     """Fails where the block's memory reaches further above what it began with."""
     gc.collect()
-    getattr(ctypes.CDLL(None), "malloc_trim", int)(0)  # else what earlier tests freed but kept takes in the block's memory unseen
+    # Else what earlier tests freed, and the heap kept, takes in the block's memory unseen.
+    getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     except OSError:
