@@ -51,7 +51,7 @@ class CECAS:
         check_attack(self, alpha=(0, inf), weight=(0, inf))
 
     def expect(self, models: dict[str, Any]) -> None:
-        """ValueError where the model `spurious` cannot tell what is to be held still."""
+        """ValueError where the model `spurious` cannot tell what is to be held still, or not of this classifier."""
         known = getattr(models["spurious"], "attributes", None)
         if self.spurious is None and known is not None:
             raise ValueError(
@@ -64,10 +64,12 @@ class CECAS:
         for name in self.spurious or ():
             if name not in (known or ()):
                 raise ValueError(f"expected method.settings.spurious out of {', '.join(known or ())}, got {name!r}")
+        if hasattr(models["spurious"], "expect"):
+            models["spurious"].expect(models["classifier"])
 
     def __call__(self, queries: Queries, *, classifier: Classifier, denoiser: Denoiser, spurious: Any) -> Answers:
         """Counterfactuals: x' refined where that flips, else x' where that does."""
-        self.expect({"spurious": spurious})
+        self.expect({"classifier": classifier, "spurious": spurious})
         x, B = queries.images, len(queries)
         schedule = respace(denoiser.alphas_cumprod, self.respaced)
         budget = Budget.of(2 * B)

@@ -155,7 +155,8 @@ def refine(
     best, mask = pre.clone(), torch.ones_like(x[:, :1])
     flipped, best_p = stored_verdict(classifier, pre, target)
     budget.spend(rows, forward=1)
-    if not unrefined:
+    if not unrefined:  # where no try can be judged the answer is the query, which has not flipped
+        best = x.clone()
         flipped, best_p = torch.zeros_like(flipped), torch.full_like(best_p, -1.0)
     for _ in range(draws):
         at = rows.to(x.device)

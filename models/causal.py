@@ -166,21 +166,21 @@ class CausalWrapper(nn.Module):
         self.known: WeakSet[nn.Module] = WeakSet()  # classifiers that were found to be the one of the training
 
     def forward(self, images: Tensor, classifier: Any) -> Tensor:
-        """g(S) as scores (B,1,K); images (B,3,H,W) in [0,1]. ValueError where the classifier has no penultimate
-        features, or is not the one that h was trained on."""
-        if not callable(getattr(classifier, "features", None)):
-            raise ValueError(
-                f"expected a classifier with penultimate features for the causal model, got {type(classifier).__name__}"
-            )
-        if classifier not in self.known:
-            self.expect(classifier)
-            self.known.add(classifier)
+        """g(S) as scores (B,1,K); images (B,3,H,W) in [0,1]. ValueError as `expect` has it."""
+        self.expect(classifier)
         scores: Tensor = self.network(classifier.features(images))
         return scores[:, None]
 
     @torch.no_grad()
     def expect(self, classifier: Any) -> None:
-        """Another classifier gives other features of one picture, and g would make nothing of them."""
+        """ValueError where the classifier has no penultimate features, or is not the one that h was trained on: another
+        gives other features of one picture, and g would make nothing of them. Looked at once."""
+        if classifier in self.known:
+            return
+        if not callable(getattr(classifier, "features", None)):
+            raise ValueError(
+                f"expected a classifier with penultimate features for the causal model, got {type(classifier).__name__}"
+            )
         sample = self.network.sample
         away = float((self.network.normal(features_of_sample(classifier, sample.device)) - sample).abs().mean())
         if not away < FOREIGN:
@@ -188,6 +188,7 @@ class CausalWrapper(nn.Module):
                 "expected the classifier that the causal model was trained with, got another: its features of one "
                 f"picture are {away:.2f} standard deviations away: `counterfactory train causal` makes a model of it"
             )
+        self.known.add(classifier)
 
 
 FOREIGN = 0.1  # mean distance, in standard deviations, that rounding does not explain

@@ -193,6 +193,14 @@ def test_an_unrefined_answer_can_be_refused() -> None:
     assert float(answers.counterfactual.mean()) < 0.2 < float(ACE(**settings)(dark(), **models).counterfactual.mean())
 
 
+def test_a_refinement_that_cannot_be_judged_leaves_the_query_where_unrefined_is_refused() -> None:
+    settings: dict[str, Any] = {"respaced": 10, "levels": 2, "iterations": 20, "weight": 0.0, "gamma": 0.0}
+    models: dict[str, Any] = {"classifier": Bright(), "denoiser": TwoFaced(10, torch.nan)}
+    answers = ACE(**settings, unrefined=False)(dark(), **models)
+    assert answers.flipped.tolist() == [False] * 3
+    assert torch.equal(answers.counterfactual, dark().images)
+
+
 def test_more_draws_are_taken_by_rows_that_lost_the_flip_alone() -> None:
     draws: dict[str, Any] = {"respaced": 10, "levels": 2, "iterations": 20, "weight": 0.0, "gamma": 0.0}
     lost, kept = (

@@ -180,6 +180,10 @@ def test_a_row_is_charged_for_both_attacks(used: dict[str, Any], queries: Querie
 
 
 def test_a_model_that_cannot_tell_is_refused(used: dict[str, Any], queries: Queries) -> None:
+    asked: list[Any] = []
+    used["spurious"].expect = asked.append  # as the causal model has it, which knows its classifier
+    CECAS().expect(used)
+    assert asked == [used["classifier"]]
     with pytest.raises(ValueError, match=r"role attributes for method.settings.spurious"):
         CECAS(spurious=("Right",)).expect({"spurious": used["spurious"]})
     with pytest.raises(ValueError, match=r"names of attributes that models.spurious tells"):
