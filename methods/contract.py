@@ -38,10 +38,15 @@ class Queries:
     def __len__(self) -> int:
         return len(self.images)
 
+    def repeated(self, k: int) -> Queries:
+        """Every query k times, one after the other, for methods that give k answers to each."""
+        columns = {name: getattr(self, name).repeat_interleave(k, 0) for name in ("images", "source", "target", "seed")}
+        return Queries(**columns)
+
 
 @dataclass(kw_only=True)
 class Answers:
-    """A batch of counterfactuals, one per query and in the queries' order.
+    """A batch of counterfactuals, one per query and in the queries' order; or k per query, those of one query together.
 
     counterfactual: like the queries' images, on the 8-bit grid; flipped: (B,) bool, judged on that image;
     steps: (B,) int64, optimisation steps spent; forward, backward: (B,) int64, model evaluations spent on the row (see
