@@ -35,12 +35,14 @@ class AttGAN(nn.Module):
     attributes (Yang et al., "Generative Counterfactuals for Neural Networks via Attribute-Informed Perturbation",
     table 3).
 
-    attributes: how many; the decoder is told (2a - 1) / 2 at every place of the latent. shortcut: the last but one
-    stage of the encoder also goes to the decoder (He et al., 3.4): pictures are rebuilt better, and whoever moves the
-    latent holds it still. The reader of attributes is kept, since it also says which ones a query has; the critic is
-    for training alone. He et al. have one trunk for both: but the gradient penalty is of each image by itself, which
-    forbids the critic batch norm (Gulrajani et al. 2017, section 4), and without it attributes are learnt many times
-    slower. judge: widths of both; default the encoder's.
+    attributes: how many; the decoder is told (2a - 1) / 2 at every place of the latent. shortcut: so many stages of
+    the encoder, from the last but one up, also go to the decoder (He et al., 3.4): pictures are rebuilt better, and
+    whoever moves the latent holds them still. inject: so many further stages of the decoder are told the attributes
+    again, as the authors' code has it. judge: widths of critic and reader; default the encoder's.
+
+    The reader of attributes is kept, since it also says which ones a query has; the critic is for training alone. He et
+    al. have one trunk for both: but the gradient penalty is of each image by itself, which forbids the critic batch
+    norm (Gulrajani et al. 2017, section 4), and without it attributes are learnt many times slower.
     """
 
     def __init__(
@@ -49,7 +51,8 @@ class AttGAN(nn.Module):
         attributes: int,
         size: int = 64,
         widths: tuple[int, ...] = WIDTHS,
-        shortcut: bool = True,
+        shortcut: int = 1,
+        inject: int = 0,
         judge: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
@@ -59,28 +62,37 @@ class AttGAN(nn.Module):
             raise ValueError(
                 f"expected size divisible by {2 ** len(widths)} and 2 widths or more, got {size}, {widths}"
             )
-        self.size, self.shortcut, self.judge = size, shortcut, tuple(judge or widths)
+        if not max(int(shortcut), inject) < len(widths):
+            raise ValueError(f"expected shortcut and inject below {len(widths)}, got {shortcut} and {inject}")
+        self.size, self.shortcut, self.inject, self.judge = size, int(shortcut), inject, tuple(judge or widths)
+        # Of each shortcut: how many channels, and the side.
+        self.skipped = [(widths[-2 - place], side << (place + 1)) for place in range(self.shortcut)]
         self.encoder = nn.ModuleList(down(before, after) for before, after in pairwise((3, *widths)))
         inputs = [widths[-1] + attributes, *reversed(widths[1:])]
-        inputs[1] += widths[-2] if shortcut else 0
+        for place, (channels, _) in enumerate(self.skipped, 1):
+            inputs[place] += channels
+        for place in range(1, inject + 1):
+            inputs[place] += attributes
         outputs = [*reversed(widths[1:]), 3]
         stages: list[nn.Module] = [up(before, after) for before, after in zip(inputs[:-1], outputs[:-1], strict=True)]
         self.decoder = nn.ModuleList([*stages, nn.ConvTranspose2d(inputs[-1], outputs[-1], 4, 2, 1)])
         self.reader = network(size, self.judge, attributes, norm=True)
 
     def encoded(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents (B,C,s,s), and the shortcut (B,C',2s,2s), of no channels where there is none."""
-        x, before = images * 2 - 1, images
+        """Latents (B,C,s,s), and the shortcuts, laid end to end (B,N); N is 0 where there is none."""
+        x, stages = images * 2 - 1, []
         for stage in self.encoder:
-            x, before = stage(x), x
-        return x, before if self.shortcut else before[:, :0]
+            x = stage(x)
+            stages.append(x)
+        skipped = [stages[-2 - place].flatten(1) for place in range(self.shortcut)]
+        return x, torch.cat([x.new_zeros(len(x), 0), *skipped], 1)
 
     def encode(self, images: Tensor) -> Tensor:
         """Latents (B,C,s,s)."""
         return self.encoded(images)[0]
 
     def skip(self, images: Tensor) -> Tensor:
-        """What the decoder is given of images beside the latent: (B,C',2s,2s)."""
+        """What the decoder is given of images beside the latent: (B,N)."""
         return self.encoded(images)[1]
 
     def read(self, images: Tensor) -> Tensor:
@@ -94,10 +106,16 @@ class AttGAN(nn.Module):
 
     def decode(self, latents: Tensor, attributes: Tensor, skip: Tensor) -> Tensor:
         """Images (B,3,size,size) in [0,1]; attributes (B,A), 0 without and 1 with, and anything between and beyond."""
-        told = ((2 * attributes - 1) / 2).to(latents)[:, :, None, None].expand(-1, -1, *latents.shape[2:])
-        x = torch.cat([latents, told], 1)
+        told = ((2 * attributes - 1) / 2).to(latents)[:, :, None, None]
+        skips = skip.split([channels * side**2 for channels, side in self.skipped], 1) if self.skipped else ()
+        x = latents
         for place, stage in enumerate(self.decoder):
-            x = stage(torch.cat([x, skip], 1) if place == 1 else x)
+            parts = [x]
+            if 1 <= place <= len(skips):
+                parts.append(skips[place - 1].unflatten(1, (-1, *x.shape[2:])).to(x))
+            if place <= self.inject:
+                parts.append(told.expand(-1, -1, *x.shape[2:]).to(x))
+            x = stage(torch.cat(parts, 1))
         return (torch.tanh(x.float()) + 1) / 2
 
     def critic(self) -> nn.Sequential:
