@@ -19,7 +19,7 @@ WANTED: dict[str, tuple[str, ...]] = {
     "fs": ("faces",),
     "cd": ("oracle",),
     "mnac": ("oracle",),
-    "lpr": ("autoencoder",),
+    "lpr": ("encoder", "autoencoder", "attgan"),  # encoder: either kind, for runs of several methods
 }
 ROLE = {"features": "features", "simsiam": "features", "perceptual": "perceptual", "faces": "faces"}  # of those names
 

@@ -19,7 +19,7 @@ HINTS = {
     "simsiam": "simsiam-resnet50 with its checkpoint; faces-simsiam for drawn faces",
     "faces": "sface",
     "oracle": "a model of attributes",
-    "autoencoder": "an encoder to read the latents with",
+    "encoder": "an autoencoder or AttGAN to read the latents with, unless the run has one",
 }
 
 

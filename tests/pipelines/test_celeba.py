@@ -14,6 +14,8 @@ from PIL import Image
 
 from configs.schema import load_run, load_train
 from configs.strict import read_preset
+from configs.sweep import cells, load_sweep
+from models.networks import network_of
 from pipelines.run import run
 from pipelines.train import specification, train
 from storage.commit import read_commits, read_committed
@@ -22,6 +24,7 @@ from storage.verify import verify
 FACES = Path(__file__).parents[2] / "../shared/data/celeba"
 MODELS = ("smile", "second", "attributes", "autoencoder")
 GUIDES = ("denoiser", "causal", "named")  # what the diffusion methods need besides
+GENDER = ("gender", "gender-second", "attgan")  # what AIP's table needs
 ROLES = {"smile": "classifier", "second": "second", "attributes": "oracle", "autoencoder": "autoencoder"}
 SMALL: dict[str, dict[str, Any]] = {
     "smile": {"widths": [8, 16]},
@@ -31,7 +34,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", [*MODELS, *GUIDES])
+@pytest.mark.parametrize("name", [*MODELS, *GUIDES, *GENDER])
 def test_model_preset_is_what_its_training_makes(name: str) -> None:
     made = specification(load_train(f"celeba-{name}"))
     preset = read_preset("model", f"celeba-{name}")
@@ -43,7 +46,7 @@ def test_model_preset_is_what_its_training_makes(name: str) -> None:
 
 def test_no_face_is_both_trained_on_and_explained() -> None:
     explained = load_run("celeba-smile").data
-    for name in (*MODELS, *GUIDES):
+    for name in (*MODELS, *GUIDES, *GENDER):
         config = load_train(f"celeba-{name}")
         assert config.data.rows == "0:5000"
         assert config.holdout is not None
@@ -61,6 +64,20 @@ def test_control_differs_in_its_method_alone() -> None:
         "methods.counterfactual_attack.CounterfactualAttack",
         "methods.pixel_pgd.PixelPGD",
     )
+
+
+def test_methods_of_aips_table_differ_in_the_method_alone() -> None:
+    runs = [cell.run for cell in cells(load_sweep("celeba-gender"))]
+    base = load_run("celeba-gender")
+    for part in ("data", "models", "target", "score", "seed"):
+        assert all(getattr(run, part) == getattr(base, part) for run in runs)
+    assert base.data.rows == "5000:5500"
+    assert {run.method.preset for run in runs} == {"aip", "aip-random", "xgems", "cadex", "fgsm", "counter-vis"}
+    as_published = [
+        run for run in runs if run.method.settings == read_preset("method", str(run.method.preset))["settings"]
+    ]
+    assert len({run.method.preset for run in as_published}) == 6
+    assert network_of("lpr", {name: spec.model_dump() for name, spec in base.models.items()}) == "encoder"
 
 
 @pytest.mark.parametrize("name", ["cecas", "named"])
