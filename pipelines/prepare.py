@@ -29,11 +29,13 @@ def prepare_faces(
     size: int = 64,
     label: str = "Smiling",
     correlations: Mapping[str, float] = NO_ONE,
+    masks: bool = False,
     shard_rows: int = SHARD_ROWS,
 ) -> Written | None:
     """Drawn faces: `rows` for training, then test_rows (or test_fraction * rows) further ones for testing.
 
-    None: they are there already. UserError on unknown attributes.
+    masks: with a column `mask` of what every pixel shows. None: they are there already. UserError on unknown
+    attributes.
     """
     import numpy as np
 
@@ -50,9 +52,11 @@ def prepare_faces(
     drawing = draw(seed, np.array([start]), attributes=np.zeros((1, len(ATTRIBUTES)), dtype=np.bool_), size=size)
     spec = {"seed": seed, "start": start, "size": size, "label": label, "correlations": dict(correlations)}
     source = drawn_faces(
-        rows, test_rows=test, seed=seed, start=start, size=size, label=label, correlations=correlations
+        rows, test_rows=test, seed=seed, start=start, size=size, label=label, correlations=correlations, masked=masks
     )
     settings = {"source": "faces", "rows": rows, "test_rows": test, **spec, "drawing": fingerprint(drawing.tolist())}
+    if masks:
+        settings["masks"] = True  # not told where there are none: folders from before there could be any stay the same
     return write_source(source, out, settings, shard_rows=shard_rows)
 
 
@@ -135,6 +139,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     faces.add_argument("--label", metavar="NAME", help="the attribute that is the label (default Smiling)")
     help = "attribute NAME (default Blond_Hair) agrees with the label in a share P of the rows: a known wrong reason"
     faces.add_argument("--correlate", action="append", metavar="[NAME=]P", help=help)
+    help = "also a column `mask` of what every pixel shows (docs/regions.md)"
+    faces.add_argument("--masks", action="store_true", help=help)
     add("digits", "scikit-learn's 1,797 real handwritten digits, 8x8", fraction=0.2)
     real = add("celeba", "CelebA from its official files", "of the rows, without a partition file,")
     real.add_argument("--images", type=Path, required=True, metavar="DIR", help="the folder img_align_celeba")

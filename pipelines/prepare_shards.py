@@ -15,7 +15,7 @@ import yaml
 from configs.strict import UserError, parse_yaml
 from pipelines.progress import Progress
 from sources.source import Row, Skipped, Source
-from storage.schema import IMAGE
+from storage.schema import IMAGE, REGIONS
 from storage.uri import Store, open_store
 
 GROUP = 100  # rows per row group: what a reader must fetch for one row
@@ -44,7 +44,8 @@ def write_source(source: Source, out: str, settings: Mapping[str, Any], *, shard
     settings = {**settings, "shard_rows": shard_rows}
     card = parse_yaml(store.read(CARD).decode(), store.url(CARD)) if store.exists(CARD) else {}
     before = card.get("settings", {})
-    differ = [f"{key} = {before.get(key)!r}, not {now!r}" for key, now in settings.items() if before.get(key) != now]
+    keys = dict.fromkeys([*settings, *before])
+    differ = [f"{k} = {before.get(k)!r}, not {settings.get(k)!r}" for k in keys if before.get(k) != settings.get(k)]
     others = [path for path in store.list("") if path.endswith(".parquet")]
     if others and differ:
         of = f" written with {differ[0]}" if before else f", such as {others[0]}"
@@ -71,24 +72,30 @@ def schema_of(source: Source) -> pa.Schema:
     """The columns, with the metadata by which `datasets` knows Image and ClassLabel."""
     label = pa.int64() if source.classes else pa.bool_()
     own = {"id": pa.string(), "image": IMAGE, "label": label, "split": pa.string()}
+    own |= {"mask": IMAGE} if source.regions else {}
     taken = sorted(own.keys() & source.columns.keys())
     if taken:
         raise ValueError(f"expected further columns named other than {', '.join(own)}, got {', '.join(taken)}")
     schema = pa.schema({**own, **{name: ARROW[kind] for name, kind in source.columns.items()}})
     features: dict[str, Any] = {f.name: {"dtype": str(f.type), "_type": "Value"} for f in schema}
-    features["image"] = {"_type": "Image"}
+    features |= {field.name: {"_type": "Image"} for field in schema if field.type == IMAGE}
     if source.classes:
         features["label"] = {"names": list(source.classes), "_type": "ClassLabel"}
-    return schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    if source.regions:
+        metadata[REGIONS] = json.dumps(source.regions)
+    return schema.with_metadata(metadata)
 
 
 def parquet(rows: Sequence[Row], schema: pa.Schema) -> bytes:
     """Rows as one Parquet file; the same rows give the same bytes."""
-    cells = [
+    cells: list[dict[str, Any]] = [
         {"id": r.id, "image": {"bytes": r.image, "path": r.path}, "label": r.label, "split": r.split, **r.columns}
         for r in rows
     ]
-    plain = [name for name in schema.names if name != "image"]
+    if "mask" in schema.names:
+        cells = [{**cell, "mask": {"bytes": r.mask, "path": None}} for cell, r in zip(cells, rows, strict=True)]
+    plain = [field.name for field in schema if field.type != IMAGE]
     sink = pa.BufferOutputStream()
     # Images are compressed already and never alike: no dictionary, and no minimum and maximum of them in the footer.
     settings = {"row_group_size": GROUP, "use_dictionary": plain, "write_statistics": plain}

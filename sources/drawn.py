@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from sources.faces import ATTRIBUTES, draw, labels
+from sources.faces import ATTRIBUTES, draw, labels, masks
+from sources.faces_masks import REGIONS
 from sources.source import Row, Skipped, Source, png
 
 CHUNK = 256  # faces drawn at once
@@ -21,10 +22,12 @@ def drawn_faces(
     size: int,
     label: str,
     correlations: Mapping[str, float],
+    masked: bool = False,
 ) -> Source:
     """Faces start .. start + rows of a seed, then test_rows for testing, labelled by one of their attributes.
 
-    Further columns: every attribute, and `row`, the face's number. ValueError on unknown attributes and bad agreements.
+    Further columns: every attribute, and `row`, the face's number; masked: and the mask. ValueError on unknown attributes
+    and bad agreements.
     """
     nobody = np.zeros(0, dtype=np.int64)
     labels(seed, nobody, label=label, correlations=correlations)  # refuses now, not at the first row
@@ -35,11 +38,25 @@ def drawn_faces(
             numbers = np.arange(first, min(first + CHUNK, end), dtype=np.int64)
             bits = labels(seed, numbers, label=label, correlations=correlations)
             faces = draw(seed, numbers, attributes=bits, size=size)
-            for number, drawn, face in zip(numbers.tolist(), bits.tolist(), faces, strict=True):
+            outlines = masks(seed, numbers, attributes=bits, size=size) if masked else [None] * len(numbers)
+            for number, drawn, face, mask in zip(numbers.tolist(), bits.tolist(), faces, outlines, strict=True):
                 truth = dict(zip(ATTRIBUTES, drawn, strict=True))
                 id = f"face-{seed}-{number:07d}"
                 split = "test" if number >= start + rows else "train"
                 columns = {**truth, "row": number}
-                yield Row(id=id, image=png(face), path=f"{id}.png", label=truth[label], split=split, columns=columns)
+                yield Row(
+                    id=id,
+                    image=png(face),
+                    path=f"{id}.png",
+                    label=truth[label],
+                    split=split,
+                    columns=columns,
+                    mask=None if mask is None else png(mask),
+                )
 
-    return Source(rows=stream(), total=rows + test_rows, columns={**dict.fromkeys(ATTRIBUTES, "bool"), "row": "int64"})
+    return Source(
+        rows=stream(),
+        total=rows + test_rows,
+        columns={**dict.fromkeys(ATTRIBUTES, "bool"), "row": "int64"},
+        regions=REGIONS if masked else (),
+    )

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sources.faces_draw import Array, Look, paint
+from sources.faces_masks import outline
 
 ATTRIBUTES: tuple[str, ...] = (
     "Smiling",  # the mouth's corners are up, else level or down
@@ -55,15 +56,29 @@ def labels(seed: int, rows: Rows, *, label: str = "Smiling", correlations: Mappi
 
 def draw(seed: int, rows: Rows, *, attributes: Bits, size: int = 64) -> NDArray[np.uint8]:
     """Draw rows (N,) with attributes (N, A): (N, size, size, 3) RGB; the shapes are made for size 32 to 128."""
-    if np.shape(attributes) != (len(rows), len(ATTRIBUTES)):
-        raise ValueError(f"expected attributes of shape {(len(rows), len(ATTRIBUTES))}, got {np.shape(attributes)}")
-    if size < 8:
-        raise ValueError(f"expected size of at least 8, got {size}")
+    expect_drawable(rows, attributes, size)
     images = np.empty((len(rows), size, size, 3), dtype=np.uint8)
     for start in range(0, len(rows), CHUNK):
         part = slice(start, start + CHUNK)
         images[part] = paint(look(seed, rows[part], attributes[part]), size)
     return images
+
+
+def masks(seed: int, rows: Rows, *, attributes: Bits, size: int = 64) -> NDArray[np.uint8]:
+    """What every pixel of `draw`'s pictures shows: (N, size, size), indices into sources.faces_masks.REGIONS."""
+    expect_drawable(rows, attributes, size)
+    found = np.empty((len(rows), size, size), dtype=np.uint8)
+    for start in range(0, len(rows), CHUNK):
+        part = slice(start, start + CHUNK)
+        found[part] = outline(look(seed, rows[part], attributes[part]), size)
+    return found
+
+
+def expect_drawable(rows: Rows, attributes: Bits, size: int) -> None:
+    if np.shape(attributes) != (len(rows), len(ATTRIBUTES)):
+        raise ValueError(f"expected attributes of shape {(len(rows), len(ATTRIBUTES))}, got {np.shape(attributes)}")
+    if size < 8:
+        raise ValueError(f"expected size of at least 8, got {size}")
 
 
 def expect_name(name: str) -> None:

@@ -86,42 +86,73 @@ def bump(share: Array) -> Array:
 
 def backdrop(look: Look, size: int) -> Patch:
     """An empty sheet: one colour with a soft glow behind the head, and the head's coordinates."""
-    units = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(64 / size) - np.float32(CENTRE)
-    across, down = units[None, :, None] - look["centre x"], units[:, None, None] - look["centre y"]
-    x, y = (across + look["tilt"] * down) / look["scale"], (down - look["tilt"] * across) / look["scale"]
+    units = units_of(size)
     glow = bump(ellipse(units[None, :, None] - 18 * look["glow x"], units[:, None, None] + 10, 52.0, 52.0))
     rgb = look["backdrop"][:, None, None] * (1 - look["glow"]) + (255 * look["glow"]) * glow
+    return sheet_of(look, rgb)
+
+
+def sheet_of(look: Look, rgb: Array) -> Patch:
+    """A whole picture (C, size, size, N) with the head's coordinates."""
+    size = rgb.shape[1]
+    units = units_of(size)
+    across, down = units[None, :, None] - look["centre x"], units[:, None, None] - look["centre y"]
+    x, y = (across + look["tilt"] * down) / look["scale"], (down - look["tilt"] * across) / look["scale"]
     return Patch(rgb, x, y, np.float32(64 / size) / look["scale"])
+
+
+def units_of(size: int) -> Array:
+    """The pixels' middles along a side, in units from the unmoved head's."""
+    return (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(64 / size) - np.float32(CENTRE)
 
 
 def body(sheet: Patch, look: Look) -> None:
     """Shoulders in clothes, and the neck with the chin's shadow."""
     low = sheet.cut(12, 40, 40)
-    shoulders = low.cover((ellipse(low.x, low.y - 36, look["shoulders"], 13.5) - 1) * 15)
+    shoulders = low.cover(shoulders_edge(low, look))
     lit = 1 + 0.1 * (look["light x"] * low.x / 20) - 0.012 * (low.y - 28)
     low.lay(look["clothes"][:, None, None] * lit, shoulders)
     neck = sheet.cut(10, 32, 10)
-    width = np.abs(neck.x) - (6 + 0.03 * np.square(np.clip(neck.y - 21, 0, None)))
-    tube = np.maximum(width, (ellipse(neck.x, neck.y - 14, 10.5, 14.5) - 1) * 12)
     lit = 0.7 + 0.022 * np.clip(neck.y - 15, 0, 12)
-    neck.lay(look["skin"][:, None, None] * lit, neck.cover(tube))
+    neck.lay(look["skin"][:, None, None] * lit, neck.cover(neck_edge(neck)))
+
+
+def shoulders_edge(patch: Patch, look: Look) -> Array:
+    """Signed distance to the clothes' outline."""
+    return np.asarray((ellipse(patch.x, patch.y - 36, look["shoulders"], 13.5) - 1) * 15)
+
+
+def neck_edge(patch: Patch) -> Array:
+    """Signed distance to the neck's outline."""
+    width = np.abs(patch.x) - (6 + 0.03 * np.square(np.clip(patch.y - 21, 0, None)))
+    return np.asarray(np.maximum(width, (ellipse(patch.x, patch.y - 14, 10.5, 14.5) - 1) * 12))
 
 
 def head(sheet: Patch, look: Look) -> None:
     """Ears, then the head: an ellipse that narrows towards the chin, rounded by light and flushed at the cheeks."""
     width, height = look["width"], look["height"]
     sides = sheet.cut(-5, 8, 20)
-    ear = ellipse(np.abs(sides.x) - width, sides.y - 1.2, 2.7, 4.0)
+    ear = ear_ellipse(sides, look)
     sides.lay(look["skin"][:, None, None] * (0.78 + 0.14 * ear), sides.cover((ear - 1) * 3.2))
     full = sheet.cut(-21, 21, 17)
-    lower = np.clip(full.y / height, 0, 1)
-    share = ellipse(full.x * (1 + look["jaw"] * lower), full.y, width, height)
+    share = head_ellipse(full, look)
     light = look["light x"] * (full.x / width) + look["light y"] * (full.y / height)
     lit = 1.0 + 0.09 * light - 0.12 * np.square(np.square(share))
     tint = 1 - np.array([0.02, 0.3, 0.22], dtype=np.float32)[:, None, None, None] * (
         look["blush"] * bump(ellipse(np.abs(full.x) - 8.6, full.y - 6.2, 5.5, 4.6))
     )
     full.lay(look["skin"][:, None, None] * lit * tint, full.cover((share - 1) * 16))
+
+
+def ear_ellipse(patch: Patch, look: Look) -> Array:
+    """Where a point lies within an ear: 1 on its edge."""
+    return ellipse(np.abs(patch.x) - look["width"], patch.y - 1.2, 2.7, 4.0)
+
+
+def head_ellipse(patch: Patch, look: Look) -> Array:
+    """Where a point lies within the head, which narrows towards the chin: 1 on its edge."""
+    lower = np.clip(patch.y / look["height"], 0, 1)
+    return ellipse(patch.x * (1 + look["jaw"] * lower), patch.y, look["width"], look["height"])
 
 
 def wrinkles(sheet: Patch, look: Look) -> None:
@@ -207,13 +238,19 @@ def brows(sheet: Patch, look: Look) -> None:
 def glasses(sheet: Patch, look: Look) -> None:
     """Two rims with faintly white lenses, a bridge, and arms to the ears."""
     patch = sheet.cut(-5, 5, 17)
+    lens, frame = lens_and_frame(patch, look)
+    patch.lay(np.full_like(look["skin"], 255), patch.cover(lens) * (np.float32(0.14) * look["glasses"]))
+    patch.lay(look["frame"], patch.cover(frame) * look["glasses"])
+
+
+def lens_and_frame(patch: Patch, look: Look) -> tuple[Array, Array]:
+    """Signed distances to the outlines of the lenses, and of rims, bridge and arms."""
     out = np.abs(patch.x)
     lens = ellipse(out - look["eye x"], patch.y - 0.3, look["lens width"], look["lens height"]) - 1
     lens *= 4.2
     rim = np.abs(lens) - 0.55
     bar = np.maximum(np.abs(patch.y + 0.9) - 0.5, np.maximum(-lens, out - look["width"]))
-    patch.lay(np.full_like(look["skin"], 255), patch.cover(lens) * (np.float32(0.14) * look["glasses"]))
-    patch.lay(look["frame"], patch.cover(np.minimum(rim, bar)) * look["glasses"])
+    return lens, np.minimum(rim, bar)
 
 
 def hair_ellipse(patch: Patch, look: Look) -> Array:
@@ -231,26 +268,42 @@ def hair_colour(patch: Patch, look: Look, share: Array) -> Array:
 def hair_behind(sheet: Patch, look: Look) -> None:
     """What of long hair hangs behind neck and shoulders."""
     patch = sheet.cut(-14, 30, 22)
+    patch.lay(look["hair"] * np.float32(0.74), patch.cover(behind_edge(patch, look)) * look["long"])
+
+
+def behind_edge(patch: Patch, look: Look) -> Array:
+    """Signed distance to the outline of long hair behind the neck."""
     share = ellipse(patch.x, patch.y - 5, look["width"] + look["volume"] + 0.8, 1.25 * look["length"])
-    patch.lay(look["hair"] * np.float32(0.74), patch.cover((share - 1) * 18) * look["long"])
+    return np.asarray((share - 1) * 18)
 
 
 def hair(sheet: Patch, look: Look) -> None:
     """The cap down to hairline or fringe, and long hair's two locks over ears and shoulders."""
     side = sheet.cut(-12, 26, 22)
+    lock = side.cover(lock_edge(side, look))
+    side.lay(hair_colour(side, look, hair_ellipse(side, look)), lock * look["long"])
+    top = sheet.cut(-24, 2, 20)
+    share = hair_ellipse(top, look)
+    cap = top.cover(cap_edge(top, look, share))
+    top.lay(hair_colour(top, look, share), cap)
+
+
+def lock_edge(patch: Patch, look: Look) -> Array:
+    """Signed distance to the outline of long hair's two locks."""
     lock = ellipse(
-        np.abs(side.x) - look["width"] - 0.5 * look["volume"] + 0.012 * np.square(side.y - 2),
-        side.y - 4,
+        np.abs(patch.x) - look["width"] - 0.5 * look["volume"] + 0.012 * np.square(patch.y - 2),
+        patch.y - 4,
         1.6 + 0.6 * look["volume"],
         look["length"],
     )
-    side.lay(hair_colour(side, look, hair_ellipse(side, look)), side.cover((lock - 1) * 4) * look["long"])
-    top = sheet.cut(-24, 2, 20)
-    share = hair_ellipse(top, look)
-    bend = look["temple"] * (top.x - 0.7 * look["part"])
-    line = look["hairline"] + bend * (top.x - 0.7 * look["part"])
-    wave = top.x / 5 + look["strands"]
-    fringe = look["fringe"] + look["sweep"] * top.x + 3 * np.square(wave - np.rint(wave))
-    below = np.maximum((top.y - np.maximum(line, fringe)) / np.sqrt(1 + 4 * np.square(bend)), top.y + 1)
-    cap = top.cover(np.maximum((share - 1) * 18, below))
-    top.lay(hair_colour(top, look, share), cap)
+    return np.asarray((lock - 1) * 4)
+
+
+def cap_edge(patch: Patch, look: Look, share: Array) -> Array:
+    """Signed distance to the outline of the hair above the face; share: of hair_ellipse."""
+    bend = look["temple"] * (patch.x - 0.7 * look["part"])
+    line = look["hairline"] + bend * (patch.x - 0.7 * look["part"])
+    wave = patch.x / 5 + look["strands"]
+    fringe = look["fringe"] + look["sweep"] * patch.x + 3 * np.square(wave - np.rint(wave))
+    below = np.maximum((patch.y - np.maximum(line, fringe)) / np.sqrt(1 + 4 * np.square(bend)), patch.y + 1)
+    return np.asarray(np.maximum((share - 1) * 18, below))

@@ -21,7 +21,10 @@ MAX_PIXELS = 50_000_000  # of DataConfig.max_pixels: what a run would quarantine
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row: stable id, the image file's bytes and name, label (class index, or bool), split, further columns."""
+    """One row: stable id, the image file's bytes and name, label (class index, or bool), split, further columns.
+
+    mask: PNG bytes of what every pixel shows, indices into the source's regions.
+    """
 
     id: str
     image: bytes
@@ -29,6 +32,7 @@ class Row:
     label: int | bool
     split: str
     columns: Mapping[str, bool | int | str] = field(default_factory=dict)
+    mask: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,16 @@ class Skipped:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A data set: rows (read once, in a fixed order), how many, class names (none: bool labels), further columns."""
+    """A data set: rows (read once, in a fixed order), how many, class names (none: bool labels), further columns.
+
+    regions: what the values of every row's mask mean, in their order; none: rows have no masks.
+    """
 
     rows: Iterator[Row | Skipped]
     total: int
     classes: tuple[str, ...] = ()
     columns: Mapping[str, Kind] = field(default_factory=dict)
+    regions: tuple[str, ...] = ()
 
 
 def unreadable(image: bytes) -> str | None:

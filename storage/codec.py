@@ -59,6 +59,42 @@ def decode(data: bytes | None, *, size: int | Sequence[int], crop: Crop | None, 
     return np.array(picture, dtype=np.uint8)
 
 
+def decode_mask(
+    data: bytes | None,
+    *,
+    size: int | Sequence[int],
+    crop: Crop | None,
+    of: tuple[int, int],
+    max_pixels: int = 50_000_000,
+) -> NDArray[np.uint8]:
+    """PNG bytes of region indices, grey or with a palette, to (H,W) uint8: cropped and resized as their image is, but
+    to the nearest neighbour.
+
+    of: the image's own width and height, which the mask must have. BadRow: no or broken bytes, another format (JPEG
+    would smear indices), mode or size.
+    """
+    if not isinstance(data, bytes | bytearray | memoryview) or len(data) == 0:
+        raise BadRow(f"mask: expected bytes, got {'null' if data is None else '0' if data == b'' else 'no bytes'}")
+    try:
+        image = _header(bytes(data), max_pixels)
+    except BadRow as reason:
+        raise BadRow(f"mask: {reason}") from None
+    if image.format != "PNG" or image.mode not in ("L", "P"):
+        raise BadRow(f"mask: expected a PNG of mode L or P, got {image.format} of mode {image.mode}")
+    if image.size != of:
+        (a, b), (c, d) = of, image.size
+        raise BadRow(f"mask: expected the image's {a}x{b} pixels, got {c}x{d}")
+    try:
+        image.load()
+    except Exception:
+        raise BadRow("mask: truncated or corrupt PNG") from None
+    if crop is not None:
+        image = image.crop(crop)
+    if image.size != sides(size):
+        image = image.resize(sides(size), Image.Resampling.NEAREST)
+    return np.array(image, dtype=np.uint8)
+
+
 def sides(size: int | Sequence[int]) -> tuple[int, int]:
     """(width, height) of a working size, which is the side of a square or just these two."""
     width, height = (size, size) if isinstance(size, int) else size

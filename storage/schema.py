@@ -10,6 +10,8 @@ import pyarrow as pa
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # what Hugging Face `datasets` reads as an Image
 
+REGIONS = "regions"  # in a Parquet schema's metadata: JSON list of what the values of its column `mask` mean
+
 
 def _need(name: str, kind: pa.DataType) -> pa.Field:
     return pa.field(name, kind, nullable=False)  # Parquet then refuses to write a null
@@ -87,6 +89,18 @@ SCORES = pa.schema(
         # matrix the outer products of 64 rows of 2,048 features fill 32 MB for each of 20 buckets a side.
         ("features_before", pa.list_(pa.float32())),
         ("features_after", pa.list_(pa.float32())),
+    ]
+)
+
+
+ATTRIBUTIONS = pa.schema(
+    [
+        *(COUNTERFACTUALS.field(name) for name in ("id", "cf_id", "k", "source", "target", "flipped")),
+        # Of the descriptors, in their order. Before, after: log-odds of binary ones, standard deviations from the mean
+        # of continuous ones; importance: the difference of the predictors' outputs, where log-odds are probabilities.
+        ("before", pa.list_(pa.float32())),
+        ("after", pa.list_(pa.float32())),
+        ("importance", pa.list_(pa.float32())),
     ]
 )
 

@@ -18,9 +18,10 @@ from configs.schema import DataConfig
 from configs.strict import UserError, check, read_preset
 from pipelines import prepare, prepare_shards
 from pipelines.prepare import prepare_digits, prepare_faces, prepare_images
-from sources.faces import ATTRIBUTES, draw, labels
+from sources.faces import ATTRIBUTES, draw, labels, masks
+from sources.faces_masks import REGIONS
 from sources.source import Row, Skipped, Source, png
-from storage.codec import decode
+from storage.codec import decode, decode_mask
 from storage.plan import plan_shards, read_shard
 from storage.schema import IMAGE
 
@@ -55,6 +56,21 @@ def test_drawn_faces_read_back_as_they_were_drawn(tmp_path: Path) -> None:
     pixels = [decode(row["image"]["bytes"], size=32, crop=None, max_pixels=1024) for row in rows]
     assert np.array_equal(pixels, draw(3, numbers, attributes=bits, size=32))
     assert len({row["id"] for row in rows}) == 30
+
+
+def test_masks_are_a_further_column_and_change_no_other(tmp_path: Path) -> None:
+    for name, words in {"plain": (), "masked": ("--masks",)}.items():
+        assert command("faces", tmp_path / name, "--rows", 3, "--test-rows", 1, "--seed", 3, *words) == 0
+    plain, masked = rows_of(tmp_path / "plain"), rows_of(tmp_path / "masked")
+    outlines = [decode_mask(row.pop("mask")["bytes"], size=64, crop=None, of=(64, 64)) for row in masked]
+    assert masked == plain
+    bits = np.array([[row[name] for name in ATTRIBUTES] for row in plain])
+    assert np.array_equal(outlines, masks(3, np.array([row["row"] for row in plain]), attributes=bits))
+    schema = pq.read_schema(tmp_path / "masked/train-00000.parquet")
+    assert json.loads(schema.metadata[b"regions"]) == list(REGIONS)
+    assert json.loads(schema.metadata[b"huggingface"])["info"]["features"]["mask"] == {"_type": "Image"}
+    with pytest.raises(UserError, match="masks = True, not None"):
+        command("faces", tmp_path / "masked", "--rows", 3, "--test-rows", 1, "--seed", 3)
 
 
 def test_files_have_the_layout_that_readers_want(tmp_path: Path) -> None:

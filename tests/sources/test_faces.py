@@ -5,7 +5,9 @@ from math import sqrt
 import numpy as np
 import pytest
 
-from sources.faces import ATTRIBUTES, CHUNK, draw, labels
+from sources.faces import ATTRIBUTES, CHUNK, draw, labels, masks
+from sources.faces_masks import BROWS, GLASSES, HAIR, MOUTH
+from sources.faces_masks import REGIONS as SHOWN
 
 ROWS = np.arange(40, dtype=np.int64)
 # Rows and columns of a 64 x 64 picture that a feature can reach: (top, bottom, left, right).
@@ -37,6 +39,49 @@ def test_a_row_is_the_same_in_every_chunk_and_order() -> None:
 def test_rows_differ() -> None:
     faces = draw(0, ROWS, attributes=np.zeros((len(ROWS), len(ATTRIBUTES)), dtype=np.bool_))
     assert len({face.tobytes() for face in faces}) == len(ROWS)
+
+
+def test_a_mask_is_the_same_in_every_chunk_and_order() -> None:
+    rows = np.arange(CHUNK + 9, dtype=np.int64)
+    bits = labels(7, rows)
+    whole = masks(7, rows, attributes=bits)
+    assert (whole.dtype, whole.shape) == (np.uint8, (CHUNK + 9, 64, 64))
+    some = np.array([CHUNK + 3, 5, 0])
+    assert np.array_equal(masks(7, rows[some], attributes=bits[some]), whole[some])
+    present = [(whole == region).any((1, 2)) for region in range(len(SHOWN))]
+    assert all(there.all() for region, there in enumerate(present) if region != GLASSES)
+    assert np.array_equal(present[GLASSES], bits[:, ATTRIBUTES.index("Eyeglasses")])
+
+
+@pytest.mark.parametrize(
+    ("name", "region", "share"),
+    [
+        ("Smiling", MOUTH, 0.999),
+        ("Mouth_Slightly_Open", MOUTH, 0.999),
+        ("Wearing_Lipstick", MOUTH, 0.999),
+        ("Bushy_Eyebrows", BROWS, 0.99),
+        ("Blond_Hair", HAIR, 0.95),  # the rest: pixels less than half of which are hair
+    ],
+)
+def test_a_mask_holds_what_an_attribute_changes_and_does_not_tell_it(name: str, region: int, share: float) -> None:
+    bits = labels(3, ROWS)
+    flipped = bits.copy()
+    flipped[:, ATTRIBUTES.index(name)] ^= True
+    mask = masks(3, ROWS, attributes=bits)
+    assert np.array_equal(mask, masks(3, ROWS, attributes=flipped))
+    changed = np.abs(draw(3, ROWS, attributes=bits).astype(int) - draw(3, ROWS, attributes=flipped)).sum(-1)
+    assert changed[mask == region].sum() >= share * changed.sum()
+
+
+def test_a_mask_follows_the_outlines_that_are_seen() -> None:
+    """Hair is where dyeing it changes at least a third of what it changes in the hair's midst, and nowhere else."""
+    bits = labels(4, ROWS)
+    dyed = bits.copy()
+    dyed[:, ATTRIBUTES.index("Blond_Hair")] ^= True
+    changed = np.abs(draw(4, ROWS, attributes=bits).astype(int) - draw(4, ROWS, attributes=dyed)).sum(-1)
+    seen = changed > 0.33 * np.median(changed[changed > 100])
+    hair = masks(4, ROWS, attributes=bits) == HAIR
+    assert (seen & hair).sum() / (seen | hair).sum() > 0.93
 
 
 @pytest.mark.parametrize("name", ATTRIBUTES)
