@@ -17,6 +17,7 @@ from actors.columns import finite_pairs, table_of
 from actors.feature_scores import FeatureScores, networks
 from actors.load import load_models, pick_device
 from actors.starts import expect_life
+from actors.stored import stored_images
 from configs.strict import UserError, nearest
 from metrics.attributes import causal_share, changes, numbers_changed
 from metrics.cout import cout
@@ -193,17 +194,7 @@ class Score:
 
     def _images(self, records: list[dict[str, Any]], column: str, shard: int) -> Tensor:
         """Stored images (B,3,H,W) in [0,1] on the device."""
-        data, images = self.config["data"], []
-        for record in records:
-            try:
-                cell = (record[column] or {}).get("bytes")
-                images.append(decode(cell, size=data["size"], crop=None, max_pixels=data["max_pixels"]))
-            except BadRow as reason:
-                raise UserError(
-                    f"shard {shard}, row {record['cf_id']}: expected a stored {column} that can be read, got {reason}"
-                ) from None
-        stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-        return stacked.to(self.device, torch.float32).div(255).contiguous()
+        return stored_images(records, column, shard, self.config["data"], self.device)
 
     @torch.inference_mode()
     def _ask(self, model: Any, images: Tensor) -> Tensor:

@@ -66,6 +66,7 @@ class ModelConfig(Strict):
         "autoencoder",
         "attgan",
         "denoiser",
+        "attribution",
         "features",
         "perceptual",
         "faces",
@@ -103,7 +104,8 @@ class ModelConfig(Strict):
             raise ValueError(f"expected mean and std of one length, 1 or 3, got {len(self.mean)} and {len(self.std)}")
         if any(s <= 0 for s in self.std):
             raise ValueError(f"expected std > 0, got {self.std}")
-        if self.role in ("classifier", "attributes", "attgan") and not self.classes and self.source != "huggingface":
+        named = ("classifier", "attributes", "attgan", "attribution")
+        if self.role in named and not self.classes and self.source != "huggingface":
             raise ValueError(f"expected `classes`, the names of the {self.role}' outputs, got none")
         if self.head == "sigmoid" and self.role == "classifier" and self.classes and len(self.classes) != 2:
             raise ValueError(
@@ -237,9 +239,10 @@ class TrainConfig(Strict):
     """Training of one of our own networks from Parquet."""
 
     name: Name
-    role: Literal["classifier", "attributes", "causal", "autoencoder", "attgan", "denoiser", "simsiam"]
+    role: Literal["classifier", "attributes", "causal", "autoencoder", "attgan", "attribution", "denoiser", "simsiam"]
     data: DataConfig  # rows to train on
-    models: dict[str, ModelConfig] = {}  # causal: the `classifier` whose features are split
+    # causal: the `classifier` whose features are split; attribution: the `autoencoder` whose latents are described
+    models: dict[str, ModelConfig] = {}
     labels: list[str] = []  # attributes: columns to learn; classifier, causal: empty, data.label is learnt
     classes: list[str] = []
     holdout: DataConfig | None = None  # rows to measure on
@@ -262,7 +265,7 @@ class TrainConfig(Strict):
 
     @model_validator(mode="after")
     def _has_models(self) -> TrainConfig:
-        wanted = ["classifier"] if self.role == "causal" else []
+        wanted = {"causal": ["classifier"], "attribution": ["autoencoder"]}.get(self.role, [])
         if list(self.models) != wanted:
             got = ", ".join(self.models) or "none"
             raise ValueError(f"models: expected {', '.join(wanted) or 'none'} to train {self.role}, got {got}")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.attribution import AttributionWrapper
 from models.causal import CausalWrapper
 from models.denoiser import alphas_cumprod
 from models.wrap import (
@@ -86,13 +87,17 @@ def wrap(
     if role == "autoencoder":
         return AutoencoderWrapper(network, size=spec.get("size"))
     if role == "attgan":
+    if role == "attribution":
+        return AttributionWrapper(network, descriptors=classes)
         return AttGANWrapper(network, attributes=classes, size=spec.get("size"))
     if role == "denoiser":
         bar = diffusion.get("alphas_cumprod")
         if bar is None:
             bar, _ = schedule_of(diffusion)
         return DenoiserWrapper(network, alphas_cumprod=bar, prediction=diffusion.get("prediction", "epsilon"))
-    known = "classifier, attributes, causal, autoencoder, attgan, denoiser, features, perceptual, faces"
+    known = (
+        "classifier, attributes, causal, autoencoder, gan, attgan, attribution, denoiser, features, perceptual, faces"
+    )
     raise ValueError(f"expected a role out of {known}, got {role!r}")
 
 

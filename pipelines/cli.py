@@ -15,7 +15,7 @@ from storage.secrets import hide
 if TYPE_CHECKING:
     from pipelines.part import Part
 
-ROLES = ("classifier", "attributes", "causal", "autoencoder", "attgan", "denoiser", "simsiam")
+ROLES = ("classifier", "attributes", "causal", "autoencoder", "attgan", "attribution", "denoiser", "simsiam")
 ONE_STAGE = ("generate", "score", "judge", "augment", "report")
 
 
@@ -55,6 +55,13 @@ def parser() -> argparse.ArgumentParser:
     ways = command("interaction", "which attributes a method such as AIP moved, beside the image", _interaction)
     ways.add_argument("run")
     ways.add_argument("--row", metavar="ID", help="of this row alone")
+    moved = command("attribution", "which descriptors a run's counterfactuals moved, and how far", _attribution)
+    moved.add_argument("run", help="a run's folder, or its config")
+    moved.add_argument("--predictors", metavar="MODEL", help="model preset or YAML file (default: models.attribution)")
+    moved.add_argument("--encoder", metavar="MODEL", help="the encoder they were fitted on (default: models.encoder)")
+    moved.add_argument("--top", type=int, default=5, metavar="N", help="descriptors told (default %(default)s)")
+    moved.add_argument("--row", metavar="ID", help="tell of this row alone")
+    _settings(moved, out=True)
     gc = command("gc", "say what a run's folder holds for nothing: orphans, old marks, superseded scores", _gc)
     gc.add_argument("run")
     gc.add_argument("--older-than", default="24h", metavar="AGE", help="only files this old (default %(default)s)")
@@ -161,6 +168,19 @@ def _interaction(args: argparse.Namespace) -> int:
     from storage.uri import open_store
 
     print(interaction(open_store(args.run), args.row))
+    return 0
+
+
+def _attribution(args: argparse.Namespace) -> int:
+    from pipelines.attribution import main
+    from pipelines.run import find_run, stage_needs
+
+    if args.top < 1:
+        raise UserError(f"--top: expected 1 or more, got {args.top}")
+    store, config = find_run(args.run, _sets(args), args.out)
+    stage_needs(store, "attribution")
+    for line in main(store, config, args):
+        print(line)
     return 0
 
 

@@ -12,7 +12,7 @@ from storage.commit import committed, iterate_commits
 from storage.run import read_plan
 from storage.uri import Store
 
-GENERATE, TABLE = "generate", "score/table.json"
+GENERATE, TABLE, ATTRIBUTED = "generate", "score/table.json", "attribution/table.json"
 
 
 def plan_of(store: Store) -> dict[str, Any]:
@@ -43,6 +43,14 @@ def scored_stage(store: Store) -> str:
         return str(json.loads(store.read(TABLE))["stage"])
     except FileNotFoundError:
         raise UserError(f"expected scores in {store.uri}, got none: run the score stage first") from None
+
+
+def attributed_stage(store: Store) -> str:
+    """The stage of the importances that the run's table of them tells; UserError where there is none yet."""
+    try:
+        return str(json.loads(store.read(ATTRIBUTED))["stage"])
+    except FileNotFoundError:
+        raise UserError(f"expected importances in {store.uri}, got none: `counterfactory attribution` first") from None
 
 
 def class_names(store: Store, config: RunConfig) -> list[str]:

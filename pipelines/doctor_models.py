@@ -21,6 +21,7 @@ ROLES = {
     "oracle": "attributes",
     "simsiam": "features",
     "spurious": "causal or attributes",
+    "encoder": "autoencoder or attgan",
 }  # others are called as their role is
 LOST = 0.06  # mean absolute error of a reconstruction, [0,1], that one sees
 

@@ -1,4 +1,4 @@
-"""The whole job: generate, score, judge, augment, report, manifest."""
+"""The whole job: generate, score, attribute, judge, augment, report, manifest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 
 from configs.schema import RunConfig, load_run
 from configs.strict import UserError, apply_sets, check, parse_yaml
-from pipelines.committed import scored_stage
+from pipelines.attribution import expect as expect_predictors
+from pipelines.committed import attributed_stage, scored_stage
 from pipelines.disk import disk_errors
 from pipelines.generate import generate, kept, load_plan, open_run
 from pipelines.part import WHOLE, Part
@@ -20,8 +21,8 @@ from storage.run import versions, write_manifest
 from storage.secrets import hide
 from storage.uri import Store, open_store
 
-STAGES = ("generate", "score", "judge", "augment", "report")
-PARTED = ("generate", "score")  # their work is per shard; the others sum up the run
+STAGES = ("generate", "score", "attribution", "judge", "augment", "report")
+PARTED = ("generate", "score", "attribution")  # their work is per shard; the others sum up the run
 
 
 def find_run(name: str, sets: list[str], out: str | None = None) -> tuple[Store, RunConfig]:
@@ -50,13 +51,17 @@ def run(
 
 def _run(store: Store, config: RunConfig, stages: tuple[str, ...], part: Part) -> None:
     started = time.monotonic()
+    if stages == STAGES and "attribution" not in config.models:
+        stages = tuple(name for name in STAGES if name != "attribution")
+    if "attribution" in stages:
+        expect_predictors(config)
     for name in stages:
         if part.shards is not None and name not in PARTED:
             say(f"{name}: left for a call without --shards, when every shard is done")
             continue
         say(STAGE_JOBS[name](store, config, part))
-        if name in ("generate", "score"):
-            expect_sound(store, name if name == "generate" else scored_stage(store), whole=part.whole)
+        if name in PARTED:
+            expect_sound(store, standing_stage(store, name), whole=part.whole)
     plan = load_plan(store)
     write_manifest(
         store,
@@ -90,6 +95,11 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
+def standing_stage(store: Store, name: str) -> str:
+    """What the stage that a table tells is called in the store."""
+    return {"score": scored_stage, "attribution": attributed_stage}[name](store) if name != "generate" else name
+
+
 def _generate(store: Store, config: RunConfig, part: Part) -> str:
     counts = generate(store, config, part)
     quarantined = f", {counts['quarantined']} quarantined" if counts["quarantined"] else ""
@@ -116,6 +126,13 @@ def _score(store: Store, config: RunConfig, part: Part) -> str:
     return f"score: {figures}" + (f"\naudit: {audit['verdict']}" if audit else "")
 
 
+def _attribution(store: Store, config: RunConfig, part: Part) -> str:
+    from pipelines.attribution import attribute
+    from pipelines.attribution_table import summary
+
+    return f"attribution: {summary(attribute(store, config, part=part))}"
+
+
 def _judge(store: Store, config: RunConfig, part: Part) -> str:
     from pipelines.judge import build_prompts
 
@@ -138,6 +155,7 @@ def _report(store: Store, config: RunConfig, part: Part) -> str:
 STAGE_JOBS: dict[str, Callable[[Store, RunConfig, Part], str]] = {
     "generate": _generate,
     "score": _score,
+    "attribution": _attribution,
     "judge": _judge,
     "augment": _augment,
     "report": _report,

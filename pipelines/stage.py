@@ -28,7 +28,8 @@ from storage.errors import TOLD, FileChanged, NoAnswer
 from storage.secrets import hide
 from storage.uri import Store, open_store
 
-JUDGES = ("oracle", "second", "features", "perceptual", "simsiam", "faces")  # they score answers and change none
+# They score answers and change none.
+JUDGES = ("oracle", "second", "features", "perceptual", "simsiam", "faces", "encoder", "attribution")
 
 
 def worker_config(config: RunConfig, digests: dict[str, str]) -> dict[str, Any]:

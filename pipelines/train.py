@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,15 @@ from actors.load import read_weights_file, weights_location
 from configs.schema import TrainConfig
 from configs.strict import UserError
 from models.load import SCHEDULE, build, fill, find, make, read_weights, schedule_of
-from pipelines import train_attgan, train_card, train_causal, train_holdout, train_losses, train_simsiam
+from pipelines import (
+    train_attgan,
+    train_attribution,
+    train_card,
+    train_causal,
+    train_holdout,
+    train_losses,
+    train_simsiam,
+)
 from pipelines.train_data import Samples, bits, class_indices, load
 from storage.uri import split_url
 
@@ -39,14 +47,17 @@ def train(config: TrainConfig, log: Log = say) -> Path | str:
         ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
     )
     columns = needed(config)
+    encoder = train_attribution.encoder_of(config, device) if config.role == "attribution" else None
     samples = load(config.data, columns, log)
     labels = targets(config, samples)
     log(f"{config.name}: {len(samples):,} rows read, {config.steps:,} steps of {config.batch} on {device}")
     torch.manual_seed(config.seed)
     spec = specification(config)
-    explained = None
+    explained, encoded = None, None
     if config.role == "causal":
         explained = train_causal.explained(config, samples, labels, spec["settings"], device)
+    if encoder is not None:
+        encoded = train_attribution.encoded(config, encoder, samples, spec["settings"], log)
     try:
         net = make(
             spec["target"],
@@ -61,6 +72,8 @@ def train(config: TrainConfig, log: Log = say) -> Path | str:
         state, last, seconds = train_attgan.fit(config, net.to(device), samples, labels, log)
     elif explained is not None:
         state, last, seconds = train_causal.fit(config, net.to(device), explained, log)
+    elif encoded is not None:
+        state, last, seconds = train_attribution.fit(config, cast(Any, net), encoded, log)
     else:
         state, last, seconds = fit(config, net.to(device), samples, labels, spec, log)
     if config.role == "simsiam":
@@ -68,7 +81,11 @@ def train(config: TrainConfig, log: Log = say) -> Path | str:
     weights = train_card.half(state)
     train_card.write(out, weights)
     part_of(out).unlink(missing_ok=True)
-    figures = evaluate(config, build(spec, weights, device), device, log, explained) if config.holdout else {}
+    made = build(spec, weights, device)
+    if encoded is not None:
+        figures = train_attribution.holdout(cast(Any, made), encoded, log)
+    else:
+        figures = evaluate(config, made, device, log, explained) if config.holdout else {}
     training = {
         "command": f"counterfactory train {config.role} {shlex.quote(config.name)}",
         "seed": config.seed,
@@ -187,13 +204,15 @@ def needed(config: TrainConfig) -> list[str]:
         if len(config.classes) < 2:
             raise UserError(f"{config.name}: expected at least 2 names in classes, got {config.classes}")
         return [config.data.label]
-    if config.role in ("attributes", "attgan") and not config.labels:
+    if config.role in ("attributes", "attgan", "attribution") and not config.labels:
         raise UserError(f"{config.name}: expected labels, the columns to learn, got none")
     return config.labels
 
 
 def targets(config: TrainConfig, samples: Samples) -> Tensor:
     """Labels as the role's loss wants them: class indices (N,), or bits (N,A)."""
+    if config.role == "attribution":  # its columns need not be bits
+        return torch.zeros(len(samples), 0)
     if config.role not in ("classifier", "causal"):
         return bits(samples, config.labels)
     assert config.data.label is not None  # needed() has seen to it
@@ -220,11 +239,11 @@ def specification(config: TrainConfig) -> dict[str, Any]:
     spec["weights"] = Path(config.out).name
     if classes:
         spec |= {"classes": list(classes), "mean": [0.5], "std": [0.5]}
-    if config.role == "attgan":
+    if config.role in ("attgan", "attribution"):
         spec["classes"] = list(config.labels)
     if config.role == "simsiam":
         spec |= {"role": "features", "mean": [0.5], "std": [0.5]}
-    if config.role not in ("denoiser", "causal"):
+    if config.role not in ("denoiser", "causal", "attribution"):
         spec |= side
     return spec
 

@@ -39,6 +39,10 @@ TERMS: dict[str, dict[str, float]] = {
         "push": 0.0,  # how far, in [0,1], every pixel of half of the reader's images is pushed against its attributes
     },
     "causal": {
+    "attribution": {
+        "c": 1.0,  # of the logistic regressions: the weight of the fit against that of small weights
+        "ridge": 1.0,  # of the ridge regressions: the weight of small weights
+    },
         "flow": 50.0,  # per nat of information flow from C to the decision; the rest is the ELBO's nats per row
         "noise": 0.3,  # standard deviation of the decoder's Gaussian, in those of R's directions
         "kl": 1.0,

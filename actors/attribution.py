@@ -1,0 +1,92 @@
+"""The worker that attributes counterfactuals: one committed shard of pairs in, one of their importances out."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from actors.columns import finite_pairs, table_of
+from actors.load import load_models, pick_device
+from actors.starts import expect_life
+from actors.stored import stored_images
+from storage import attempts
+from storage.commit import commit_path, commit_shard, read_commit, read_committed
+from storage.schema import ATTRIBUTIONS
+from storage.uri import open_store
+
+SOURCE = "generate"  # the stage whose rows are attributed
+COPIED = ("id", "cf_id", "k", "source", "target", "flipped")
+
+
+class Attribute:
+    """Ray callable: an encoder and the predictors that were fitted on its latents, loaded once, at work on the images
+    as they are stored, whatever method made them.
+
+    config["encoder"]: what the encoder is called among the run's models.
+    """
+
+    def __init__(self, config: dict[str, Any], stage: str, run_uri: str) -> None:
+        self.config, self.stage, self.store = config, stage, open_store(run_uri)
+        self.device = pick_device(config["engine"]["device"], config["engine"].get("gpus", 0))
+        if self.device.type == "cpu":
+            torch.set_num_threads(config["engine"]["threads"])
+        models: dict[str, Any] = dict(load_models(config, [config["encoder"], "attribution"], self.device))
+        self.encoder, self.predictors = models[config["encoder"]], models["attribution"]
+        self.idle_since = time.perf_counter()
+
+    def __call__(self, shard: dict[str, Any]) -> dict[str, Any]:
+        """Attribute and commit one shard; gives a small receipt (counts and seconds)."""
+        started = time.perf_counter()
+        waited = started - self.idle_since
+        session = self.config.get("session", attempts.LOCAL)
+        start = attempts.begin(self.store, self.stage, shard, session)
+        expect_life(start, shard, session, self.config["engine"]["attempts"])
+        commit = read_commit(self.store, commit_path(SOURCE, shard["index"], shard.get("revision", 0)))
+        records = read_committed(self.store, commit, [*COPIED, "original", "counterfactual"]).to_pylist()
+        read = time.perf_counter() - started
+        size, missing = self.config["score"]["batch"], Counter[str]()
+        parts = [ATTRIBUTIONS.empty_table()]
+        for at in range(0, len(records), size):
+            part, bad = self.attribute(records[at : at + size], shard["index"])
+            parts.append(part)
+            missing.update(bad)
+        committed = commit_shard(
+            self.store,
+            self.stage,
+            shard,
+            pa.concat_tables(parts).combine_chunks(),
+            rows_in=len(records),
+            quarantined=[],
+            seconds=time.perf_counter() - started,
+            extra={"not_finite": missing["importance"], "descriptors": list(self.predictors.descriptors)},
+        )
+        self.idle_since = time.perf_counter()
+        return {
+            "index": shard["index"],
+            "rows_in": committed["rows_in"],
+            "rows_out": committed["rows_out"],
+            "quarantined": 0,
+            "seconds": self.idle_since - started,
+            "wait_seconds": waited + read,
+        }
+
+    @torch.inference_mode()
+    def attribute(self, records: Sequence[dict[str, Any]], shard: int) -> tuple[pa.Table, dict[str, int]]:
+        """Rows of ATTRIBUTIONS for rows of COUNTERFACTUALS, and how many are not finite, by column.
+
+        A row's importance is predictor(z') - predictor(z), with its own z: both of its images are encoded.
+        """
+        network, data = self.predictors.network, self.config["data"]
+        found: dict[str, Any] = {name: [record[name] for record in records] for name in COPIED}
+        before, after = (
+            network.scores(self.encoder.encode(stored_images(records, column, shard, data, self.device))).cpu()
+            for column in ("original", "counterfactual")
+        )
+        found["before"], found["after"] = before, after = finite_pairs(before, after)
+        found["importance"] = network.told(after) - network.told(before)
+        return table_of(found, ATTRIBUTIONS, len(records))
