@@ -23,6 +23,7 @@ class DataConfig(Strict):
     preset: str | None = None
     path: str  # file, folder or glob; local or s3://
     image: str = "image"  # column: struct<bytes, path>, or binary
+    mask: str | None = None  # column: PNG of region indices, the image's size; for methods that work by regions
     label: str | None = None  # column: bool, class index or class name
     id: str | None = None  # column; else sha256 of content and source
     split: str | None = None  # column with train/test, or the constant `train` / `test` where no such column exists
@@ -64,9 +65,11 @@ class ModelConfig(Strict):
         "attributes",
         "causal",
         "autoencoder",
+        "gan",
         "attgan",
-        "denoiser",
         "attribution",
+        "semantic",
+        "denoiser",
         "features",
         "perceptual",
         "faces",
@@ -104,7 +107,7 @@ class ModelConfig(Strict):
             raise ValueError(f"expected mean and std of one length, 1 or 3, got {len(self.mean)} and {len(self.std)}")
         if any(s <= 0 for s in self.std):
             raise ValueError(f"expected std > 0, got {self.std}")
-        named = ("classifier", "attributes", "attgan", "attribution")
+        named = ("classifier", "attributes", "attgan", "attribution", "semantic")
         if self.role in named and not self.classes and self.source != "huggingface":
             raise ValueError(f"expected `classes`, the names of the {self.role}' outputs, got none")
         if self.head == "sigmoid" and self.role == "classifier" and self.classes and len(self.classes) != 2:
@@ -239,12 +242,22 @@ class TrainConfig(Strict):
     """Training of one of our own networks from Parquet."""
 
     name: Name
-    role: Literal["classifier", "attributes", "causal", "autoencoder", "attgan", "attribution", "denoiser", "simsiam"]
+    role: Literal[
+        "classifier",
+        "attributes",
+        "causal",
+        "autoencoder",
+        "attgan",
+        "attribution",
+        "semantic",
+        "denoiser",
+        "simsiam",
+    ]
     data: DataConfig  # rows to train on
     # causal: the `classifier` whose features are split; attribution: the `autoencoder` whose latents are described
     models: dict[str, ModelConfig] = {}
     labels: list[str] = []  # attributes: columns to learn; classifier, causal: empty, data.label is learnt
-    classes: list[str] = []
+    classes: list[str] = []  # semantic: the masks' regions, in their order
     holdout: DataConfig | None = None  # rows to measure on
     target: str  # dotted path of the network
     settings: dict[str, Any] = {}

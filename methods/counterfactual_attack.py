@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import ClassVar
@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from methods.adam import Adam
 from methods.contract import (
     Answers,
     Budget,
@@ -22,8 +23,6 @@ from methods.contract import (
 )
 from methods.settings import check_settings
 from models.interfaces import Autoencoder, Classifier
-
-BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # Adam's, as torch has them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,31 +69,52 @@ class CounterfactualAttack:
 
     def __call__(self, queries: Queries, *, classifier: Classifier, autoencoder: Autoencoder) -> Answers:
         """Counterfactuals by latent ascent; a row that never passes keeps its latent of highest p(target)."""
-        x, target = queries.images, queries.target
-        budget, reasons = Budget.of(len(x)), ["not converged"] * len(x)
-        generators = row_generators(queries.seed)
-        steps = torch.zeros(len(x), dtype=torch.int64)
-        active = torch.arange(len(x), device=x.device)
-
+        budget = Budget.of(len(queries))
         with torch.no_grad():
-            z0 = autoencoder.encode(x)
-            x0 = autoencoder.decode(z0)
-        budget.spend(active, forward=2)
+            z0 = autoencoder.encode(queries.images)
+        budget.spend(torch.arange(len(queries)), forward=1)
+        return self.attack(queries, z0, autoencoder.decode, classifier, row_generators(queries.seed), budget)
+
+    def attack(
+        self,
+        queries: Queries,
+        z0: Tensor,
+        decode: Callable[[Tensor], Tensor],
+        classifier: Classifier,
+        generators: Sequence[torch.Generator],
+        budget: Budget,
+    ) -> Answers:
+        """The ascent from the queries' latents z0 (B,...), wherever they are from."""
+        x, target = queries.images, queries.target
+        reasons = ["not converged"] * len(x)
+        steps = torch.zeros(len(x), dtype=torch.int64)
+        everything = active = torch.arange(len(x), device=x.device)
+
+        x0 = x
+        if self.residual:
+            with torch.no_grad():
+                x0 = decode(z0)
+            budget.spend(everything, forward=1)
 
         def image(rows: Tensor, z_rows: Tensor) -> Tensor:
             """x' of some rows: the decoded latent, or the query moved by what the decoded latent moved."""
-            decoded = autoencoder.decode(z_rows)
+            decoded = decode(z_rows)
             # The difference first, so that z = z0 gives x to the last bit.
             return (x[rows] + (decoded - x0[rows])).clamp(0, 1) if self.residual else decoded
 
-        def passes(rows: Tensor, z_rows: Tensor) -> Tensor:
-            """Which rows' stored images are their target, above the threshold."""
-            with torch.no_grad():
-                flips, p = stored_verdict(classifier, image(rows, z_rows), target[rows])
-            budget.spend(rows, forward=2)
+        def passes(rows: Tensor, images: Tensor) -> Tensor:
+            """Which rows' images are, as stored, their target and above the threshold."""
+            flips, p = stored_verdict(classifier, images, target[rows])
+            budget.spend(rows, forward=1)
             return flips & (p > self.threshold)
 
-        z, m, v = z0.clone(), torch.zeros_like(z0), torch.zeros_like(z0)
+        def passes_at(rows: Tensor, z_rows: Tensor) -> Tensor:
+            """Which rows pass with a latent whose image is still to be made."""
+            budget.spend(rows, forward=1)
+            with torch.no_grad():
+                return passes(rows, image(rows, z_rows))
+
+        z, adam = z0.clone(), Adam.of(z0)
         best, best_p, passed = z0.clone(), x.new_full((len(x),), -1.0), x.new_zeros(len(x), dtype=torch.bool)
         for step in range(1, self.max_steps + 2):
             # Rows that are done have left: the models see the active ones only.
@@ -110,8 +130,9 @@ class CounterfactualAttack:
 
             # Rounding inside the ascent would blow float noise up to 8-bit levels: only the verdict sees stored images.
             done = p > self.threshold
-            if done.any():
-                done[done.clone()] = passes(active[done], z[active[done]])
+            near = active[done]
+            if len(near):
+                done[done.clone()] = passes_at(near, z[near]) if self.smoothing else passes(near, x_a.detach()[done])
             better = done | (p > best_p[active])
             best[active[better]], best_p[active[better]] = z[active[better]], p[better]
             passed[active[done]] = True
@@ -119,8 +140,10 @@ class CounterfactualAttack:
                 break
 
             ascent = log_p.exp() if self.objective == "probability" else log_p
-            ascent = ascent - self.distance_weight * (z_a - z0[active]).square().flatten(1).sum(1)
-            ascent = ascent - self.pixel_weight * (x_a - x[active]).abs().flatten(1).sum(1)
+            if self.distance_weight:
+                ascent = ascent - self.distance_weight * (z_a - z0[active]).square().flatten(1).sum(1)
+            if self.pixel_weight:
+                ascent = ascent - self.pixel_weight * (x_a - x[active]).abs().flatten(1).sum(1)
             (grad,) = torch.autograd.grad(ascent.sum(), z_a)
             budget.spend(active[~done], backward=2)
 
@@ -130,20 +153,18 @@ class CounterfactualAttack:
             active, grad = active[~done & finite], grad[~done & finite]
             if not len(active):
                 break
-            # Adam (Kingma & Ba 2015, algorithm 1), each row with its own moments.
             square = grad.square()
             if self.second_moment == "row":
                 square = square.mean(tuple(range(1, z.ndim)), keepdim=True).expand_as(square)
-            m[active] = BETA1 * m[active] + (1 - BETA1) * grad
-            v[active] = BETA2 * v[active] + (1 - BETA2) * square
-            m_hat, v_hat = m[active] / (1 - BETA1**step), v[active] / (1 - BETA2**step)
-            z[active] = z[active] + self.lr * m_hat / (v_hat.sqrt() + EPS)
+            z[active] = z[active] + self.lr * adam.step(active, grad, step, square)
             steps[active.cpu()] += 1
 
-        everything = torch.arange(len(x), device=x.device)
-        best = shrunk(z0, best, everything[passed], passes, self.shrink)
+        best = shrunk(z0, best, everything[passed], passes_at, self.shrink)
+        kept = (queries.source == target) & ~passed  # asked for what it is: no try is better than the query
+        best[kept] = z0[kept]
         with torch.no_grad():
             tried = image(everything, best)
+        tried[kept] = x[kept]
         budget.spend(everything, forward=1)
         return settle(
             classifier,

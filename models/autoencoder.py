@@ -83,6 +83,7 @@ class Autoencoder(nn.Module):
         layers: list[nn.Module] = [nn.PixelUnshuffle(2), nn.Conv2d(12, widths[0], 3, 1, 1)]
         for before, after in pairwise(widths):
             layers += [nn.Conv2d(before, after, 4, 2, 1), Block(after)]
+        self.latent_shape = (latent,)
         self.encoder = nn.Sequential(*layers, nn.GroupNorm(8, widths[-1]), nn.SiLU(), nn.Flatten())
         self.moments = nn.Linear(widths[-1] * side**2, 2 * latent)
         with torch.no_grad():  # start with little noise on the latent: what is worth its nats is learnt from there

@@ -38,6 +38,11 @@ class SplitClassifier(Classifier, Protocol):
 class Distractors(Protocol):
     """Images of a data set, of which a row is given one that the classifier takes for the row's target."""
 
+    @property
+    def images(self) -> Tensor:
+        """All of them, (N,3,S,S) uint8: a reference set that does not depend on a batch."""
+        ...
+
     def __call__(
         self, images: Tensor, target: Tensor, seed: Tensor, classifier: Classifier, choice: str
     ) -> tuple[Tensor, Tensor]:
@@ -84,6 +89,19 @@ class Autoencoder(Protocol):
         ...
 
 
+class Generator(Protocol):
+    """Latents to images, without a way back: a GAN."""
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of one image's latent; a random image's is standard normal in it."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images (B,3,H,W) in [0,1]; latents (B, *latent_shape) float32."""
+        ...
+
+
 class AttributeAutoencoder(Protocol):
     """Images to latents and back under attributes, which the decoder is told."""
 
@@ -106,6 +124,24 @@ class AttributeAutoencoder(Protocol):
 
     def decode(self, latents: Tensor, attributes: Tensor, skip: Tensor) -> Tensor:
         """Images (B,3,H,W) in [0,1]; attributes (B,A), 0 without and 1 with, and anything between and beyond."""
+        ...
+
+
+class SemanticAutoencoder(Protocol):
+    """Images under masks to a style vector for every region, and back under the same masks."""
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """Region names, in the order of the masks' indices."""
+        ...
+
+    def encode(self, images: Tensor, masks: Tensor) -> Tensor:
+        """Styles (B,R,S), float32, zeros for a region that a mask has nothing of; images (B,3,H,W) in [0,1], masks
+        (B,H,W) int64 of indices below R."""
+        ...
+
+    def decode(self, styles: Tensor, masks: Tensor) -> Tensor:
+        """Images (B,3,H,W) in [0,1]."""
         ...
 
 

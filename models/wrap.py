@@ -238,6 +238,27 @@ class AutoencoderWrapper(nn.Module):
         return images.float().clamp(0, 1)
 
 
+class GeneratorWrapper(nn.Module):
+    """A network with `decode` and `latent_shape` as a Generator; an autoencoder's decoder alone is one too."""
+
+    def __init__(self, network: nn.Module, *, size: int | None = None) -> None:
+        super().__init__()
+        if not callable(getattr(network, "decode", None)):
+            raise ValueError(f"expected a generator with a method `decode`, got {type(network).__name__} without")
+        shape = getattr(network, "latent_shape", None)
+        if not isinstance(shape, tuple) or not shape or not all(isinstance(n, int) and n > 0 for n in shape):
+            raise ValueError(f"expected a generator with `latent_shape`, a tuple of its latent's sides, got {shape!r}")
+        self.network: Any = network
+        self.size, self.latent_shape = size, shape
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images (B,3,H,W) in [0,1]."""
+        images: Tensor = self.network.decode(latents)
+        if self.size is not None and images.shape[-2:] != (self.size, self.size):
+            raise ValueError(f"expected images of {self.size} px from the generator, got {tuple(images.shape[-2:])}")
+        return images.float().clamp(0, 1)
+
+
 class AttGANWrapper(nn.Module):
     """A network with encode, skip, attributes_of and decode as an AttributeAutoencoder, for images of one size."""
 

@@ -43,7 +43,9 @@ class TinyClassifier(nn.Module):
 
 
 class TinyAutoencoder(nn.Module):
-    """A few smooth directions of image space, and a sigmoid that keeps images in [0,1]."""
+    """A few smooth directions of image space, and a sigmoid that keeps images in [0,1]; a generator too."""
+
+    latent_shape = (LATENT,)
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,6 +125,7 @@ def models() -> dict[str, nn.Module]:
         "distractors": Distractors(bank, torch.arange(12)),
         "classifier": TinyClassifier(),
         "autoencoder": TinyAutoencoder(),
+        "gan": TinyAutoencoder(),
         "attgan": TinyAttGAN(),
         "denoiser": TinyDenoiser(),
         "spurious": TinySpurious(),

@@ -21,6 +21,7 @@ from methods.contract import Answers, Queries, to_8bit
 PRESETS = sorted((Path(__file__).parents[2] / "configs" / "method").glob("*.yaml"))
 # Settings that make a method slow, in any method, and what they are lowered to here.
 BUDGET = {"max_steps": 4, "max_edits": 4, "iterations": 4, "respaced": 8, "levels": 2, "steps": 4, "tau": 2, "n_max": 4}
+BUDGET |= {"starts": 3, "inversion_steps": 4}
 
 Pick = Callable[[Queries, list[int]], Queries]
 Run = Callable[[Queries], Answers]
