@@ -25,6 +25,7 @@ TERMS: dict[str, dict[str, float]] = {
         "pixel": 1.0,  # mean |x - x'|
         "edges": 1.0,  # the same of the differences between neighbours, at full, half and quarter size
         "kl": 1e-5,  # per nat and image
+        "total_correlation": 0.0,  # per nat and image, on top of the KL, which holds it once: beta is 1 + this / kl
         "features": 0.0,  # mean difference of the encoder's own features of x and x', in their standard deviations
         "attributes": 0.0,  # binary cross-entropy of a linear head on the sampled latent, mean over `labels`
     },
@@ -38,11 +39,17 @@ TERMS: dict[str, dict[str, float]] = {
         "jitter": 0.0,  # share of the images whose attributes are read that are noisy, blurred, re-lit
         "push": 0.0,  # how far, in [0,1], every pixel of half of the reader's images is pushed against its attributes
     },
-    "causal": {
+    "semantic": {
+        "pixel": 1.0,  # mean |x - x'|
+        "edges": 1.0,  # as the autoencoder's
+        "regions": 1.0,  # mean |x - x'| of every region, which count alike: a mouth as much as the background
+        "kl": 1e-5,  # per nat and image
+    },
     "attribution": {
         "c": 1.0,  # of the logistic regressions: the weight of the fit against that of small weights
         "ridge": 1.0,  # of the ridge regressions: the weight of small weights
     },
+    "causal": {
         "flow": 50.0,  # per nat of information flow from C to the decision; the rest is the ELBO's nats per row
         "noise": 0.3,  # standard deviation of the decoder's Gaussian, in those of R's directions
         "kl": 1.0,
@@ -138,11 +145,27 @@ def autoencoder(net: Any, images: Tensor, labels: Tensor, w: dict[str, float], g
     rebuilt = net.decode(latents).float()
     kl = (mean**2 + log_variance.exp() - 1 - log_variance).sum(1).mean() / 2
     loss: Tensor = w["pixel"] * (rebuilt - images).abs().mean() + w["edges"] * edges(rebuilt - images) + w["kl"] * kl
+    if w["total_correlation"]:
+        loss = loss + w["total_correlation"] * total_correlation(latents, mean, log_variance)
     if w["features"]:
         loss = loss + w["features"] * feature_distance(net, rebuilt, images)
     if w["attributes"]:
         loss = loss + w["attributes"] * F.binary_cross_entropy_with_logits(net.probe(latents).float(), labels)
     return loss
+
+
+def total_correlation(latents: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """How far the batch's latents are from having independent coordinates: KL(q(z) || prod_d q(z_d)), in nats.
+
+    Estimated by minibatch-weighted sampling (Chen et al. 2018, beta-TCVAE): q(z) is the mixture of the batch's M
+    posteriors. The data set's size N would add (D-1) log N, which has no gradient. latents, mean, log_variance: (M,D).
+    """
+    gap = latents[:, None] - mean[None]
+    log_q = -(gap.square() / log_variance.exp() + log_variance + math.log(2 * math.pi)) / 2  # (M,M,D): of z_i under j
+    log_m = math.log(len(latents))
+    joint = log_q.sum(2).logsumexp(1) - log_m
+    apart = (log_q.logsumexp(1) - log_m).sum(1)
+    return (joint - apart).mean()
 
 
 def feature_distance(net: Any, rebuilt: Tensor, images: Tensor) -> Tensor:
