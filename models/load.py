@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.attribution import AttributionWrapper
 from models.causal import CausalWrapper
 from models.denoiser import alphas_cumprod
 from models.wrap import (
@@ -20,7 +21,6 @@ from models.wrap import (
     ClassifierWrapper,
     DenoiserWrapper,
     FeatureWrapper,
-    GeneratorWrapper,
     PerceptualWrapper,
 )
 
@@ -87,15 +87,17 @@ def wrap(
     if role == "autoencoder":
         return AutoencoderWrapper(network, size=spec.get("size"))
     if role == "attgan":
+    if role == "attribution":
+        return AttributionWrapper(network, descriptors=classes)
         return AttGANWrapper(network, attributes=classes, size=spec.get("size"))
-    if role == "gan":
-        return GeneratorWrapper(network, size=spec.get("size"))
     if role == "denoiser":
         bar = diffusion.get("alphas_cumprod")
         if bar is None:
             bar, _ = schedule_of(diffusion)
         return DenoiserWrapper(network, alphas_cumprod=bar, prediction=diffusion.get("prediction", "epsilon"))
-    known = "classifier, attributes, causal, autoencoder, gan, attgan, denoiser, features, perceptual, faces"
+    known = (
+        "classifier, attributes, causal, autoencoder, gan, attgan, attribution, denoiser, features, perceptual, faces"
+    )
     raise ValueError(f"expected a role out of {known}, got {role!r}")
 
 
@@ -144,9 +146,6 @@ def read_weights(weights: bytes | Path) -> dict[str, Tensor]:
         else:
             state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             state = state.get("state_dict", state) if isinstance(state, dict) else state
-            if isinstance(state, dict) and len(state) == 1:  # one network's, under whatever name
-                (only,) = state.values()
-                state = only if isinstance(only, dict) else state
     except Exception as error:  # zip, pickle and safetensors errors of many kinds, all meaning this
         why = str(error).strip().partition("\n")[0][:200]
         if "weights_only" in str(error):
