@@ -21,6 +21,7 @@ from models.wrap import (
     ClassifierWrapper,
     DenoiserWrapper,
     FeatureWrapper,
+    GeneratorWrapper,
     PerceptualWrapper,
 )
 
@@ -86,10 +87,12 @@ def wrap(
         return CausalWrapper(network)
     if role == "autoencoder":
         return AutoencoderWrapper(network, size=spec.get("size"))
-    if role == "attgan":
     if role == "attribution":
         return AttributionWrapper(network, descriptors=classes)
+    if role == "attgan":
         return AttGANWrapper(network, attributes=classes, size=spec.get("size"))
+    if role == "gan":
+        return GeneratorWrapper(network, size=spec.get("size"))
     if role == "denoiser":
         bar = diffusion.get("alphas_cumprod")
         if bar is None:
@@ -146,6 +149,9 @@ def read_weights(weights: bytes | Path) -> dict[str, Tensor]:
         else:
             state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             state = state.get("state_dict", state) if isinstance(state, dict) else state
+            if isinstance(state, dict) and len(state) == 1:  # one network's, under whatever name
+                (only,) = state.values()
+                state = only if isinstance(only, dict) else state
     except Exception as error:  # zip, pickle and safetensors errors of many kinds, all meaning this
         why = str(error).strip().partition("\n")[0][:200]
         if "weights_only" in str(error):
