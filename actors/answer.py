@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 from actors.load import load_method, load_models, method_models, pick_device
 from actors.rows import Row, Unusable
 from actors.targets import BadTarget, choose_target
+from configs.strict import UserError
 from methods.contract import Answers, Queries
 from storage.schema import counterfactual_id, seed_of
 
@@ -21,10 +22,10 @@ Picture = np.ndarray[Any, Any]
 
 @dataclass
 class Answered:
-    """A row and what the method made of it, all of it on the CPU.
+    """A row and one answer that the method gave to it, all of it on the CPU.
 
-    before, after: class probabilities (K,) of the original and of the stored counterfactual (H,W,3) uint8; seconds: its
-    share of the batch's; None, as steps and evaluations, where nobody knows.
+    k: which of the row's answers; before, after: class probabilities (K,) of the original and of the stored
+    counterfactual (H,W,3) uint8; seconds: its share of the batch's; None, as steps and evaluations, where nobody knows.
     """
 
     row: Row
@@ -44,6 +45,7 @@ class Answered:
     edits: dict[str, Any] | None = None
     condition_before: list[float] | None = None
     condition_after: list[float] | None = None
+    k: int = 0
 
 
 class Answerer:
@@ -57,9 +59,13 @@ class Answerer:
         self.method = load_method(config)
         self.models = load_models(config, method_models(self.method), self.device)
         self.classifier: Any = self.models["classifier"]
+        self.each: int | None = None  # answers to a row, once the method has given some
 
     def __call__(self, batch: list[Row]) -> tuple[list[Answered], list[Unusable]]:
-        """Answers of the rows that have a target, and the others with the reason."""
+        """Answers of the rows that have a target, those to one row together, and the other rows with the reason.
+
+        UserError where the method does not give every row as many answers.
+        """
         started = time.perf_counter()
         images = self._tensor([row.image for row in batch])
         before = self._probabilities(images)
@@ -83,19 +89,22 @@ class Answerer:
         )
         needed = {name: self.models[name] for name in method_models(self.method)}
         answers: Answers = self.method(queries, **needed)
+        each = self._each(answers, len(rows))
         stored = _levels(answers.counterfactual.clamp(0, 1)).permute(0, 2, 3, 1).contiguous().numpy()
-        after = self._probabilities(self._tensor(list(stored)))
+        # As many at a time as the classifier was asked about before.
+        parts = (self._tensor(list(stored[at : at + len(batch)])) for at in range(0, len(stored), len(batch)))
+        after = torch.cat([self._probabilities(part) for part in parts])
         latents = [_rows_of(answers.latent_before), _rows_of(answers.latent_after)]
         conditions = [_rows_of(answers.condition_before), _rows_of(answers.condition_after)]
-        masks = None if answers.mask is None else _levels(answers.mask).reshape(len(rows), *answers.mask.shape[-2:])
-        seconds = (time.perf_counter() - started) / len(rows)
+        masks = None if answers.mask is None else _levels(answers.mask).reshape(len(stored), *answers.mask.shape[-2:])
+        seconds = (time.perf_counter() - started) / len(stored)
         return [
             Answered(
-                row=row,
-                cf_id=ids[j],
-                before=before[keep[j]],
+                row=rows[i],
+                cf_id=counterfactual_id(rows[i].id, fingerprint, int(targets[i]), k),
+                before=before[keep[i]],
                 after=after[j],
-                target=int(targets[j]),
+                target=int(targets[i]),
                 stored=stored[j],
                 steps=int(answers.steps[j]),
                 forward=int(answers.forward[j]),
@@ -108,9 +117,24 @@ class Answerer:
                 edits=None if answers.edits is None else answers.edits[j],
                 condition_before=conditions[0][j] if conditions[0] else None,
                 condition_after=conditions[1][j] if conditions[1] else None,
+                k=k,
             )
-            for j, row in enumerate(rows)
+            for j, (i, k) in enumerate(divmod(j, each) for j in range(len(stored)))
         ], bad
+
+    def _each(self, answers: Answers, queries: int) -> int:
+        """Answers to each query, the same number in every batch; UserError, naming the method, where it is not so."""
+        lengths = {f.name: len(v) for f in fields(answers) if (v := getattr(answers, f.name)) is not None}
+        given, name = lengths["counterfactual"], self.config["method"]["target"]
+        each, rest = divmod(given, queries)
+        if rest or not each or each != (self.each or each):
+            wanted = f"{self.each} answers" if self.each else "the same number of answers, 1 or more,"
+            raise UserError(f"method.target: expected {name} to give {wanted} to each of {queries} rows, got {given}")
+        for part, length in lengths.items():
+            if length != given:
+                raise UserError(f"method.target: expected {part} of the {given} answers of {name}, got {length}")
+        self.each = each
+        return each
 
     def _tensor(self, images: list[Picture]) -> Tensor:
         stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)

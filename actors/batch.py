@@ -10,6 +10,7 @@ import torch
 
 from actors.rows import Row, Unusable
 from actors.watchdog import stop
+from configs.strict import UserError
 
 A = TypeVar("A")
 Call = Callable[[list[Row]], tuple[list[A], list[Unusable]]]
@@ -48,6 +49,8 @@ class Batch:
         try:
             answers, bad = call(rows)
             return answers, bad, False
+        except UserError:  # no row is to blame
+            raise
         except Exception as error:
             short = out_of_memory(error)
             told = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

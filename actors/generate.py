@@ -147,6 +147,7 @@ class Generate:
             shard,
             table,
             rows_in=shard["rows"],
+            rows_out=pc.count_distinct(table["id"]).as_py(),  # a row may have several answers
             quarantined=quarantined,
             seconds=time.perf_counter() - began,
             extra=extra,
@@ -160,6 +161,7 @@ class Generate:
             "index": commit["shard"]["index"],
             "rows_in": commit["rows_in"],
             "rows_out": commit["rows_out"],
+            "answers": commit["rows"],
             "quarantined": len(commit["quarantined"]),
             "flipped": commit["extra"].get("flipped", 0),
             "seconds": time.perf_counter() - begun.since,
@@ -219,17 +221,22 @@ class Generate:
         return limit(allowed, f"{what} (engine.row_seconds: {seconds})", note)
 
     def _records(self, answers: list[Answered]) -> tuple[list[dict[str, Any]], list[Unusable]]:
-        """Rows to be stored; an answer that cannot be is set aside."""
-        rows, bad = [], []
+        """Answers to be stored; a row of which one cannot be is set aside as a whole."""
+        rows: list[dict[str, Any]] = []
+        bad: dict[str, Unusable] = {}
+        several = len({answered.row.id for answered in answers}) < len(answers)
         for answered in answers:
             try:
                 rows.append(record(answered, self.config["method"]["target"]))
+                continue
             except BadRow as reason:
-                bad.append(Unusable(answered.row.id, str(reason)))
+                why = str(reason)
             except Exception as error:
                 text = " ".join(str(error).split())[:300]
-                bad.append(Unusable(answered.row.id, f"the method failed: {type(error).__name__}: {text}"))
-        return rows, bad
+                why = f"the method failed: {type(error).__name__}: {text}"
+            which = f"answer {answered.k}: " if several else ""
+            bad.setdefault(answered.row.id, Unusable(answered.row.id, which + why))
+        return [row for row in rows if row["id"] not in bad], list(bad.values())
 
 
 def _taken(part: Future[tuple[list[dict[str, Any]], list[Unusable]]], bad: list[Unusable]) -> list[dict[str, Any]]:

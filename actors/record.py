@@ -24,7 +24,7 @@ def record(answered: Answered, method: str) -> dict[str, Any]:
     return {
         "id": row.id,
         "cf_id": answered.cf_id,
-        "k": 0,
+        "k": answered.k,
         "row": row.row,
         "split": row.split,
         "label": row.label,

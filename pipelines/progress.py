@@ -20,7 +20,7 @@ class Progress:
     def __init__(self, what: str, total: int, *, done: int = 0, planned: int | None = None) -> None:
         self.what, self.total = what, total
         self.shards, self.planned = done, planned
-        self.rows = self.quarantined = self.flipped = self.judged = 0
+        self.rows = self.quarantined = self.flipped = self.judged = self.answered = 0
         self.started = self.said = time.monotonic()
         self.live = sys.stderr.isatty()
         self.noted: set[str] = set()
@@ -39,7 +39,8 @@ class Progress:
         self.quarantined += receipt["quarantined"]
         if "flipped" in receipt:
             self.flipped += receipt["flipped"]
-            self.judged += receipt["rows_out"]
+            self.judged += receipt.get("answers", receipt["rows_out"])
+            self.answered += receipt["rows_out"]
         now = time.monotonic()
         if self.live or now - self.said >= LOG_EVERY:
             self.said = now
@@ -57,7 +58,8 @@ class Progress:
         if self.planned is not None:
             parts.insert(1, f"{self.shards:,} of {self.planned:,} shards")
         if self.judged:
-            parts.append(f"flipped {100 * self.flipped / self.judged:.1f} %")
+            several = f" of {self.judged} answers" if self.judged > self.answered else ""
+            parts.append(f"flipped {100 * self.flipped / self.judged:.1f} %{several}")
         if self.quarantined:
             parts.append(f"quarantined {self.quarantined}")
         left = self.total - self.rows

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from storage.commit import GENERATE, commit_path, data_path, iterate_commits, read_commit, revisions
+from storage.commit import GENERATE, commit_path, data_path, evenly, iterate_commits, read_commit, revisions
 from storage.names import COLUMNS, Hashes, doubled, hashes, keys, unpack
 from storage.run import read_plan
 from storage.uri import Store
@@ -24,10 +24,10 @@ def check_stage(store: Store, stage: str, *, whole: bool = True) -> list[str]:
     whole: shards without a commit are told, too: of the plan's, or after `generate` of those it has committed.
 
     Checked: the plan has no hole; each of its shards has a commit and no other has; rows_in = rows_out + quarantined;
-    rows_in is what the plan gave, or after `generate` what generate committed; every committed data file is there, in
-    the committed size; no id twice with the same k. Left to `verify`: that the files' bytes are those committed, and
-    hold the rows that the commits tell of. Reads the commits, lists one folder, opens no data file (but to name doubled
-    ids), and holds 8 bytes a row.
+    rows_in is what the plan gave, or after `generate` what generate committed; every row has as many answers; every
+    committed data file is there, in the committed size; no id twice with the same k. Left to `verify`: that the files'
+    bytes are those committed, and hold the rows that the commits tell of. Reads the commits, lists one folder, opens no
+    data file (but to name doubled ids), and holds 8 bytes a row.
     """
     plan = read_plan(store)
     planned = {shard["index"]: shard for shard in plan["shards"]}
@@ -38,14 +38,17 @@ def check_stage(store: Store, stage: str, *, whole: bool = True) -> list[str]:
         if stage != GENERATE:
             given = {commit["shard"]["index"]: commit["rows"] for commit in iterate_commits(store, GENERATE)}
         files: dict[int, tuple[str, int]] = {}
+        each: dict[int, int] = {}
         for commit in iterate_commits(store, stage):
             index = commit["shard"]["index"]
             told = list(commit_lines(commit, planned.get(index), given.get(index)))
             lines += [f"{stage}: shard {index}: {line}" for line in told]
             found[index] = _ids(store, commit) if not told else np.zeros(0, np.uint64)
             files[index] = data_path(commit), commit["bytes"]
+            each |= answers_each(commit)
         sizes = store.sizes(f"data/{stage}")  # after the commits: another driver may be at work
         lines += [f"{stage}: shard {index}: {line}" for index in files for line in _file_lines(*files[index], sizes)]
+        lines += each_lines(stage, each)
     except (ValueError, FileNotFoundError) as error:  # a damaged commit, or no file of one without hashes
         return [*lines, f"{stage}: {error}"]
     lines += open_lines(stage, planned if stage == GENERATE else given, found) if whole else []
@@ -85,10 +88,27 @@ def commit_lines(commit: Mapping[str, Any], shard: Mapping[str, Any] | None, giv
         yield f"expected the commit of rows {_range(shard)}, got one of {_range(commit['shard'])}"
     if commit["rows_in"] != commit["rows_out"] + bad:
         yield f"expected rows_in = rows_out + quarantined, got {commit['rows_in']} = {commit['rows_out']} + {bad}"
+    if commit["stage"] == GENERATE and not evenly(commit["rows"], commit["rows_out"]):
+        yield f"expected as many answers to each of {commit['rows_out']} rows, got {commit['rows']} answers"
     if shard is not None and given is None:
         yield f"expected a commit of {GENERATE} before this one, got none"
     elif shard is not None and commit["rows_in"] != given:
         yield f"expected {given} rows in, got {commit['rows_in']}"
+
+
+def answers_each(commit: Mapping[str, Any]) -> dict[int, int]:
+    """How many answers each row of a shard has, by the shard's index; {} where it has no rows, or not as many each."""
+    if not commit["rows_out"] or not evenly(commit["rows"], commit["rows_out"]):
+        return {}
+    return {commit["shard"]["index"]: commit["rows"] // commit["rows_out"]}
+
+
+def each_lines(stage: str, each: Mapping[int, int]) -> Iterator[str]:
+    """Shards whose rows have not as many answers as most shards' have."""
+    usual = Counter(each.values()).most_common(1)
+    for index, number in each.items():
+        if number != usual[0][0]:
+            yield f"{stage}: shard {index}: expected {usual[0][0]} answers to each row, as elsewhere, got {number}"
 
 
 def name_doubled(tables: Iterable[tuple[int, pa.Table]], twice: set[int], what: str, part: int) -> list[str]:

@@ -46,15 +46,18 @@ def commit_shard(
     """Write a shard's table, then its commit; returns the commit that won, which may be another writer's.
 
     shard: as the plan has it, with "revision" where that is not 0.
-    quarantined: [{"id", "reason"}]. rows_out: input rows answered; by default the table's rows (they differ for k > 1).
+    quarantined: [{"id", "reason"}]. rows_out: input rows answered; by default the table's rows: of generate, where a
+    method gives k answers to a row, they are k times as many.
     Deletes nothing, ever: after a lost reply the file that looks orphaned may be the committed one.
-    ValueError, and nothing written, if rows_in is not rows_out + quarantined.
+    ValueError, and nothing written, if rows_in is not rows_out + quarantined, or the answers do not go to the rows.
     """
     planned = {name: value for name, value in shard.items() if name not in WORK}
     revision = shard.get("revision", 0)
     path, name = commit_path(stage, shard["index"], revision), shard_name(shard["index"], revision)
     rows_out = table.num_rows if rows_out is None else rows_out
     _expect_whole(stage, shard, rows_in, rows_out, quarantined)
+    if not evenly(table.num_rows, rows_out):
+        raise ValueError(f"expected as many answers to each of {rows_out} rows, got {table.num_rows} answers")
     out = io.BytesIO()
     pq.write_table(table, out, compression="zstd")
     data = out.getvalue()
@@ -170,6 +173,11 @@ def totals(commits: Mapping[int, Mapping[str, Any]] | Iterable[Mapping[str, Any]
             if isinstance(value, int | float):
                 sums[name] = sums.get(name, 0) + value
     return sums
+
+
+def evenly(answers: int, rows: int) -> bool:
+    """Can so many answers be as many to each row, one or more."""
+    return answers % rows == 0 < answers if rows else answers == 0
 
 
 def commit_path(stage: str, index: int, revision: int = 0) -> str:

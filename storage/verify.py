@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet as pq
 
-from storage.check import TWICE, commit_lines, name_doubled, open_lines, plan_lines
+from storage.check import NAMED, TWICE, answers_each, commit_lines, each_lines, name_doubled, open_lines, plan_lines
 from storage.commit import GENERATE, commit_path, data_path, read_commit, revisions, stages
 from storage.names import COLUMNS, Hashes, doubled, hashes, keys, unpack
 from storage.run import read_plan
@@ -30,7 +31,8 @@ def verify(store: Store) -> list[str]:
 
     Of every stage: each shard of the plan has a commit and no other has; rows_in = rows_out + quarantined; rows_in is
     what the plan gave, or after `generate` what generate committed; the data file has the committed sha256, size and
-    rows; no cf_id twice, no id twice with the same k; a revision has every row of the one before.
+    rows; no cf_id twice, no id twice with the same k; each row has its answers 0 to k-1, the same k in all shards; a
+    revision has every row of the one before.
     Holds one shard and 16 bytes a row in memory.
     """
     plan = read_plan(store)
@@ -54,12 +56,14 @@ def _stage_lines(
     rows: dict[int, int] = {}
     ids: list[Hashes] = []
     answers: list[Hashes] = []
+    each: dict[int, int] = {}
     for index, revision in done.items():
         where = f"{stage}: shard {index}"
         try:
             commit = read_commit(store, commit_path(stage, index, revision))
             lines += [f"{where}: {line}" for line in commit_lines(commit, planned.get(index), given.get(index))]
             rows[index] = commit["rows"]
+            each |= answers_each(commit)
             table = _table(store, commit)
         except DAMAGE as error:
             lines.append(f"{where}: {' '.join(str(error).split()) or type(error).__name__}")
@@ -68,6 +72,7 @@ def _stage_lines(
         pairs, names = keys(table)
         ids.append(hashes(pairs))
         answers.append(hashes(names))
+    lines += each_lines(stage, each)
     for what, parts, part in ((TWICE, ids, 0), ("expected each cf_id once", answers, 1)):
         if twice := doubled(parts):
             lines += [f"{stage}: {line}" for line in name_doubled(_tables(store, stage, done), twice, what, part)]
@@ -81,6 +86,25 @@ def _table_lines(commit: dict[str, Any], table: pa.Table, stage: str) -> Iterato
     answered = len(ids) if stage == GENERATE and ids else table.num_rows
     if answered != commit["rows_out"]:
         yield f"expected {commit['rows_out']} rows answered in its file, got {answered}"
+    elif {"id", "k"} <= set(table.column_names):
+        yield from _answer_lines(table)
+
+
+def _answer_lines(table: pa.Table) -> Iterator[str]:
+    """Rows of which an answer is missing, by what the other rows of the file have; doubled ones are told elsewhere."""
+    found: dict[str, set[int]] = {}
+    for name, k in zip(table["id"].to_pylist(), table["k"].to_pylist(), strict=True):
+        found.setdefault(name, set()).add(k)
+    most = Counter(len(ks) for ks in found.values()).most_common(1)
+    wanted = set(range(most[0][0])) if most else set()
+    lines = [
+        f"expected answers 0 to {len(wanted) - 1} to row {name}, got {', '.join(map(str, sorted(ks))) or 'none'}"
+        for name, ks in found.items()
+        if ks != wanted
+    ]
+    yield from lines[:NAMED]
+    if len(lines) > NAMED:
+        yield f"and {len(lines) - NAMED} more rows without all their answers"
 
 
 def _table(store: Store, commit: dict[str, Any]) -> pa.Table:

@@ -225,7 +225,10 @@ def test_tables_without_ids_are_counted_and_hashed(store: Store) -> None:
     commit_shard(store, "generate", shard(0), pa.table({"x": range(ROWS)}), **said)
     assert verify(store) == []
     edit(store, 0, rows=3)
-    assert verify(store) == ["generate: shard 0: expected 3 rows in its file, got 4"]
+    assert verify(store) == [
+        "generate: shard 0: expected as many answers to each of 4 rows, got 3 answers",
+        "generate: shard 0: expected 3 rows in its file, got 4",
+    ]
 
 
 def test_many_doubles_are_named_up_to_a_limit(store: Store) -> None:
