@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from models.attribution import AttributionWrapper
 from models.causal import CausalWrapper
 from models.denoiser import alphas_cumprod
+from models.semantic import SemanticWrapper
 from models.wrap import (
     AttGANWrapper,
     AttributeWrapper,
@@ -89,6 +90,8 @@ def wrap(
         return AutoencoderWrapper(network, size=spec.get("size"))
     if role == "attribution":
         return AttributionWrapper(network, descriptors=classes)
+    if role == "semantic":
+        return SemanticWrapper(network, regions=classes, size=spec.get("size"))
     if role == "attgan":
         return AttGANWrapper(network, attributes=classes, size=spec.get("size"))
     if role == "gan":
@@ -99,7 +102,8 @@ def wrap(
             bar, _ = schedule_of(diffusion)
         return DenoiserWrapper(network, alphas_cumprod=bar, prediction=diffusion.get("prediction", "epsilon"))
     known = (
-        "classifier, attributes, causal, autoencoder, gan, attgan, attribution, denoiser, features, perceptual, faces"
+        "classifier, attributes, causal, autoencoder, gan, attgan, attribution, semantic, denoiser, features, "
+        "perceptual, faces"
     )
     raise ValueError(f"expected a role out of {known}, got {role!r}")
 

@@ -15,7 +15,17 @@ from storage.secrets import hide
 if TYPE_CHECKING:
     from pipelines.part import Part
 
-ROLES = ("classifier", "attributes", "causal", "autoencoder", "attgan", "attribution", "denoiser", "simsiam")
+ROLES = (
+    "classifier",
+    "attributes",
+    "causal",
+    "autoencoder",
+    "attgan",
+    "attribution",
+    "semantic",
+    "denoiser",
+    "simsiam",
+)
 ONE_STAGE = ("generate", "score", "judge", "augment", "report")
 
 

@@ -26,6 +26,7 @@ from pipelines import (
     train_causal,
     train_holdout,
     train_losses,
+    train_semantic,
     train_simsiam,
 )
 from pipelines.train_data import Samples, bits, class_indices, load
@@ -189,6 +190,7 @@ def loss(config: TrainConfig, net: nn.Module, spec: dict[str, Any], device: torc
     if config.role == "simsiam":
         return lambda images, _, g: train_simsiam.loss(net, images, weights, g)
     of = {
+        "semantic": train_semantic.loss,
         "classifier": train_losses.classifier,
         "attributes": train_losses.attributes,
         "autoencoder": train_losses.autoencoder,
@@ -204,6 +206,9 @@ def needed(config: TrainConfig) -> list[str]:
         if len(config.classes) < 2:
             raise UserError(f"{config.name}: expected at least 2 names in classes, got {config.classes}")
         return [config.data.label]
+    if config.role == "semantic":
+        train_semantic.expect_masks(config)
+        return []
     if config.role in ("attributes", "attgan", "attribution") and not config.labels:
         raise UserError(f"{config.name}: expected labels, the columns to learn, got none")
     return config.labels
@@ -211,6 +216,8 @@ def needed(config: TrainConfig) -> list[str]:
 
 def targets(config: TrainConfig, samples: Samples) -> Tensor:
     """Labels as the role's loss wants them: class indices (N,), or bits (N,A)."""
+    if config.role == "semantic":
+        return train_semantic.masks_of(samples, len(config.classes))
     if config.role == "attribution":  # its columns need not be bits
         return torch.zeros(len(samples), 0)
     if config.role not in ("classifier", "causal"):
@@ -226,6 +233,8 @@ def specification(config: TrainConfig) -> dict[str, Any]:
     settings, derived = dict(config.settings), {"outputs": len(classes)} if classes else dict(side)
     if config.role == "autoencoder" and config.objective.get("attributes"):
         derived["attributes"] = len(config.labels)
+    if config.role == "semantic":
+        derived["regions"] = len(config.classes)
     if config.role == "attgan":
         derived["attributes"] = len(config.labels)
     if config.role == "causal":
@@ -241,6 +250,8 @@ def specification(config: TrainConfig) -> dict[str, Any]:
         spec |= {"classes": list(classes), "mean": [0.5], "std": [0.5]}
     if config.role in ("attgan", "attribution"):
         spec["classes"] = list(config.labels)
+    if config.role == "semantic":
+        spec["classes"] = list(config.classes)
     if config.role == "simsiam":
         spec |= {"role": "features", "mean": [0.5], "std": [0.5]}
     if config.role not in ("denoiser", "causal", "attribution"):
@@ -269,6 +280,8 @@ def evaluate(
         figures = train_causal.holdout(model, explained, samples, truth, device)
     elif config.role == "attributes":
         figures = train_holdout.attributes(model, samples, bits(samples, labels), device)
+    elif config.role == "semantic":
+        figures = train_semantic.holdout(model, samples, targets(config, samples), device)
     elif config.role == "attgan":
         figures = train_attgan.holdout(model, samples, bits(samples, labels), device)
     elif config.role == "autoencoder":

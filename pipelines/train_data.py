@@ -13,17 +13,18 @@ from torch import Tensor
 
 from configs.schema import DataConfig
 from configs.strict import UserError, nearest
-from storage.codec import BadRow, decode
+from storage.codec import BadRow, decode, decode_mask, dimensions
 from storage.uri import data_files
 
 
 @dataclass(frozen=True)
 class Samples:
     """images: (N,3,S,S) uint8; columns: per name, the N values as Parquet gives them (bool, int, str), none of them
-    null."""
+    null; masks: (N,S,S) uint8, where the data name a column of them."""
 
     images: Tensor
     columns: dict[str, list[Any]]
+    masks: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -41,13 +42,15 @@ def load(data: DataConfig, columns: list[str], log: Callable[[str], None] = prin
     except (FileNotFoundError, ValueError) as error:
         raise UserError(f"data.path: {error}") from None
     images: list[Any] = []
+    masks: list[Any] = []
+    read = [data.image, *([data.mask] if data.mask else []), *columns]
     kept: dict[str, list[Any]] = {name: [] for name in columns}
     bad: Counter[str] = Counter()
     position = 0
     for store, path in files:
         parquet = store.parquet(path)
         known = parquet.schema_arrow.names
-        for name in [data.image, *columns]:
+        for name in read:
             if name not in known:
                 raise UserError(f"{store.url(path)}: expected a column {name!r}: {nearest(name, known)}")
         for group in range(parquet.num_row_groups):
@@ -55,7 +58,7 @@ def load(data: DataConfig, columns: list[str], log: Callable[[str], None] = prin
             position += rows
             if position <= first or position - rows >= last:
                 continue
-            table = parquet.read_row_group(group, columns=[data.image, *columns]).to_pylist()
+            table = parquet.read_row_group(group, columns=read).to_pylist()
             for offset, row in enumerate(table, position - rows):
                 if not first <= offset < last:
                     continue
@@ -65,7 +68,11 @@ def load(data: DataConfig, columns: list[str], log: Callable[[str], None] = prin
                     if null is not None:
                         raise BadRow(f"{null} is null")
                     content = cell["bytes"] if isinstance(cell, dict) else cell
-                    images.append(decode(content, size=data.size, crop=data.crop, max_pixels=data.max_pixels))
+                    image = decode(content, size=data.size, crop=data.crop, max_pixels=data.max_pixels)
+                    if data.mask:
+                        of = dimensions(content, max_pixels=data.max_pixels)
+                        masks.append(decode_mask(row[data.mask], size=data.size, crop=data.crop, of=of))
+                    images.append(image)
                 except BadRow as error:
                     bad[str(error)] += 1
                     continue
@@ -76,7 +83,8 @@ def load(data: DataConfig, columns: list[str], log: Callable[[str], None] = prin
     if not images:
         raise UserError(f"{data.path}: expected usable rows, got none (rows: {data.rows or 'all'})")
     array = np.stack(images)
-    return Samples(torch.from_numpy(array).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last), kept)
+    tensor = torch.from_numpy(array).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    return Samples(tensor, kept, torch.from_numpy(np.stack(masks)) if masks else None)
 
 
 def class_indices(values: list[Any], classes: list[str], column: str) -> Tensor:

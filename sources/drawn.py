@@ -26,8 +26,8 @@ def drawn_faces(
 ) -> Source:
     """Faces start .. start + rows of a seed, then test_rows for testing, labelled by one of their attributes.
 
-    Further columns: every attribute, and `row`, the face's number; masked: and the mask. ValueError on unknown attributes
-    and bad agreements.
+    Further columns: every attribute, and `row`, the face's number; masked: and the mask. ValueError on unknown
+    attributes and bad agreements.
     """
     nobody = np.zeros(0, dtype=np.int64)
     labels(seed, nobody, label=label, correlations=correlations)  # refuses now, not at the first row

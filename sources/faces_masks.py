@@ -92,4 +92,4 @@ def nose_room(patch: Patch, look: Look) -> Array:
     tip = patch.y - look["nose"]
     wings = (ellipse(patch.x, tip - 0.3, look["nose width"] + 1.4, 2.3) - 1) * 2.3
     ridge = (ellipse(patch.x, tip + 3.2, 2.9, 4.8) - 1) * 3
-    return np.minimum(wings, ridge)
+    return np.asarray(np.minimum(wings, ridge))

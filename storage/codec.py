@@ -60,23 +60,19 @@ def decode(data: bytes | None, *, size: int | Sequence[int], crop: Crop | None, 
 
 
 def decode_mask(
-    data: bytes | None,
-    *,
-    size: int | Sequence[int],
-    crop: Crop | None,
-    of: tuple[int, int],
-    max_pixels: int = 50_000_000,
+    cell: object, *, size: int | Sequence[int], crop: Crop | None, of: tuple[int, int]
 ) -> NDArray[np.uint8]:
     """PNG bytes of region indices, grey or with a palette, to (H,W) uint8: cropped and resized as their image is, but
     to the nearest neighbour.
 
-    of: the image's own width and height, which the mask must have. BadRow: no or broken bytes, another format (JPEG
-    would smear indices), mode or size.
+    cell: bytes, or a struct with them as `bytes`; of: the image's own width and height, which the mask must have.
+    BadRow: no or broken bytes, another format (JPEG would smear indices), mode or size.
     """
-    if not isinstance(data, bytes | bytearray | memoryview) or len(data) == 0:
-        raise BadRow(f"mask: expected bytes, got {'null' if data is None else '0' if data == b'' else 'no bytes'}")
+    data = cell.get("bytes") if isinstance(cell, dict) else cell
+    if not isinstance(data, bytes) or not data:
+        raise BadRow(f"no mask: {'null' if data is None else '0 bytes' if data == b'' else type(data).__name__}")
     try:
-        image = _header(bytes(data), max_pixels)
+        image = _header(data, of[0] * of[1])
     except BadRow as reason:
         raise BadRow(f"mask: {reason}") from None
     if image.format != "PNG" or image.mode not in ("L", "P"):

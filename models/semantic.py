@@ -1,0 +1,168 @@
+"""A small autoencoder of images by their regions: a style vector for every region, and a decoder of mask and styles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def shares(masks: Tensor, regions: int, side: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """What share of every place each region has, (B,R,h,w) in [0,1], of masks (B,H,W) of indices below R."""
+    one_hot = (masks[:, None] == torch.arange(regions, device=masks.device)[:, None, None]).to(dtype)
+    return one_hot if one_hot.shape[-2:] == side else F.adaptive_avg_pool2d(one_hot, side)
+
+
+def places(share: Tensor) -> Tensor:
+    """Where every place lies, (B,4,h,w): in the picture, from -1 to 1, and in its own region, from the region's middle
+    in its standard deviations, so that what a style draws moves and grows with its region."""
+    height, width = share.shape[-2:]
+    y, x = (torch.linspace(-1, 1, n, device=share.device, dtype=share.dtype) for n in (height, width))
+    grid = torch.stack([x.expand(height, width), y[:, None].expand(height, width)])
+    area = share.sum((2, 3)).clamp(min=1e-3)
+    middle = torch.einsum("brhw,chw->brc", share, grid) / area[..., None]
+    square = torch.einsum("brhw,chw->brc", share, grid.square()) / area[..., None]
+    spread = (square - middle.square()).clamp(min=1e-4).sqrt()
+    own = (grid - torch.einsum("brhw,brc->bchw", share, middle)) / torch.einsum("brhw,brc->bchw", share, spread).clamp(
+        min=1e-2
+    )
+    return torch.cat([grid.expand(len(share), -1, -1, -1), own.clamp(-4, 4)], 1)
+
+
+def local_norm(x: Tensor) -> Tensor:
+    """Each place's channels by their root mean square (Karras et al. 2018, 4.2): unlike batch or group norm it carries
+    nothing from one place to another, and so nothing from one region to another."""
+    return x * ((x * x).mean(1, keepdim=True) + 1e-6).rsqrt()
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions beside a shortcut, each after a norm that the styles scale and shift (Zhu et al. 2020, SEAN:
+    a region's style goes to every place of the region)."""
+
+    def __init__(self, channels: int, style: int, convolutions: int = 2) -> None:
+        super().__init__()
+        self.told = nn.ModuleList(nn.Conv2d(style, 2 * channels, 1) for _ in range(convolutions))
+        self.convolutions = nn.ModuleList(nn.Conv2d(channels, channels, 3, 1, 1) for _ in range(convolutions))
+
+    def forward(self, x: Tensor, styles: Tensor) -> Tensor:
+        """Like x (B,C,h,w); styles (B,S,h,w)."""
+        change = x
+        for told, convolution in zip(self.told, self.convolutions, strict=True):
+            scale, shift = told(styles).chunk(2, dim=1)
+            change = convolution(F.silu(torch.addcmul(shift, local_norm(change), 1 + scale)))
+        return x + change
+
+
+class PerRegion(nn.Module):
+    """A linear layer of its own for every region: (B,R,inputs) to (B,R,outputs)."""
+
+    def __init__(self, regions: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(regions, inputs, outputs) / inputs**0.5)
+        self.bias = nn.Parameter(torch.zeros(regions, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,R,outputs)."""
+        return torch.einsum("bri,rio->bro", x, self.weight) + self.bias
+
+
+class SemanticNet(nn.Module):
+    """Images (B,3,size,size) in [0,1] under masks (B,size,size) to styles (B,R,style), and back under the same masks.
+
+    The encoder averages convolutional features over each region (SEAN); the decoder sees the image only through the
+    styles. As in a VAE the styles are noisy in training, with a spread learnt per coordinate, so that small steps from
+    a style give an image, too. widths: channels at a quarter, half and the whole of the side. A region that a mask has
+    nothing of has a style of zeros.
+    """
+
+    def __init__(
+        self,
+        *,
+        regions: int,
+        size: int = 64,
+        style: int = 12,
+        told: int = 20,
+        encoder: tuple[int, int, int] = (16, 24, 32),
+        widths: tuple[int, int, int] = (24, 32, 16),
+    ) -> None:
+        super().__init__()
+        if size % 4:
+            raise ValueError(f"expected size divisible by 4, got {size}")
+        self.regions, self.size = regions, size
+        first, second, third = encoder
+        self.stem = nn.Conv2d(3 + regions + 4, first, 3, 2, 1)
+        self.fine = nn.Conv2d(first, second, 3, 1, 1)
+        self.coarse = nn.Conv2d(second, third, 3, 2, 1)
+        self.head = PerRegion(regions, second + third, style)
+        self.log_variance = nn.Parameter(torch.full((regions, style), -4.0))
+        quarter, half, whole = widths
+        self.spell = PerRegion(regions, style, told)  # SEAN's layer per region, before styles go to their places
+        self.start = nn.Conv2d(regions + 4, quarter, 3, 1, 1)
+        self.low = Block(quarter, told)
+        self.middle = nn.Conv2d(quarter, half, 3, 1, 1)
+        self.high = Block(half, told)
+        self.fold = nn.Conv2d(half, 4 * whole, 1)
+        self.top = Block(whole, told)
+        self.last = nn.Conv2d(whole, 3, 3, 1, 1)
+
+    def posterior(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the styles, (B,R,style) each."""
+        share = shares(masks, self.regions, (self.size, self.size), images.dtype)
+        seen = torch.cat([images * 2 - 1, share, places(share)], 1)
+        fine = F.silu(self.fine(F.silu(self.stem(seen))))
+        coarse = F.silu(self.coarse(fine))
+        pooled = [average(x.float(), masks, self.regions) for x in (fine, coarse)]
+        there = (share.sum((2, 3)) > 0)[..., None]
+        mean = self.head(torch.cat(pooled, 2)).float() * there
+        return mean, self.log_variance.clamp(-8, 2).expand_as(mean)
+
+    def encode(self, images: Tensor, masks: Tensor) -> Tensor:
+        """Styles (B,R,style)."""
+        return self.posterior(images, masks)[0]
+
+    def decode(self, styles: Tensor, masks: Tensor) -> Tensor:
+        """Images (B,3,size,size) in [0,1]."""
+        spelt, size = self.spell(styles), self.size
+        share = {side: shares(masks, self.regions, (side, side), styles.dtype) for side in (size // 4, size // 2, size)}
+        told = {side: torch.einsum("brs,brhw->bshw", spelt, part.to(spelt)) for side, part in share.items()}
+        x = self.start(torch.cat([share[size // 4], places(share[size // 4])], 1))
+        x = self.low(x, told[size // 4])
+        x = self.high(self.middle(F.interpolate(x, scale_factor=2.0)), told[size // 2])
+        x = self.top(F.pixel_shuffle(self.fold(x), 2), told[size])
+        return torch.sigmoid(self.last(F.silu(x)).float())
+
+
+def average(x: Tensor, masks: Tensor, regions: int) -> Tensor:
+    """Means of maps (B,C,h,w) over each region, (B,R,C); zeros where a mask has nothing of it."""
+    share = shares(masks, regions, (x.shape[-2], x.shape[-1]), x.dtype)
+    return torch.einsum("bchw,brhw->brc", x, share) / share.sum((2, 3)).clamp(min=1e-3)[..., None]
+
+
+class SemanticWrapper(nn.Module):
+    """A network with `encode` and `decode` under masks as a SemanticAutoencoder, for images of one size."""
+
+    def __init__(self, network: nn.Module, *, regions: Sequence[str], size: int | None = None) -> None:
+        super().__init__()
+        for name in ("encode", "decode"):
+            if not callable(getattr(network, name, None)):
+                raise ValueError(f"expected a network with a method `{name}`, got {type(network).__name__} without")
+        self.network: Any = network
+        self.regions, self.size = tuple(regions), size
+
+    def encode(self, images: Tensor, masks: Tensor) -> Tensor:
+        """Styles (B,R,S) float32; masks (B,H,W) int64, indices into the regions."""
+        if self.size is not None and images.shape[-2:] != (self.size, self.size):
+            got = tuple(images.shape[-2:])
+            raise ValueError(f"expected images of {self.size} x {self.size} px (data.size), got {got}")
+        styles: Tensor = self.network.encode(images, masks)
+        if styles.shape[1] != len(self.regions):
+            raise ValueError(f"expected a style for each of {len(self.regions)} regions, got {styles.shape[1]}")
+        return styles.float()
+
+    def decode(self, styles: Tensor, masks: Tensor) -> Tensor:
+        """Images (B,3,H,W) in [0,1]."""
+        images: Tensor = self.network.decode(styles, masks)
+        return images.float().clamp(0, 1)
