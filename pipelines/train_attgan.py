@@ -108,8 +108,7 @@ def critic_terms(
 ) -> dict[str, Tensor]:
     """The critic's terms: the Wasserstein distance that it sees (negated), the gradient penalty, and the reader's."""
     with torch.no_grad():
-        latents, skip = net.encoded(images)
-        edited = net.decode(latents, others(has, generator), skip)
+        _, edited = made(net, images, has, others(has, generator), w["residual"])
     seen = jitter(images, w["jitter"], generator)
     if w["push"]:
         seen = pushed(net, seen, has, w["push"], generator)
@@ -147,10 +146,7 @@ def generator_terms(
 ) -> dict[str, Tensor]:
     """The generator's terms: rebuilt under the own attributes, and edited towards others', which the reader reads."""
     goal = others(has, generator)
-    latents, skip = net.encoded(images)
-    # One pass for both, so that batch norm sees them together.
-    made = net.decode(torch.cat([latents, latents]), torch.cat([has, goal]), torch.cat([skip, skip]))
-    rebuilt, edited = made.chunk(2)
+    rebuilt, edited = made(net, images, has, goal, w["residual"])
     net.reader.eval()  # its batch norm's averages are of real images
     logits = net.read(jitter(edited, w["jitter"], generator))
     net.reader.train()
@@ -159,6 +155,15 @@ def generator_terms(
         "attributes": F.binary_cross_entropy_with_logits(logits, goal),
         "adversarial": -critic(normal(edited)).float().mean(),
     }
+
+
+def made(net: Any, images: Tensor, has: Tensor, goal: Tensor, residual: float) -> tuple[Tensor, Tensor]:
+    """Images rebuilt under the attributes that they have, and edited towards others: dec(z,b), or with the residual."""
+    latents, skip = net.encoded(images)
+    # One pass for both, so that batch norm sees them together.
+    both = net.decode(torch.cat([latents, latents]), torch.cat([has, goal]), torch.cat([skip, skip]))
+    rebuilt, edited = both.chunk(2)
+    return rebuilt, (images + (edited - rebuilt)).clamp(0, 1) if residual else edited
 
 
 def update(optimizer: torch.optim.Optimizer, terms: dict[str, Tensor], w: Weights) -> None:

@@ -38,6 +38,7 @@ TERMS: dict[str, dict[str, float]] = {
         "critic_steps": 5.0,  # of the critic for one of the generator
         "jitter": 0.0,  # share of the images whose attributes are read that are noisy, blurred, re-lit
         "push": 0.0,  # how far, in [0,1], every pixel of half of the reader's images is pushed against its attributes
+        "residual": 0.0,  # 1: edited images are judged as x + dec(z, b) - dec(z, a), which is how they will be used
     },
     "semantic": {
         "pixel": 1.0,  # mean |x - x'|

@@ -74,16 +74,20 @@ def test_the_penalty_is_of_each_images_own_gradient() -> None:
     torch.testing.assert_close(train_attgan.penalty(critic, x, y, torch.Generator()), wanted)
 
 
-def test_the_generators_terms(batch: tuple[Tensor, Tensor]) -> None:
+@pytest.mark.parametrize("residual", [0.0, 1.0])
+def test_the_generators_terms(batch: tuple[Tensor, Tensor], residual: float) -> None:
     net, (images, has) = small(), batch
     net.eval()  # batch norm by its averages, so that the two decodings can be taken apart
     critic = net.critic()
-    terms = train_attgan.generator_terms(net, critic, images, has, W, torch.Generator().manual_seed(3))
+    w = {**W, "residual": residual}
+    terms = train_attgan.generator_terms(net, critic, images, has, w, torch.Generator().manual_seed(3))
     goal = train_attgan.others(has, torch.Generator().manual_seed(3))
     assert sorted(goal.tolist()) == sorted(has.tolist())
     z, skip = net.encoded(images)
     net.reader.eval()
     edited = net.decode(z, goal, skip)
+    if residual:
+        edited = (images + edited - net.decode(z, has, skip)).clamp(0, 1)
     torch.testing.assert_close(terms["reconstruction"], (net.decode(z, has, skip) - images).abs().mean())
     torch.testing.assert_close(terms["attributes"], F.binary_cross_entropy_with_logits(net.read(edited), goal))
     torch.testing.assert_close(terms["adversarial"], -critic(edited * 2 - 1).mean())
