@@ -69,6 +69,34 @@ def bars(rows: Sequence[Bar], title: str) -> Markup:
     return _svg(parts, height, title)
 
 
+def signed_bars(rows: Sequence[Bar], reach: float, title: str) -> Markup:
+    """Horizontal bars to both sides of 0 on an axis of -reach to reach, as `bars` draws them otherwise."""
+    height = STEP * len(rows) + 26
+    middle_of = (BARS + VALUES) / 2
+
+    def x(value: float) -> float:
+        return middle_of + (VALUES - BARS) / 2 * min(max(value / reach, -1.0), 1.0)
+
+    parts = []
+    for tick in (-reach, 0.0, reach):
+        parts.append(_line(x(tick), 4, x(tick), height - 20, "grid"))
+        parts.append(
+            _text(x(tick), height - 6, f"{tick:+g}".replace("-", "\N{MINUS SIGN}") if tick else "0", "tick", "middle")
+        )
+    for i, row in enumerate(rows):
+        middle = STEP * (i + 1) - STEP / 2 + 4
+        label = row.label if len(row.label) <= SHORT else row.label[: SHORT - 1] + "\N{HORIZONTAL ELLIPSIS}"
+        parts.append(_text(LABELS, middle + 4, label, f"label {row.kind}", "end"))
+        if row.value is None:
+            continue
+        left, right = sorted((x(0.0), x(row.value)))
+        parts.append(_rect(left, middle - 7, right - left, 14, f"bar {row.kind}", f"{row.label}: {row.shown}"))
+        if row.low is not None and row.high is not None:
+            parts.append(_whisker(x(row.low), x(row.high), middle, 3))
+        parts.append(_text(100, middle + 4, row.shown, f"value {row.kind}", "end"))
+    return _svg(parts, height, title)
+
+
 def histogram(
     series: Sequence[Series], ticks: Sequence[tuple[float, str]], title: str, x_label: str, top: float | None = None
 ) -> Markup:

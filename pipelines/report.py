@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from configs.strict import UserError
 from metrics.rates import wilson
+from pipelines.report_attribution import heading, importance_panels
 from pipelines.report_data import JUDGED, RunData, read_run
 from pipelines.report_figures import cards, metric_rows, percent, plural, short_number
 from pipelines.report_gallery import gallery
@@ -47,7 +48,7 @@ def report(runs: Sequence[Store], *, out: str | None = None) -> str:
 def render(runs: Sequence[RunData], now: datetime) -> str:
     """The page as text; everything on it that moves with time is `now`."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(csp=_csp, plural=plural, percent=percent, number=short_number)
+    environment.filters.update(csp=_csp, plural=plural, percent=percent, number=short_number, heading=heading)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     settings = runs[0].config["report"]
     return template.render(
@@ -61,6 +62,7 @@ def render(runs: Sequence[RunData], now: datetime) -> str:
         cards=cards(runs),
         tables=metric_rows(runs),
         panels=attribute_panels(runs),
+        importances=importance_panels(runs),
         groups=distributions(runs),
         gallery=gallery(runs, settings["gallery"], settings["failures"]),
         failures=[_failures(run) for run in runs],
@@ -131,6 +133,9 @@ def _unfinished(run: RunData) -> list[str]:
     )
     if told != made:
         lines.append(f"{run.name}: scores are of {told} of {plural(made, 'counterfactual')}: score the run again.")
+    if run.attribution and run.attribution["rows"] != made:
+        told = run.attribution["rows"]
+        lines.append(f"{run.name}: importances are of {told} of {plural(made, 'counterfactual')}: attribute it again.")
     return lines
 
 

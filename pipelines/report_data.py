@@ -127,6 +127,7 @@ class RunData:
     l1: NDArray[np.int64] | None
     judge: dict[str, tuple[float, int]]
     augment: dict[str, Any] | None
+    attribution: dict[str, Any] | None
 
     def class_name(self, index: int) -> str:
         """A class by name; indices beyond the names get a number."""
@@ -172,6 +173,7 @@ def read_run(store: Store, keep: int | None = None) -> RunData:
         l1=l1,
         judge=judge_means(store),
         augment=augment_counts(store),
+        attribution=read_json(store, "attribution/table.json"),
     )
 
 

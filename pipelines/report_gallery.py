@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.report_attribution import importance_chips
 from pipelines.report_data import Pick, RunData, balanced, fetch
 from pipelines.report_pictures import Pixels, amplified, change, data_uri, full_scale, overlay
 from storage.codec import decode, sides
@@ -28,6 +29,7 @@ class Shown(NamedTuple):
     stored: tuple[bytes, bytes]
     changed: NDArray[np.float32]
     scored: Mapping[str, Any] | None
+    importance: Sequence[float] | None
 
 
 def choose(runs: Sequence[RunData], wanted: int) -> list[list[tuple[RunData, Pick]]]:
@@ -58,13 +60,15 @@ def pictures(cards: Sequence[Sequence[tuple[RunData, Pick]]]) -> list[list[Shown
         picks = [pick for card in cards for other, pick in card if other is run]
         images = fetch(run, picks, ("original", "counterfactual"))
         scores = fetch(run, picks, SCORED, stage=str(run.table["stage"])) if run.table else {}
+        moved = fetch(run, picks, ("importance",), stage=str(run.attribution["stage"])) if run.attribution else {}
         for pick in picks:
             key = pick.row["cf_id"]
             pair = (images[key]["original"]["bytes"], images[key]["counterfactual"]["bytes"])
             size = run.config["data"]["size"]
             most = 16 * math.prod(sides(size))
             before, after = (decode(data, size=size, crop=None, max_pixels=most) for data in pair)
-            found[id(run), key] = Shown(run, pick, before, after, pair, change(before, after), scores.get(key))
+            told = scores.get(key), moved.get(key, {}).get("importance")
+            found[id(run), key] = Shown(run, pick, before, after, pair, change(before, after), *told)
     return [[found[id(run), pick.row["cf_id"]] for run, pick in card] for card in cards]
 
 
@@ -115,6 +119,7 @@ def _answer(shown: Shown, scale: float, budget: int) -> dict[str, Any]:
         "reason": row["reason"],
         "chips": chips[:MOST_CHIPS],
         "more": max(len(chips) - MOST_CHIPS, 0),
+        "moved": importance_chips(run, shown.importance),
         "oracle": scored.get("attributes_after") is not None,
         "second": None if scored.get("second_agrees") is None else bool(scored["second_agrees"]),
         "counterfactual": data_uri(shown.after, budget, shown.stored[1]),
