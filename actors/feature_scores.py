@@ -28,18 +28,22 @@ class FeatureScores:
         self.models, self.looks, self.settings = models, looks, settings
 
     @torch.inference_mode()
-    def __call__(self, original: Tensor, counterfactual: Tensor, ids: Sequence[str], size: int) -> dict[str, Any]:
-        """lpips, lpips_diversity, s3, fs, lpr (B,) float64 and features_before and features_after (B,D) float32.
+    def __call__(
+        self, original: Tensor, counterfactual: Tensor, ids: Sequence[str], flipped: Tensor, size: int
+    ) -> dict[str, Any]:
+        """lpips, lpips_diversity and that of flipped answers, s3, fs, lpr (B,) float64, and features_before and
+        features_after (B,D) float32.
 
         original, counterfactual: (B,3,H,W) in [0,1]; ids: the rows' own, by which answers to one query are told: its
-        diversity stands at its first answer, None at the others; size: images that perceptual networks see at a time.
+        diversity stands at its first answer, None at the others; flipped: (B,) bool; size: images that perceptual
+        networks see at a time.
         """
         found: dict[str, Any] = {}
         if name := self.looks.get("lpips"):
             network = self.models[name]
             found["lpips"] = distances(network, original, counterfactual, size)
             if len(set(ids)) < len(ids):
-                found["lpips_diversity"] = _diversities(network, counterfactual, ids, size)
+                found |= _diversities(network, counterfactual, ids, flipped, size)
         for metric, column in (("s3", "s3"), ("fs", "fs")):
             if name := self.looks.get(metric):
                 network = self.models[name]
@@ -58,9 +62,12 @@ class FeatureScores:
         return found
 
 
-def _diversities(network: Any, counterfactual: Tensor, ids: Sequence[str], batch: int) -> list[float | None]:
-    found: list[float | None] = [None] * len(ids)
+def _diversities(
+    network: Any, counterfactual: Tensor, ids: Sequence[str], flipped: Tensor, batch: int
+) -> dict[str, list[float | None]]:
+    every: list[float | None] = [None] * len(ids)
+    valid = every.copy()
     for query in dict.fromkeys(ids):
         mine = [i for i, name in enumerate(ids) if name == query]
-        found[mine[0]] = diversity(network, counterfactual[mine], batch)
-    return found
+        every[mine[0]], valid[mine[0]] = diversity(network, counterfactual[mine], flipped[mine], batch)
+    return {"lpips_diversity": every, "lpips_diversity_flipped": valid}

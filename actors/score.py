@@ -24,7 +24,6 @@ from metrics.cout import cout
 from metrics.flips import agreement, flips
 from metrics.pixels import pixel_distances
 from storage import attempts
-from storage.codec import BadRow, decode
 from storage.commit import commit_path, commit_shard, read_commit, read_committed
 from storage.schema import SCORES
 from storage.uri import open_store
@@ -170,7 +169,7 @@ class Score:
             found["second_base"] = agreement(before, source).where(flips(before, source)[1].isfinite(), torch.nan)
         if self.oracle is not None:
             found |= self._attributes(original, counterfactual)
-        found |= self.seen(original, counterfactual, found["id"], self.size)
+        found |= self.seen(original, counterfactual, found["id"], found["flipped"], self.size)
         return table_of(found, SCORES, len(records))
 
     def _attributes(self, original: Tensor, counterfactual: Tensor) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +24,16 @@ MNAC = (
 
 @dataclass(frozen=True)
 class AttributeSums:
-    """n rows; rows in which nothing changed; how often each attribute changed, (A,); its summed change, (A,)."""
+    """n answers; those in which nothing changed; how often each attribute changed, (A,); its summed change, (A,).
+
+    again: how many of the n are further answers to a row that counts already.
+    """
 
     n: int
     unchanged: int
     changed: NDArray[np.int64]
     shift: Floats
+    again: int = 0
 
     @classmethod
     def zero(cls, attributes: int) -> AttributeSums:
@@ -37,12 +41,16 @@ class AttributeSums:
 
     def __add__(self, other: AttributeSums) -> AttributeSums:
         return AttributeSums(
-            self.n + other.n, self.unchanged + other.unchanged, self.changed + other.changed, self.shift + other.shift
+            self.n + other.n,
+            self.unchanged + other.unchanged,
+            self.changed + other.changed,
+            self.shift + other.shift,
+            self.again + other.again,
         )
 
     def mirrored(self) -> AttributeSums:
-        """The same rows told in the other direction."""
-        return AttributeSums(self.n, self.unchanged, self.changed, -self.shift)
+        """The same answers told in the other direction."""
+        return replace(self, shift=-self.shift)
 
 
 def changes(before: Floats, after: Floats, threshold: float) -> NDArray[np.bool_]:
@@ -73,9 +81,10 @@ def numbers_changed(changed: NDArray[np.bool_], query: int | None) -> tuple[Floa
     return every, np.full(len(changed), np.nan) if query is None else every - changed[:, query]
 
 
-def update(before: Floats, after: Floats, threshold: float) -> AttributeSums:
-    """Sum a batch of the oracle's probabilities (B,A)."""
+def update(before: Floats, after: Floats, threshold: float, rows: NDArray[np.int64] | None = None) -> AttributeSums:
+    """Sum a batch of the oracle's probabilities (B,A); rows: (B,) which row each is of, where rows have several."""
     changed = changes(before, after, threshold)
+    again = 0 if rows is None else len(rows) - len(np.unique(rows))
     return AttributeSums(
-        len(changed), int((~changed.any(1)).sum()), changed.sum(0).astype(np.int64), (after - before).sum(0)
+        len(changed), int((~changed.any(1)).sum()), changed.sum(0).astype(np.int64), (after - before).sum(0), again
     )

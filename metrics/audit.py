@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from metrics.attributes import AttributeSums
-from metrics.rates import wilson
+from metrics.rates import RateSums, compute
 
 UNEXPLAINED = 0.25  # an attribute whose rate lies below this, interval and all, explains no flips
 
@@ -59,8 +59,7 @@ def audit(names: Sequence[str], causal: Sequence[str], sums: AttributeSums) -> d
         verdict = "No row was flipped, so nothing can be said about what decisions depend on."
         return {**dict.fromkeys(empty), "expected": list(causal), "n": 0, "verdict": verdict}
     found = [
-        Changed(name, int(hits) / sums.n, *wilson(int(hits), sums.n))
-        for name, hits in zip(names, sums.changed, strict=True)
+        _changed(name, RateSums(sums.n, int(hits), sums.again)) for name, hits in zip(names, sums.changed, strict=True)
     ]
     ranked = sorted(found, key=lambda c: -c.rate)
     top, runner_up = ranked[0], ranked[1] if len(ranked) > 1 else None
@@ -80,6 +79,14 @@ def audit(names: Sequence[str], causal: Sequence[str], sums: AttributeSums) -> d
         "n": sums.n,
         "verdict": verdict,
     }
+
+
+def _changed(name: str, sums: RateSums) -> Changed:
+    span = compute(sums)
+    assert span.value is not None  # there are rows
+    assert span.low is not None
+    assert span.high is not None
+    return Changed(name, span.value, span.low, span.high)
 
 
 def _verdict(ranked: list[Changed], causal: set[str], sums: AttributeSums) -> tuple[bool, bool | None, str]:
@@ -104,7 +111,7 @@ def _verdict(ranked: list[Changed], causal: set[str], sums: AttributeSums) -> tu
         return True, False, f"{by_top}, as expected."
     if not right:
         if len(wrong) > 1 and not top.above(wrong[1]):
-            return False, None, _undecided(top, wrong[1], sums.n)
+            return False, None, _undecided(top, wrong[1], sums)
         return True, None, f"{by_top}; no attribute is named as the one that should decide (score.causal)."
     if wrong[0].above(right[0]):
         # Spurious ones that cannot be told from the first are named with it.
@@ -127,15 +134,15 @@ def _verdict(ranked: list[Changed], causal: set[str], sums: AttributeSums) -> tu
             ),
         )
     first, second = sorted((right[0], wrong[0]), key=lambda c: -c.rate)
-    return False, None, _undecided(first, second, sums.n)
+    return False, None, _undecided(first, second, sums)
 
 
-def _undecided(first: Changed, second: Changed, n: int) -> str:
+def _undecided(first: Changed, second: Changed, sums: AttributeSums) -> str:
     def told(c: Changed) -> str:
         return f"{c.name} changed in {_percent(c.rate)} ({100 * c.low:.0f} to {_percent(c.high)})"
 
-    rows = "flipped row" if n == 1 else "flipped rows"
-    return f"Undecided: {told(first)} and {told(second)} of {n} {rows}, too close to tell which one decides."
+    what = f"flipped {'answer' if sums.again else 'row'}{'' if sums.n == 1 else 's'}"
+    return f"Undecided: {told(first)} and {told(second)} of {sums.n} {what}, too close to tell which one decides."
 
 
 def _percent(share: float) -> str:

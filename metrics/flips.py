@@ -15,6 +15,8 @@ MEASURES = (
     Measure("second_agrees", "second_agrees", "rate", "flipped", "higher"),
     Measure("second_agrees_on_originals", "second_base", "rate", "all", None),
 )
+# Of a row with several answers, at the first of them.
+ANY = Measure("flip_rate[any]", "any_flipped", "rate", "all", "higher")
 
 
 def flips(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

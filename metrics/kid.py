@@ -54,8 +54,9 @@ def compute(originals: Sample, counterfactuals: Sample) -> Estimate:
     """The unbiased squared MMD under the kernel (x'y/D + 1)^3; it may be negative.
 
     A row's own counterfactual is left out of the cross term (Gretton et al., "A Kernel Two-Sample Test", JMLR 2012,
-    eq. 4), or pairs would draw it down; sets that share no rows give the usual estimator (Binkowski et al.,
-    "Demystifying MMD GANs", ICLR 2018). The interval leaves out one of 20 buckets of rows at a time.
+    eq. 4), or pairs would draw it down, and pairs of answers to one row, which would draw it up, are left out too; sets
+    that share no rows give the usual estimator (Binkowski et al., "Demystifying MMD GANs", ICLR 2018). The interval
+    leaves out one of 20 buckets of rows at a time.
     """
     n = counterfactuals.n
     if n == 0 or originals.n == 0:
@@ -82,11 +83,13 @@ class _Sums:
         bx, by = (_one_hot(s.hashes) for s in (originals, counterfactuals))
         xx, yy, xy = _kernel(x, x), _kernel(y, y), _kernel(x, y)
         np.fill_diagonal(xx, 0.0)
-        np.fill_diagonal(yy, 0.0)
         own = originals.hashes[:, None] == counterfactuals.hashes[None, :]
         xy[own] = 0.0
+        same = counterfactuals.hashes[:, None] == counterfactuals.hashes[None, :]  # answers to one row, and themselves
+        yy[same] = 0.0
         self.xx, self.yy, self.xy = bx.T @ xx @ bx, by.T @ yy @ by, bx.T @ xy @ by
         self.own = bx.T @ own.astype(np.float64) @ by
+        self.same = (by.T @ same.astype(np.float64) @ by).diagonal()  # a row's answers are in one bucket
         self.nx, self.ny = bx.sum(0), by.sum(0)
         self.used = np.flatnonzero(self.nx + self.ny).tolist()
 
@@ -95,10 +98,10 @@ class _Sums:
         keep = np.arange(BUCKETS) != (-1 if bucket is None else bucket)
         some = np.ix_(keep, keep)
         m, n = self.nx[keep].sum(), self.ny[keep].sum()
-        cross = m * n - self.own[some].sum()
-        if min(m, n) < 2 or cross < 1:
+        cross, pairs = m * n - self.own[some].sum(), n * n - self.same[keep].sum()
+        if m < 2 or pairs < 1 or cross < 1:
             return None
-        inside = self.xx[some].sum() / (m * (m - 1)) + self.yy[some].sum() / (n * (n - 1))
+        inside = self.xx[some].sum() / (m * (m - 1)) + self.yy[some].sum() / pairs
         return float(inside - 2 * self.xy[some].sum() / cross)
 
 

@@ -12,9 +12,10 @@ from metrics.estimate import Measure
 
 MEASURES = (
     Measure("lpips", "lpips", "mean", "all", "lower"),
-    # Over queries of several answers: sigma_L of DiVE and ACE, not the distance to the original that is called LPIPS.
+    # Over queries of several answers: sigma_L of DiME and ACE, not the distance to the original that is called LPIPS.
     Measure("lpips_diversity", "lpips_diversity", "mean", "all", "higher"),
 )
+OF_FLIPPED = Measure("lpips_diversity", "lpips_diversity_flipped", "mean", "flipped", "higher")
 Distance = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -28,10 +29,15 @@ def distances(network: Distance, a: Tensor, b: Tensor, batch: int = 64) -> Tenso
     return torch.cat([torch.zeros(0, dtype=torch.float64), *found])
 
 
-def diversity(network: Distance, answers: Tensor, batch: int = 64) -> float | None:
-    """Mean distance over all pairs of the answers to one query, (k,3,H,W); None where there are fewer than two."""
-    pairs = list(combinations(range(len(answers)), 2))
-    if not pairs:
-        return None
-    left, right = (torch.tensor(side, device=answers.device) for side in zip(*pairs, strict=True))
-    return float(distances(network, answers[left], answers[right], batch).mean())
+def diversity(
+    network: Distance, answers: Tensor, flipped: Tensor, batch: int = 64
+) -> tuple[float | None, float | None]:
+    """Mean distance over all pairs of the answers to one query, (k,3,H,W), and over those of its flipped ones, (k,)
+    bool; None where there are fewer than two. (sigma_L; Jeanneret et al., "Diffusion Models for Counterfactual
+    Explanations", ACCV 2022.)"""
+    listed = list(combinations(range(len(answers)), 2))
+    pairs = torch.tensor(listed, dtype=torch.int64, device=answers.device).view(-1, 2)
+    found = distances(network, answers[pairs[:, 0]], answers[pairs[:, 1]], batch)
+    both = flipped.cpu()[pairs.cpu()].all(1)
+    every, valid = (float(some.mean()) if len(some) else None for some in (found, found[both]))
+    return every, valid

@@ -21,6 +21,7 @@ from metrics.rates import RateSums
 from pipelines.committed import TABLE, made_shards, plan_of
 from pipelines.judge import SCORES as JUDGE_SCORES
 from pipelines.part import WHOLE, Part
+from pipelines.score_answers import AnswerSums, any_flipped, first_of, rows_of
 from pipelines.score_flops import count_tflops
 from pipelines.score_measures import query_of, row_measures, scoring_models, set_measures
 from pipelines.score_sets import AttributeCorrelations, FeatureSums
@@ -46,8 +47,8 @@ def score(
     stage, left, settings = work_left(store, config, part)
     run_stage(store, config, stage=stage, actor=Score, shards=left, settings=settings)
     measures = row_measures(config)
-    sums = sum_up(store, iterate_commits(store, stage), measures, config)
-    told = tell(sums, [m for m in measures if m.column != "lpips_diversity" or sums.answers > 1], config.score.causal)
+    sums, answers = sum_up(store, iterate_commits(store, stage), measures, config)
+    told = tell(sums, answers, measures, config.score.causal)
     tell_sets(told, sums, config, set_measures(config), count_tflops(store, config))
     judged = tell_judge(store, config)
     told["metrics"] += judged["metrics"]
@@ -55,6 +56,7 @@ def score(
     result = {
         "stage": stage,
         "rows": sums.rows,
+        "answers": answers.told(),
         "shards": {"scored": sums.shards, "planned": len(plan_of(store)["shards"])},
         **told,
     }
@@ -86,15 +88,18 @@ def stage_name(config: RunConfig, digests: dict[str, str]) -> str:
     return f"score-{fingerprint({'version': VERSION, 'settings': settings, 'models': models})}"
 
 
-def sum_up(store: Store, commits: Iterable[dict[str, Any]], measures: list[Measure], config: RunConfig) -> Sums:
-    """Sum the scored shards, one in memory at a time."""
-    sums = Sums(table.zero(measures, config.score.bootstrap))
+def sum_up(
+    store: Store, commits: Iterable[dict[str, Any]], measures: list[Measure], config: RunConfig
+) -> tuple[Sums, AnswerSums]:
+    """Sum the scored shards, one in memory at a time; a row's answers are all in one."""
+    sums, answers = Sums(table.zero(measures, config.score.bootstrap)), AnswerSums()
     oracle = "oracle" in config.models
     plain = {"id", "k", "source", "target", "correct", "flipped", "p_target", *(m.column for m in measures)}
-    columns = plain - {"confident", "verified"}
+    columns = plain - {"confident", "verified", "any_flipped"}
     features = bool(set_measures(config))
     if features:
         sums.features = FeatureSums(config.score.kid_rows)
+    columns |= {"lpips_diversity_flipped"} if "lpips_diversity" in columns else set()
     wanted = [*sorted(columns), *(["attributes_before", "attributes_after"] if oracle else [])]
     wanted += ["features_before", "features_after"] if features else []
     for commit in commits:
@@ -103,39 +108,47 @@ def sum_up(store: Store, commits: Iterable[dict[str, Any]], measures: list[Measu
         sums.differs += said["verdict_differs"]
         sums.not_finite.update(said.get("not_finite", {}))
         sums.shards += 1
-        numbers = {name: floats(shard[name]) for name in columns - {"id"}}
+        # A run that was scored before there was a column goes without it.
+        numbers = {name: floats(shard[name]) for name in columns - {"id"} if name in shard.column_names}
         numbers["confident"] = (numbers["p_target"] > flips.CONFIDENT).astype(np.float64)
         if "fs" in numbers:
             verified = (numbers["fs"] > similarity.VERIFIED).astype(np.float64)
             numbers["verified"] = np.where(np.isnan(numbers["fs"]), np.nan, verified)
-        ids, first = shard["id"].to_pylist(), numbers["k"] == 0
-        sums.answers = max(sums.answers, len(ids) and int(numbers["k"].max()) + 1)
+        ids = shard["id"].to_pylist()
+        mine = rows_of(ids)
+        row = np.arange(len(ids)) if mine is None else mine
+        numbers["any_flipped"] = any_flipped(numbers["flipped"], row)
         weights = bootstrap_weights(ids, config.score.bootstrap)
-        sums.figures = table.add(sums.figures, table.update(measures, numbers, weights))
+        answers.add(ids, numbers, weights)
+        sums.figures = table.add(sums.figures, table.update(measures, numbers, weights, mine))
         sums.rows += shard.num_rows
         if sums.features is not None:
             kept = both(shard, "features")
             before, after = (vectors(shard[f"features_{when}"]) for when in ("before", "after"))
             known = {name: numbers[name][kept] for name in ("correct", "flipped")}
-            sums.features.add([i for i, k in zip(ids, kept, strict=True) if k], first[kept], before, after, known)
+            these = [i for i, k in zip(ids, kept, strict=True) if k]
+            sums.features.add(these, first_of(row[kept]), before, after, known)
         if oracle and (query := query_of(config, sums.attributes)) is not None:
             before, after = (vectors(shard[f"attributes_{when}"]) for when in ("before", "after"))
             if sums.correlations is None:
                 sums.correlations = AttributeCorrelations(query, config.score.threshold)
             kept = both(shard, "attributes")
             known = {name: numbers[name][kept] for name in ("correct", "flipped")}
-            sums.correlations.add(before, after, first[kept], known, weights[kept])
+            sums.correlations.add(before, after, first_of(row[kept]), known, weights[kept])
         ways = np.stack([numbers["source"], numbers["target"]], 1).astype(np.int64)
         for way in sorted({(int(s), int(t)) for s, t in ways}):
-            mine = (ways == way).all(1)
-            sums.flipped[way] = sums.flipped.get(way, RateSums()) + rates.update(numbers["flipped"][mine])
+            here = (ways == way).all(1)
+            rate = rates.update(numbers["flipped"][here], None if mine is None else mine[here])
+            sums.flipped[way] = sums.flipped.get(way, RateSums()) + rate
             if oracle:
-                rows = pa.array(mine & (numbers["flipped"] == 1))
+                seen = here & (numbers["flipped"] == 1)
+                rows = pa.array(seen)
                 before, after = (vectors(shard[f"attributes_{when}"].filter(rows)) for when in ("before", "after"))
                 if len(before):
-                    found = attributes.update(before, after, config.score.threshold)
+                    whose = None if mine is None else mine[seen & both(shard, "attributes")]
+                    found = attributes.update(before, after, config.score.threshold, whose)
                     sums.changed[way] = sums.changed[way] + found if way in sums.changed else found
-    return sums
+    return sums, answers
 
 
 def floats(column: pa.ChunkedArray) -> NDArray[np.float64]:

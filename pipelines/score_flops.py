@@ -7,9 +7,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 
 from actors.load import load_method, load_models, method_models, pick_device, pin
+from actors.masks import Mask, mask_of, stacked
+from actors.rows import read
 from configs.schema import RunConfig
 from methods.contract import Queries
 from metrics import means
@@ -23,8 +26,8 @@ from storage.uri import Store
 
 
 def count_tflops(store: Store, config: RunConfig) -> Estimate | None:
-    """TFLOP per row of the method and all of its networks, each row alone; None where it is not to be counted, or a
-    model of the method's is not among the run's (answers made elsewhere).
+    """TFLOP per row, for all of its answers, of the method and all of its networks, each row alone; None where it is
+    not to be counted, or a model of the method's is not among the run's (answers made elsewhere).
 
     The run's first rows are asked again. The count is kept in the run, and taken once for a method and its models.
     """
@@ -51,8 +54,12 @@ def _count(
 ) -> dict[str, Any]:
     device = pick_device(settings["engine"]["device"])
     method, models = load_method(settings), load_models(settings, names, device)
-    table = read_committed(store, commit, ["id", "cf_id", "source", "target", "original"]).slice(0, rows)
+    table = read_committed(store, commit, ["id", "cf_id", "k", "source", "target", "original"])
+    table = table.filter(pc.equal(table["k"], 0)).slice(0, rows)  # the id of a row's first answer is its seed
     data, counted = settings["data"], []
+    masks = _masks(commit["shard"], settings, table["id"].to_pylist())
+    if masks is None:
+        return {"tflops": []}
     for row in table.to_pylist():
         image = decode(row["original"]["bytes"], size=data["size"], crop=None, max_pixels=data["max_pixels"])
         queries = Queries(
@@ -60,6 +67,19 @@ def _count(
             source=torch.tensor([row["source"]], device=device),
             target=torch.tensor([row["target"]], device=device),
             seed=torch.tensor([seed_of(row["cf_id"])], device=device),
+            masks=stacked([masks[row["id"]]] if masks else [], device),
         )
         counted.append(tflops(partial(method, queries, **models)))
     return {"ids": table["id"].to_pylist(), "tflops": counted}
+
+
+def _masks(shard: dict[str, Any], settings: dict[str, Any], ids: list[str]) -> dict[str, Mask | None] | None:
+    """The masks of rows by their ids, from the run's input, which alone has them: none where it has none, None where it
+    is gone or another one."""
+    if not settings["data"].get("mask"):
+        return {}
+    try:
+        rows = {record.id: record for record in read(shard, settings["data"], settings["target"])}
+        return {id: mask_of(rows[id].cells, rows[id].content, settings["data"]) for id in ids}
+    except (OSError, ValueError, KeyError):
+        return None

@@ -26,7 +26,12 @@ def row_measures(config: RunConfig) -> list[Measure]:
     """Figures of one column of per-row scores each."""
     specs = _specs(config)
     looks = networks(specs)
-    found = [*flips.MEASURES, *(replace(m, name=cout_name(config.score)) for m in cout.MEASURES)]
+    found = [
+        flips.MEASURES[0],
+        flips.ANY,
+        *flips.MEASURES[1:],
+        *(replace(m, name=cout_name(config.score)) for m in cout.MEASURES),
+    ]
     if "second" not in config.models:
         found = [m for m in found if not m.column.startswith("second")]
     found += pixels.MEASURES

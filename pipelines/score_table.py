@@ -14,6 +14,7 @@ from metrics.audit import audit
 from metrics.estimate import SUBSETS, Estimate, Measure, Subset
 from metrics.rates import RateSums
 from pipelines.committed import class_name
+from pipelines.score_answers import AnswerSums, tells
 from pipelines.score_sets import AttributeCorrelations, FeatureSums
 
 COLUMNS = ("metric", "subset", "by", "n", "value", "low", "high", "better", "unit", "note")
@@ -43,24 +44,25 @@ class Sums:
     differs: int = 0  # rows whose verdict is not the one they were generated with
     flipped: dict[Direction, RateSums] = field(default_factory=dict)
     changed: dict[Direction, AttributeSums] = field(default_factory=dict)
-    answers: int = 0  # most answers to one query
     features: FeatureSums | None = None
     correlations: AttributeCorrelations | None = None
 
 
-def tell(sums: Sums, measures: list[Measure], causal: list[str]) -> dict[str, Any]:
+def tell(sums: Sums, answers: AnswerSums, measures: list[Measure], causal: list[str]) -> dict[str, Any]:
     """The table's parts, from sums."""
+    measures = answers.shown(measures)
     classes, names = sums.classes, sums.attributes
     changed = sum(sums.changed.values(), AttributeSums.zero(len(names)))
-    notes = {m.name: [not_finite(sums, DERIVED.get(m.column, m.column))] for m in measures}
+    notes = {m.name: [answers.note(m.column), not_finite(sums, DERIVED.get(m.column, m.column))] for m in measures}
+    what = "rows" if answers.each < 2 else "answers"
     if silent := sums.not_finite["p_target"]:
         for name in ("flip_rate", "flip_rate[p>0.75]"):
-            notes.setdefault(name, []).append(f"{silent} rows without a finite p_target count as not flipped")
+            notes.setdefault(name, []).append(f"{silent} {what} without a finite p_target count as not flipped")
     if sums.differs:
-        told = f"{sums.differs} rows were judged otherwise when they were generated"
+        told = f"{sums.differs} {what} were judged otherwise when they were generated"
         notes.setdefault("flip_rate", []).append(told)
     if changed.unchanged:
-        told = f"without {changed.unchanged} flipped rows in which no attribute changed"
+        told = f"without {changed.unchanged} flipped {what} in which no attribute changed"
         notes.setdefault("causal_share", []).append(told)
     said = {name: "; ".join(part for part in parts if part) for name, parts in notes.items()}
     main = [line(m, m.subset, table.compute(sums.figures, m, m.subset), said[m.name]) for m in measures]
@@ -70,7 +72,10 @@ def tell(sums: Sums, measures: list[Measure], causal: list[str]) -> dict[str, An
         main.append(line(flip_rate, "all", rates.compute(sums.flipped[way]), by=_arrow(classes, way)))
     return {
         "metrics": main,
-        "subsets": [line(m, s, table.compute(sums.figures, m, s)) for m in measures for s in SUBSETS],
+        "subsets": [
+            *(line(m, s, table.compute(sums.figures, m, s)) for m in measures for s in SUBSETS if tells(m, s)),
+            *(line(*found) for found in answers.of_flipped(measures)),
+        ],
         "attributes": tell_attributes(sums.changed, changed, names, classes, causal) if names else None,
         "audit": audit(names, causal, changed) if names else None,
         "directions": [
@@ -106,7 +111,7 @@ def tell_attributes(
     signed = sum(
         (s.mirrored() if towards and way == (1, 0) else s for way, s in by_way.items()), AttributeSums.zero(len(names))
     )
-    spans = [rates.compute(RateSums(total.n, int(hits))) for hits in total.changed]
+    spans = [rates.compute(RateSums(total.n, int(hits), total.again)) for hits in total.changed]
     return {
         "names": names,
         "causal": causal,

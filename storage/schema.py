@@ -82,6 +82,7 @@ SCORES = pa.schema(
         ("changed_others", pa.int32()),  # without it
         ("lpips", pa.float64()),
         ("lpips_diversity", pa.float64()),  # of the answers to one query, at its first one
+        ("lpips_diversity_flipped", pa.float64()),  # of those of them that flipped
         ("s3", pa.float64()),
         ("fs", pa.float64()),  # face similarity
         ("lpr", pa.float64()),

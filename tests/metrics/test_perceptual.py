@@ -26,9 +26,13 @@ def test_diversity_is_the_mean_over_all_pairs_of_answers() -> None:
     answers = torch.rand(4, 3, 5, 5, generator=torch.Generator().manual_seed(1))
     pairs = [float((a - b).abs().mean()) for a, b in itertools.combinations(answers, 2)]
     assert len(pairs) == 6
-    assert diversity(mean_change, answers, batch=4) == pytest.approx(sum(pairs) / 6, abs=1e-7)
-    assert diversity(mean_change, answers[:1]) is None
-    assert diversity(mean_change, answers[:1].repeat(3, 1, 1, 1)) == 0
+    flipped = torch.tensor([True, False, True, True])
+    of_flipped = (pairs[1] + pairs[2] + pairs[5]) / 3  # (0, 2), (0, 3), (2, 3)
+    found = diversity(mean_change, answers, flipped, batch=4)
+    assert found == pytest.approx((sum(pairs) / 6, of_flipped), abs=1e-7)
+    assert diversity(mean_change, answers[:2], flipped[:2])[1] is None  # one of them flipped
+    assert diversity(mean_change, answers[:1], flipped[:1]) == (None, None)
+    assert diversity(mean_change, answers[:1].repeat(4, 1, 1, 1), flipped) == (0, 0)
 
 
 def test_no_rows_and_networks_that_give_something_else() -> None:

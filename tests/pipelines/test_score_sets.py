@@ -185,11 +185,12 @@ def test_answers_to_one_query_have_a_diversity(looked: Callable[..., Any], monke
         config.score.model_dump(),
     )
     images = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    found = seen(images, images.flip(3), ["a", "a", "a", "b", "b"], 4)
+    found = seen(images, images.flip(3), ["a", "a", "a", "b", "b"], torch.tensor([True, False, True, True, False]), 4)
     pairs = [float((x - y).abs().mean()) for x, y in combinations(images[:3].flip(3), 2)]
     assert found["lpips_diversity"][0] == pytest.approx(np.mean(pairs), abs=1e-6)
     assert found["lpips_diversity"][1:3] == [None, None]
     assert found["lpips_diversity"][4] is None
+    assert found["lpips_diversity_flipped"] == [pytest.approx(pairs[1], abs=1e-6), None, None, None, None]
 
 
 def test_features_stand_in_the_scores_as_float32(looked: Callable[..., Any]) -> None:
