@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from actors.load import load_method, load_models, method_models, pick_device
+from actors.masks import expect_regions, regions_of, stacked
 from actors.rows import Row, Unusable
 from actors.targets import BadTarget, choose_target
 from configs.strict import UserError
 from methods.contract import Answers, Queries
+from storage.codec import BadRow
 from storage.schema import counterfactual_id, seed_of
 
 Picture = np.ndarray[Any, Any]
@@ -72,9 +74,10 @@ class Answerer:
         keep, targets, bad = [], [], []
         for i, row in enumerate(batch):
             try:
+                expect_regions(row.mask, regions_of(self.models))
                 targets.append(choose_target(self.config["target"], before[i], row.carried, self.classifier.classes))
                 keep.append(i)
-            except BadTarget as reason:
+            except (BadTarget, BadRow) as reason:
                 bad.append(Unusable(row.id, str(reason)))
         if not keep:
             return [], bad
@@ -86,6 +89,7 @@ class Answerer:
             source=before.argmax(1)[keep].to(self.device),
             target=torch.tensor(targets, device=self.device),
             seed=torch.tensor([seed_of(i) for i in ids], device=self.device),
+            masks=stacked([row.mask for row in rows], self.device),
         )
         needed = {name: self.models[name] for name in method_models(self.method)}
         answers: Answers = self.method(queries, **needed)

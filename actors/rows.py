@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from actors.masks import mask_of
 from actors.targets import BadTarget, class_index
 from storage.codec import BadRow, decode, sides
 from storage.plan import Unreadable, iterate_shard
@@ -31,6 +32,7 @@ class Row:
     label: int | None
     split: str | None
     carried: dict[str, Any]
+    mask: np.ndarray[Any, Any] | None = None  # (H,W) uint8, which region every pixel shows, where the data say so
 
 
 @dataclass
@@ -57,7 +59,15 @@ def read(shard: Mapping[str, Any], data: Mapping[str, Any], target: Mapping[str,
 
     Those that cannot be read come too, named by their id where that can be, else by their place alone.
     """
-    named = [data["image"], data["label"], data["id"], *data["columns"], target["column"], split_column(data)]
+    named = [
+        data["image"],
+        data.get("mask"),
+        data["label"],
+        data["id"],
+        *data["columns"],
+        target["column"],
+        split_column(data),
+    ]
     columns = list(dict.fromkeys(name for name in named if name))
     position = 0
     for part in iterate_shard(shard, columns):
@@ -122,7 +132,13 @@ def as_row(record: Record, number: int, config: Mapping[str, Any], classes: Sequ
     split = cells[column] if column else data["split"]
     carried = [*data["columns"], *([config["target"]["column"]] if config["target"]["column"] else [])]
     return Row(
-        record.id, number, image, label, None if split is None else str(split), {name: cells[name] for name in carried}
+        record.id,
+        number,
+        image,
+        label,
+        None if split is None else str(split),
+        {name: cells[name] for name in carried},
+        mask_of(cells, record.content, data),
     )
 
 

@@ -17,13 +17,15 @@ class Queries:
     """A batch of questions to a method.
 
     images: (B,3,H,W) float32 in [0,1], already on the 8-bit grid; source: (B,) int64, the predicted class;
-    target: (B,) int64, the wanted class; seed: (B,) int64, made from the row's id.
+    target: (B,) int64, the wanted class; seed: (B,) int64, made from the row's id; masks: (B,H,W) int64, which region
+    every pixel shows, where the data say so (a method that cannot do without has `needs_masks = True`).
     """
 
     images: Tensor
     source: Tensor
     target: Tensor
     seed: Tensor
+    masks: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != torch.float32:
@@ -34,6 +36,11 @@ class Queries:
             if value.shape != self.images.shape[:1] or value.dtype != torch.int64:
                 got = f"{tuple(value.shape)} {value.dtype}"
                 raise ValueError(f"expected {name} of shape ({len(self.images)},) and dtype int64, got {got}")
+        if self.masks is not None:
+            wanted = (len(self.images), *self.images.shape[2:])
+            if self.masks.shape != wanted or self.masks.dtype != torch.int64:
+                got = f"{tuple(self.masks.shape)} {self.masks.dtype}"
+                raise ValueError(f"expected masks of shape {wanted} and dtype int64, got {got}")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -41,7 +48,7 @@ class Queries:
     def repeated(self, k: int) -> Queries:
         """Every query k times, one after the other, for methods that give k answers to each."""
         columns = {name: getattr(self, name).repeat_interleave(k, 0) for name in ("images", "source", "target", "seed")}
-        return Queries(**columns)
+        return Queries(**columns, masks=None if self.masks is None else self.masks.repeat_interleave(k, 0))
 
 
 @dataclass(kw_only=True)

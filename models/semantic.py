@@ -39,7 +39,7 @@ def local_norm(x: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions beside a shortcut, each after a norm that the styles scale and shift (Zhu et al. 2020, SEAN:
+    """3x3 convolutions beside a shortcut, each after a norm that the styles scale and shift (Zhu et al. 2020, SEAN:
     a region's style goes to every place of the region)."""
 
     def __init__(self, channels: int, style: int, convolutions: int = 2) -> None:
@@ -105,7 +105,7 @@ class SemanticNet(nn.Module):
         self.middle = nn.Conv2d(quarter, half, 3, 1, 1)
         self.high = Block(half, told)
         self.fold = nn.Conv2d(half, 4 * whole, 1)
-        self.top = Block(whole, told)
+        self.top = Block(whole, told, 1)
         self.last = nn.Conv2d(whole, 3, 3, 1, 1)
 
     def posterior(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:

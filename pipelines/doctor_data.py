@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from actors.masks import mask_of
 from actors.targets import BadTarget, class_index
 from configs.schema import DataConfig, RunConfig
 from configs.strict import nearest
@@ -69,8 +70,11 @@ def look_at_data(config: RunConfig, extra: Sequence[str]) -> tuple[list[Finding]
     found += _types(there, schema)
     if any(f.level == "problem" for f in found):
         return found, None
-    facts_columns = [name for key, name in there.items() if key != "data.image"]
-    columns = list(dict.fromkeys([data.image, *facts_columns, *(name for name in extra if name in schema.names)]))
+    facts_columns = [name for key, name in there.items() if key not in ("data.image", "data.mask")]
+    masks = [data.mask] if data.mask else []
+    columns = list(
+        dict.fromkeys([data.image, *masks, *facts_columns, *(name for name in extra if name in schema.names)])
+    )
     try:
         cells = [row for part in spread(shards, PLACES, EACH) for row in read_shard(part, columns).to_pylist()]
         facts: dict[str, list[Any]] = {name: [] for name in facts_columns}
@@ -87,7 +91,13 @@ def named_columns(config: RunConfig) -> dict[str, str]:
     """Setting to column, for every column that the run reads."""
     data = config.data
     split = data.split if data.split not in ("train", "test") else None
-    named = {"data.image": data.image, "data.label": data.label, "data.id": data.id, "data.split": split}
+    named = {
+        "data.image": data.image,
+        "data.mask": data.mask,
+        "data.label": data.label,
+        "data.id": data.id,
+        "data.split": split,
+    }
     named |= {f"data.columns[{i}]": name for i, name in enumerate(data.columns)}
     named["target.column"] = config.target.column
     return {key: name for key, name in named.items() if name is not None}
@@ -109,7 +119,7 @@ def spread(shards: Sequence[dict[str, Any]], places: int, each: int) -> Iterator
 def _types(there: dict[str, str], schema: pa.Schema) -> Iterator[Finding]:
     for key, name in there.items():
         kind = schema.field(name).type
-        if key == "data.image":
+        if key in ("data.image", "data.mask"):
             if not holds_images(kind):
                 hint = "paths are not read: `counterfactory prepare images` writes image files as Parquet"
                 yield problem(key, f"expected {name!r} as struct<bytes, path> or binary, got {kind}", hint)
@@ -130,17 +140,21 @@ def _label_type(kind: pa.DataType) -> bool:
 def _decoded(
     cells: list[dict[str, Any]], data: DataConfig, rows: int, found: list[Finding]
 ) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:
-    """Decode sampled rows as a worker would; findings are appended."""
+    """Decode sampled rows, and their masks, as a worker would; findings are appended."""
     images, records, bad, sizes, lying = [], [], Counter[str](), Counter[tuple[int, int]](), 0
     for cell in cells:
         image = cell[data.image]
         content = image.get("bytes") if isinstance(image, dict) else image
         try:
-            images.append(decode(content, size=data.size, crop=data.crop, max_pixels=data.max_pixels))
+            image = decode(content, size=data.size, crop=data.crop, max_pixels=data.max_pixels)
+            mask = mask_of(cell, content or b"", data.model_dump())
         except BadRow as reason:
             bad[str(reason)] += 1
             continue
+        images.append(image)
         records.append({name: value for name, value in cell.items() if name != data.image})
+        if data.mask:
+            records[-1][data.mask] = mask
         with Image.open(io.BytesIO(content or b"")) as header:
             sizes[header.size] += 1
             lying += header.getexif().get(ORIENTATION, 1) != 1

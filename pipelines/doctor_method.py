@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from actors.load import load_method, method_models
+from actors.masks import stacked
 from actors.targets import BadTarget, choose_target
 from configs.schema import RunConfig
 from configs.strict import UserError, nearest
@@ -36,6 +37,10 @@ def look_at_method(
         return
     needs = method_models(method)
     missing = [name for name in needs if name not in config.models]
+    if getattr(method, "needs_masks", False) and config.data.mask is None:
+        text = f"expected the column of segmentation masks, which {config.method.target} needs, got none"
+        yield problem("data.mask", text, "name it, or choose another method")
+        return
     for name in missing:
         text = f"{config.method.target} needs models.{name}, got {', '.join(config.models)}"
         yield problem("method", text, f"add models.{name}")
@@ -95,7 +100,9 @@ def _queries(
         return None, reasons
     rows, wanted = list(targets), torch.tensor(list(targets.values()), device=device)
     source, seed = probabilities.argmax(1)[rows].to(device), torch.arange(len(rows), device=device)
-    return Queries(images=images[rows].to(device), source=source, target=wanted, seed=seed), reasons
+    name = config.data.mask
+    masks = stacked([carried[i][name] for i in rows] if name else [], device)
+    return Queries(images=images[rows].to(device), source=source, target=wanted, seed=seed, masks=masks), reasons
 
 
 def spoken(seconds: float) -> str:

@@ -58,6 +58,10 @@ def check_needs(config: RunConfig) -> None:
             raise UserError(
                 f"models: expected {name!r}, which {config.method.target} needs, got {', '.join(config.models)}"
             )
+    if getattr(method, "needs_masks", False) and config.data.mask is None:
+        raise UserError(
+            f"data.mask: expected the column of segmentation masks, which {config.method.target} needs, got none"
+        )
     classes = config.models["classifier"].classes
     if not classes:
         return
@@ -107,9 +111,11 @@ def make_plan(store: Store, config: RunConfig, digests: dict[str, str], part: Pa
     for shard in shards:
         span = spans.setdefault(shard["file"], [shard["version"], shard["start"], 0])
         span[2] = shard["start"] + shard["rows"]
+    # Masks are told of only where there are any, so that runs from before there could be stay what they were.
+    aside = {"preset", "path"} | (set() if config.data.mask else {"mask"})
     plan = {
         "fingerprint": {
-            "data": fingerprint({"files": spans, "reading": config.data.model_dump(exclude={"preset", "path"})}),
+            "data": fingerprint({"files": spans, "reading": config.data.model_dump(exclude=aside)}),
             "method": method_fingerprint(config, digests),
             "target": fingerprint(config.target.model_dump()),
             "code": versions()["counterfactory"],
@@ -174,6 +180,7 @@ def named_columns(config: RunConfig) -> dict[str, str]:
     data = config.data
     named = {
         "data.image": data.image,
+        "data.mask": data.mask,
         "data.label": data.label,
         "data.id": data.id,
         "data.split": data.split if data.split not in ("train", "test") else None,

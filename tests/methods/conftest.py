@@ -78,6 +78,20 @@ class TinyAttGAN(TinyAutoencoder):
         return torch.sigmoid(moved + ((attributes - 0.5)[:, :, None, None, None] * self.told).sum(1) + skip)
 
 
+class TinySemantic(nn.Module):
+    """Regions whose style is their mean colour, bent, beside what it draws over the border next to it."""
+
+    regions = ("ground", "left", "right")
+
+    def encode(self, images: Tensor, masks: Tensor) -> Tensor:
+        inside = F.one_hot(masks, 3).permute(0, 3, 1, 2)[:, :, None].float()
+        return ((images[:, None] - 0.5) * inside).sum((3, 4)) / inside.sum((3, 4)).clamp(min=1)
+
+    def decode(self, styles: Tensor, masks: Tensor) -> Tensor:
+        drawn = torch.stack([style[mask] for style, mask in zip(styles, masks, strict=True)]).permute(0, 3, 1, 2)
+        return torch.sigmoid(4 * (drawn + 0.2 * drawn.roll(1, -1)))
+
+
 class TinyDenoiser(nn.Module):
     """Noise as a smooth function of a pixel, its neighbour and the time; learned variance where asked for."""
 
@@ -127,6 +141,7 @@ def models() -> dict[str, nn.Module]:
         "autoencoder": TinyAutoencoder(),
         "gan": TinyAutoencoder(),
         "attgan": TinyAttGAN(),
+        "semantic": TinySemantic(),
         "denoiser": TinyDenoiser(),
         "spurious": TinySpurious(),
         "perceptual": TinyPerceptual(),
@@ -147,7 +162,10 @@ def queries(models: dict[str, nn.Module]) -> Queries:
         source = models["classifier"](images).argmax(1)
     target = (source + 1) % 3
     target[-1] = source[-1]
-    return Queries(images=images, source=source, target=target, seed=torch.arange(8) + 100)
+    masks = torch.zeros(8, SIDE, SIDE, dtype=torch.int64)
+    for row in range(8):  # a box on each side of the middle, of another height in every row
+        masks[row, 2 : 8 + row, 2:7], masks[row, 4 : 7 + row, 9:14] = 1, 2
+    return Queries(images=images, source=source, target=target, seed=torch.arange(8) + 100, masks=masks)
 
 
 @pytest.fixture
@@ -160,6 +178,7 @@ def pick() -> Callable[[Queries, list[int]], Queries]:
             source=queries.source[index],
             target=queries.target[index],
             seed=queries.seed[index],
+            masks=None if queries.masks is None else queries.masks[index],
         )
 
     return rows
