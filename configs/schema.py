@@ -193,6 +193,9 @@ class AugmentConfig(Strict):
     min_judge: float | None = None  # mean judge score; rows without an answer fail
     balance: bool = True  # same number of rows per target class
     label: Literal["target", "original"] = "target"  # the label a flipped row carries
+    # Of several answers to one row:
+    per_row: Count | None = None  # at most so many, the first that pass; default all
+    min_apart: Fraction = 1 / 255  # each so far from the others, mean absolute difference of a pixel
 
 
 class ReportConfig(Strict):

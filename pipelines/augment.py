@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from configs.schema import AugmentConfig, RunConfig
 from configs.strict import UserError
+from pipelines.augment_answers import ALIKE, BEYOND, apart, reader
 from pipelines.augment_card import card, summary
 from pipelines.augment_judged import Judged, read_judged
 from pipelines.augment_parts import Parts, schema_of
@@ -40,19 +41,26 @@ def augment(store: Store, config: RunConfig) -> dict[str, Any]:
     scores = _scores(store, stage, shards)
     names, judged = class_names(store, config), read_judged(store)
     gates = gates_of(settings)
-    rejected = dict.fromkeys([*gates, UNBALANCED], 0)
+    rejected = dict.fromkeys([*gates, ALIKE, BEYOND, UNBALANCED], 0)
     passed: dict[int, list[Ids]] = {}
-    considered = unsplit = 0
+    considered = unsplit = originals = 0
     for index in shards:
         through: dict[int, list[bytes]] = {}
+        good: list[Row] = []
         for row in _rows(store, scores[index], judged):
             considered += 1
+            originals += row["k"] == 0
             unsplit += row["split"] is None
             failed = next((name for name, passes in gates.items() if not passes(row)), None)
             if failed:
                 rejected[failed] += 1
             else:
-                through.setdefault(row["target"], []).append(row["cf_id"].encode())
+                good.append(row)
+        good, left_out = apart(good, reader(store, config, index), settings.min_apart, settings.per_row)
+        for name, n in left_out.items():
+            rejected[name] += n
+        for row in good:
+            through.setdefault(row["target"], []).append(row["cf_id"].encode())
         for target, ids in through.items():
             passed.setdefault(target, []).append(np.array(ids))
     found = {target: np.concatenate(parts) for target, parts in passed.items()}
@@ -68,6 +76,7 @@ def augment(store: Store, config: RunConfig) -> dict[str, Any]:
     files = parts.close()
     counts: dict[str, Any] = {
         "considered": considered,
+        "originals": originals,
         "without_split": unsplit,
         "kept": sum(kept.values()),
         "per_class": dict(sorted(kept.items())),
@@ -136,7 +145,7 @@ def _scores(store: Store, stage: str, shards: list[int]) -> dict[int, str]:
 def _rows(store: Store, path: str, judged: Judged) -> Iterator[dict[str, Any]]:
     """The scored rows of a shard, without their images; path: of the commit of its scores."""
     commit = read_commit(store, path)
-    rows = read_committed(store, commit, ["cf_id", "id", *COPIED, *MEASURED]).to_pylist()
+    rows = read_committed(store, commit, ["cf_id", "id", "k", *COPIED, *MEASURED]).to_pylist()
     for row, judge in zip(rows, judged.of([row["cf_id"] for row in rows]), strict=True):
         yield {**row, "judge": judge}
 
@@ -176,6 +185,7 @@ def _told(row: dict[str, Any], names: list[str], config: RunConfig) -> dict[str,
         "id": row["cf_id"],
         "image": {"bytes": row["counterfactual"]["bytes"], "path": f"{row['cf_id']}.png"},
         "source_id": row["id"],
+        "k": row["k"],
         "method": row["method"],
         "run": config.name,
         "split": row["split"],

@@ -17,7 +17,7 @@ configs:
 {summary}
 
 Each row is a generated image that the classifier sees as `target`, made from the data set's row `source_id`, which it
-saw as `source`. {label} Images are PNG as they were stored and scored.
+saw as `source`. {label}{several} Images are PNG as they were stored and scored.
 
 | | rows |
 |---|---:|
@@ -36,6 +36,11 @@ LABELS = {
     "target": "Its `label` is the target class: what the image was changed to show.",
     "original": "Its `label` is that of the original: the change should not have moved the decision.",
 }
+# What a reader must know who cuts the set again.
+SEVERAL = (
+    " A row of the data set may have several answers here, `k` says which: answers that are alike are left out, all of "
+    "a row's are in its split, and whoever splits the set again should split by `source_id`."
+)
 GATES = ("min_target", "max_l1", "min_cout", "max_other_attributes", "min_judge")
 
 
@@ -44,14 +49,20 @@ def summary(counts: dict[str, Any]) -> str:
     kept, considered, rejected = counts["kept"], counts["considered"], counts["rejected"]
     if kept:
         classes = ", ".join(f"{n} {name}" for name, n in counts["per_class"].items())
-        told = f"kept {kept} of {considered} rows ({classes})"
+        told = f"kept {kept} of {_rows(counts)} ({classes})"
         missing = [name for name in counts["classes"] if name not in counts["per_class"]]
         return told + (f"; none of class {', '.join(missing)}" if missing else "")
     if not considered:
         return "kept no row: the run has none"
     reasons = ", ".join(f"{n} {gate}" for gate, n in sorted(rejected.items(), key=lambda item: -item[1]))
     hint = "; no row says which split it is of (data.split)" if counts["without_split"] == considered else ""
-    return f"kept none of {considered} rows: {reasons}{hint}"
+    return f"kept none of {_rows(counts)}: {reasons}{hint}"
+
+
+def _rows(counts: dict[str, Any]) -> str:
+    """What was considered: rows, or where they have several answers these."""
+    considered, originals = counts["considered"], counts.get("originals", counts["considered"])
+    return f"{considered} rows" if considered == originals else f"{considered} answers to {originals} rows"
 
 
 def card(config: RunConfig, counts: dict[str, Any]) -> str:
@@ -64,6 +75,7 @@ def card(config: RunConfig, counts: dict[str, Any]) -> str:
         run=config.name,
         summary=sentence[:1].upper() + sentence[1:] + ".",
         label=LABELS[settings["label"]],
+        several=SEVERAL if counts["considered"] > counts["originals"] else "",
         considered=counts["considered"],
         rejected="".join(f"| {gate} | {n} |\n" for gate, n in counts["rejected"].items()),
         kept=counts["kept"],

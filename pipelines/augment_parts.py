@@ -25,6 +25,7 @@ def schema_of(classes: list[str]) -> pa.Schema:
         ("label", pa.int64()),
         ("label_name", pa.string()),
         ("source_id", pa.string()),
+        ("k", pa.int32()),  # which of the answers to its row
         ("method", pa.string()),
         ("run", pa.string()),
         ("split", pa.string()),
