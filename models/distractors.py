@@ -1,4 +1,4 @@
-"""Images of a data set for methods that lay one beside the query: Counter_Vis' distractors."""
+"""Images of a data set for methods that lay one beside the query (Counter_Vis' distractors) or ask all (DiVE)."""
 
 from __future__ import annotations
 
