@@ -32,7 +32,7 @@ lint: setup
 ZOO_FLAGS ?=
 ZOO := classifier:faces-plain-first classifier:faces-plain classifier:faces-biased classifier:faces-second \
 	attributes:faces-oracle attributes:faces-named autoencoder:faces-autoencoder denoiser:faces-denoiser-first \
-	denoiser:faces-denoiser causal:faces-causal-plain causal:faces-causal-biased simsiam:faces-simsiam
+	denoiser:faces-denoiser attribution:faces-attribution causal:faces-causal-plain causal:faces-causal-biased simsiam:faces-simsiam
 
 zoo: setup
 	$(BIN)/counterfactory prepare faces data/zoo-plain --rows 30000 --test-rows 1000 --seed 1

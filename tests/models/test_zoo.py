@@ -19,7 +19,7 @@ from sources.faces import ATTRIBUTES, draw, labels
 
 ZOO = Path(__file__).parents[2] / "zoo"
 NAMES = ["faces-plain", "faces-biased", "faces-second", "faces-oracle", "faces-autoencoder", "faces-denoiser"]
-NAMES += ["faces-simsiam", "faces-causal-plain", "faces-causal-biased", "faces-named"]
+NAMES += ["faces-simsiam", "faces-causal-plain", "faces-causal-biased", "faces-named", "faces-attribution"]
 FRESH = 20_260_101  # a seed that nothing was trained or measured on
 
 
@@ -159,6 +159,30 @@ def test_the_cause_is_what_the_classifier_reads(name: str, decides: str) -> None
     other = model("faces-biased" if name == "faces-plain" else "faces-plain")
     with pytest.raises(ValueError, match="expected the classifier that the causal model was trained with"):
         causal(images, other)
+
+
+def test_predictors_tell_what_was_redrawn() -> None:
+    """Of faces with one thing redrawn, the importance of that thing alone goes all the way."""
+    rows, changed = np.arange(20), ("Smiling", "Blond_Hair", "Young")
+    bits = labels(FRESH, rows)
+    encoder, predictors = model("faces-autoencoder"), model("faces-attribution")
+    predictors.expect(encoder, (64, 64))
+
+    def told(which: np.ndarray) -> Tensor:
+        images = torch.from_numpy(draw(FRESH, rows, attributes=which)).permute(0, 3, 1, 2).float() / 255
+        out: Tensor = predictors(encoder.encode(images))
+        return out
+
+    before = told(bits)
+    for name in changed:
+        other = bits.copy()
+        place = ATTRIBUTES.index(name)
+        other[:, place] ^= True
+        signs = torch.from_numpy(np.where(other[:, place], 1.0, -1.0))
+        means = ((told(other) - before) * signs[:, None]).mean(0)
+        assert predictors.descriptors[int(means.abs().argmax())] == name
+        assert float(means[place]) > 0.9
+        assert float(means.abs().sort().values[-2]) < 0.1
 
 
 def test_simsiam_sees_the_hair_through_light_and_noise() -> None:
