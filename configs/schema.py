@@ -180,7 +180,7 @@ class ScoreConfig(Strict):
 class JudgeConfig(Strict):
     wording: str = "generic"  # a wording of configs/judge/, or a YAML file: faces-smile, faces-age, traffic, ...
     model: str = "gpt-4o-mini"
-    max_rows: int | None = Field(default=None, ge=0)  # prompts for at most so many rows; default all
+    max_rows: int | None = Field(default=None, ge=0)  # prompts for at most so many answers; default all
     max_tokens: Count = 300
 
 

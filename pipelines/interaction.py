@@ -14,7 +14,8 @@ from storage.commit import read_committed
 from storage.uri import Store
 
 Array = NDArray[np.float64]
-COLUMNS = ["id", "target", "flipped", "condition_before", "condition_after"]
+TOLD = ("id", "k", "target", "flipped")
+COLUMNS = [*TOLD, "condition_before", "condition_after"]
 FAR = 0.1  # of an attribute's whole way, from 0 to 1
 
 
@@ -29,19 +30,24 @@ def interaction(store: Store, row: str | None = None) -> str:
     ways = np.array([record["way"] for record in found])
     if ways.shape[1] != len(names):
         raise UserError(f"{store.uri}: expected {len(names)} attributes in every row, got {ways.shape[1]}")
+    several = any(record["k"] for record in found)
     if row is not None:
-        lines = [f"{row}: {'flipped' if found[0]['flipped'] else 'not flipped'}, from what it was to what it became"]
-        for place in np.argsort(-np.abs(ways[0]), kind="stable"):
-            lines.append(f"  {names[place]:24s} {ways[0][place]:+.3f}")
+        lines = []
+        for record, way in zip(found, ways, strict=True):
+            which = f", answer {record['k']}" if several else ""
+            verdict = "flipped" if record["flipped"] else "not flipped"
+            lines.append(f"{row}{which}: {verdict}, from what it was to what it became")
+            lines += [f"  {names[place]:24s} {way[place]:+.3f}" for place in np.argsort(-np.abs(way), kind="stable")]
         return "\n".join(lines)
     flipped = np.array([record["flipped"] for record in found])
     targets = np.array([record["target"] for record in found])
-    lines = [f"{store.uri}: {flipped.sum()} flipped of {len(found)} rows"]
+    what = "answers" if several else "rows"
+    lines = [f"{store.uri}: {flipped.sum()} flipped of {len(found)} {what}"]
     for target in np.unique(targets[flipped]):
         of = ways[flipped & (targets == target)]
         name = classes[target] if target < len(classes) else f"class {target}"
         lines += [
-            f"to {name}, {len(of)} rows",
+            f"to {name}, {len(of)} {what}",
             f"  {'attribute':24s} {'mean way':>9s} {'mean length':>12s} {f'moved > {FAR:g}':>12s}",
         ]
         for place in np.argsort(-np.abs(of).mean(0), kind="stable"):
@@ -51,12 +57,12 @@ def interaction(store: Store, row: str | None = None) -> str:
 
 
 def moved(store: Store) -> Iterator[dict[str, Any]]:
-    """Rows whose attributes were moved: id, target, flipped, and the way (A,) from what they were."""
+    """Answers whose attributes were moved: id, k, target, flipped, and the way (A,) from what they were."""
     for commit in generated(store):
         for record in read_committed(store, commit, columns=COLUMNS).to_pylist():
             if record.get("condition_after") is not None:  # a run made before there was such a column has none
                 way = np.subtract(record["condition_after"], record["condition_before"])
-                yield {**{name: record[name] for name in ("id", "target", "flipped")}, "way": way}
+                yield {**{name: record[name] for name in TOLD}, "way": way}
 
 
 def attribute_names(config: Mapping[str, Any]) -> list[str]:

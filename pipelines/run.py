@@ -105,7 +105,7 @@ def _generate(store: Store, config: RunConfig, part: Part) -> str:
     quarantined = f", {counts['quarantined']} quarantined" if counts["quarantined"] else ""
     planned = len(load_plan(store)["shards"])
     left = f"; {counts['shards']:,} of {planned:,} shards" if counts["shards"] < planned else ""
-    return f"generate: {counts['rows_out']} counterfactuals from {counts['rows_in']} rows{quarantined}{left}"
+    return f"generate: {counts['rows']} counterfactuals from {counts['rows_in']} rows{quarantined}{left}"
 
 
 def _score(store: Store, config: RunConfig, part: Part) -> str:
@@ -115,7 +115,7 @@ def _score(store: Store, config: RunConfig, part: Part) -> str:
     shown = {
         m["metric"]: m
         for m in reversed(table["metrics"])
-        if m["metric"] in ("flip_rate", "cout", "l1") and not m.get("by")
+        if m["metric"] in ("flip_rate", "flip_rate[any]", "cout", "l1") and not m.get("by")
     }
     figures = ", ".join(
         f"{name} {m['value']:.3f} [{m['low']:.3f}, {m['high']:.3f}] (n {m['n']})"

@@ -21,7 +21,8 @@ from storage.uri import Store
 def pairs(
     names: Sequence[str], stores: Sequence[Store], measures: Sequence[Measure], replicates: int
 ) -> list[dict[str, Any]]:
-    """Every two of the cells: mean of (first - second) per measure over the rows that both scored, answer k = 0 each.
+    """Every two of the cells: mean of (first - second) per measure over the rows that both scored, the mean over its
+    answers where a row has several.
 
     better: which of the two the interval is in favour of, "" where it holds 0. Cells over other data have no row in
     common and are left out.
@@ -68,8 +69,16 @@ def _commits(store: Store) -> Iterator[dict[str, Any]]:
 
 
 def _rows(store: Store, commit: dict[str, Any], columns: list[str]) -> pa.Table:
+    """A shard's columns, a line per row."""
     table = read_committed(store, commit, columns)
-    return table.filter(pc.equal(table["k"], 0))
+    first = pc.equal(table["k"], 0)
+    if pc.all(first).as_py() is not False:  # None: no rows
+        return table
+    numbers = table.select([name for name in table.column_names if name not in ("id", "k")])
+    means = pa.table([pa.array(floats(column), from_pandas=True) for column in numbers.columns], numbers.column_names)
+    grouped = means.append_column("id", table["id"]).group_by("id", use_threads=False)
+    found = grouped.aggregate([(name, "mean") for name in numbers.column_names])  # nulls are left out
+    return found.rename_columns([name.removesuffix("_mean") for name in found.column_names])
 
 
 def _joined(left: pa.Table, right: pa.Table) -> tuple[pa.Table, pa.Table]:
