@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from storage.commit import iterate_commits, totals
 from storage.inputs import read_footers, unchanged
 from storage.plan import cut
 from storage.run import PLAN, PlanMismatch, read_plan, versions, write_plan
-from storage.schema import holds_images
+from storage.schema import REGIONS, holds_images
 from storage.uri import Store, data_files, open_store
 
 STAGE = "generate"
@@ -169,10 +170,24 @@ def cut_data(config: RunConfig) -> tuple[list[dict[str, Any]], list[dict[str, An
                 f"data.image: expected {data.image!r} of {data.path} as struct<bytes, path> or binary, got {kind}: "
                 "paths are not read, but `counterfactory prepare images` writes image files as Parquet"
             )
+        expect_regions(config, schema.metadata or {})
         files, _ = read_footers(data.path, data.rows, list(dict.fromkeys(columns.values())))
         return files, cut(files, shard_rows=config.engine.shard_rows, rows=data.rows, path=data.path)
     except (FileNotFoundError, ValueError) as error:
         raise UserError(f"data.path: {error}") from None
+
+
+def expect_regions(config: RunConfig, metadata: Mapping[bytes, bytes]) -> None:
+    """UserError where masks say what their values mean (as `prepare --masks` writes), and a model means others."""
+    if config.data.mask is None or REGIONS.encode() not in metadata:
+        return
+    told = json.loads(metadata[REGIONS.encode()])
+    for name, spec in config.models.items():
+        if spec.role == "semantic" and spec.classes != told:
+            raise UserError(
+                f"models.{name}: expected the regions of the masks of {config.data.path}, {', '.join(told)}, got "
+                f"{', '.join(spec.classes)}"
+            )
 
 
 def named_columns(config: RunConfig) -> dict[str, str]:

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from storage.codec import BadRow, decode, encode
+from storage.codec import BadRow, decode, decode_mask, encode
 
 RNG = np.random.default_rng(0)
 
@@ -233,3 +233,37 @@ def test_real_faces_decode_as_designed() -> None:
         plain = np.array(Image.open(io.BytesIO(data)))[29:90, 14:75]
         assert np.array_equal(read(data, size=61, crop=crop), plain)
         assert abs(read(data, size=64, crop=crop).mean() - plain.mean()) < 1
+
+
+def test_masks_are_cropped_and_resized_without_new_values() -> None:
+    mask = np.array([[0, 9, 9, 0], [7, 0, 9, 0], [7, 7, 0, 0], [1, 2, 3, 4]], dtype=np.uint8)
+    palette = Image.fromarray(mask, "P")
+    palette.putpalette([200, 100, 0] * 10)
+    for data in (pack(mask), {"bytes": pack(mask), "path": None}, pack(palette)):
+        assert np.array_equal(decode_mask(data, size=4, crop=None, of=(4, 4)), mask)
+    assert np.array_equal(
+        decode_mask(pack(mask), size=4, crop=(0, 0, 2, 2), of=(4, 4)), [[0, 0, 9, 9]] * 2 + [[7, 7, 0, 0]] * 2
+    )
+    wide = decode_mask(pack(noise(31, 47) % 5), size=(20, 10), crop=None, of=(47, 31))
+    assert wide.shape == (10, 20)
+    assert set(np.unique(wide)) <= set(range(5))
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (None, "no mask: null"),
+        ({"bytes": None}, "no mask: null"),
+        (b"", "no mask: 0 bytes"),
+        ("a.png", "no mask: str"),
+        (b"hello", "mask: image: neither PNG"),
+        (pack(noise(8, 8), "JPEG"), "mask: expected a PNG of mode L or P, got JPEG of mode L"),
+        (pack(noise(8, 8, 3)), "mask: expected a PNG of mode L or P, got PNG of mode RGB"),
+        (pack(noise(8, 4)), "mask: expected the image's 8x8 pixels, got 4x8"),
+        (pack(noise(8, 9)), "mask: image size: expected at most 64 pixels"),
+        (pack(noise(8, 8))[:-30], "mask: truncated or corrupt PNG"),
+    ],
+)
+def test_a_bad_mask_has_a_reason(data: Any, why: str) -> None:
+    with pytest.raises(BadRow, match=f"^{why}"):
+        decode_mask(data, size=8, crop=None, of=(8, 8))

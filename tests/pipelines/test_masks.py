@@ -1,0 +1,170 @@
+"""Masks from the table to the method: a run by regions, rows set aside for their masks, and training with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from torch.nn import functional as F
+
+from configs.schema import ModelConfig, RunConfig, TrainConfig
+from configs.strict import UserError, check
+from models.load import build
+from models.semantic import SemanticNet
+from pipelines import train_semantic
+from pipelines.generate import generate
+from pipelines.prepare import prepare_faces
+from pipelines.score_flops import count_tflops
+from pipelines.train import train
+from sources.faces_masks import MOUTH, REGIONS
+from storage.codec import decode, decode_mask, encode
+from storage.commit import read_commits, read_committed
+from storage.uri import open_store
+
+TINY: dict[str, Any] = {"style": 3, "told": 4, "encoder": [4, 4, 4], "widths": [4, 4, 4]}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six faces of 32 px, of which one has no mask, one a mask of another size, one a value that is no region's."""
+    folder = tmp_path_factory.mktemp("masked")
+    prepare_faces(str(folder), rows=6, test_rows=0, size=32, masks=True)
+    path = folder / "train-00000.parquet"
+    table = pq.read_table(path)
+    cells = table["mask"].to_pylist()
+    cells[1]["bytes"] = None
+    cells[2]["bytes"] = encode(np.zeros((16, 16), dtype=np.uint8))
+    cells[3]["bytes"] = encode(np.full((32, 32), len(REGIONS), dtype=np.uint8))
+    field = table.schema.field("mask")
+    table = table.set_column(table.schema.names.index("mask"), field, pa.array(cells, type=field.type))
+    pq.write_table(table, path)
+    return folder
+
+
+def config(folder: Path, **other: Any) -> RunConfig:
+    semantic = {"role": "semantic", "target": "models.semantic.SemanticNet", "classes": list(REGIONS)}
+    semantic["settings"] = {**TINY, "regions": len(REGIONS), "size": 32}
+    classifier = {"role": "classifier", "target": "models.classifiers.ConvNet", "classes": ["no", "yes"]}
+    raw: dict[str, Any] = {
+        "name": "masked",
+        "data": {"path": str(folder), "id": "id", "size": 32, "mask": "mask"},
+        "models": {"classifier": {**classifier, "settings": {"outputs": 2}}, "semantic": semantic},
+        "method": {"target": "methods.steex.STEEX", "settings": {"regions": ["mouth"], "max_steps": 2, "lr": 0.5}},
+        "target": {"rule": "opposite"},
+        "engine": {"kind": "local", "batch": 4},
+        "score": {"flops_rows": 1},
+    }
+    return check(RunConfig, {**raw, **other}, "test")
+
+
+def test_a_run_hands_masks_over_and_sets_bad_ones_aside(data: Path, tmp_path: Path) -> None:
+    store = open_store(tmp_path / "run")
+    totals = generate(store, config(data))
+    (commit,) = read_commits(store, "generate").values()
+    assert (totals["rows_in"], totals["rows_out"]) == (6, 3)
+    reasons = [row["reason"] for row in sorted(commit["quarantined"], key=lambda row: row["id"])]
+    assert reasons == [
+        "no mask: null",
+        "mask: expected the image's 32x32 pixels, got 16x16",
+        "mask: expected values below 10, one per region, got 10",
+    ]
+    given = {row["id"]: row for row in pq.read_table(data).to_pylist()}
+    for row in read_committed(store, commit, ["id", "original", "counterfactual", "mask"]).to_pylist():
+        before, after = (
+            decode(row[n]["bytes"], size=32, crop=None, max_pixels=4096) for n in ("original", "counterfactual")
+        )
+        mask = decode_mask(given[row["id"]]["mask"], size=32, crop=None, of=(32, 32))
+        changed = (before != after).any(-1)
+        assert changed.any()
+        assert not changed[mask != MOUTH].any()
+        allowed = decode(row["mask"], size=32, crop=None, max_pixels=4096)[..., 0]
+        assert np.array_equal(allowed == 255, mask == MOUTH)
+    counted = count_tflops(store, config(data))
+    assert counted is not None
+    assert counted.value > 0
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        (
+            {"data": {"size": 32}},
+            "data.mask: expected the column of segmentation masks, which methods.steex.STEEX needs",
+        ),
+        ({"data": {"size": 32, "mask": "mark"}}, "data.mask: expected a column of .*, got 'mark': did you mean 'mask'"),
+        ({"method": {"settings": {"regions": ["mouht"]}}}, "expected regions out of background, .*, got 'mouht'"),
+        (
+            {"semantic": [*REGIONS[1:], REGIONS[0]]},
+            "models.semantic: expected the regions of the masks of .*background, cloth",
+        ),
+    ],
+)
+def test_a_run_that_cannot_work_stops_before_any_work(
+    data: Path, tmp_path: Path, other: dict[str, Any], says: str
+) -> None:
+    run = config(data)
+    if "data" in other:
+        run = config(data, data={"path": str(data), **other["data"]})
+    if "method" in other:
+        run = config(data, method={"target": "methods.steex.STEEX", **other["method"]})
+    if "semantic" in other:
+        run.models["semantic"] = run.models["semantic"].model_copy(update={"classes": other["semantic"]})
+    with pytest.raises(UserError, match=says):
+        generate(open_store(tmp_path / "run"), run)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_loss_counts_every_region_alike() -> None:
+    torch.manual_seed(0)
+    net = SemanticNet(regions=3, size=16, style=3, told=4, encoder=(4, 4, 4), widths=(4, 4, 4))
+    net.log_variance.data.fill_(-30)  # clamped to a noise of e^-4
+    x, masks = torch.rand(4, 3, 16, 16), torch.zeros(4, 16, 16, dtype=torch.uint8)
+    masks[:, :2, :2] = 1  # the third region is nowhere
+    only = {"pixel": 0.0, "edges": 0.0, "kl": 0.0, "regions": 1.0}
+    got = train_semantic.loss(net, x, masks, only, torch.Generator().manual_seed(5))
+    noise = torch.randn(4, 3, 3, generator=torch.Generator().manual_seed(5)) * torch.tensor(-8.0 / 2).exp()
+    error = (net.decode(net.encode(x, masks.long()) + noise, masks.long()) - x).abs()
+    inside = error[:, :, :2, :2].mean((1, 2, 3))
+    outside = (error.sum((1, 2, 3)) - error[:, :, :2, :2].sum((1, 2, 3))) / (3 * 252)
+    torch.testing.assert_close(got, (inside + outside).mean() / 3)
+    pixels = train_semantic.loss(
+        net, x, masks, {**only, "regions": 0.0, "pixel": 1.0}, torch.Generator().manual_seed(5)
+    )
+    torch.testing.assert_close(pixels, F.l1_loss(error, torch.zeros_like(error)))
+
+
+def training(folder: Path, out: Path, **other: Any) -> TrainConfig:
+    source = {"path": str(folder), "size": 32, "mask": "mask", "rows": "4:6"}
+    raw = {"name": "tiny", "role": "semantic", "data": source, "holdout": source, "classes": list(REGIONS)}
+    raw |= {"target": "models.semantic.SemanticNet", "settings": TINY, "steps": 2, "batch": 2, "out": str(out)}
+    return check(TrainConfig, {**raw, **other}, "test")
+
+
+def test_training_writes_a_model_that_a_run_can_use(data: Path, tmp_path: Path) -> None:
+    out = Path(str(train(training(data, tmp_path / "tiny.safetensors"), lambda _: None)))
+    card = yaml.safe_load(out.with_suffix(".yaml").read_text())
+    assert card["training"]["command"] == "counterfactory train semantic tiny"
+    assert set(card["holdout"]) == {"rows", "l1", "psnr", "regions", "leak"}
+    assert list(card["holdout"]["regions"]) == list(REGIONS)
+    model: Any = build(check(ModelConfig, card["model"], "card").model_dump(), out, torch.device("cpu"))
+    assert model.regions == REGIONS
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ({"data": {"path": "x", "size": 32}}, "expected data.mask"),
+        ({"classes": []}, "expected from 2 to 256 regions in classes, got 0"),
+        ({"flip": True}, "expected flip: false"),
+        ({"classes": ["a", "b"]}, "expected values below 2, one per region, got 9"),
+    ],
+)
+def test_training_says_what_it_lacks(data: Path, tmp_path: Path, other: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        train(training(data, tmp_path / "tiny.safetensors", **other), lambda _: None)
