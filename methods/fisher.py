@@ -43,7 +43,7 @@ def fisher_information(classifier: Classifier, autoencoder: Any, images: Tensor,
     Images whose gradient is not finite are left out.
     """
     total: Tensor | float = 0.0
-    for part in images.split(BATCH):
+    for part in torch.split(images, BATCH):
         z0, image, _ = start(autoencoder, part.float() / 255, residual)
         with torch.enable_grad():
             z = z0.clone().requires_grad_()
