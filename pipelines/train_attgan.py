@@ -48,8 +48,9 @@ def fit(
         for optimizer in (makes, judges):
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * pace(step, config.steps)
-        # The push grows over the first third: against a whole one nothing is learnt at first.
-        now = {**w, "push": w["push"] * min(1.0, 3 * step / config.steps)}
+        # Both grow over the first third: against a whole push nothing is learnt at first, and beside a whole residual
+        # hair keeps its colour, for a little less of it tells the reader nothing.
+        now = {**w, **{name: w[name] * min(1.0, 3 * step / config.steps) for name in ("push", "residual")}}
         for _ in range(int(w["critic_steps"])):
             images, has = next(batches)
             with autocast:
@@ -60,7 +61,7 @@ def fit(
         for parameter in judging:
             parameter.requires_grad_(False)  # spares the gradients that nobody would use
         with autocast:
-            terms = generator_terms(net, critic, images, has, w, generator)
+            terms = generator_terms(net, critic, images, has, now, generator)
         update(makes, terms, w)
         for parameter in judging:
             parameter.requires_grad_(True)
@@ -158,12 +159,13 @@ def generator_terms(
 
 
 def made(net: Any, images: Tensor, has: Tensor, goal: Tensor, residual: float) -> tuple[Tensor, Tensor]:
-    """Images rebuilt under the attributes that they have, and edited towards others: dec(z,b), or with the residual."""
+    """Images rebuilt under the attributes that they have, and edited towards others: dec(z,b), and so much of what the
+    rebuilt ones lack."""
     latents, skip = net.encoded(images)
     # One pass for both, so that batch norm sees them together.
     both = net.decode(torch.cat([latents, latents]), torch.cat([has, goal]), torch.cat([skip, skip]))
     rebuilt, edited = both.chunk(2)
-    return rebuilt, (images + (edited - rebuilt)).clamp(0, 1) if residual else edited
+    return rebuilt, (edited + residual * (images - rebuilt)).clamp(0, 1) if residual else edited
 
 
 def update(optimizer: torch.optim.Optimizer, terms: dict[str, Tensor], w: Weights) -> None:

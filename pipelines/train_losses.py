@@ -38,13 +38,14 @@ TERMS: dict[str, dict[str, float]] = {
         "critic_steps": 5.0,  # of the critic for one of the generator
         "jitter": 0.0,  # share of the images whose attributes are read that are noisy, blurred, re-lit
         "push": 0.0,  # how far, in [0,1], every pixel of half of the reader's images is pushed against its attributes
-        "residual": 0.0,  # 1: edited images are judged as x + dec(z, b) - dec(z, a), which is how they will be used
+        "residual": 0.0,  # of x - dec(z, a) is added to edited images that are judged; 1: as they will be used
     },
     "semantic": {
         "pixel": 1.0,  # mean |x - x'|
         "edges": 1.0,  # as the autoencoder's
-        "regions": 1.0,  # mean |x - x'| of every region, which count alike: a mouth as much as the background
+        "regions": 0.2,  # share of a region's variance that is missed: a mouth counts as much as the background
         "kl": 1e-5,  # per nat and image
+        "attributes": 0.0,  # binary cross-entropy of a linear head on the styles, mean over `labels`
     },
     "attribution": {
         "c": 1.0,  # of the logistic regressions: the weight of the fit against that of small weights
