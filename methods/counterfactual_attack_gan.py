@@ -79,6 +79,7 @@ class CounterfactualAttackGAN(CounterfactualAttack):
             decay=self.inversion_decay,
             patience=self.patience,
             tolerance=self.tolerance,
+            precision=self.precision,
         )
         budget, generators = Budget.of(len(queries)), row_generators(queries.seed)
         z0 = inversion(gan, distance, queries.images, generators, budget, calls=0 if looks is None else 1)

@@ -23,6 +23,7 @@ class Inversion:
 
     starts, spread: how many, and their standard deviation (the prior's is 1); steps, lr, decay: AdamW's. patience,
     tolerance: a row leaves when for so many steps its distance did not fall by that share; patience 0: never.
+    precision: of the networks, "float32" or "bfloat16".
     """
 
     starts: int
@@ -32,6 +33,7 @@ class Inversion:
     decay: float
     patience: int
     tolerance: float
+    precision: str
 
     def __call__(
         self,
@@ -48,14 +50,17 @@ class Inversion:
         distance: (n,3,H,W) twice to (n,), each row's own; calls: network evaluations that one takes beside the
         generator's; generators: one per row, which draws its starts.
         """
-        z = self.nearest_start(gan, distance, images, generators)
+        half = torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+        with half:
+            z = self.nearest_start(gan, distance, images, generators)
         budget.spend(torch.arange(len(z)), forward=self.starts * (1 + calls))
         best, least = z.clone(), z.new_full((len(z),), inf)
         fallen, since = least.clone(), torch.zeros_like(least)  # the distance when it last fell, and steps since
         adam, active = Adam.of(z), torch.arange(len(z), device=z.device)
         for step in range(1, self.steps + 2):
             z_a = z[active].requires_grad_()
-            far = distance(gan.decode(z_a), images[active])
+            with half:
+                far = distance(gan.decode(z_a), images[active])
             budget.spend(active, forward=1 + calls)
 
             d = far.detach()

@@ -14,7 +14,14 @@ from methods.counterfactual_attack_gan import CounterfactualAttackGAN
 from methods.inversion import Inversion
 
 Pick = Callable[[Queries, list[int]], Queries]
-PLAIN: dict[str, Any] = {"spread": 1.0, "lr": 0.1, "decay": 0.0, "patience": 0, "tolerance": 0.01}
+PLAIN: dict[str, Any] = {
+    "spread": 1.0,
+    "lr": 0.1,
+    "decay": 0.0,
+    "patience": 0,
+    "tolerance": 0.01,
+    "precision": "float32",
+}
 
 
 def squared(made: Tensor, images: Tensor) -> Tensor:
