@@ -30,9 +30,9 @@ class PlotConfig(Strict):
 class SweepConfig(Strict):
     """Cells over a base run; every cell is an ordinary run under out/name.
 
-    grid: dotted setting -> its values, all combinations; a value of a preset's key may be a glob over preset names
-    (`method: ["*-demo"]`). cells: further cells, each dotted setting -> value. Axes are told by the last part of their
-    setting's name, or as `labels` says.
+    grid: dotted setting -> its values, all combinations; a value of a preset's key may be a glob over preset names, and
+    one with `!` before it takes names out again (`method: ["*-demo", "!steex-demo"]`). cells: further cells, each
+    dotted setting -> value. Axes are told by the last part of their setting's name, or as `labels` says.
     """
 
     name: Name
@@ -113,7 +113,9 @@ def _values(key: str, values: list[Setting]) -> list[Setting]:
     group = PRESET_GROUPS.get(key) or PRESET_GROUPS.get(f"{key.rpartition('.')[0]}.*")
     out: list[Setting] = []
     for value in values:
-        if group and isinstance(value, str) and set("*?[") & set(value):
+        if group and isinstance(value, str) and value.startswith("!"):
+            out = [name for name in out if not (isinstance(name, str) and fnmatch.fnmatch(name, value[1:]))]
+        elif group and isinstance(value, str) and set("*?[") & set(value):
             found = fnmatch.filter(presets(group), value)
             if not found:
                 raise UserError(f"{key}: expected a preset like {value!r}, got none in configs/{group}")

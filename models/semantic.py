@@ -75,7 +75,8 @@ class SemanticNet(nn.Module):
     The encoder averages convolutional features over each region (SEAN); the decoder sees the image only through the
     styles. As in a VAE the styles are noisy in training, with a spread learnt per coordinate, so that small steps from
     a style give an image, too. widths: channels at a quarter, half and the whole of the side. A region that a mask has
-    nothing of has a style of zeros.
+    nothing of has a style of zeros. attributes > 0 adds a linear head on the styles, a training aid: what decides an
+    attribute, such as how a mouth is bent, is encoded long before the decoder would have asked for it.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class SemanticNet(nn.Module):
         told: int = 20,
         encoder: tuple[int, int, int] = (16, 24, 32),
         widths: tuple[int, int, int] = (24, 32, 16),
+        attributes: int = 0,
     ) -> None:
         super().__init__()
         if size % 4:
@@ -107,6 +109,7 @@ class SemanticNet(nn.Module):
         self.fold = nn.Conv2d(half, 4 * whole, 1)
         self.top = Block(whole, told, 1)
         self.last = nn.Conv2d(whole, 3, 3, 1, 1)
+        self.probe = nn.Linear(regions * style, attributes) if attributes else None
 
     def posterior(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the styles, (B,R,style) each."""

@@ -185,7 +185,7 @@ def loss(config: TrainConfig, net: nn.Module, spec: dict[str, Any], device: torc
         bar, prediction = schedule_of(spec["settings"])
         bar = bar.to(device)
         return lambda images, _, g: train_losses.denoiser(net, images, bar, prediction, weights, g)
-    if config.role == "autoencoder" and weights["attributes"] and not config.labels:
+    if config.role in ("autoencoder", "semantic") and weights["attributes"] and not config.labels:
         raise UserError("objective.attributes: expected `labels`, the columns to learn, got none")
     if config.role == "simsiam":
         return lambda images, _, g: train_simsiam.loss(net, images, weights, g)
@@ -208,7 +208,7 @@ def needed(config: TrainConfig) -> list[str]:
         return [config.data.label]
     if config.role == "semantic":
         train_semantic.expect_masks(config)
-        return []
+        return config.labels
     if config.role in ("attributes", "attgan", "attribution") and not config.labels:
         raise UserError(f"{config.name}: expected labels, the columns to learn, got none")
     return config.labels
@@ -217,7 +217,7 @@ def needed(config: TrainConfig) -> list[str]:
 def targets(config: TrainConfig, samples: Samples) -> Tensor:
     """Labels as the role's loss wants them: class indices (N,), or bits (N,A)."""
     if config.role == "semantic":
-        return train_semantic.masks_of(samples, len(config.classes))
+        return train_semantic.targets(samples, config)
     if config.role == "attribution":  # its columns need not be bits
         return torch.zeros(len(samples), 0)
     if config.role not in ("classifier", "causal"):
@@ -231,7 +231,7 @@ def specification(config: TrainConfig) -> dict[str, Any]:
     classes = config.classes if config.role == "classifier" else config.labels if config.role == "attributes" else []
     side = {"size": config.data.size} if isinstance(config.data.size, int) else {}  # a network's own size is a square's
     settings, derived = dict(config.settings), {"outputs": len(classes)} if classes else dict(side)
-    if config.role == "autoencoder" and config.objective.get("attributes"):
+    if config.role in ("autoencoder", "semantic") and config.objective.get("attributes"):
         derived["attributes"] = len(config.labels)
     if config.role == "semantic":
         derived["regions"] = len(config.classes)
@@ -281,7 +281,7 @@ def evaluate(
     elif config.role == "attributes":
         figures = train_holdout.attributes(model, samples, bits(samples, labels), device)
     elif config.role == "semantic":
-        figures = train_semantic.holdout(model, samples, targets(config, samples), device)
+        figures = train_semantic.holdout(model, samples, train_semantic.masks_of(samples, len(config.classes)), device)
     elif config.role == "attgan":
         figures = train_attgan.holdout(model, samples, bits(samples, labels), device)
     elif config.role == "autoencoder":

@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from configs.schema import TrainConfig
 from configs.strict import UserError
 from models.semantic import average
 from pipelines import train_holdout
-from pipelines.train_data import Samples
+from pipelines.train_data import Samples, bits
 from pipelines.train_losses import edges
 
 
@@ -34,17 +35,38 @@ def masks_of(samples: Samples, regions: int) -> Tensor:
     return samples.masks
 
 
-def loss(net: Any, images: Tensor, masks: Tensor, w: dict[str, float], g: torch.Generator) -> Tensor:
-    """Rebuilding from noisy styles, in pixels, edges and per region, and the styles' divergence from the normal."""
-    masks = masks.long()
+def targets(samples: Samples, config: TrainConfig) -> Tensor:
+    """What the loss is told of samples, (N, H*W + A) uint8: the mask, and attributes of 0 and 1."""
+    return torch.cat([masks_of(samples, len(config.classes)).flatten(1), bits(samples, config.labels).byte()], 1)
+
+
+def loss(net: Any, images: Tensor, told: Tensor, w: dict[str, float], g: torch.Generator) -> Tensor:
+    """Rebuilding from noisy styles, in pixels, edges and per region, the styles' divergence from the normal, and the
+    attribute head; told: as `targets`."""
+    pixels = images.shape[2] * images.shape[3]
+    masks, has = told[:, :pixels].long().view(len(images), *images.shape[2:]), told[:, pixels:].float()
     mean, log_variance = net.posterior(images, masks)
     noise = torch.randn(mean.shape, generator=g).to(mean.device)
-    rebuilt = net.decode(mean + (log_variance / 2).exp() * noise, masks).float()
-    error = rebuilt - images
+    styles = mean + (log_variance / 2).exp() * noise
+    error = net.decode(styles, masks).float() - images
     kl = (mean**2 + log_variance.exp() - 1 - log_variance).sum((1, 2)).mean() / 2
-    each = average(error.abs(), masks, net.regions).mean(2)  # (B,R), 0 where a region is not there
     total: Tensor = w["pixel"] * error.abs().mean() + w["edges"] * edges(error) + w["kl"] * kl
-    return total + w["regions"] * each.mean()
+    total = total + w["regions"] * unexplained(error, images, masks, net.regions).mean()
+    if w["attributes"]:
+        total = total + w["attributes"] * F.binary_cross_entropy_with_logits(net.probe(styles.flatten(1)).float(), has)
+    return total
+
+
+def unexplained(error: Tensor, images: Tensor, masks: Tensor, regions: int) -> Tensor:
+    """Which share of each region's variance within the image a rebuilding misses, (B,R), 0 where a region is not there.
+
+    Squared, since the absolute error of a thin line, such as a mouth's, is least where there is none. The variance is
+    taken for 0.02 more than it is, so that what has hardly any, such as a backdrop, does not outweigh all others.
+    """
+    squares = torch.cat([error.square(), images.square(), images], 1)
+    missed, square, mean = average(squares, masks, regions).chunk(3, dim=2)
+    share: Tensor = missed.mean(2) / ((square - mean.square()).mean(2) + 0.02)
+    return share
 
 
 @torch.no_grad()

@@ -29,6 +29,8 @@ def test_a_grid_gives_every_combination_and_a_list_adds_to_it() -> None:
 def test_a_glob_takes_every_preset_of_its_group() -> None:
     wanted = sorted(name for name in presets("method") if name.endswith("-demo"))
     assert [settings["method"] for settings in chosen(made(grid={"method": ["*-demo"]}))] == wanted
+    fewer = [settings["method"] for settings in chosen(made(grid={"method": ["*-demo", "!steex-*"]}))]
+    assert fewer == [name for name in wanted if name != "steex-demo"]
     with pytest.raises(UserError, match="expected a preset like 'none-\\*'"):
         chosen(made(grid={"method": ["none-*"]}))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pipelines.generate import generate
 from pipelines.prepare import prepare_faces
 from pipelines.score_flops import count_tflops
 from pipelines.train import train
+from pipelines.train_losses import TERMS
 from sources.faces_masks import MOUTH, REGIONS
 from storage.codec import decode, decode_mask, encode
 from storage.commit import read_commits, read_committed
@@ -120,23 +122,35 @@ def test_a_run_that_cannot_work_stops_before_any_work(
     assert not (tmp_path / "run").exists()
 
 
-def test_the_loss_counts_every_region_alike() -> None:
+def test_the_loss_is_the_sum_of_its_terms() -> None:
     torch.manual_seed(0)
-    net = SemanticNet(regions=3, size=16, style=3, told=4, encoder=(4, 4, 4), widths=(4, 4, 4))
-    net.log_variance.data.fill_(-30)  # clamped to a noise of e^-4
-    x, masks = torch.rand(4, 3, 16, 16), torch.zeros(4, 16, 16, dtype=torch.uint8)
+    settings: dict[str, Any] = {**TINY, "regions": 3, "size": 16, "attributes": 2}
+    net = SemanticNet(**settings)
+    x, masks = torch.rand(4, 3, 16, 16), torch.zeros(4, 16, 16, dtype=torch.int64)
     masks[:, :2, :2] = 1  # the third region is nowhere
-    only = {"pixel": 0.0, "edges": 0.0, "kl": 0.0, "regions": 1.0}
-    got = train_semantic.loss(net, x, masks, only, torch.Generator().manual_seed(5))
-    noise = torch.randn(4, 3, 3, generator=torch.Generator().manual_seed(5)) * torch.tensor(-8.0 / 2).exp()
-    error = (net.decode(net.encode(x, masks.long()) + noise, masks.long()) - x).abs()
-    inside = error[:, :, :2, :2].mean((1, 2, 3))
-    outside = (error.sum((1, 2, 3)) - error[:, :, :2, :2].sum((1, 2, 3))) / (3 * 252)
-    torch.testing.assert_close(got, (inside + outside).mean() / 3)
-    pixels = train_semantic.loss(
-        net, x, masks, {**only, "regions": 0.0, "pixel": 1.0}, torch.Generator().manual_seed(5)
-    )
-    torch.testing.assert_close(pixels, F.l1_loss(error, torch.zeros_like(error)))
+    has = torch.tensor([[0, 1], [1, 1], [0, 0], [1, 0]])
+    told = torch.cat([masks.flatten(1), has], 1).to(torch.uint8)
+    styles = net.encode(x, masks) + torch.randn(4, 3, 3, generator=torch.Generator().manual_seed(5)) * 0.1353352832
+    error = net.decode(styles, masks) - x  # the noise starts at a log-variance of -4
+    parts = [(masks == region)[:, None].expand_as(x) for region in (0, 1)]
+    shares = [
+        (
+            error[row][part[row]].square().mean()
+            / (x[row][part[row]].unflatten(0, (3, -1)).var(1, correction=0).mean() + 0.02)
+        )
+        for row in range(4)
+        for part in parts
+    ]
+    terms = {
+        "pixel": error.abs().mean(),
+        "regions": torch.stack(shares).sum() / 12,
+        "attributes": F.binary_cross_entropy_with_logits(net.probe(styles.flatten(1)), has.float()),  # type: ignore[misc]  # it is there
+        "kl": (net.encode(x, masks).square() + math.exp(-4) + 3).sum((1, 2)).mean() / 2,
+    }
+    for name, wanted in terms.items():
+        weights = {**dict.fromkeys(TERMS["semantic"], 0.0), name: 2.0}
+        got = train_semantic.loss(net, x, told, weights, torch.Generator().manual_seed(5))
+        torch.testing.assert_close(got, 2 * wanted, msg=name)
 
 
 def training(folder: Path, out: Path, **other: Any) -> TrainConfig:
