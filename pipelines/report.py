@@ -16,11 +16,11 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from configs.strict import UserError
-from metrics.rates import wilson
 from pipelines.report_attribution import heading, importance_panels
-from pipelines.report_data import JUDGED, RunData, read_run
+from pipelines.report_data import RunData, read_run
 from pipelines.report_figures import cards, metric_rows, percent, plural, short_number
 from pipelines.report_gallery import gallery
+from pipelines.report_parts import JUDGED
 from pipelines.report_plots import attribute_panels, distributions, sound
 from storage.uri import Store, open_store
 
@@ -55,6 +55,7 @@ def render(runs: Sequence[RunData], now: datetime) -> str:
         title=settings["title"] or " and ".join(run.name for run in runs),
         names=[run.name for run in runs],
         several=len(runs) > 1,
+        each=_each(runs),
         findings=[_finding(run) for run in runs],
         facts=_shared([_facts(run) for run in runs]),
         unfinished=[line for run in runs for line in _unfinished(run)],
@@ -73,6 +74,13 @@ def render(runs: Sequence[RunData], now: datetime) -> str:
         reproduce=[_reproduce(run) for run in runs],
         date=now.strftime("%d %B %Y, %H:%M UTC").lstrip("0"),
     )
+
+
+def _each(runs: Sequence[RunData]) -> str:
+    """What to know of runs that give several answers to a row; "" where none does."""
+    told = [f"{run.name} gives {run.each} answers to each row" for run in runs if run.each > 1]
+    said = told[0].partition(" ")[2] if len(runs) == 1 and told else "; ".join(told)
+    return f"{said[0].upper()}{said[1:]}: n counts answers, and intervals are over rows." if said else ""
 
 
 def redact(value: Any) -> Any:
@@ -116,9 +124,13 @@ def _flips(run: RunData) -> str:
     n, flipped = run.tally.rows, run.tally.flipped
     if n == 0:
         return "No counterfactual has been generated yet."
-    low, high = wilson(flipped, n)
+    low, high = run.band(flipped, n)
     band = f"95 % interval {percent(low)} to {percent(high)}"
-    return f"{plural(flipped, 'row')} of {short_number(n)} flipped: {percent(flipped / n)} ({band})."
+    told = f"{plural(flipped, run.noun)} of {short_number(n)} flipped: {percent(flipped / n)} ({band})."
+    if run.each < 2:
+        return told
+    rows = run.totals["rows_out"]
+    return f"{told} Of {plural(rows, 'row')} {short_number(run.tally.hit)} have an answer that did."
 
 
 def _unfinished(run: RunData) -> list[str]:
@@ -153,12 +165,13 @@ def _facts(run: RunData) -> dict[str, str]:
     rule = {key: value for key, value in config["target"].items() if value is not None}
     right = f", right on {percent(tally.correct / tally.labelled)} of these rows" if tally.labelled else ""
     bad = f", {plural(counts['quarantined'], 'row')} quarantined" if counts["quarantined"] else ""
+    several = f", {run.each} answers to each row" if run.each > 1 else ""
     workers = f", {plural(engine['workers'], 'worker')}" if engine.get("workers") else ""
     return {
         "Data": f"{data['path']}"
         + (f", rows {data['rows']}" if data.get("rows") else "")
         + f", {data['size']} × {data['size']} pixels",
-        "Rows": f"{plural(counts['rows_in'], 'row')} in, {plural(tally.rows, 'counterfactual')} out{bad}",
+        "Rows": f"{plural(counts['rows_in'], 'row')} in, {plural(tally.rows, 'counterfactual')} out{several}{bad}",
         "Classifier": f"{classifier['preset'] or classifier['target'] or classifier['weights']}{right}",
         "Method": f"{method['preset'] or method['target'].rpartition('.')[2]}: {settings}",
         "Target": ", ".join(
@@ -183,6 +196,7 @@ def _failures(run: RunData) -> dict[str, Any]:
     tally = run.tally
     return {
         "run": run.name,
+        "noun": run.noun,
         "rows": tally.rows,
         "missed": tally.rows - tally.flipped,
         "reasons": [(redact(reason), n, percent(n / tally.rows)) for reason, n in tally.reasons.most_common()],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from storage.commit import commit_path, iterate_commits, read_commit, read_committed, revisions, totals
+from metrics import rates
+from metrics.rates import RateSums
+from pipelines.report_parts import augment_counts, judge_means, read_json
+from storage.commit import iterate_commits, read_committed, totals
 from storage.run import read_manifest, read_plan
 from storage.uri import Store
 
@@ -26,12 +28,11 @@ REASONS = 200  # distinct reasons counted apart; further ones together
 SUMMED = ("seconds", "forward", "backward")
 SHOWN = ("id", "cf_id", "k", "source", "target", "predicted", "label", "flipped", "reason", "steps")
 COLUMNS = [*SHOWN, "correct", "p_target_before", "p_target_after", *SUMMED]
-JUDGED = ("validity", "sparsity", "proximity", "realism")
 OTHER_REASONS, UNEXPLAINED = "other reasons", "no reason given"
 
 
 class Pick(NamedTuple):
-    """A row that may be shown. Ordered by rank, the hash of its id: the same rows in every run of one data set."""
+    """An answer that may be shown, ordered by rank, the hash of its row's id: all runs of a data set show the same."""
 
     rank: int
     k: int
@@ -48,11 +49,15 @@ Held = tuple[tuple[int, int, int, int], Pick]  # an order that no two rows share
 
 @dataclass
 class Tally:
-    """Sums over a run's rows; their size does not grow with the rows."""
+    """Sums over a run's answers, of which a row may have several; their size does not grow with them.
+
+    rows: answers; hit: rows of which an answer flipped.
+    """
 
     keep: int
     rows: int = 0
     flipped: int = 0
+    hit: int = 0
     correct: int = 0
     labelled: int = 0
     sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMMED, 0.0))
@@ -68,6 +73,7 @@ class Tally:
         source, target = column(table, "source").astype(int), column(table, "target").astype(int)
         self.rows += table.num_rows
         self.flipped += int(flipped.sum())
+        self.hit += pc.count_distinct(table["id"].filter(pa.array(flipped))).as_py()
         correct = table["correct"].drop_null()
         self.labelled += len(correct)
         self.correct += int(pc.sum(correct).as_py() or 0)
@@ -86,9 +92,13 @@ class Tally:
 
     def _sample(self, shard: int, table: pa.Table) -> None:
         cells = [table[name].to_pylist() for name in ("id", "k", "flipped", "source", "target", "reason")]
+        taken: set[tuple[str, str]] = set()
         for position, (name, k, flipped, source, target, reason) in enumerate(zip(*cells, strict=True)):
             # Unflipped rows are grouped by their reason, so that each reason has its examples.
             why = "" if flipped else reason or UNEXPLAINED
+            if (name, why) in taken:  # of a row's answers one of each kind will do
+                continue
+            taken.add((name, why))
             stratum = (
                 why if flipped or why in self.reasons else OTHER_REASONS,
                 (8 * source + target) % STRATA if flipped else -1,
@@ -128,6 +138,23 @@ class RunData:
     judge: dict[str, tuple[float, int]]
     augment: dict[str, Any] | None
     attribution: dict[str, Any] | None
+
+    @property
+    def each(self) -> int:
+        """Answers to a row."""
+        return int(self.totals["rows"]) // self.totals["rows_out"] if self.totals["rows_out"] else 1
+
+    @property
+    def noun(self) -> str:
+        """What is counted: rows, or where they have several answers these."""
+        return "row" if self.each < 2 else "answer"
+
+    def band(self, hits: int, n: int) -> tuple[float, float]:
+        """The 95 % interval of a share of n > 0 answers, over their rows."""
+        span = rates.compute(RateSums(n, hits, n - max(n // self.each, 1)))
+        assert span.low is not None
+        assert span.high is not None
+        return span.low, span.high
 
     def class_name(self, index: int) -> str:
         """A class by name; indices beyond the names get a number."""
@@ -188,48 +215,6 @@ def read_scores(store: Store, stage: str) -> tuple[NDArray[np.int64], list[str]]
     return total, names
 
 
-def judge_means(store: Store) -> dict[str, tuple[float, int]]:
-    """Mean and n of each judged criterion; empty where no answers have been parsed."""
-    if not store.exists("judge/scores.parquet"):
-        return {}
-    sums = dict.fromkeys(JUDGED, 0.0)
-    seen: Counter[str] = Counter()
-    with store.parquet("judge/scores.parquet") as file:
-        for batch in file.iter_batches(columns=[name for name in JUDGED if name in file.schema_arrow.names]):
-            for name in batch.schema.names:
-                values = batch.column(name).drop_null().to_numpy(zero_copy_only=False).astype(float)
-                sums[name] += float(values.sum())
-                seen[name] += len(values)
-    return {name: (sums[name] / seen[name], seen[name]) for name in JUDGED if seen[name]}
-
-
-def augment_counts(store: Store) -> dict[str, Any] | None:
-    """Rows and files of the augmentation set, from the files' footers."""
-    files = [path for path in store.list("augment") if path.endswith(".parquet")]
-    if not files:
-        return None
-    rows = 0
-    for path in files:
-        with store.parquet(path) as file:
-            rows += file.metadata.num_rows
-    return {"files": len(files), "rows": rows}
-
-
-def fetch(
-    run: RunData, picks: Sequence[Pick], columns: Sequence[str], stage: str = GENERATE
-) -> dict[str, dict[str, Any]]:
-    """Further columns of the picked rows by cf_id, one shard at a time; rows the stage has not reached are left out."""
-    found: dict[str, dict[str, Any]] = {}
-    there = revisions(run.store, stage)
-    for shard in sorted({pick.shard for pick in picks} & there.keys()):
-        commit = read_commit(run.store, commit_path(stage, shard, there[shard]))
-        wanted = pa.array([pick.row["cf_id"] for pick in picks if pick.shard == shard])
-        table = read_committed(run.store, commit, columns=["cf_id", *columns])
-        for row in table.filter(pc.is_in(table["cf_id"], value_set=wanted)).to_pylist():
-            found[row["cf_id"]] = row
-    return found
-
-
 def balanced(groups: Sequence[Sequence[Pick]], wanted: int) -> list[Pick]:
     """The first picks of each group in turn, until `wanted` are found; each row (id) once."""
     out: list[Pick] = []
@@ -266,14 +251,6 @@ def column(table: pa.Table, name: str) -> NDArray[Any]:
     """A column as numpy; null becomes NaN in numeric columns."""
     values: NDArray[Any] = table[name].to_numpy(zero_copy_only=False)
     return values
-
-
-def read_json(store: Store, path: str) -> dict[str, Any] | None:
-    try:
-        value = json.loads(store.read(path))
-    except FileNotFoundError:
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def _manifest(store: Store) -> dict[str, Any] | None:

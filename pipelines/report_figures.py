@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from metrics.rates import wilson
 from pipelines.charts import interval
-from pipelines.report_data import JUDGED, RunData
+from pipelines.report_data import RunData
+from pipelines.report_parts import JUDGED
 
 THIN = "\N{NARROW NO-BREAK SPACE}"
 
@@ -32,6 +32,7 @@ METRICS = {
     "flip_rate": Meaning(
         "Flip rate", "rate", "rows whose stored counterfactual is classified as the target", axis=RATE
     ),
+    "flip_rate[any]": Meaning("Rows flipped", "rate", "rows of which at least one answer flipped", axis=RATE),
     "flip_rate[p>0.75]": Meaning("Flip rate at p > 0.75", "rate", "the same, with a probability above 0.75", axis=RATE),
     "p_target": Meaning(
         "Confidence", "rate", "mean probability of the target class on the stored counterfactual", axis=RATE
@@ -77,7 +78,11 @@ METRICS = {
     "judge": Meaning("Judge", "number", "mean of a vision-language model's four scores, 1 to 10", axis=(1.0, 10.0)),
     **{f"judge_{name}": Meaning(f"Judge: {name}", "number", "score of 1 to 10", axis=(1.0, 10.0)) for name in JUDGED},
 }
-CARDS = ("flip_rate", "cout", "l1", "sparsity", "second_agrees", "causal_share", "seconds", "forward")
+CARDS = (
+    *("flip_rate", "flip_rate[any]", "cout", "l1", "sparsity", "lpips_diversity", "second_agrees", "causal_share"),
+    *("seconds", "forward"),
+)
+OF_ROWS = ("flip_rate[any]", "lpips_diversity")  # whatever the number of answers
 ARROWS = {"higher": ("\N{UPWARDS ARROW}", "higher is better"), "lower": ("\N{DOWNWARDS ARROW}", "lower is better")}
 
 
@@ -138,7 +143,7 @@ def metrics_of(run: RunData) -> list[dict[str, Any]]:
         rest = run.table.get("subsets") or ()
         return main + [entry for entry in rest if (entry["metric"], entry["subset"]) not in known]
     tally, n = run.tally, run.tally.rows
-    band = wilson(tally.flipped, n) if n else None
+    band = run.band(tally.flipped, n) if n else None
     plain = {"subset": "all", "n": n, "by": None, "note": "not scored yet", "low": None, "high": None}
     rows = [{**plain, "metric": "flip_rate", "value": tally.flipped / n if n else None, "better": "higher"}]
     if band:
@@ -197,7 +202,8 @@ def _card_line(run: RunData, metric: str, entry: Mapping[str, Any] | None, axis:
     drawn = None
     if value is not None and low is not None and high is not None:
         drawn = interval((value, low, high), axis, f"{figure}, 95 % interval {band}")
-    facts = f"{entry['subset']} rows, n{THIN}={THIN}{entry['n']}"
+    noun = "row" if metric in OF_ROWS else run.noun
+    facts = f"{entry['subset']} {noun}s, n{THIN}={THIN}{entry['n']}"
     return {"run": run.name, "value": figure, "interval": band, "svg": drawn, "facts": facts}
 
 

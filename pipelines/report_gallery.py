@@ -1,4 +1,4 @@
-"""Rows to look at: original, counterfactual and what changed, side by side; one card per row, one answer per run."""
+"""Rows to look at: original, counterfactual and what changed, side by side; a card per row with each run's answers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.report_attribution import importance_chips
-from pipelines.report_data import Pick, RunData, balanced, fetch
+from pipelines.report_data import Pick, RunData, balanced
 from pipelines.report_pictures import Pixels, amplified, change, data_uri, full_scale, overlay
+from pipelines.report_rows import answers_to, fetch
 from storage.codec import decode, sides
 
 PAGE_BYTES = 3_200_000  # of pictures, before base64 makes them a third longer
@@ -53,6 +54,19 @@ def choose(runs: Sequence[RunData], wanted: int) -> list[list[tuple[RunData, Pic
     return [[(run, pick)] for run in runs for pick in _of_one(run, max(wanted // len(runs), 1))]
 
 
+def with_answers(cards: Sequence[Sequence[tuple[RunData, Pick]]]) -> list[list[tuple[RunData, Pick]]]:
+    """Cards of one pick for each run, with all the answers that the run has to the row."""
+    found = {
+        id(run): answers_to(run, [pick for card in cards for other, pick in card if other is run])
+        for run in {id(run): run for card in cards for run, _ in card}.values()
+        if run.each > 1
+    }
+    return [
+        [(run, answer) for run, pick in card for answer in found.get(id(run), {}).get(pick.row["id"], [pick])]
+        for card in cards
+    ]
+
+
 def pictures(cards: Sequence[Sequence[tuple[RunData, Pick]]]) -> list[list[Shown]]:
     """Fetch images and scores of the chosen rows."""
     found: dict[tuple[int, str], Shown] = {}
@@ -74,7 +88,9 @@ def pictures(cards: Sequence[Sequence[tuple[RunData, Pick]]]) -> list[list[Shown
 
 def gallery(runs: Sequence[RunData], wanted: int, failures: int) -> dict[str, Any]:
     """All that is shown of single rows: the gallery's cards, each run's cards of rows that did not flip, the scale."""
-    chosen = pictures(choose(runs, wanted))
+    most = max((run.each for run in runs), default=1)
+    rows = wanted if most == 1 else min(wanted, 2 * wanted // most + 1)  # else the page would grow with the answers
+    chosen = pictures(with_answers(choose(runs, rows)))
     failed = [
         pictures([[(run, pick)] for pick in balanced(list(run.tally.failed_groups().values()), failures)])
         for run in runs
@@ -86,6 +102,7 @@ def gallery(runs: Sequence[RunData], wanted: int, failures: int) -> dict[str, An
         "cards": [_card(card, scale, budget) for card in chosen],
         "failed": [[_card(card, scale, budget) for card in cards] for cards in failed],
         "answers": max((len(card) for card in chosen), default=1),
+        "each": most,
         "scale": f"{scale:.2g}",
         "times": f"{1 / scale:.2g}",
     }
@@ -106,10 +123,12 @@ def _card(card: Sequence[Shown], scale: float, budget: int) -> dict[str, Any]:
 
 def _answer(shown: Shown, scale: float, budget: int) -> dict[str, Any]:
     row, run = shown.pick.row, shown.run
+    which = f"counterfactual {row['k']}" if run.each > 1 else "counterfactual"
     chips = _chips(shown)
     scored = shown.scored or {}
     return {
         "run": run.name,
+        "k": row["k"] if run.each > 1 else None,
         "source": run.class_name(row["source"]),
         "target": run.class_name(row["target"]),
         "p_before": _probability(row["p_target_before"]),
@@ -125,7 +144,7 @@ def _answer(shown: Shown, scale: float, budget: int) -> dict[str, Any]:
         "counterfactual": data_uri(shown.after, budget, shown.stored[1]),
         "heat": data_uri(overlay(shown.before, shown.changed, scale), budget),
         "difference": data_uri(amplified(shown.before, shown.after, scale), budget),
-        "alt": f"counterfactual by {run.name}, classified as {run.class_name(row['predicted'])}",
+        "alt": f"{which} by {run.name}, classified as {run.class_name(row['predicted'])}",
     }
 
 
@@ -156,9 +175,12 @@ def _probability(value: float) -> str:
 
 def _of_one(run: RunData, wanted: int) -> list[Pick]:
     chosen = balanced(run.tally.flipped_groups(), wanted)
-    return chosen + balanced(list(run.tally.failed_groups().values()), wanted - len(chosen))
+    there = {pick.row["id"] for pick in chosen}  # a row of several answers may be in both
+    failed = [[pick for pick in group if pick.row["id"] not in there] for group in run.tally.failed_groups().values()]
+    return chosen + balanced(failed, wanted - len(chosen))
 
 
 def _all(run: RunData) -> list[Pick]:
     groups = [*run.tally.flipped_groups(), *run.tally.failed_groups().values()]
-    return sorted((pick for group in groups for pick in group), key=lambda pick: (pick.k, pick.rank))
+    picks = (pick for group in groups for pick in group)
+    return sorted(picks, key=lambda pick: (not pick.row["flipped"], pick.k, pick.rank))

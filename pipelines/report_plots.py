@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from metrics.rates import wilson
 from pipelines.charts import Bar, Series, bars, histogram
 from pipelines.report_data import L1_BINS, RunData
 from pipelines.report_figures import percent, plural, short_number, told
@@ -33,12 +32,13 @@ def attribute_panels(runs: Sequence[RunData]) -> list[dict[str, Any]]:
             value, low, high = (None, None, None) if i is None else (part[key][i] for key in ("changed", "low", "high"))
             kind = "causal" if name in part["causal"] else "spurious"
             rows.append(Bar(name.replace("_", " "), value, low, high, kind, told("flip_rate", value)[0]))
-        title = f"{run.name}: share of {plural(part['n'], 'flipped row')} in which each attribute changed"
+        title = f"{run.name}: share of {plural(part['n'], f'flipped {run.noun}')} in which each attribute changed"
         table = [(row.label, row.kind, row.shown, told("flip_rate", row.value, row.low, row.high)[1]) for row in rows]
         panels.append(
             {
                 "run": run.name,
                 "n": part["n"],
+                "noun": f"flipped {run.noun}",
                 "svg": bars(rows[:MOST_ATTRIBUTES], title),
                 "table": table,
                 "unchanged": part.get("unchanged"),
@@ -68,7 +68,7 @@ def distributions(runs: Sequence[RunData]) -> list[dict[str, Any]]:
         for run in filled:
             series = (Series("before", run.tally.before, "before"), Series("after", run.tally.after, "after"))
             sentence = (
-                f"{run.name}: probability of the target class over {plural(run.tally.rows, 'row')}, before and after"
+                f"{run.name}: probability of the target class over {plural(run.tally.rows, run.noun)}, before and after"
             )
             panels.append((run.name, histogram(series, ticks, sentence, "probability of the target class", peak)))
         groups.append(
@@ -108,18 +108,19 @@ def _l1_panels(runs: Sequence[RunData]) -> list[tuple[str, Any]]:
         rows.append(inside)
     peak = max(float(row.max() / row.sum()) for row in rows)
     ticks = [(at, short_number(edge * at)) for at in (0.0, 0.25, 0.5, 0.75, 1.0)]
-    label = "mean change of a pixel (L1), flipped rows"
-    return [
-        (run.name, histogram([Series("flipped rows", row, "after")], ticks, f"{run.name}: {label}", label, peak))
-        for run, row in zip(runs, rows, strict=True)
-    ]
+    panels = []
+    for run, row in zip(runs, rows, strict=True):
+        what = f"flipped {run.noun}s"
+        label = f"mean change of a pixel (L1), {what}"
+        panels.append((run.name, histogram([Series(what, row, "after")], ticks, f"{run.name}: {label}", label, peak)))
+    return panels
 
 
 def _directions(run: RunData) -> Any:
     pairs = sorted(run.tally.directions.items(), key=lambda item: (-item[1][0], item[0]))
     rows = []
     for (source, target), (n, flipped) in pairs[:MOST_DIRECTIONS]:
-        low, high = wilson(flipped, n)
+        low, high = run.band(flipped, n)
         label = f"{run.class_name(source)} \N{RIGHTWARDS ARROW} {run.class_name(target)}"
         rows.append(Bar(label, flipped / n, low, high, "after", f"{percent(flipped / n)}"))
     more = f", the {MOST_DIRECTIONS} most frequent of {len(pairs)} directions" if len(pairs) > MOST_DIRECTIONS else ""

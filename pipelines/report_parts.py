@@ -1,0 +1,46 @@
+"""What a report needs of a run's further parts: the judge's means, the augmentation set's counts, its tables."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+from storage.uri import Store
+
+JUDGED = ("validity", "sparsity", "proximity", "realism")
+
+
+def judge_means(store: Store) -> dict[str, tuple[float, int]]:
+    """Mean and n of each judged criterion; empty where no answers have been parsed."""
+    if not store.exists("judge/scores.parquet"):
+        return {}
+    sums = dict.fromkeys(JUDGED, 0.0)
+    seen: Counter[str] = Counter()
+    with store.parquet("judge/scores.parquet") as file:
+        for batch in file.iter_batches(columns=[name for name in JUDGED if name in file.schema_arrow.names]):
+            for name in batch.schema.names:
+                values = batch.column(name).drop_null().to_numpy(zero_copy_only=False).astype(float)
+                sums[name] += float(values.sum())
+                seen[name] += len(values)
+    return {name: (sums[name] / seen[name], seen[name]) for name in JUDGED if seen[name]}
+
+
+def augment_counts(store: Store) -> dict[str, Any] | None:
+    """Rows and files of the augmentation set, from the files' footers."""
+    files = [path for path in store.list("augment") if path.endswith(".parquet")]
+    if not files:
+        return None
+    rows = 0
+    for path in files:
+        with store.parquet(path) as file:
+            rows += file.metadata.num_rows
+    return {"files": len(files), "rows": rows}
+
+
+def read_json(store: Store, path: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(store.read(path))
+    except FileNotFoundError:
+        return None
+    return value if isinstance(value, dict) else None
