@@ -94,9 +94,12 @@ class Inversion:
         """The best of each row's random starts; (B, *gan.latent_shape)."""
         drawn = self.spread * row_noise(generators, (self.starts, *gan.latent_shape), images.device)
         row = torch.arange(len(images), device=images.device).repeat_interleave(self.starts)
-        far = [
-            distance(gan.decode(z), images[rows])
-            for z, rows in zip(torch.split(drawn.flatten(0, 1), AT_ONCE), torch.split(row, AT_ONCE), strict=True)
-        ]
+        far = []
+        for z, rows in zip(torch.split(drawn.flatten(0, 1), AT_ONCE), torch.split(row, AT_ONCE), strict=True):
+            made = gan.decode(z)
+            if made.shape[1:] != images.shape[1:]:
+                wanted, got = tuple(images.shape[1:]), tuple(made.shape[1:])
+                raise ValueError(f"expected a generator of images {wanted}, as the queries' (data.size), got {got}")
+            far.append(distance(made, images[rows]))
         first = torch.cat(far).view(len(images), self.starts).nan_to_num(nan=inf).argmin(1)
         return drawn[torch.arange(len(images), device=images.device), first]

@@ -140,6 +140,11 @@ def test_the_attack_begins_where_the_inversion_ends(models: dict[str, nn.Module]
     assert CounterfactualAttackGAN().needs == ("gan", "perceptual")
 
 
+def test_a_generator_of_another_size_is_named() -> None:
+    with pytest.raises(ValueError, match=r"data\.size"):
+        inverted(Waves(), torch.zeros(1, 3, 8, 8), [0], starts=2, steps=1)
+
+
 @pytest.mark.parametrize(
     "wrong", [{"starts": 0}, {"spread": -1.0}, {"tolerance": 2.0}, {"perceptual": 0.0}, {"inversion_steps": 1.5}]
 )
