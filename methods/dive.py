@@ -27,7 +27,8 @@ class DiVE:
     sum over channels, images in [-1,1]), latent_weight * |e| and diversity_weight * cos(e_i, e_j)^2 over ordered pairs.
 
     groups: of coordinates, one for each answer: "fisher_spectral", by spectral clustering of their Fisher information;
-    "random"; "none", all are free. mask: "keep", an answer moves its own group alone, or "hide", all but its own.
+    "random"; "none", all are free. mask: "keep", an answer moves its own group alone (the authors' fisher_spectral), or
+    "hide", all but its own (their fisher_spectral_inv and random).
     stop_share: a row is done when so many of its answers pass, the authors' rule for a batch. threshold: probability
     that the target must pass beside being the prediction; init: standard deviation of the first perturbations;
     residual: x' = clip(x + dec(z) - dec(z0)), which keeps what the autoencoder loses (False: x' = dec(z), the paper).

@@ -208,3 +208,15 @@ def test_fisher_groups_want_a_bank_and_other_groups_none() -> None:
 def test_settings_are_checked(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         DiVE(**wrong)
+
+
+def test_an_autoencoder_that_is_told_attributes_is_told_the_querys(
+    models: dict[str, nn.Module], queries: Queries, pick: Pick
+) -> None:
+    method = DiVE(answers=2, max_steps=3, lr=0.1, threshold=1.0)
+    used: dict[str, Any] = {"classifier": models["classifier"], "distractors": models["distractors"]}
+    answers = method(queries, **used, autoencoder=models["attgan"])
+    assert answers.forward[-2:].tolist() == [6, 6]  # it has its target: encoder, attributes, skip, decoder; and the end
+    assert bool((answers.counterfactual[:-2] != queries.repeated(2).images[:-2]).flatten(1).any(1).all())
+    alone = method(pick(queries, [3]), **used, autoencoder=models["attgan"])
+    torch.testing.assert_close(alone.latent_after, answers.latent_after[6:8])  # type: ignore[index]
