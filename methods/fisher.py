@@ -38,9 +38,9 @@ def start(autoencoder: Any, x: Tensor, residual: bool) -> tuple[Tensor, Image, i
 def fisher_information(classifier: Classifier, autoencoder: Any, images: Tensor, residual: bool) -> Tensor:
     """E[g g'] over images, g the gradient by the latent of the log-odds of the two likeliest classes; (D,D) float64.
 
-    Fisher information is of log p(y|z), y drawn from the classifier, which weighs an image by p (1 - p): by nothing where
-    it is sure. Here, as in the code of Rodriguez et al. 2021, the log-odds count alike everywhere. images: (N,3,H,W)
-    uint8; those whose gradient is not finite are left out.
+    Fisher information is of log p(y|z), y drawn from the classifier, which weighs an image by p (1 - p): by nothing
+    where it is sure. Here, as in the code of Rodriguez et al. 2021, the log-odds count alike everywhere. images:
+    (N,3,H,W) uint8; those whose gradient is not finite are left out.
     """
     total: Tensor | float = 0.0
     for part in torch.split(images, BATCH):
