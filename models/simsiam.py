@@ -11,16 +11,19 @@ from models.resnet import ResNet50
 class SimSiam(nn.Module):
     """An encoder whose last layer, the attribute `last`, gives way to the projector; the output is the projector's.
 
-    inputs: what the encoder feeds its last layer; dim: the output's size; hidden: the predictor's bottleneck.
+    inputs: what the encoder feeds its last layer; dim: the output's size; hidden: the predictor's bottleneck, 0 for no
+    predictor, which only training asks.
     """
 
     def __init__(self, encoder: nn.Module, last: str, *, inputs: int, dim: int, hidden: int) -> None:
         super().__init__()
         setattr(encoder, last, projector(inputs, dim))
         self.encoder = encoder
-        self.predictor = nn.Sequential(
-            nn.Linear(dim, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, dim)
-        )
+        self.predictor = nn.Sequential()
+        if hidden:
+            self.predictor.extend(
+                [nn.Linear(dim, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, dim)]
+            )
 
     def forward(self, images: Tensor) -> Tensor:
         """Projections z (B,dim) of normalised images (B,3,H,W)."""

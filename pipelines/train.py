@@ -79,6 +79,7 @@ def train(config: TrainConfig, log: Log = say) -> Path | str:
         state, last, seconds = fit(config, net.to(device), samples, labels, spec, log)
     if config.role == "simsiam":
         train_simsiam.expect_no_collapse(net, samples, config.name, device)
+        spec, state = train_simsiam.without_predictor(spec, state)
     weights = train_card.half(state)
     train_card.write(out, weights)
     part_of(out).unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -53,6 +54,12 @@ def loss(net: Any, images: Tensor, w: dict[str, float], generator: torch.Generat
     p1, p2 = net.predictor(z1).float(), net.predictor(z2).float()
     near = F.cosine_similarity(p1, z2.detach()).mean() + F.cosine_similarity(p2, z1.detach()).mean()
     return -near / 2
+
+
+def without_predictor(spec: dict[str, Any], state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The model config and weights of what is looked through: all but the predictor."""
+    kept = {key: value for key, value in state.items() if not key.startswith("predictor.")}
+    return {**spec, "settings": {**spec["settings"], "hidden": 0}}, kept
 
 
 def spread(z: Tensor) -> float:

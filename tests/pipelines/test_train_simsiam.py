@@ -127,4 +127,6 @@ def test_training_writes_a_feature_model_that_loads(faces: Path, tmp_path: Path)
     assert 1 <= card["holdout"]["rank"] <= 8
     model = build(spec.model_dump(), first, torch.device("cpu"))
     assert model(torch.rand(2, 3, 64, 64)).shape == (2, 8)
+    assert spec.settings["hidden"] == 0  # only training asks the predictor, so it is not kept
+    assert not any("predictor" in key for key in model.state_dict())
     assert train(check(TrainConfig, raw, "tiny"), log=lambda line: None).read_bytes() == first
