@@ -112,8 +112,10 @@ class Budget:
     def spend(self, rows: Tensor, *, forward: int = 0, backward: int = 0) -> None:
         """Charge evaluations to rows, a (n,) index into the batch."""
         rows = rows.cpu()
-        self.forward[rows] += forward
-        self.backward[rows] += backward
+        if forward:
+            self.forward[rows] += forward
+        if backward:
+            self.backward[rows] += backward
 
 
 def target_log_prob(classifier: Classifier, images: Tensor, target: Tensor) -> Tensor:

@@ -24,6 +24,13 @@ def resize(images: Tensor, size: int | None) -> Tensor:
     return F.interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=shrinks)
 
 
+def channels_last(network: nn.Module) -> nn.Module:
+    """The network with its weights in channels last, which convolutions are faster on: a tenth on a CPU, more on a GPU
+    in half precision."""
+    moved: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # no such form in torch's stub
+    return moved
+
+
 def scores_of(output: Any) -> Tensor:
     """The scores (B,K) float32 in whatever a network returns: a tensor, an object with `.logits`, or a tuple or dict
     that starts with them."""
@@ -220,7 +227,7 @@ class AutoencoderWrapper(nn.Module):
                 raise ValueError(
                     f"expected an autoencoder with a method `{name}`, got {type(network).__name__} without"
                 )
-        self.network: Any = network
+        self.network: Any = channels_last(network)
         self.size = size
 
     def encode(self, images: Tensor) -> Tensor:
@@ -248,7 +255,7 @@ class GeneratorWrapper(nn.Module):
         shape = getattr(network, "latent_shape", None)
         if not isinstance(shape, tuple) or not shape or not all(isinstance(n, int) and n > 0 for n in shape):
             raise ValueError(f"expected a generator with `latent_shape`, a tuple of its latent's sides, got {shape!r}")
-        self.network: Any = network
+        self.network: Any = channels_last(network)
         self.size, self.latent_shape = size, shape
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -267,7 +274,7 @@ class AttGANWrapper(nn.Module):
         for name in ("encode", "skip", "attributes_of", "decode"):
             if not callable(getattr(network, name, None)):
                 raise ValueError(f"expected a network with a method `{name}`, got {type(network).__name__} without")
-        self.network: Any = network
+        self.network: Any = channels_last(network)
         self.attributes, self.size = tuple(attributes), size
 
     def encode(self, images: Tensor) -> Tensor:
@@ -316,8 +323,7 @@ class DenoiserWrapper(nn.Module):
         super().__init__()
         if prediction not in ("epsilon", "v_prediction", "sample"):
             raise ValueError(f"expected prediction out of epsilon, v_prediction, sample, got {prediction!r}")
-        # Channels last, which convolutions are faster on: a tenth on a CPU, more on a GPU in half precision.
-        self.network, self.prediction = network.to(memory_format=torch.channels_last), prediction  # type: ignore[call-overload]  # torch's stub lacks this form
+        self.network, self.prediction = channels_last(network), prediction
         self.register_buffer("alphas_cumprod", alphas_cumprod.double(), persistent=False)
 
     def forward(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
