@@ -17,8 +17,9 @@ def shares(masks: Tensor, regions: int, side: tuple[int, int], dtype: torch.dtyp
 
 
 def places(share: Tensor) -> Tensor:
-    """Where every place lies, (B,4,h,w): in the picture, from -1 to 1, and in its own region, from the region's middle
-    in its standard deviations, so that what a style draws moves and grows with its region."""
+    """What is told of every place, (B,8,h,w): where in the picture it lies, x and y from -1 to 1, and 1, u, v, u^2, uv
+    and v^2 of where in its own region, from the region's middle in its standard deviations: so that what a style draws
+    moves and grows with its region."""
     height, width = share.shape[-2:]
     y, x = (torch.linspace(-1, 1, n, device=share.device, dtype=share.dtype) for n in (height, width))
     grid = torch.stack([x.expand(height, width), y[:, None].expand(height, width)])
@@ -26,10 +27,11 @@ def places(share: Tensor) -> Tensor:
     middle = torch.einsum("brhw,chw->brc", share, grid) / area[..., None]
     square = torch.einsum("brhw,chw->brc", share, grid.square()) / area[..., None]
     spread = (square - middle.square()).clamp(min=1e-4).sqrt()
-    own = (grid - torch.einsum("brhw,brc->bchw", share, middle)) / torch.einsum("brhw,brc->bchw", share, spread).clamp(
-        min=1e-2
+    frame = torch.einsum("brhw,brc->bchw", share, torch.cat([middle, spread], 2))
+    u, v = ((grid - frame[:, :2]) / frame[:, 2:].clamp(min=1e-2)).clamp(-3, 3).unbind(1)
+    return torch.stack(
+        [*grid.expand(len(share), -1, -1, -1).unbind(1), torch.ones_like(u), u, v, u * u, u * v, v * v], 1
     )
-    return torch.cat([grid.expand(len(share), -1, -1, -1), own.clamp(-4, 4)], 1)
 
 
 def local_norm(x: Tensor) -> Tensor:
@@ -72,11 +74,15 @@ class PerRegion(nn.Module):
 class SemanticNet(nn.Module):
     """Images (B,3,size,size) in [0,1] under masks (B,size,size) to styles (B,R,style), and back under the same masks.
 
-    The encoder averages convolutional features over each region (SEAN); the decoder sees the image only through the
-    styles. As in a VAE the styles are noisy in training, with a spread learnt per coordinate, so that small steps from
-    a style give an image, too. widths: channels at a quarter, half and the whole of the side. A region that a mask has
-    nothing of has a style of zeros. attributes > 0 adds a linear head on the styles, a training aid: what decides an
-    attribute, such as how a mouth is bent, is encoded long before the decoder would have asked for it.
+    The encoder averages convolutional features over each region (SEAN), and their moments up to the second order; the
+    decoder sees the image only through the styles, each of which is spelt as quadratic functions over its region: how a
+    mouth is bent is a number in either. As in a VAE the styles are noisy in training, with a spread learnt per
+    coordinate, so that small steps from a style give an image, too.
+
+    widths: channels at a quarter, half and the whole of the side. A region that a mask has nothing of has a style of
+    zeros. attributes: None where it is not to be trained, which alone asks for the styles' noise; above 0, a linear
+    head on the styles, a training aid: what decides an attribute, such as how a mouth is bent, is encoded long before
+    the decoder would have asked for it.
     """
 
     def __init__(
@@ -85,24 +91,26 @@ class SemanticNet(nn.Module):
         regions: int,
         size: int = 64,
         style: int = 12,
-        told: int = 20,
-        encoder: tuple[int, int, int] = (16, 24, 32),
+        told: int = 10,
+        encoder: tuple[int, int, int] = (16, 24, 24),
+        moments: int = 8,
         widths: tuple[int, int, int] = (24, 32, 16),
-        attributes: int = 0,
+        attributes: int | None = None,
     ) -> None:
         super().__init__()
         if size % 4:
             raise ValueError(f"expected size divisible by 4, got {size}")
         self.regions, self.size = regions, size
         first, second, third = encoder
-        self.stem = nn.Conv2d(3 + regions + 4, first, 3, 2, 1)
+        self.stem = nn.Conv2d(3 + regions + 8, first, 3, 2, 1)
         self.fine = nn.Conv2d(first, second, 3, 1, 1)
         self.coarse = nn.Conv2d(second, third, 3, 2, 1)
-        self.head = PerRegion(regions, second + third, style)
-        self.log_variance = nn.Parameter(torch.full((regions, style), -4.0))
+        self.moments = nn.Conv2d(second, moments, 1)
+        self.head = PerRegion(regions, 6 * moments + third, style)
+        self.log_variance = None if attributes is None else nn.Parameter(torch.full((regions, style), -4.0))
         quarter, half, whole = widths
-        self.spell = PerRegion(regions, style, told)  # SEAN's layer per region, before styles go to their places
-        self.start = nn.Conv2d(regions + 4, quarter, 3, 1, 1)
+        self.spell = PerRegion(regions, style, told * 6)  # SEAN's layer per region, before styles go to their places
+        self.start = nn.Conv2d(regions + 8, quarter, 3, 1, 1)
         self.low = Block(quarter, told)
         self.middle = nn.Conv2d(quarter, half, 3, 1, 1)
         self.high = Block(half, told)
@@ -111,31 +119,36 @@ class SemanticNet(nn.Module):
         self.last = nn.Conv2d(whole, 3, 3, 1, 1)
         self.probe = nn.Linear(regions * style, attributes) if attributes else None
 
-    def posterior(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the styles, (B,R,style) each."""
+    def encode(self, images: Tensor, masks: Tensor) -> Tensor:
+        """Styles (B,R,style)."""
         share = shares(masks, self.regions, (self.size, self.size), images.dtype)
         seen = torch.cat([images * 2 - 1, share, places(share)], 1)
         fine = F.silu(self.fine(F.silu(self.stem(seen))))
         coarse = F.silu(self.coarse(fine))
-        pooled = [average(x.float(), masks, self.regions) for x in (fine, coarse)]
+        own = places(shares(masks, self.regions, (self.size // 2, self.size // 2), images.dtype))[:, 2:]
+        moments = (self.moments(fine).float()[:, :, None] * own[:, None]).flatten(1, 2)
+        pooled = [average(x.float(), masks, self.regions) for x in (moments, coarse)]
         there = (share.sum((2, 3)) > 0)[..., None]
-        mean = self.head(torch.cat(pooled, 2)).float() * there
-        return mean, self.log_variance.clamp(-8, 2).expand_as(mean)
-
-    def encode(self, images: Tensor, masks: Tensor) -> Tensor:
-        """Styles (B,R,style)."""
-        return self.posterior(images, masks)[0]
+        styles: Tensor = self.head(torch.cat(pooled, 2)).float() * there
+        return styles
 
     def decode(self, styles: Tensor, masks: Tensor) -> Tensor:
         """Images (B,3,size,size) in [0,1]."""
-        spelt, size = self.spell(styles), self.size
-        share = {side: shares(masks, self.regions, (side, side), styles.dtype) for side in (size // 4, size // 2, size)}
-        told = {side: torch.einsum("brs,brhw->bshw", spelt, part.to(spelt)) for side, part in share.items()}
-        x = self.start(torch.cat([share[size // 4], places(share[size // 4])], 1))
-        x = self.low(x, told[size // 4])
-        x = self.high(self.middle(F.interpolate(x, scale_factor=2.0)), told[size // 2])
-        x = self.top(F.pixel_shuffle(self.fold(x), 2), told[size])
+        spelt, size = self.spell(styles).unflatten(2, (-1, 6)), self.size
+        share = shares(masks, self.regions, (size // 4, size // 4), styles.dtype)
+        x = self.low(self.start(torch.cat([share, places(share)], 1)), spread_out(spelt, share))
+        share = shares(masks, self.regions, (size // 2, size // 2), styles.dtype)
+        x = self.high(self.middle(F.interpolate(x, scale_factor=2.0)), spread_out(spelt, share))
+        share = shares(masks, self.regions, (size, size), styles.dtype)
+        x = self.top(F.pixel_shuffle(self.fold(x), 2), torch.einsum("brs,brhw->bshw", spelt[..., 0], share.to(spelt)))
         return torch.sigmoid(self.last(F.silu(x)).float())
+
+
+def spread_out(spelt: Tensor, share: Tensor) -> Tensor:
+    """Styles at their places, (B,S,h,w): the quadratic functions (B,R,S,6) over each region; share (B,R,h,w)."""
+    weights = torch.einsum("brsk,brhw->bskhw", spelt, share.to(spelt))
+    told: Tensor = (weights * places(share)[:, None, 2:].to(weights)).sum(2)
+    return told
 
 
 def average(x: Tensor, masks: Tensor, regions: int) -> Tensor:

@@ -80,6 +80,8 @@ def train(config: TrainConfig, log: Log = say) -> Path | str:
     if config.role == "simsiam":
         train_simsiam.expect_no_collapse(net, samples, config.name, device)
         spec, state = train_simsiam.without_predictor(spec, state)
+    if config.role == "semantic":
+        spec, state = train_semantic.without_aids(spec, state)
     weights = train_card.half(state)
     train_card.write(out, weights)
     part_of(out).unlink(missing_ok=True)
@@ -232,10 +234,10 @@ def specification(config: TrainConfig) -> dict[str, Any]:
     classes = config.classes if config.role == "classifier" else config.labels if config.role == "attributes" else []
     side = {"size": config.data.size} if isinstance(config.data.size, int) else {}  # a network's own size is a square's
     settings, derived = dict(config.settings), {"outputs": len(classes)} if classes else dict(side)
-    if config.role in ("autoencoder", "semantic") and config.objective.get("attributes"):
+    if config.role == "autoencoder" and config.objective.get("attributes"):
         derived["attributes"] = len(config.labels)
     if config.role == "semantic":
-        derived["regions"] = len(config.classes)
+        derived |= {"regions": len(config.classes), "attributes": len(config.labels)}
     if config.role == "attgan":
         derived["attributes"] = len(config.labels)
     if config.role == "causal":

@@ -3,6 +3,7 @@ as large ones."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -45,7 +46,8 @@ def loss(net: Any, images: Tensor, told: Tensor, w: dict[str, float], g: torch.G
     attribute head; told: as `targets`."""
     pixels = images.shape[2] * images.shape[3]
     masks, has = told[:, :pixels].long().view(len(images), *images.shape[2:]), told[:, pixels:].float()
-    mean, log_variance = net.posterior(images, masks)
+    mean = net.encode(images, masks)
+    log_variance = net.log_variance.clamp(-8, 2).expand_as(mean)
     noise = torch.randn(mean.shape, generator=g).to(mean.device)
     styles = mean + (log_variance / 2).exp() * noise
     error = net.decode(styles, masks).float() - images
@@ -55,6 +57,12 @@ def loss(net: Any, images: Tensor, told: Tensor, w: dict[str, float], g: torch.G
     if w["attributes"]:
         total = total + w["attributes"] * F.binary_cross_entropy_with_logits(net.probe(styles.flatten(1)).float(), has)
     return total
+
+
+def without_aids(spec: dict[str, Any], state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The model config and weights of what is asked later: neither the attribute head nor the styles' noise."""
+    kept = {key: value for key, value in state.items() if not key.startswith(("probe.", "log_variance"))}
+    return {**spec, "settings": {**spec["settings"], "attributes": None}}, kept
 
 
 def unexplained(error: Tensor, images: Tensor, masks: Tensor, regions: int) -> Tensor:

@@ -32,11 +32,14 @@ def test_shares_and_places(masks: Tensor) -> None:
     assert torch.equal(whole.argmax(1), masks)
     torch.testing.assert_close(half.sum(1), torch.ones(2, 8, 8))
     torch.testing.assert_close(half.mean((2, 3)), whole.mean((2, 3)))
-    own = places(whole)[:, 2:]
+    own = places(whole)[:, 3:5]
+    assert torch.equal(places(whole)[:, 2], torch.ones(2, 16, 16))
+    u, v = own.unbind(1)
+    torch.testing.assert_close(places(whole)[:, 5:], torch.stack([u * u, u * v, v * v], 1))
     inside = own[0][:, masks[0] == 1]
     torch.testing.assert_close(inside.mean(1), torch.zeros(2), atol=1e-5, rtol=0)  # from the region's own middle
     torch.testing.assert_close(inside.std(1, correction=0), torch.ones(2), atol=1e-4, rtol=0)
-    moved = places(shares(masks.roll((3, 2), (1, 2)), 3, (16, 16), torch.float32))[:, 2:]
+    moved = places(shares(masks.roll((3, 2), (1, 2)), 3, (16, 16), torch.float32))[:, 3:5]
     torch.testing.assert_close(moved[0, :, 7:15, 6:14], own[0, :, 4:12, 4:12], atol=1e-4, rtol=0)
 
 
