@@ -74,7 +74,7 @@ class PerRegion(nn.Module):
 class SemanticNet(nn.Module):
     """Images (B,3,size,size) in [0,1] under masks (B,size,size) to styles (B,R,style), and back under the same masks.
 
-    The encoder averages convolutional features over each region (SEAN), and their moments up to the second order; the
+    The encoder averages convolutional features over each region (SEAN), and their moments in its own frame; the
     decoder sees the image only through the styles, each of which is spelt as quadratic functions over its region: how a
     mouth is bent is a number in either. As in a VAE the styles are noisy in training, with a spread learnt per
     coordinate, so that small steps from a style give an image, too.
@@ -126,7 +126,9 @@ class SemanticNet(nn.Module):
         fine = F.silu(self.fine(F.silu(self.stem(seen))))
         coarse = F.silu(self.coarse(fine))
         own = places(shares(masks, self.regions, (self.size // 2, self.size // 2), images.dtype))[:, 2:]
-        moments = (self.moments(fine).float()[:, :, None] * own[:, None]).flatten(1, 2)
+        one, u, v, uu, _, vv = own.unbind(1)
+        basis = torch.stack([one, u, v, uu, vv, uu * v], 1)  # u^2 v: up at the ends and down in the middle, as smiles
+        moments = (self.moments(fine).float()[:, :, None] * basis[:, None]).flatten(1, 2)
         pooled = [average(x.float(), masks, self.regions) for x in (moments, coarse)]
         there = (share.sum((2, 3)) > 0)[..., None]
         styles: Tensor = self.head(torch.cat(pooled, 2)).float() * there
