@@ -78,9 +78,10 @@ def render(runs: Sequence[RunData], now: datetime) -> str:
 
 def _each(runs: Sequence[RunData]) -> str:
     """What to know of runs that give several answers to a row; "" where none does."""
-    told = [f"{run.name} gives {run.each} answers to each row" for run in runs if run.each > 1]
-    said = told[0].partition(" ")[2] if len(runs) == 1 and told else "; ".join(told)
-    return f"{said[0].upper()}{said[1:]}: n counts answers, and intervals are over rows." if said else ""
+    told = [f"{run.name} has {run.each} answers to each row" for run in runs if run.each > 1]
+    if len(runs) == 1 and told:
+        told = [f"Each row has {runs[0].each} answers"]
+    return f"{'; '.join(told)}: n counts answers, and intervals are over rows." if told else ""
 
 
 def redact(value: Any) -> Any:

@@ -94,6 +94,15 @@ def meaning(metric: str) -> Meaning:
     return METRICS[base]._replace(label=f"{METRICS[base].label} {bracket}{other}")
 
 
+def spoken(metric: str, runs: Sequence[RunData]) -> Meaning:
+    """`meaning`, in words that hold where rows have several answers."""
+    about = meaning(metric)
+    if metric in OF_ROWS or metric == "tflops" or all(run.each < 2 for run in runs):
+        return about
+    label, told = (text.replace("per row", "per answer") for text in (about.label, about.help))
+    return about._replace(label=label, help=told.replace("rows whose", "answers whose"))
+
+
 def percent(share: float) -> str:
     """0.9766 as 97.7 %."""
     text = f"{100 * share:.1f}"
@@ -161,7 +170,8 @@ def cards(runs: Sequence[RunData]) -> list[dict[str, Any]]:
         known = [entry for entry in entries if entry and entry["value"] is not None]
         if not known:
             continue
-        about = meaning(name)
+        called = {entry["metric"] for entry in known}
+        about = spoken(called.pop() if len(called) == 1 else name, runs)
         reach = max(v for entry in known for v in (entry["high"], entry["value"], 1e-9) if v is not None)
         axis = about.axis or (0.0, 1.12 * reach)
         lines = [_card_line(run, name, entry, axis) for run, entry in zip(runs, entries, strict=True)]
@@ -178,7 +188,7 @@ def metric_rows(runs: Sequence[RunData]) -> tuple[list[dict[str, Any]], list[dic
     rest: list[dict[str, Any]] = []
     for metric, subset, by in dict.fromkeys(key for table in tables for key in table):
         entries = [table.get((metric, subset, by)) for table in tables]
-        about = meaning(metric)
+        about = spoken(metric, runs)
         row = {"label": about.label, "help": about.help, "subset": subset if by is None else f"{subset}, {by}"}
         row["notes"] = [(run.name, e["note"]) for run, e in zip(runs, entries, strict=True) if e and e.get("note")]
         row["arrow"] = next((ARROWS.get(entry["better"]) for entry in entries if entry), None)
@@ -190,7 +200,10 @@ def metric_rows(runs: Sequence[RunData]) -> tuple[list[dict[str, Any]], list[dic
 
 
 def _first(entries: Sequence[Mapping[str, Any]], metric: str) -> Mapping[str, Any] | None:
-    found = [entry for entry in entries if entry["metric"] == metric and not entry.get("by")]
+    """The metric's entry over its own subset, if need be one that is named after its network."""
+    whole = [entry for entry in entries if not entry.get("by")]
+    found = [entry for entry in whole if entry["metric"] == metric]
+    found = found or [entry for entry in whole if entry["metric"].startswith(f"{metric}[")]
     return next((entry for entry in found if entry["subset"] == meaning(metric).subset), found[0] if found else None)
 
 

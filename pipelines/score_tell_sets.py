@@ -28,7 +28,7 @@ def tell_sets(
     if part is not None and told["attributes"] is not None:
         told["attributes"]["correlation"] = part
     if tflops is not None:
-        alone = "each row alone, without elementwise operations"
+        alone = "each row alone, all of its answers, without elementwise operations"
         main += [line(m, m.subset, tflops, alone if tflops.n else "") for m in flops.MEASURES]
     whole = [entry for entry in told["metrics"] if not entry["by"]]
     told["metrics"] = whole + main + [entry for entry in told["metrics"] if entry["by"]]
