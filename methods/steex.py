@@ -28,7 +28,9 @@ class STEEX:
     autoencoder loses (False: x' = dec(z), the paper); threshold: a row is done where its target has passed this
     probability as stored (1, the paper: every row takes all steps).
 
-    pixel_weight: of -|x' - x|, a sum over the image; beyond the paper, off by default.
+    Beyond the paper, off by default: pixel_weight of |x' - x|, a sum over the image; second_moment: Adam's, one per
+    "coordinate" (the paper: styles move alike, whether they matter or not) or one per "row" (the step follows the
+    gradient).
     """
 
     needs: ClassVar[tuple[str, ...]] = ("semantic",)
@@ -42,6 +44,7 @@ class STEEX:
     residual: bool = True
     threshold: float = 1.0
     pixel_weight: float = 0.0
+    second_moment: str = "coordinate"
 
     def __post_init__(self) -> None:
         check_settings(
@@ -51,6 +54,7 @@ class STEEX:
             distance_weight=(0, inf),
             threshold=(0, 1),
             pixel_weight=(0, inf),
+            second_moment=("coordinate", "row"),
         )
 
     def expect(self, models: Mapping[str, Any]) -> None:
@@ -119,8 +123,11 @@ class STEEX:
                 reasons[row] = "non-finite gradient"
             active, grad = active[~done & finite], grad[~done & finite] * moving[:, None]
             # Adam (Kingma & Ba 2015, algorithm 1), each row with its own moments; a region that may not move has none.
+            square = grad.square()
+            if self.second_moment == "row":
+                square = square.mean((1, 2), keepdim=True).expand_as(square)
             m[active] = BETA1 * m[active] + (1 - BETA1) * grad
-            v[active] = BETA2 * v[active] + (1 - BETA2) * grad.square()
+            v[active] = BETA2 * v[active] + (1 - BETA2) * square
             z[active] = z[active] - self.lr * m[active] / (1 - BETA1**step) / (
                 (v[active] / (1 - BETA2**step)).sqrt() + EPS
             )

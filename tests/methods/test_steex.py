@@ -82,6 +82,25 @@ def test_the_paper_takes_all_steps_and_a_threshold_stops(used: dict[str, Any], q
     assert torch.equal(sure.counterfactual[-1], queries.images[-1])
 
 
+def test_a_rows_second_moment_leaves_the_gradients_direction(
+    used: dict[str, Any], queries: Queries, pick: Pick
+) -> None:
+    one = pick(queries, [0])
+    assert one.masks is not None
+    z = used["semantic"].encode(one.images, one.masks).requires_grad_()
+    image = (one.images + used["semantic"].decode(z, one.masks) - used["semantic"].decode(z.detach(), one.masks)).clamp(
+        0, 1
+    )
+    loss = -used["classifier"](image).log_softmax(1)[0, int(one.target)]
+    (grad,) = torch.autograd.grad(loss, z)
+    answers = STEEX(lr=0.01, max_steps=1, second_moment="row")(one, **used)
+    assert answers.latent_before is not None
+    assert answers.latent_after is not None
+    wanted = -0.01 * grad / grad.square().mean().sqrt()
+    moved = answers.latent_after - answers.latent_before
+    torch.testing.assert_close(moved, wanted.flatten(1), atol=1e-5, rtol=1e-3)
+
+
 def test_a_heavy_distance_keeps_the_styles(used: dict[str, Any], queries: Queries) -> None:
     ways = []
     for weight in (0.0, 100.0):
@@ -115,7 +134,9 @@ def test_masks_and_known_regions_are_asked_for(used: dict[str, Any], queries: Qu
     assert torch.equal(twice[1::2], queries.masks)
 
 
-@pytest.mark.parametrize("wrong", [{"lr": -1.0}, {"max_steps": 0.5}, {"threshold": 2.0}, {"regions": []}])
+@pytest.mark.parametrize(
+    "wrong", [{"lr": -1.0}, {"max_steps": 0.5}, {"threshold": 2.0}, {"regions": []}, {"second_moment": "x"}]
+)
 def test_settings_are_checked(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         STEEX(**wrong)
