@@ -47,26 +47,28 @@ class Oracle(nn.Module):
         return torch.stack([images[:, 1, r, c] for r, c in PIXELS.values()], 1)
 
 
-def row(i: int) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-    """Row i of the run with its two pictures: the hair decides, the smile changes at times."""
+def row(i: int, k: int = 0) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """Answer k to row i of the run with its two pictures: the hair decides, the smile changes at times."""
     rng = np.random.default_rng(i)
     source = i % 2
     x = rng.integers(90, 110, (SIZE, SIZE, 3), dtype=np.uint8)
     x[0, 1, 1] = 220 if source else 30
     x[0, 0, 1] = 230 if rng.random() < 0.5 else 20
     y = x.copy()
-    flipped = i % 5 != 0
+    flipped = i % 5 != 0 if k == 0 else (i + k) % 4 != 0
     y[0, 1, 1] = (30 if source else 220) if flipped else (150 if source else 110)
-    if i % 7 == 0:
+    if (i + k) % 7 == 0:
         y[0, 0, 1] = 250 - x[0, 0, 1]
+    if k:
+        y[4:] = y[4:] + 3 * k
     label = None if i % 8 == 0 else 1 - source if i % 4 == 1 else source
     identity = f"row-{i}"
-    cf_id = counterfactual_id(identity, "method", 1 - source, 0)
+    cf_id = counterfactual_id(identity, "method", 1 - source, k)
     return (
         {
             "id": identity,
             "cf_id": cf_id,
-            "k": 0,
+            "k": k,
             "row": i,
             "split": "train" if i % 3 else "test",
             "label": label,
@@ -76,6 +78,8 @@ def row(i: int) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
             "correct": None if label is None else label == source,
             "flipped": flipped,
             "reason": None if flipped else "not converged",
+            "p_target_before": 0.1,
+            "p_target_after": 0.9 if flipped else 0.4,
             "forward": 10 + i,
             "backward": i,
             "seconds": 0.5,
@@ -117,8 +121,9 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., R
         shards: int = 3,
         models: tuple[str, ...] = ("classifier", "oracle", "second"),
         name: str = "run",
+        answers: int = 1,
     ) -> Run:
-        made = [row(i) for i in range(rows)]
+        made = [row(i, k) for i in range(rows) for k in range(answers)]
         store = open_store(tmp_path / f"{name}-{shards}")
         config = RunConfig.model_validate(
             {
@@ -157,9 +162,9 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., R
         for shard in planned:
             mine = [r for r, _, _ in made if shard["start"] <= r["row"] < shard["start"] + shard["rows"]]
             table = pa.Table.from_pylist(mine, schema=COUNTERFACTUALS)
-            commit_shard(
-                store, "generate", shard, table, rows_in=len(mine), quarantined=[], seconds=1.0, extra={"flipped": 0}
-            )
+            n = shard["rows"]
+            said: dict[str, Any] = {"rows_in": n, "rows_out": n, "quarantined": [], "extra": {"flipped": 0}}
+            commit_shard(store, "generate", shard, table, seconds=1.0, **said)
         return Run(store, config, [r for r, _, _ in made], [(x, y) for _, x, y in made])
 
     return make
