@@ -179,9 +179,9 @@ def table(classifier: str, found: list[dict[str, Any]]) -> str:
             f"| {percent(f['pairs_differ'])} | {what or '-'} | {f['steps']:.0f} |"
         )
     lines += ["\nEach of the eight answers: how often it flips, and what it then changes most often\n"]
-    for f in found:
-        each = ", ".join(f"{percent(e['flips'])} {e['most']} {percent(e['share'])}" for e in f["each"])
-        lines.append(f"- {f['case']}: {each}")
+    for f in (some for some in found if some["flips"]):
+        each = [f"{percent(e['flips'])} {e['most']} {percent(e['share'])}" if e["flips"] else "0%" for e in f["each"]]
+        lines.append(f"- {f['case']}: {', '.join(each)}")
     return "\n".join(lines)
 
 
