@@ -60,7 +60,13 @@ def look_at_method(
         yield problem("method", f"fails on {len(queries)} sampled rows: {type(error).__name__}: {error}")
         return
     flipped, each = int(answers.flipped.sum()), seconds / len(queries)
-    tried = f"{flipped} of {len(queries)} sampled rows flipped in {seconds:.1f} s"
+    given, rest = divmod(len(answers.counterfactual), len(queries))
+    if rest or not given:
+        got = f"gives {len(answers.counterfactual)} answers to {len(queries)} rows"
+        yield problem("method", got, "it must give each row as many")
+        return
+    what = "sampled rows" if given == 1 else f"answers, {given} to each of {len(queries)} sampled rows,"
+    tried = f"{flipped} of {len(answers.counterfactual)} {what} flipped in {seconds:.1f} s"
     why = next((reason for reason in answers.reasons if reason), None)
     stuck = warning("method", f"{tried}: {why}", "more steps, another rate, another method?")
     yield ok("method", tried) if flipped else stuck
