@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pipelines.attribution_table import arrow
@@ -64,16 +64,14 @@ def _parts(table: Mapping[str, Any]) -> list[tuple[str, int, list[dict[str, Any]
 
 
 def _chart(run: RunData, head: str, lines: Sequence[Mapping[str, Any]], reach: float) -> Any:
-    kinds = _kinds(run)
-    rows = [
-        Bar(line["descriptor"].replace("_", " "), *(line[key] for key in ("value", "low", "high")), kinds(name), shown)
-        for line in lines[:MOST_BARS]
-        for name, shown in [(line["descriptor"], signed(line["value"]))]
-    ]
+    kinds, rows = _kinds(run), []
+    for line in lines[:MOST_BARS]:
+        name, value = line["descriptor"], line["value"]
+        rows.append(Bar(name.replace("_", " "), value, line["low"], line["high"], kinds(name), signed(value)))
     return signed_bars(rows, reach, f"{run.name}: mean importance, {head}")
 
 
-def _kinds(run: RunData) -> Any:
+def _kinds(run: RunData) -> Callable[[str], str]:
     causal = run.config["score"]["causal"]
     return lambda name: "after" if not causal else "causal" if name in causal else "spurious"
 
@@ -82,7 +80,7 @@ def _reach(parts: Sequence[Sequence[Mapping[str, Any]]]) -> float:
     """Where the axis ends on both sides: a round number beyond every interval."""
     ends = [abs(line[key] or 0.0) for lines in parts for line in lines[:MOST_BARS] for key in ("value", "low", "high")]
     most = max([*ends, 0.01])
-    step = 10 ** math.floor(math.log10(most))
+    step = 10.0 ** math.floor(math.log10(most))
     return next(step * times for times in (1, 1.5, 2, 3, 5, 7.5, 10) if step * times >= most)
 
 

@@ -89,7 +89,9 @@ def test_all_stages_leave_what_they_promise(whole: Store) -> None:
     assert "flip" in page.lower()
     manifest = read_manifest(whole)
     assert manifest["totals"]["rows_out"] == 24
-    assert set(manifest["models"]) == {"classifier", "autoencoder", "oracle", "second", "simsiam"}
+    assert set(manifest["models"]) == {"classifier", "autoencoder", "oracle", "second", "simsiam", "attribution"}
+    moved = json.loads(whole.read("attribution/table.json"))
+    assert (moved["rows"], moved["order"][0]) == (24, "Smiling")
     assert whole.exists("config.yaml")
     assert verify(whole) == []
 
