@@ -32,11 +32,13 @@ lint: setup
 ZOO_FLAGS ?=
 ZOO := classifier:faces-plain-first classifier:faces-plain classifier:faces-biased classifier:faces-second \
 	attributes:faces-oracle attributes:faces-named autoencoder:faces-autoencoder denoiser:faces-denoiser-first \
-	denoiser:faces-denoiser attribution:faces-attribution causal:faces-causal-plain causal:faces-causal-biased simsiam:faces-simsiam
+	denoiser:faces-denoiser attribution:faces-attribution causal:faces-causal-plain causal:faces-causal-biased simsiam:faces-simsiam \
+	semantic:faces-semantic
 
 zoo: setup
 	$(BIN)/counterfactory prepare faces data/zoo-plain --rows 30000 --test-rows 1000 --seed 1
 	$(BIN)/counterfactory prepare faces data/zoo-biased --rows 8000 --test-rows 0 --seed 2 --correlate Blond_Hair=0.99
+	$(BIN)/counterfactory prepare faces data/zoo-masks --rows 12000 --test-rows 1000 --seed 3 --masks
 	set -e; for job in $(ZOO); do name=$${job#*:}; $(BIN)/counterfactory train $${job%%:*} $$name $(ZOO_FLAGS); \
 		if [ -f zoo/$$name.yaml ]; then $(BIN)/python -m pipelines.train_card zoo/$$name.yaml configs/model/$$name.yaml; fi; done
 

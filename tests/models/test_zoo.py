@@ -15,11 +15,13 @@ from configs.schema import ModelConfig, load_train
 from configs.strict import check, presets, read_preset
 from models.head import head_of
 from models.load import build
-from sources.faces import ATTRIBUTES, draw, labels
+from sources.faces import ATTRIBUTES, draw, labels, masks
+from sources.faces_masks import MOUTH, REGIONS
 
 ZOO = Path(__file__).parents[2] / "zoo"
 NAMES = ["faces-plain", "faces-biased", "faces-second", "faces-oracle", "faces-autoencoder", "faces-denoiser"]
 NAMES += ["faces-simsiam", "faces-causal-plain", "faces-causal-biased", "faces-named", "faces-attribution"]
+NAMES += ["faces-semantic"]
 FRESH = 20_260_101  # a seed that nothing was trained or measured on
 
 
@@ -120,6 +122,24 @@ def test_reconstructions_are_close_and_keep_what_is_seen() -> None:
     kept = ((model("faces-oracle")(rebuilt) > 0.5) == bits).float().mean(0)
     assert float(kept[ATTRIBUTES.index("Smiling")]) >= 0.95
     assert float(kept.mean()) >= 0.95
+
+
+def test_the_semantic_autoencoder_draws_a_mouth_from_its_style() -> None:
+    """Another face's mouth style brings its smile along, and little outside of the mouth."""
+    images, bits = fresh(64)
+    mask = torch.from_numpy(masks(FRESH, np.arange(64), attributes=bits.numpy())).long()
+    net, smiling = model("faces-semantic"), bits[:, ATTRIBUTES.index("Smiling")]
+    assert net.regions == REGIONS
+    styles = net.encode(images, mask)
+    rebuilt = net.decode(styles, mask)
+    assert float((rebuilt - images).abs().mean()) <= 0.03
+    swapped = styles.clone()
+    swapped[:, MOUTH] = styles.flip(0)[:, MOUTH]
+    moved = net.decode(swapped, mask)
+    seen = model("faces-oracle")(moved)[:, ATTRIBUTES.index("Smiling")] > 0.5
+    assert float((seen == smiling.flip(0)).float().mean()) >= 0.75
+    change = (moved - rebuilt).abs().sum(1)
+    assert float(change[mask == MOUTH].sum() / change.sum()) >= 0.8
 
 
 def test_the_denoiser_predicts_the_noise() -> None:
