@@ -107,12 +107,15 @@ class AttGAN(nn.Module):
     def decode(self, latents: Tensor, attributes: Tensor, skip: Tensor) -> Tensor:
         """Images (B,3,size,size) in [0,1]; attributes (B,A), 0 without and 1 with, and anything between and beyond."""
         told = ((2 * attributes - 1) / 2).to(latents)[:, :, None, None]
-        skips = skip.split([channels * side**2 for channels, side in self.skipped], 1) if self.skipped else ()
+        skips: list[Tensor] = []
+        for channels, side in self.skipped:
+            skips.append(skip[:, : channels * side**2].unflatten(1, (channels, side, side)))
+            skip = skip[:, channels * side**2 :]
         x = latents
         for place, stage in enumerate(self.decoder):
             parts = [x]
             if 1 <= place <= len(skips):
-                parts.append(skips[place - 1].unflatten(1, (-1, *x.shape[2:])).to(x))
+                parts.append(skips[place - 1].to(x))
             if place <= self.inject:
                 parts.append(told.expand(-1, -1, *x.shape[2:]).to(x))
             x = stage(torch.cat(parts, 1))

@@ -21,7 +21,7 @@ from sources.faces_masks import MOUTH, REGIONS
 ZOO = Path(__file__).parents[2] / "zoo"
 NAMES = ["faces-plain", "faces-biased", "faces-second", "faces-oracle", "faces-autoencoder", "faces-denoiser"]
 NAMES += ["faces-simsiam", "faces-causal-plain", "faces-causal-biased", "faces-named", "faces-attribution"]
-NAMES += ["faces-semantic"]
+NAMES += ["faces-semantic", "faces-attgan"]
 FRESH = 20_260_101  # a seed that nothing was trained or measured on
 
 
@@ -220,3 +220,22 @@ def test_simsiam_sees_the_hair_through_light_and_noise() -> None:
     assert float(torch.cosine_similarity(z, noisy).mean()) >= 0.9
     assert float(torch.cosine_similarity(z, hair).mean()) <= 0.3
     assert float(torch.nn.functional.normalize(z, dim=1).std(0).mean()) * 128**0.5 >= 0.5  # no collapse to a point
+
+
+def test_attgan_edits_what_it_is_told_and_little_else() -> None:
+    """Hair, skin and glasses of fresh faces, as the oracle sees them; benchmarks/attgan.md has every attribute."""
+    images, _ = fresh(60)
+    attgan, oracle = model("faces-attgan"), model("faces-oracle")
+    with torch.inference_mode():
+        z, skip, a = attgan.encode(images), attgan.skip(images), (attgan.attributes_of(images) > 0.5).float()
+        rebuilt, before = attgan.decode(z, a, skip), oracle(images) > 0.5
+        assert float((rebuilt - images).abs().mean()) < 0.03
+        for name in ("Blond_Hair", "Pale_Skin", "Eyeglasses", "Male"):
+            b, column = a.clone(), list(attgan.attributes).index(name)
+            b[:, column] = 1 - b[:, column]
+            edited = (images + attgan.decode(z, b, skip) - rebuilt).clamp(0, 1)
+            changed = (oracle(edited) > 0.5) != before
+            own = list(oracle.attributes).index(name)
+            others = [place for place in range(len(oracle.attributes)) if place != own]
+            assert float(changed[:, own].float().mean()) > 0.75
+            assert float(changed[:, others].float().mean()) < 0.05
