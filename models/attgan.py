@@ -109,7 +109,7 @@ class AttGAN(nn.Module):
         told = ((2 * attributes - 1) / 2).to(latents)[:, :, None, None]
         skips: list[Tensor] = []
         for channels, side in self.skipped:
-            skips.append(skip[:, : channels * side**2].unflatten(1, (channels, side, side)))
+            skips.append(skip[:, : channels * side**2].reshape(len(skip), channels, side, side))
             skip = skip[:, channels * side**2 :]
         x = latents
         for place, stage in enumerate(self.decoder):
