@@ -6,10 +6,7 @@ data=$1
 out=${2:-runs/celeba/diffusion}
 here="--set data.path=$data --set models.perceptual=stlpips --out $out --engine local"
 
-trained() { # ROLE NAME
-    [ -f "runs/celeba/models/${2#celeba-}.yaml" ] ||
-        counterfactory train "$1" "$2" --set data.path="$data" --set holdout.path="$data"
-}
+. "$(dirname "$0")/celeba_trained.sh"
 
 trained denoiser celeba-denoiser
 trained causal celeba-causal

@@ -5,10 +5,7 @@ set -eu
 data=$1
 out=${2:-runs/celeba}
 
-trained() { # ROLE NAME
-    weights=runs/celeba/models/${2#celeba-}.yaml
-    [ -f "$weights" ] || counterfactory train "$1" "$2" --set data.path="$data" --set holdout.path="$data"
-}
+. "$(dirname "$0")/celeba_trained.sh"
 
 trained classifier celeba-smile
 trained classifier celeba-second

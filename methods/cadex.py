@@ -9,11 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from methods.adam import Adam
 from methods.contract import Answers, Budget, Queries, passes_stored, settle
 from methods.settings import check_settings
 from models.interfaces import Classifier
-
-BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # Adam's, as torch has them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +43,7 @@ class CADEX:
         steps = torch.zeros(len(x), dtype=torch.int64)
         active = torch.arange(len(x), device=x.device)
         x_adv, best, best_p = x.clone(), x.clone(), x.new_full((len(x),), -1.0)
-        m, v, picked = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x)
+        adam, picked = Adam.of(x), torch.zeros_like(x)
 
         for step in range(1, self.max_steps + 2):
             x_a = x_adv[active].requires_grad_()
@@ -72,12 +71,9 @@ class CADEX:
                 break
             if step == 1:
                 picked[active] = strongest(grad, x[active], self.n)
-            # Adam (Kingma & Ba 2015, algorithm 1), each row with its own moments; what was not picked stays at 0.
-            grad = grad * picked[active]
-            m[active] = BETA1 * m[active] + (1 - BETA1) * grad
-            v[active] = BETA2 * v[active] + (1 - BETA2) * grad.square()
-            m_hat, v_hat = m[active] / (1 - BETA1**step), v[active] / (1 - BETA2**step)
-            x_adv[active] = (x_adv[active] + self.lr * m_hat / (v_hat.sqrt() + EPS)).clamp(0, 1)
+            # Moments of what was not picked stay at 0.
+            way = adam.step(active, grad * picked[active], step)
+            x_adv[active] = (x_adv[active] + self.lr * way).clamp(0, 1)
             steps[active.cpu()] += 1
 
         return settle(classifier, best, queries, reasons, budget, steps=steps)

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from methods.adam import Adam
 from methods.contract import Answers, Budget, Queries, passes_stored, row_generators, row_noise, settle, target_log_prob
 from methods.fisher import fisher_groups, start
 from methods.settings import check_settings
 from models.interfaces import AttributeAutoencoder, Autoencoder, Classifier, Distractors
-
-BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # Adam's, as torch has them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +98,7 @@ class DiVE:
         free = self._free(classifier, autoencoder, distractors, flat)
         generators = row_generators(queries.seed)
         e = self.init * row_noise(generators, (k, flat.shape[1]), x.device) * free
-        m, v = torch.zeros_like(e), torch.zeros_like(e)
+        adam = Adam.of(e)
 
         def images(rows: Tensor, e_rows: Tensor) -> Tensor:
             """x' (n*k,3,H,W) of some rows under their perturbations (n,k,D)."""
@@ -146,14 +145,10 @@ class DiVE:
             for row in active[~done & ~finite].tolist():
                 reasons[row * k : (row + 1) * k] = ["non-finite gradient"] * k
             active, grad = active[~done & finite], grad[~done & finite] * free
-            # Adam (Kingma & Ba 2015, algorithm 1), each row with its own moments.
-            m[active] = BETA1 * m[active] + (1 - BETA1) * grad
             square = grad.square()
             if self.second_moment == "answer":
                 square = (square.sum(2, keepdim=True) / free.sum(1, keepdim=True)).expand_as(square)
-            v[active] = BETA2 * v[active] + (1 - BETA2) * square
-            m_hat, v_hat = m[active] / (1 - BETA1**step), v[active] / (1 - BETA2**step)
-            e[active] = e[active] - self.lr * m_hat / (v_hat.sqrt() + EPS)
+            e[active] = e[active] - self.lr * adam.step(active, grad, step, square)
             steps[active.cpu()] += 1
 
         with torch.no_grad():

@@ -10,11 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from methods.adam import Adam
 from methods.contract import Answers, Budget, Queries, passes_stored, settle
 from methods.settings import check_settings
 from models.interfaces import Classifier, SemanticAutoencoder
-
-BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # Adam's, as torch has them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +88,7 @@ class STEEX:
                 made = (x[rows] + (made - x0[rows])).clamp(0, 1)
             return torch.where(inside[rows], made, x[rows]) if confined else made
 
-        z, m, v = z0.clone(), torch.zeros_like(z0), torch.zeros_like(z0)
+        z, adam = z0.clone(), Adam.of(z0)
         best, best_p, ever = z0.clone(), x.new_full((len(x),), -1.0), queries.source == target
         there = inside.flatten(1).any(1)
         for row in (~there).nonzero()[:, 0].tolist():
@@ -122,15 +121,10 @@ class STEEX:
             for row in active[~done & ~finite].tolist():
                 reasons[row] = "non-finite gradient"
             active, grad = active[~done & finite], grad[~done & finite] * moving[:, None]
-            # Adam (Kingma & Ba 2015, algorithm 1), each row with its own moments; a region that may not move has none.
             square = grad.square()
             if self.second_moment == "row":
                 square = square.mean((1, 2), keepdim=True).expand_as(square)
-            m[active] = BETA1 * m[active] + (1 - BETA1) * grad
-            v[active] = BETA2 * v[active] + (1 - BETA2) * square
-            z[active] = z[active] - self.lr * m[active] / (1 - BETA1**step) / (
-                (v[active] / (1 - BETA2**step)).sqrt() + EPS
-            )
+            z[active] = z[active] - self.lr * adam.step(active, grad, step, square)
             steps[active.cpu()] += 1
 
         with torch.no_grad():

@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from methods.adam import Adam
 from methods.contract import Answers, Budget, Queries, passes_stored, settle
 from methods.settings import check_settings
 from models.interfaces import AttributeAutoencoder, Autoencoder, Classifier
 
-BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # Adam's, as torch has them
 Decode = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -68,7 +68,7 @@ class XGEMs:
             # The difference first, so that z = z0 gives x to the last bit.
             return (x[rows] + (decoded - x0[rows])).clamp(0, 1) if self.residual else decoded
 
-        z, m, v = z0.clone(), torch.zeros_like(z0), torch.zeros_like(z0)
+        z, adam = z0.clone(), Adam.of(z0)
         best, best_p = z0.clone(), x.new_full((len(x),), -1.0)
         active = (queries.source != target).nonzero()[:, 0]  # who has the target already keeps it
         for step in range(1, self.max_steps + 2):
@@ -95,11 +95,8 @@ class XGEMs:
             for row in active[~done & ~finite].tolist():
                 reasons[row] = "non-finite gradient"
             active, grad = active[~done & finite], grad[~done & finite]
-            if self.optimizer == "adam":  # Kingma & Ba 2015, algorithm 1
-                m[active] = BETA1 * m[active] + (1 - BETA1) * grad
-                v[active] = BETA2 * v[active] + (1 - BETA2) * grad.square()
-                grad = m[active] / (1 - BETA1**step) / ((v[active] / (1 - BETA2**step)).sqrt() + EPS)
-            z[active] = z[active] - self.lr * grad
+            way = adam.step(active, grad, step) if self.optimizer == "adam" else grad
+            z[active] = z[active] - self.lr * way
             steps[active.cpu()] += 1
 
         with torch.no_grad():

@@ -26,7 +26,8 @@ def interaction(store: Store, row: str | None = None) -> str:
     names, classes = attribute_names(config), config["models"]["classifier"]["classes"]
     found = [record for record in moved(store) if row is None or record["id"] == row]
     if not found:
-        raise UserError(f"{row or store.uri}: expected rows whose attributes a method moved (AIP does), got none")
+        what = "rows" if row is None else f"a row {row!r} among those"
+        raise UserError(f"{store.uri}: expected {what} whose attributes a method moved (AIP does), got none")
     ways = np.array([record["way"] for record in found])
     if ways.shape[1] != len(names):
         raise UserError(f"{store.uri}: expected {len(names)} attributes in every row, got {ways.shape[1]}")
