@@ -91,8 +91,8 @@ def expect(config: RunConfig) -> None:
     if spec is None or spec.role != PREDICTORS:
         got = "none" if spec is None else f"one of role {spec.role}"
         raise UserError(
-            f"models.attribution: expected predictors of role attribution, got {got}: name them in the run's config, or "
-            "with `counterfactory attribution RUN --predictors MODEL`"
+            f"models.attribution: expected predictors of role attribution, got {got}: name them in the run's "
+            "config, or with `counterfactory attribution RUN --predictors MODEL`"
         )
     name = encoder_of(config)
     models: dict[str, Any] = dict(load_models(config.model_dump(), [name, PREDICTORS], torch.device("cpu")))
