@@ -11,6 +11,7 @@ trained classifier celeba-gender
 trained classifier celeba-gender-second
 trained attributes celeba-attributes
 trained autoencoder celeba-autoencoder
+trained attgan celeba-attgan-first
 trained attgan celeba-attgan
 python benchmarks/attgan.py celeba-attgan celeba-attributes celeba 5000:5500 --path "$data/*.parquet"
 counterfactory sweep celeba-gender --set data.path="$data" --set engine.kind=local --out "$out"

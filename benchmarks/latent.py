@@ -1,6 +1,6 @@
 """What the latent methods cost: a plain loop over images, and our batches on one core and on two.
 
-    python -m benchmarks.latent --out benchmarks/latent.md        # about a quarter of an hour
+    python -m benchmarks.latent --out benchmarks/latent.md        # ten minutes on a quiet machine
 
 Drawn faces, `faces-plain` explained through `faces-autoencoder` (AIP: `faces-attgan`; inversion: the autoencoder's
 decoder as a generator). Two processes of one thread each, as the engine has them on two cores; the plain loop runs in
@@ -16,7 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -165,15 +165,20 @@ class Workers:
         self.held_by, self.pools = held_by, [ProcessPoolExecutor(1, mp_context=context) for _ in range(2)]
 
     def both(self, case: str, at: Sequence[int], batch: int, over: Over) -> tuple[Spent, float]:
-        """Half of the rows in each at once, and the seconds until both had ended."""
-        began, halves = time.perf_counter(), (at[: len(at) // 2], at[len(at) // 2 :])
-        work = [
-            pool.submit(ours, case, half, self.held_by, batch, over)
-            for pool, half in zip(self.pools, halves, strict=True)
-        ]
-        spent = Spent()
-        for done in work:
-            spent.add(done.result())
+        """The batches of some rows, each taken by whichever process is free, as the engine's; and the seconds until
+        both had ended."""
+        began, spent = time.perf_counter(), Spent()
+        batches = [at[k : k + batch] for k in range(0, len(at), batch)]
+        waiting, found = iter(range(len(batches))), dict[int, Spent]()
+
+        def through(pool: ProcessPoolExecutor) -> None:
+            for place in waiting:
+                found[place] = pool.submit(ours, case, batches[place], self.held_by, batch, over).result()
+
+        with ThreadPoolExecutor(len(self.pools)) as drivers:
+            list(drivers.map(through, self.pools))
+        for place in range(len(batches)):
+            spent.add(found[place])
         return spent, time.perf_counter() - began
 
     def one(self, side: Callable[..., Spent], case: str, at: Sequence[int], *rest: Any) -> Spent:
@@ -321,7 +326,7 @@ def report(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--blocks", type=int, default=1, help="parts that the sides take in turn")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--only", nargs="*", default=[], help="methods, default all")
@@ -334,7 +339,8 @@ def main() -> None:
     races = {}
     for case in chosen:
         rows = max(2 * args.blocks, int(args.rows * CASES[case][2]))
-        races[case] = race(workers, case, rows, args.blocks, args.batch)
+        # Four batches or more of each block, so that neither process waits long for the other at the end.
+        races[case] = race(workers, case, rows, args.blocks, min(args.batch, max(1, rows // args.blocks // 4)))
     saved = workers.pools[0].submit(one_step, workers.held_by, 12).result()
     text = report(races, saved, threads(workers, 4), args)
     print(text)

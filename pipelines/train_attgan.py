@@ -16,7 +16,7 @@ from configs.schema import TrainConfig
 from configs.strict import UserError
 from pipelines import train_card, train_holdout, train_losses
 from pipelines.train_data import Samples
-from pipelines.train_losses import jitter, normal
+from pipelines.train_losses import hidden, jitter, normal
 
 BETAS = (0.5, 0.999)
 Weights = dict[str, float]
@@ -99,9 +99,16 @@ def drawn(
         yield images.contiguous(memory_format=torch.channels_last), labels[rows].to(device)
 
 
-def others(has: Tensor, generator: torch.Generator) -> Tensor:
-    """The attributes to edit towards: those of other images of the batch, so that they go together as they do."""
-    return has[torch.randperm(len(has), generator=generator).to(has.device)]
+def goals(has: Tensor, single: float, generator: torch.Generator) -> Tensor:
+    """The attributes (B,A) to edit towards: those of other images of the batch, so that they go together as they do;
+    in a share `single` of the images the own ones, but for one. A decoder that never saw a single one asked takes it
+    for none."""
+    goal = has[torch.randperm(len(has), generator=generator).to(has.device)]
+    if not single:
+        return goal
+    chosen = (torch.rand(len(has), 1, generator=generator) < single).to(has.device)
+    one = F.one_hot(torch.randint(has.shape[1], (len(has),), generator=generator), has.shape[1]).to(has)
+    return torch.where(chosen, (has - one).abs(), goal)
 
 
 def critic_terms(
@@ -109,10 +116,11 @@ def critic_terms(
 ) -> dict[str, Tensor]:
     """The critic's terms: the Wasserstein distance that it sees (negated), the gradient penalty, and the reader's."""
     with torch.no_grad():
-        _, edited = made(net, images, has, others(has, generator), w["residual"])
+        _, edited = made(net, images, has, goals(has, w["single"], generator), w["residual"])
     seen = jitter(images, w["jitter"], generator)
     if w["push"]:
         seen = pushed(net, seen, has, w["push"], generator)
+    seen = hidden(seen, w["hide"], generator)
     return {
         "realness": critic(normal(edited)).float().mean() - critic(normal(images)).float().mean(),
         "penalty": penalty(critic, images, edited, generator),
@@ -146,10 +154,10 @@ def generator_terms(
     net: Any, critic: nn.Module, images: Tensor, has: Tensor, w: Weights, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """The generator's terms: rebuilt under the own attributes, and edited towards others', which the reader reads."""
-    goal = others(has, generator)
+    goal = goals(has, w["single"], generator)
     rebuilt, edited = made(net, images, has, goal, w["residual"])
     net.reader.eval()  # its batch norm's averages are of real images
-    logits = net.read(jitter(edited, w["jitter"], generator))
+    logits = net.read(hidden(jitter(edited, w["jitter"], generator), w["hide"], generator))
     net.reader.train()
     return {
         "reconstruction": (rebuilt - images).abs().mean(),

@@ -37,7 +37,9 @@ TERMS: dict[str, dict[str, float]] = {
         "penalty": 10.0,  # the critic's: (norm of its gradient - 1)^2
         "critic_steps": 5.0,  # of the critic for one of the generator
         "jitter": 0.0,  # share of the images whose attributes are read that are noisy, blurred, re-lit
+        "hide": 0.0,  # share of the images whose attributes are read that are hidden in part: so that no part will do
         "push": 0.0,  # how far, in [0,1], every pixel of half of the reader's images is pushed against its attributes
+        "single": 0.0,  # share of the images edited towards their own attributes but for one; the others', another image's
         "residual": 0.0,  # of x - dec(z, a) is added to edited images that are judged; 1: as they will be used
     },
     "semantic": {
@@ -93,6 +95,21 @@ def jitter(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
     out = (out - 0.5) * draw(0.8, 1.2, 1, 1, 1) + 0.5 + draw(-0.08, 0.08, 3, 1, 1)
     out = out + coarse * draw(0, 0.05, 1, 1, 1) + fine * draw(0, 0.06, 1, 1, 1)
     return torch.where(chosen, out.clamp(0, 1), images)
+
+
+def hidden(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Some images (each with probability `share`) with a box of one colour over up to half of each side, as in DeVries &
+    Taylor 2017; (B,3,H,W) in [0,1]."""
+    count, _, *sides = images.shape
+    inside = torch.ones(count, 1, 1, 1, dtype=torch.bool)
+    for axis, side in enumerate(sides):
+        length = torch.randint(side // 6, side // 2 + 1, (count, 1), generator=generator)
+        middle = torch.randint(side, (count, 1), generator=generator)
+        within = (torch.arange(side)[None] - middle).abs() * 2 <= length
+        inside = inside & (within[:, None, :, None] if axis == 0 else within[:, None, None, :])
+    chosen = torch.rand(count, 1, 1, 1, generator=generator) < share
+    colour = torch.rand(count, 3, 1, 1, generator=generator).to(images)
+    return torch.where((inside & chosen).to(images.device), colour, images)
 
 
 def warp(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:

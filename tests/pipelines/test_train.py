@@ -18,7 +18,7 @@ from models.load import build
 from pipelines.train import pace, train
 from pipelines.train_card import preset
 from pipelines.train_data import load
-from pipelines.train_losses import feature_distance, jitter
+from pipelines.train_losses import feature_distance, hidden, jitter
 from sources.faces import ATTRIBUTES, draw, labels
 from storage.codec import encode
 from storage.schema import IMAGE
@@ -169,6 +169,21 @@ def test_rows_are_a_slice_over_all_files(data: Path) -> None:
     assert len(whole) == 39  # row 3 is broken
     assert torch.equal(part.images, whole.images[17:22])
     assert part.columns["Smiling"] == whole.columns["Smiling"][17:22]
+
+
+def test_hidden_lays_a_box_of_one_colour_over_its_share() -> None:
+    images = torch.rand(200, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(hidden(images, 0.0, torch.Generator().manual_seed(1)), images)
+    out = hidden(images, 0.5, torch.Generator().manual_seed(1))
+    laid = (out != images).any(1)
+    assert 70 <= int(laid.flatten(1).any(1).sum()) <= 130
+    for image, mask in zip(out, laid, strict=True):
+        rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
+        if len(rows):
+            box = image[:, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+            assert torch.equal(box, box[:, :1, :1].expand_as(box))
+            assert mask.sum() == box[0].numel()
+            assert max(box.shape[1:]) <= 7
 
 
 def test_jitter_touches_its_share_and_stays_in_range() -> None:
