@@ -39,7 +39,7 @@ TERMS: dict[str, dict[str, float]] = {
         "jitter": 0.0,  # share of the images whose attributes are read that are noisy, blurred, re-lit
         "hide": 0.0,  # share of the images whose attributes are read that are hidden in part: so that no part will do
         "push": 0.0,  # how far, in [0,1], every pixel of half of the reader's images is pushed against its attributes
-        "single": 0.0,  # share of the images edited towards their own attributes but for one; the others', another image's
+        "single": 0.0,  # share of the images edited towards their own attributes but for one, not another image's
         "residual": 0.0,  # of x - dec(z, a) is added to edited images that are judged; 1: as they will be used
     },
     "semantic": {
@@ -98,8 +98,8 @@ def jitter(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
 
 
 def hidden(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Some images (each with probability `share`) with a box of one colour over up to half of each side, as in DeVries &
-    Taylor 2017; (B,3,H,W) in [0,1]."""
+    """Some images (each with probability `share`) with a box of one colour over up to half of each side (DeVries & Taylor
+    2017); (B,3,H,W) in [0,1]."""
     count, _, *sides = images.shape
     inside = torch.ones(count, 1, 1, 1, dtype=torch.bool)
     for axis, side in enumerate(sides):
