@@ -328,9 +328,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--blocks", type=int, default=1, help="parts that the sides take in turn")
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--only", nargs="*", default=[], help="methods, default all")
-    parser.add_argument("--data", default="runs/demo/data", help="what `prepare faces` wrote")
+    parser.add_argument("--data", default="data/zoo-plain", help="what `prepare faces` wrote, with as many rows")
     parser.add_argument("--attgan", help="weights for AIP (default: the preset's)")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -339,8 +339,9 @@ def main() -> None:
     races = {}
     for case in chosen:
         rows = max(2 * args.blocks, int(args.rows * CASES[case][2]))
-        # Four batches or more of each block, so that neither process waits long for the other at the end.
-        races[case] = race(workers, case, rows, args.blocks, min(args.batch, max(1, rows // args.blocks // 4)))
+        # Large batches, since the last of their rows end in small ones; but one at least for each process.
+        batch = min(args.batch, max(1, rows // args.blocks // len(workers.pools)))
+        races[case] = race(workers, case, rows, args.blocks, batch)
     saved = workers.pools[0].submit(one_step, workers.held_by, 12).result()
     text = report(races, saved, threads(workers, 4), args)
     print(text)

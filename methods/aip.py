@@ -75,7 +75,7 @@ class AIP:
             return (x[rows] + (decoded - x0[rows])).clamp(0, 1) if self.residual else decoded
 
         z, a = z0.clone(), a0.clone()
-        best_z, best_a, best_p = z0.clone(), a0.clone(), x.new_full((len(x),), -1.0)
+        best_z, best_a, best_p, answer = z0.clone(), a0.clone(), x.new_full((len(x),), -1.0), x.clone()
         active = (queries.source != target).nonzero()[:, 0]  # who has the target already keeps it
         for n in range(self.n_max + 1):
             if not len(active):
@@ -91,7 +91,7 @@ class AIP:
             done = passes_stored(classifier, x_n.detach(), target[active], hoped, self.threshold, active, budget)
             better = done | (p > best_p[active])
             best_z[active[better]], best_a[active[better]] = z_n.detach()[better], a_n.detach()[better]
-            best_p[active[better]] = p[better]
+            best_p[active[better]], answer[active[better]] = p[better], x_n.detach()[better]
             if n == self.n_max or done.all():
                 break
 
@@ -113,13 +113,9 @@ class AIP:
                 a[active] = a[active].clamp(0, 1)
             steps[active.cpu()] += 1
 
-        with torch.no_grad():
-            there = (queries.source == target)[:, None, None, None]
-            tried = torch.where(there, x, image(everything, best_z, best_a))
-        budget.spend(everything, forward=1)
         return settle(
             classifier,
-            tried,
+            answer,
             queries,
             reasons,
             budget,

@@ -113,15 +113,19 @@ class CounterfactualAttack:
             return flips & (p > self.threshold)
 
         def passes_at(rows: Tensor, z_rows: Tensor) -> Tensor:
-            """Which rows pass with a latent whose image is still to be made."""
+            """Which rows pass with a latent whose image is still to be made; the answers are those images."""
             budget.spend(rows, forward=1)
             with torch.no_grad():
-                return passes(rows, image(rows, z_rows))
+                made = image(rows, z_rows)
+                good = passes(rows, made)
+            answer[rows[good]], known[rows[good]] = made[good], True
+            return good
 
         half = self.precision == "bfloat16"
         apart = half or self.smoothing > 0  # the ascent's image is not the one that is stored
         z, adam = z0.clone(), Adam.of(z0)
         best, best_p, passed = z0.clone(), x.new_full((len(x),), -1.0), x.new_zeros(len(x), dtype=torch.bool)
+        answer, known = x.clone(), queries.source == target  # the images of `best`, where they have been made
         for step in range(1, self.max_steps + 2):
             # Rows that are done have left: the models see the active ones only.
             z_a = z[active].requires_grad_()
@@ -142,6 +146,8 @@ class CounterfactualAttack:
                 done[done.clone()] = passes_at(near, z[near]) if apart else passes(near, x_a.detach()[done])
             better = done | (p > best_p[active])
             best[active[better]], best_p[active[better]] = z[active[better]], p[better]
+            if not apart:
+                answer[active[better]], known[active[better]] = x_a.detach()[better], True
             passed[active[done]] = True
             if step > self.max_steps or done.all():
                 break
@@ -168,14 +174,15 @@ class CounterfactualAttack:
 
         best = shrunk(z0, best, everything[passed], passes_at, self.shrink)
         kept = (queries.source == target) & ~passed  # asked for what it is: no try is better than the query
-        best[kept] = z0[kept]
-        with torch.no_grad():
-            tried = image(everything, best)
-        tried[kept] = x[kept]
-        budget.spend(everything, forward=1)
+        best[kept], answer[kept] = z0[kept], x[kept]
+        left = everything[~known]
+        if len(left):
+            with torch.no_grad():
+                answer[left] = image(left, best[left])
+            budget.spend(left, forward=1)
         return settle(
             classifier,
-            tried,
+            answer,
             queries,
             reasons,
             budget,

@@ -69,7 +69,7 @@ class XGEMs:
             return (x[rows] + (decoded - x0[rows])).clamp(0, 1) if self.residual else decoded
 
         z, adam = z0.clone(), Adam.of(z0)
-        best, best_p = z0.clone(), x.new_full((len(x),), -1.0)
+        best, best_p, answer = z0.clone(), x.new_full((len(x),), -1.0), x.clone()
         active = (queries.source != target).nonzero()[:, 0]  # who has the target already keeps it
         for step in range(1, self.max_steps + 2):
             if not len(active):
@@ -85,6 +85,7 @@ class XGEMs:
             done = passes_stored(classifier, x_n.detach(), target[active], hoped, self.threshold, active, budget)
             better = done | (p > best_p[active])
             best[active[better]], best_p[active[better]] = z_n.detach()[better], p[better]
+            answer[active[better]] = x_n.detach()[better]
             if step > self.max_steps or done.all():
                 break
 
@@ -99,13 +100,9 @@ class XGEMs:
             z[active] = z[active] - self.lr * way
             steps[active.cpu()] += 1
 
-        with torch.no_grad():
-            there = (queries.source == target)[:, None, None, None]
-            tried = torch.where(there, x, image(everything, best))
-        budget.spend(everything, forward=1)
         return settle(
             classifier,
-            tried,
+            answer,
             queries,
             reasons,
             budget,

@@ -128,8 +128,8 @@ def test_rows_that_are_done_leave_the_batch() -> None:
     assert watched.sizes[-3:] == [1, 1, 6], "the last row alone, as it is and as stored, then the verdict on all"
     assert torch.equal(answers.backward, 2 * answers.steps)
     # encode, decode; decode and classify before every step and after the last; look at the stored image of a row that
-    # passes (again, where 8 bits took it back); decode and classify at the end
-    looks = answers.forward - (2 + 2 * (answers.steps + 1) + 2)
+    # passes (again, where 8 bits took it back), which is the answer; classify at the end
+    looks = answers.forward - (2 + 2 * (answers.steps + 1) + 1)
     assert bool((looks >= 1).all())
     assert sum(watched.sizes) == int((answers.steps + 1).sum() + looks.sum()) + 6
 
