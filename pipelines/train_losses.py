@@ -99,7 +99,9 @@ def jitter(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
 
 def hidden(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Some images (each with probability `share`) with a box of one colour over up to half of each side (DeVries &
-    Taylor 2017); (B,3,H,W) in [0,1]."""
+    Taylor 2017); (B,3,H,W) in [0,1]. 0 draws nothing."""
+    if not share:
+        return images
     count, _, *sides = images.shape
     inside = torch.ones(count, 1, 1, 1, dtype=torch.bool)
     for axis, side in enumerate(sides):
