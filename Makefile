@@ -34,7 +34,7 @@ ZOO := classifier:faces-plain-first classifier:faces-plain classifier:faces-bias
 	attributes:faces-oracle attributes:faces-named autoencoder:faces-autoencoder denoiser:faces-denoiser-first \
 	denoiser:faces-denoiser attribution:faces-attribution causal:faces-causal-plain causal:faces-causal-biased simsiam:faces-simsiam \
 	semantic:faces-semantic attgan:faces-attgan-first attgan:faces-attgan-second attgan:faces-attgan-third attgan:faces-attgan-fourth \
-	attgan:faces-attgan
+	attgan:faces-attgan-fifth attgan:faces-attgan
 
 zoo: setup
 	$(BIN)/counterfactory prepare faces data/zoo-plain --rows 30000 --test-rows 1000 --seed 1
