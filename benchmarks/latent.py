@@ -276,8 +276,8 @@ def report(
     lines = [
         "# What the latent methods cost",
         "",
-        f"    OMP_NUM_THREADS=1 python -m benchmarks.latent --rows {args.rows} --blocks {args.blocks} --batch "
-        f"{args.batch} --out benchmarks/latent.md",
+        "    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python -m benchmarks.latent "
+        f"--rows {args.rows} --blocks {args.blocks} --batch {args.batch} --out benchmarks/latent.md",
         "",
         f"{datetime.now(UTC):%d %B %Y}, two cores shared with other work (load {os.getloadavg()[0]:.1f} at the end), "
         f"no GPU, torch {torch.__version__}.",
@@ -306,9 +306,7 @@ def report(
         cells: dict[str, list[str]] = {"core": [], "wall": [], "twice": []}
         for half in ("", ", bfloat16"):
             two = sides.get("two cores" + half)
-            one = (
-                two if half else sides["one core"]
-            )  # in halves the batches are smaller: a little less than it could be
+            one = two if half else sides["one core"]  # bfloat16 has no run of one core
             cells["core"].append(f"{loop.cpu / one.cpu:.1f} x" if one else "")
             cells["wall"].append(f"{loop.wall / two.wall:.1f} x" if two else "")
             cells["twice"].append(f"{2 * loop.cpu / two.cpu:.1f} x" if two else "")

@@ -47,7 +47,7 @@ def train(config: TrainConfig, log: Log = say) -> Path | str:
     device = torch.device(
         ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
     )
-    columns = needed(config)
+    columns, start = needed(config), initial_weights(config)
     encoder = train_attribution.encoder_of(config, device) if config.role == "attribution" else None
     samples = load(config.data, columns, log)
     labels = targets(config, samples)
@@ -64,8 +64,8 @@ def train(config: TrainConfig, log: Log = say) -> Path | str:
             spec["target"],
             {k: v for k, v in spec["settings"].items() if not (config.role == "denoiser" and k in SCHEDULE)},
         )
-        if config.init:
-            fill(net, read_weights(read_weights_file(weights_location(config.init), "init")), config.target)
+        if start is not None:
+            fill(net, start, config.target)
     except (ValueError, FileNotFoundError) as error:
         raise UserError(f"{config.name}: {error}") from None
     out = Path(config.out)
@@ -101,6 +101,16 @@ def train(config: TrainConfig, log: Log = say) -> Path | str:
     train_card.write(out.with_suffix(".yaml"), train_card.card(spec, weights, training, figures).encode())
     log(f"{config.name}: wrote {out} ({len(weights) / 2**20:.2f} MiB) and {out.with_suffix('.yaml').name}")
     return out
+
+
+def initial_weights(config: TrainConfig) -> dict[str, Tensor] | None:
+    """The weights that training goes on from, read before any data; UserError where they are not to be read."""
+    if not config.init:
+        return None
+    try:
+        return read_weights(read_weights_file(weights_location(config.init), "init"))
+    except (ValueError, FileNotFoundError) as error:
+        raise UserError(f"{config.name}: {error}") from None
 
 
 def _train_to_store(config: TrainConfig, log: Log) -> str:

@@ -115,6 +115,13 @@ def test_training_goes_on_from_given_weights(data: Path, tmp_path: Path) -> None
         train(config("autoencoder", data, tmp_path / "x.safetensors", init=str(tmp_path / "none")), lambda _: None)
 
 
+def test_weights_that_are_not_there_stop_the_training_before_any_data_are_read(data: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    with pytest.raises(UserError, match="expected a file at"):
+        train(config("autoencoder", data, tmp_path / "x.safetensors", init=str(tmp_path / "none")), said.append)
+    assert said == []
+
+
 def test_a_classifier_learns_what_can_be_seen(data: Path, tmp_path: Path) -> None:
     made = config("classifier", data, tmp_path / "net.safetensors", steps=60, lr=5e-3, flip=False, ema=0.0)
     made = made.model_copy(update={"data": made.data.model_copy(update={"label": "Blond_Hair"})})
