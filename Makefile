@@ -41,7 +41,7 @@ zoo: setup
 	$(BIN)/counterfactory prepare faces data/zoo-biased --rows 8000 --test-rows 0 --seed 2 --correlate Blond_Hair=0.99
 	$(BIN)/counterfactory prepare faces data/zoo-masks --rows 12000 --test-rows 1000 --seed 3 --masks
 	set -e; for job in $(ZOO); do name=$${job#*:}; $(BIN)/counterfactory train $${job%%:*} $$name $(ZOO_FLAGS); \
-		if [ -f zoo/$$name.yaml ]; then $(BIN)/python -m pipelines.train_card zoo/$$name.yaml configs/model/$$name.yaml; fi; done
+		if [ -f counterfactory/zoo/$$name.yaml ]; then $(BIN)/python -m pipelines.train.card counterfactory/zoo/$$name.yaml configs/model/$$name.yaml; fi; done
 
 clean:
 	rm -rf .venv runs out

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from actors.load import load_method, load_models, method_models, pick_device
-from actors.masks import expect_regions, regions_of, stacked
-from actors.rows import Row, Unusable
-from actors.targets import BadTarget, choose_target
+from actors.pinned.load import load_method, load_models, method_models, pick_device
+from actors.rows.masks import expect_regions, regions_of, stacked
+from actors.rows.read import Row, Unusable
+from actors.rows.targets import BadTarget, choose_target
 from configs.strict import UserError
-from methods.contract import Answers, Queries
+from counterfactory.methods.contract import Answers, Queries
 from storage.codec import BadRow
 from storage.schema import counterfactual_id, seed_of
 

@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from actors.columns import finite_pairs, table_of
-from actors.load import load_models, pick_device
-from actors.starts import expect_life
-from actors.stored import stored_images
+from actors.guard.starts import expect_life
+from actors.pinned.load import load_models, pick_device
+from actors.rows.columns import finite_pairs, table_of
+from actors.rows.stored import stored_images
 from storage import attempts
 from storage.commit import commit_path, commit_shard, read_commit, read_committed
 from storage.schema import ATTRIBUTIONS

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from actors.answer import Answered, Answerer, Picture
 from actors.generate import Generate
-from actors.load import load_models, pick_device
-from actors.rows import Row, Unusable
-from actors.targets import BadTarget, choose_target
+from actors.pinned.load import load_models, pick_device
+from actors.rows.read import Row, Unusable
+from actors.rows.targets import BadTarget, choose_target
 from storage.codec import BadRow, decode, dimensions
 from storage.schema import counterfactual_id
 

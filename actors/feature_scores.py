@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from actors.columns import finite_pairs
-from metrics.latents import latent_ratio
-from metrics.perceptual import distances, diversity
-from metrics.similarity import cosine
-from models.networks import WANTED, network_of
+from actors.rows.columns import finite_pairs
+from counterfactory.metrics.latents import latent_ratio
+from counterfactory.metrics.perceptual import distances, diversity
+from counterfactory.metrics.similarity import cosine
+from counterfactory.models.networks import WANTED, network_of
 
 
 def networks(specs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from actors.answer import Answered, Answerer
-from actors.batch import Batch, told
-from actors.record import record
-from actors.retry import Earlier, earlier, joined, unanswered
-from actors.rows import Ahead, Row, Unusable, decoded, read, rows_ahead
-from actors.starts import expect_life
-from actors.turn import Turn
-from actors.watchdog import limit
+from actors.guard.batch import Batch, told
+from actors.guard.starts import expect_life
+from actors.guard.turn import Turn
+from actors.guard.watchdog import limit
+from actors.rows.read import Ahead, Row, Unusable, decoded, read, rows_ahead
+from actors.rows.record import record
+from actors.rows.retry import Earlier, earlier, joined, unanswered
 from storage import attempts
 from storage.codec import BadRow
 from storage.commit import commit_path, commit_shard, read_commit

@@ -12,17 +12,17 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from actors.batch import out_of_memory, release, told
-from actors.columns import finite_pairs, table_of
 from actors.feature_scores import FeatureScores, networks
-from actors.load import load_models, pick_device
-from actors.starts import expect_life
-from actors.stored import stored_images
+from actors.guard.batch import out_of_memory, release, told
+from actors.guard.starts import expect_life
+from actors.pinned.load import load_models, pick_device
+from actors.rows.columns import finite_pairs, table_of
+from actors.rows.stored import stored_images
 from configs.strict import UserError, nearest
-from metrics.attributes import causal_share, changes, numbers_changed
-from metrics.cout import cout
-from metrics.flips import agreement, flips
-from metrics.pixels import pixel_distances
+from counterfactory.metrics.attributes import causal_share, changes, numbers_changed
+from counterfactory.metrics.cout import cout
+from counterfactory.metrics.flips import agreement, flips
+from counterfactory.metrics.pixels import pixel_distances
 from storage import attempts
 from storage.commit import commit_path, commit_shard, read_commit, read_committed
 from storage.schema import SCORES

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from actors.generate import Generate
+from actors.guard.turn import Turn
 from actors.score import Score
-from actors.turn import Turn
 
 WORKERS: dict[str, type] = {"generate": Generate, "score": Score}
 KEPT = 2  # cells' workers held at a time: the one whose shards come now, and the one before

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from actors.load import load_models
+from actors.pinned.load import load_models
 from configs.schema import DataConfig, ModelConfig
 from configs.strict import check, read_preset
-from pipelines.train_data import load
+from pipelines.train.data import load
 
 BATCH = 100
 

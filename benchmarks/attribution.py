@@ -17,10 +17,10 @@ import numpy as np
 import yaml
 
 from configs.schema import load_train, resolve_run
-from pipelines.attribution_table import arrow
-from pipelines.prepare import prepare_faces
+from pipelines.attribution.table import arrow
+from pipelines.prepare.job import prepare_faces
 from pipelines.run import run
-from pipelines.train import train
+from pipelines.train.job import train
 from storage.commit import iterate_commits, read_committed
 from storage.uri import Store, open_store
 

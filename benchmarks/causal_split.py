@@ -24,14 +24,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from actors.load import load_models
+from actors.pinned.load import load_models
 from configs.schema import DataConfig, TrainConfig, load_train
 from configs.strict import check
-from models.causal import CausalVAE, flow
-from models.head import head_of
-from pipelines.train_causal import MEASURED, Explained, features_of, fit
-from pipelines.train_data import load
-from sources.faces import ATTRIBUTES
+from counterfactory.models.causal import CausalVAE, flow
+from counterfactory.models.wrapping.head import head_of
+from counterfactory.worlds.faces import ATTRIBUTES
+from pipelines.train.causal import MEASURED, Explained, features_of, fit
+from pipelines.train.data import load
 
 CPU = torch.device("cpu")
 KEPT = Path("runs/causal/split")

@@ -20,15 +20,15 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
-from actors.load import load_models
+from actors.pinned.load import load_models
 from benchmarks.celeba_smile import told
 from configs.schema import ModelConfig, RunConfig
 from configs.strict import check, expand
-from methods.diffusion import p_step, respace, to_image
-from metrics.rates import wilson
-from pipelines.committed import scored_stage
-from pipelines.score_measures import row_measures
-from pipelines.sweep_pairs import pairs
+from counterfactory.methods.parts.diffusion import p_step, respace, to_image
+from counterfactory.metrics.rates import wilson
+from pipelines.engine.committed import scored_stage
+from pipelines.score.measures import row_measures
+from pipelines.sweep.pairs import pairs
 from storage.commit import read_commits, read_committed
 from storage.uri import Store, open_store
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pipelines.report_pictures import change, full_scale, overlay
+from pipelines.report.pictures import change, full_scale, overlay
 from storage.commit import iterate_commits, read_committed
 from storage.uri import open_store
 

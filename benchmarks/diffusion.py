@@ -24,11 +24,11 @@ from typing import Any
 import torch
 import yaml
 
-from actors.load import load_models
+from actors.pinned.load import load_models
 from benchmarks import diffusion_plain
 from configs.schema import load_run
-from metrics.cout import cout
-from metrics.flops import tflops
+from counterfactory.metrics.cout import cout
+from counterfactory.metrics.flops import tflops
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {  # name: preset, and what is laid over it
     "ACE, plain loop": ("ace-l1", {}),
@@ -67,7 +67,7 @@ def work(case: str, data: str, rows: int, batch: int) -> Figures:
     """A case: seconds, evaluations and the stored answers."""
     import pyarrow.parquet as pq
 
-    from methods.contract import Queries
+    from counterfactory.methods.contract import Queries
     from storage.codec import decode
 
     torch.set_num_threads(1)

@@ -1,7 +1,7 @@
 """The diffusion methods as public code runs them: one image at a time, every iteration, every call one after another.
 
 Written down line by line from the papers, with the noise that our methods draw for the same row, so that answers can be
-compared. `denoiser` is a models.interfaces.Denoiser, images are (3,H,W) in [0,1].
+compared. `denoiser` is a counterfactory.models.interfaces.Denoiser, images are (3,H,W) in [0,1].
 """
 
 from __future__ import annotations

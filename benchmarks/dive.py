@@ -23,15 +23,15 @@ import yaml
 from PIL import Image
 from sklearn.metrics import mutual_info_score
 
-from actors.load import load_method, load_models
+from actors.pinned.load import load_method, load_models
 from configs.schema import DataConfig, load_run
 from configs.strict import check
-from methods.contract import Answers, Queries
-from metrics.perceptual import diversity
-from models.distractors import Distractors
-from pipelines.train_data import Samples, bits, load
-from pipelines.train_losses import total_correlation
-from sources.faces import ATTRIBUTES
+from counterfactory.methods.contract import Answers, Queries
+from counterfactory.metrics.perceptual import diversity
+from counterfactory.models.distractors import Distractors
+from counterfactory.worlds.faces import ATTRIBUTES
+from pipelines.train.data import Samples, bits, load
+from pipelines.train.losses import total_correlation
 
 CPU = torch.device("cpu")
 KEPT = Path("runs/dive/bench")

@@ -62,9 +62,9 @@ def held(data: str, rows: int, attgan: str | None, case: str) -> tuple[dict[str,
     import pyarrow.parquet as pq
     import torch
 
-    from actors.load import load_models
+    from actors.pinned.load import load_models
     from configs.schema import load_run
-    from methods.contract import Queries
+    from counterfactory.methods.contract import Queries
     from storage.codec import decode
 
     torch.set_num_threads(1)
@@ -137,7 +137,7 @@ def ours(case: str, at: Sequence[int], held_by: HeldBy, batch: int, over: Over) 
     """Our method over rows in batches."""
     import torch
 
-    from methods.contract import Queries
+    from counterfactory.methods.contract import Queries
 
     models, queries = held(*held_by, case)
     target, settings = settings_of(case)

@@ -25,15 +25,15 @@ import torch
 from torch import Tensor
 
 from actors.score import Score
-from metrics import correlation, fid, kid, means
-from metrics.attributes import changes, numbers_changed
-from metrics.buckets import buckets, hashes
-from metrics.cout import cout
-from metrics.flips import flips
-from metrics.latents import latent_ratio
-from metrics.perceptual import distances
-from metrics.pixels import pixel_distances
-from metrics.similarity import cosine
+from counterfactory.metrics import correlation, fid, kid, means
+from counterfactory.metrics.attributes import changes, numbers_changed
+from counterfactory.metrics.buckets import buckets, hashes
+from counterfactory.metrics.cout import cout
+from counterfactory.metrics.flips import flips
+from counterfactory.metrics.latents import latent_ratio
+from counterfactory.metrics.perceptual import distances
+from counterfactory.metrics.pixels import pixel_distances
+from counterfactory.metrics.similarity import cosine
 from storage.codec import decode
 from storage.commit import iterate_commits, read_committed
 from storage.run import read_plan

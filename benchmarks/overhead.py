@@ -56,10 +56,10 @@ def pipeline(folder: Path, name: str, shard_rows: int, workers: int, shards: int
     """Run so many shards; rates of all workers together, from each one's first shard's end to its last's."""
     import ray
 
-    from actors.load import pin
+    from actors.pinned.load import pin
     from benchmarks.overhead import Timed as Worker  # by its module's name, which Ray's workers can import
-    from pipelines.generate import make_plan, open_run
-    from pipelines.stage import run_stage, start_ray, worker_config
+    from pipelines.engine.runner import run_stage, start_ray, worker_config
+    from pipelines.generate.job import make_plan, open_run
     from storage.commit import read_commits
 
     config = settings(folder, name, shard_rows, workers, threads)
@@ -99,10 +99,10 @@ def loop(folder: Path, shard_rows: int, first: int, seconds: float, threads: int
     import torch
 
     from actors.answer import Answerer
-    from actors.load import pin
-    from actors.rows import Row, decoded, read
-    from methods.contract import Queries
-    from pipelines.stage import worker_config
+    from actors.pinned.load import pin
+    from actors.rows.read import Row, decoded, read
+    from counterfactory.methods.contract import Queries
+    from pipelines.engine.runner import worker_config
     from storage.plan import plan_shards
     from storage.schema import counterfactual_id, seed_of
 
@@ -171,7 +171,7 @@ def result(process: subprocess.Popen[str]) -> Figures:
 
 def measure(args: argparse.Namespace, folder: Path) -> Figures:
     """All phases."""
-    from pipelines.prepare import prepare_faces
+    from pipelines.prepare.job import prepare_faces
 
     rows = 64
     prepare_faces(str(folder / "data"), rows=rows, test_rows=0)

@@ -47,9 +47,11 @@ Found = dict[str, float]
 def step(name: str, folder: Path, shard_rows: int, real: bool) -> Found:
     """Do one step in this process; seconds of it, seconds of work in this process, and how long Ray took to start."""
     from benchmarks import trivial
-    from pipelines import generate, score, stage
+    from pipelines.engine import runner as stage
+    from pipelines.generate import job as generate
+    from pipelines.report.show import show
     from pipelines.run import run
-    from pipelines.show import show
+    from pipelines.score import job as score
     from storage.check import check_stage
     from storage.verify import verify
 

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from actors.load import load_models
+from actors.pinned.load import load_models
 from configs.schema import DataConfig, ModelConfig
 from configs.strict import check, read_preset
-from methods.contract import Answers, Queries
-from pipelines.train_data import load
+from counterfactory.methods.contract import Answers, Queries
+from pipelines.train.data import load
 
 CLASSIFIERS = ("faces-plain", "faces-biased")
 # Classifier, regions, whether the change is confined to them.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from actors.generate import Generate
 from configs.schema import RunConfig
-from methods.contract import Answers, Queries
+from counterfactory.methods.contract import Answers, Queries
 from storage.codec import encode
 from storage.commit import commit_shard
 from storage.schema import COUNTERFACTUALS, IMAGE, SCORES, counterfactual_id

@@ -121,8 +121,8 @@ class MethodConfig(Strict):
     """A method by the dotted path of its class, and its settings."""
 
     preset: str | None = None
-    # A class in methods/, or `elsewhere` for counterfactuals that were made by others (`score --originals`).
-    target: Annotated[str, Field(pattern=r"^(elsewhere|methods\.[a-z0-9_]+\.[A-Za-z0-9_]+)$")]
+    # Of whatever module; or `elsewhere` for counterfactuals that were made by others (`score --originals`).
+    target: Annotated[str, Field(pattern=r"^(elsewhere|[A-Za-z_]\w*(\.[A-Za-z_]\w*)+)$")]
     settings: dict[str, Any] = {}
     paper: str | None = None
 

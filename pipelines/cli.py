@@ -13,7 +13,7 @@ from storage.errors import TOLD, NoAnswer
 from storage.secrets import hide
 
 if TYPE_CHECKING:
-    from pipelines.part import Part
+    from pipelines.engine.part import Part
 
 ROLES = (
     "classifier",
@@ -31,7 +31,8 @@ ONE_STAGE = ("generate", "score", "judge", "augment", "report")
 
 def parser() -> argparse.ArgumentParser:
     """The commands and their options."""
-    from pipelines import prepare, score_elsewhere
+    from pipelines.elsewhere import job as score_elsewhere
+    from pipelines.prepare import job as prepare
 
     main = argparse.ArgumentParser(prog="counterfactory", description="A batch factory for counterfactuals.")
     main.add_argument("--version", action="store_true", help="say the version and end")
@@ -114,7 +115,7 @@ def _sets(args: argparse.Namespace) -> list[str]:
 
 
 def _the_part(args: argparse.Namespace) -> Part:
-    from pipelines.part import WHOLE, parse
+    from pipelines.engine.part import WHOLE, parse
 
     if not hasattr(args, "limit"):
         return WHOLE
@@ -147,7 +148,7 @@ def _stage(args: argparse.Namespace) -> int:
     from pipelines.run import find_run, run, say, stage_needs
 
     if args.command == "score" and (args.originals or args.counterfactuals):
-        from pipelines.score_elsewhere import main as score_elsewhere
+        from pipelines.elsewhere.job import main as score_elsewhere
 
         return score_elsewhere(args, _sets(args))
     if args.run is None:
@@ -156,7 +157,7 @@ def _stage(args: argparse.Namespace) -> int:
     if args.command != "generate":
         stage_needs(store, args.command)
     if args.command == "judge" and args.answers:
-        from pipelines.judge import parse_answers
+        from pipelines.judge.job import parse_answers
 
         counts = parse_answers(store, config, args.answers)
         say("judge: " + ", ".join(f"{value} {name}" for name, value in counts.items() if isinstance(value, int)))
@@ -166,7 +167,7 @@ def _stage(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from pipelines.show import show
+    from pipelines.report.show import show
     from storage.uri import open_store
 
     print(show(open_store(args.run)))
@@ -174,7 +175,7 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _interaction(args: argparse.Namespace) -> int:
-    from pipelines.interaction import interaction
+    from pipelines.attribution.interaction import interaction
     from storage.uri import open_store
 
     print(interaction(open_store(args.run), args.row))
@@ -182,20 +183,25 @@ def _interaction(args: argparse.Namespace) -> int:
 
 
 def _attribution(args: argparse.Namespace) -> int:
-    from pipelines.attribution import main
-    from pipelines.run import find_run, stage_needs
+    import json
+
+    from pipelines.attribution.job import with_models
+    from pipelines.attribution.table import of_row, text
+    from pipelines.engine.committed import ATTRIBUTED
+    from pipelines.run import find_run, run, stage_needs
 
     if args.top < 1:
         raise UserError(f"--top: expected 1 or more, got {args.top}")
     store, config = find_run(args.run, _sets(args), args.out)
     stage_needs(store, "attribution")
-    for line in main(store, config, args):
-        print(line)
+    run(with_models(config, args.predictors, args.encoder), stages=("attribution",), store=store)
+    table = json.loads(store.read(ATTRIBUTED))
+    print("\n".join(of_row(store, table, args.row) if args.row else text(table, args.top)))
     return 0
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from pipelines.generate import load_plan
+    from pipelines.generate.job import load_plan
     from storage.uri import open_store
     from storage.verify import verify
 
@@ -215,7 +221,7 @@ def _gc(args: argparse.Namespace) -> int:
 
 
 def _prepare(args: argparse.Namespace) -> int:
-    from pipelines.prepare import main
+    from pipelines.prepare.job import main
 
     code: int = main(args)
     return code
@@ -223,7 +229,7 @@ def _prepare(args: argparse.Namespace) -> int:
 
 def _train(args: argparse.Namespace) -> int:
     from configs.schema import load_train
-    from pipelines.train import train
+    from pipelines.train.job import train
 
     config = load_train(args.config, args.set)
     if config.role != args.role:
@@ -234,7 +240,7 @@ def _train(args: argparse.Namespace) -> int:
 
 def _sweep(args: argparse.Namespace) -> int:
     from configs.sweep import load_sweep
-    from pipelines.sweep import sweep
+    from pipelines.sweep.job import sweep
 
     sweep(load_sweep(args.sweep, [f"out={args.out}"] if args.out else []), _sets(args))
     return 0
@@ -242,7 +248,7 @@ def _sweep(args: argparse.Namespace) -> int:
 
 def _doctor(args: argparse.Namespace) -> int:
     from configs.schema import load_run
-    from pipelines.doctor import main
+    from pipelines.doctor.job import main
 
     code: int = main(load_run(args.config, _sets(args)))
     return code

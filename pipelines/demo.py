@@ -14,8 +14,8 @@ PRESETS = ("demo-plain", "demo-biased")
 
 def demo(out: str, sets: list[str]) -> str:
     """Draw the faces, run the main job for both classifiers, and write one page that compares them; its path."""
-    from pipelines.prepare import prepare_faces
-    from pipelines.report import report
+    from pipelines.prepare.job import prepare_faces
+    from pipelines.report.job import report
 
     data = f"{out}/data"
     if not list(Path(data).glob("*.parquet")):

@@ -6,7 +6,7 @@ import json
 import re
 
 from configs.strict import UserError
-from pipelines.committed import TABLE, plan_of
+from pipelines.engine.committed import TABLE, plan_of
 from storage.gc import counts, delete, garbage
 from storage.uri import Store
 

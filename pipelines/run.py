@@ -10,11 +10,11 @@ from typing import Any
 
 from configs.schema import RunConfig, load_run
 from configs.strict import UserError, apply_sets, check, parse_yaml
-from pipelines.attribution import expect as expect_predictors
-from pipelines.committed import attributed_stage, scored_stage
-from pipelines.disk import disk_errors
-from pipelines.generate import generate, kept, load_plan, open_run
-from pipelines.part import WHOLE, Part
+from pipelines.attribution.job import expect as expect_predictors
+from pipelines.engine.committed import attributed_stage, scored_stage
+from pipelines.engine.disk import disk_errors
+from pipelines.engine.part import WHOLE, Part
+from pipelines.generate.job import generate, kept, load_plan, open_run
 from storage.check import TWICE, check_stage
 from storage.commit import committed, iterate_commits, totals
 from storage.run import versions, write_manifest
@@ -109,7 +109,7 @@ def _generate(store: Store, config: RunConfig, part: Part) -> str:
 
 
 def _score(store: Store, config: RunConfig, part: Part) -> str:
-    from pipelines.score import score
+    from pipelines.score.job import score
 
     table = score(store, config, part=part)
     shown = {
@@ -127,27 +127,27 @@ def _score(store: Store, config: RunConfig, part: Part) -> str:
 
 
 def _attribution(store: Store, config: RunConfig, part: Part) -> str:
-    from pipelines.attribution import attribute
-    from pipelines.attribution_table import summary
+    from pipelines.attribution.job import attribute
+    from pipelines.attribution.table import summary
 
     return f"attribution: {summary(attribute(store, config, part=part))}"
 
 
 def _judge(store: Store, config: RunConfig, part: Part) -> str:
-    from pipelines.judge import build_prompts
+    from pipelines.judge.job import build_prompts
 
     built = build_prompts(store, config)
     return f"judge: {built['prompts']} prompts in {', '.join(built['files']) or 'no file'}"
 
 
 def _augment(store: Store, config: RunConfig, part: Part) -> str:
-    from pipelines.augment import augment
+    from pipelines.augment.job import augment
 
     return f"augment: {augment(store, config)['summary']}"
 
 
 def _report(store: Store, config: RunConfig, part: Part) -> str:
-    from pipelines.report import report
+    from pipelines.report.job import report
 
     return f"report: {report([store])}"
 

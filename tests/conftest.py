@@ -18,7 +18,7 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 drawn faces in Parquet: 16 train, 8 test."""
-    from pipelines.prepare import prepare_faces
+    from pipelines.prepare.job import prepare_faces
 
     folder = tmp_path_factory.mktemp("faces")
     prepare_faces(str(folder), rows=16, test_rows=8)

@@ -17,8 +17,8 @@ from actors.answer import Answerer
 from actors.generate import Generate
 from configs.schema import RunConfig
 from configs.strict import UserError
-from methods.contract import Answers, Budget, Queries, row_generators, row_noise, settle
-from pipelines.stage import worker_config
+from counterfactory.methods.contract import Answers, Budget, Queries, row_generators, row_noise, settle
+from pipelines.engine.runner import worker_config
 from storage.codec import decode, encode
 from storage.commit import commit_shard, read_commits, read_committed, to_retry, todo
 from storage.plan import plan_shards
@@ -92,7 +92,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple
                 "name": name,
                 "data": {"path": str(tmp_path / "data"), "size": SIZE},
                 "models": {"classifier": {"role": "classifier", "target": "a.b", "classes": ["dark", "bright"]}},
-                "method": {"target": "methods.pixel_pgd.PixelPGD"},
+                "method": {"target": "counterfactory.methods.pixel_pgd.PixelPGD"},
                 "engine": {"batch": 2, **engine},
             }
         )
@@ -146,7 +146,7 @@ def test_every_batch_gives_the_same_answers_each_under_its_own_name(make: Any) -
     ("method", "told"),
     [
         (Lossy(), r"PixelPGD to give the same number of answers, 1 or more, to each of 2 rows, got 5"),
-        (Stepless(), r"expected steps of the 6 answers of methods.pixel_pgd.PixelPGD, got 2"),
+        (Stepless(), r"expected steps of the 6 answers of counterfactory.methods.pixel_pgd.PixelPGD, got 2"),
     ],
 )
 def test_answers_that_do_not_go_to_the_queries_end_the_run_and_blame_no_row(make: Any, method: Any, told: str) -> None:

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 import actors.generate as module
-import actors.rows as rows_module
+import actors.rows.read as rows_module
 from actors.answer import Answerer
 from actors.generate import Generate
 from configs.schema import RunConfig
-from pipelines import stage
-from pipelines.stage import worker_config
+from pipelines.engine import runner as stage
+from pipelines.engine.runner import worker_config
 from storage.attempts import HUNG, LOCAL, begin, note, note_hung_row
 from storage.codec import encode
 from storage.commit import read_commits, read_committed, to_retry, totals
@@ -59,7 +59,7 @@ def make(
                 "name": name,
                 "data": {"path": str(tmp_path / "data"), "size": SIZE},
                 "models": {"classifier": {"role": "classifier", "target": "a.b", "classes": ["dark", "bright"]}},
-                "method": {"target": "methods.pixel_pgd.PixelPGD", "settings": {"max_steps": 2}},
+                "method": {"target": "counterfactory.methods.pixel_pgd.PixelPGD", "settings": {"max_steps": 2}},
                 "engine": {"batch": 2, **engine},
             }
         )

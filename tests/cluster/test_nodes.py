@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.cluster import lacks, workers_that_fit
+from pipelines.engine.cluster import lacks, workers_that_fit
 from storage.commit import iterate_commits, read_committed
 from storage.run import versions
 from storage.uri import open_store

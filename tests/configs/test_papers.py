@@ -7,9 +7,9 @@ import torch
 
 from configs.schema import DataConfig, MethodConfig, ModelConfig, RunConfig, load_run, load_train
 from configs.strict import check, expand, presets
-from methods.contract import Queries
-from methods.diffusion import respace
-from models.load import SCHEDULE, build, find, make, schedule_of
+from counterfactory.methods.contract import Queries
+from counterfactory.methods.parts.diffusion import respace
+from counterfactory.models.wrapping.load import SCHEDULE, build, find, make, schedule_of
 
 # CECAS, table 5: alpha, lambda, gamma, PGD iterations, diffusion steps; appendix A.1 and section 5.1: target and size.
 CECAS = {
@@ -60,7 +60,7 @@ def ace_of(run: str) -> str:
 def test_a_run_has_the_values_of_table_5(name: str) -> None:
     run, (alpha, weight, gamma, iterations, steps, target, size) = load_run(name), CECAS[name]
     settings, classes = run.method.settings, run.models["classifier"].classes
-    assert run.method.target == "methods.cecas.CECAS"
+    assert run.method.target == "counterfactory.methods.cecas.CECAS"
     assert (settings["alpha"], settings["weight"], settings["gamma"]) == (alpha, weight, gamma)
     assert settings["iterations"] == iterations
     assert run.models["denoiser"].settings["steps"] == steps
@@ -77,7 +77,7 @@ def test_the_same_rows_can_be_asked_with_ace(name: str) -> None:
     preset = f"ace-{ace_of(name)}"
     run, settings = load_run(name, [f"method={preset}"]), load_run(name).method.settings
     _, respaced, levels, iterations, weight, gamma, kernel = ACE[ace_of(name)]
-    assert run.method.target == "methods.ace.ACE"
+    assert run.method.target == "counterfactory.methods.ace.ACE"
     found = {key: run.method.settings[key] for key in ("respaced", "levels", "iterations", "weight", "gamma", "kernel")}
     assert list(found.values()) == [respaced, levels, iterations, weight, gamma, kernel]
     assert run.method.settings["distance"] == "l1"

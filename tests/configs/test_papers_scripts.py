@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from configs.schema import load_run, load_train
-from models.densenet import DenseNet121
-from models.load import build
-from pipelines.prepare import prepare_celeba, prepare_images
+from counterfactory.models.densenet import DenseNet121
+from counterfactory.models.wrapping.load import build
+from pipelines.prepare.job import prepare_celeba, prepare_images
 
 PAGE = (Path(__file__).parents[2] / "docs" / "papers.md").read_text()
 SCRIPTS = {block.split()[2].rstrip(","): block for block in re.findall(r"```python\n(.*?)```", PAGE, re.S)}

@@ -12,7 +12,7 @@ GOOD: dict[str, Any] = {
     "name": "trial",
     "data": {"path": "faces"},
     "models": {"classifier": {"role": "classifier", "target": "models.x.Net", "classes": ["a", "b"]}},
-    "method": {"target": "methods.ace.ACE"},
+    "method": {"target": "counterfactory.methods.ace.ACE"},
 }
 
 

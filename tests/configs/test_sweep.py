@@ -23,7 +23,7 @@ def test_a_grid_gives_every_combination_and_a_list_adds_to_it() -> None:
     assert {cell.run.out for cell in found} == {"runs/s"}
     assert found[1].run.method.settings["threshold"] == 0.9
     assert found[2].run.models["classifier"].preset == "faces-biased"
-    assert found[4].run.method.target == "methods.pixel_pgd.PixelPGD"
+    assert found[4].run.method.target == "counterfactory.methods.pixel_pgd.PixelPGD"
 
 
 def test_a_glob_takes_every_preset_of_its_group() -> None:

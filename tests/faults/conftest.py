@@ -27,7 +27,15 @@ from storage.uri import Store, open_store  # noqa: E402
 from storage.verify import verify  # noqa: E402
 
 ROWS, SHARD = 24, 4
-PRELOAD = ["torch", "pipelines.cli", "pipelines.generate", "pipelines.run", "methods.pixel_pgd", "planted", "crash"]
+PRELOAD = [
+    "torch",
+    "pipelines.cli",
+    "pipelines.generate.job",
+    "pipelines.run",
+    "counterfactory.methods.pixel_pgd",
+    "planted",
+    "crash",
+]
 FORKS = multiprocessing.get_context("forkserver")  # real processes, that need not import torch each
 FORKS.set_forkserver_preload(PRELOAD)
 
@@ -141,7 +149,7 @@ def make_job(tmp_path: Path) -> Job:
                 "classes": ["dark", "bright"],
             }
         },
-        "method": {"target": "methods.pixel_pgd.PixelPGD", "settings": {"max_steps": 2}},
+        "method": {"target": "counterfactory.methods.pixel_pgd.PixelPGD", "settings": {"max_steps": 2}},
         "target": {"rule": "opposite"},
         "out": str(tmp_path / "out"),
         "engine": {"kind": "local", "shard_rows": SHARD, "batch": 2, "attempts": 2, "workers": 1},

@@ -8,7 +8,7 @@ from typing import Any
 
 from conftest import Job  # type: ignore[import-not-found]
 
-from actors.watchdog import STOPPED
+from actors.guard.watchdog import STOPPED
 
 
 def extras(job: Job) -> list[dict[str, Any]]:

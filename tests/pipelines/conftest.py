@@ -83,7 +83,7 @@ def row(i: int, k: int = 0) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
             "forward": 10 + i,
             "backward": i,
             "seconds": 0.5,
-            "method": "methods.ace.ACE",
+            "method": "counterfactory.methods.ace.ACE",
             "original": {"bytes": encode(x), "path": f"{identity}.png"},
             "counterfactual": {"bytes": encode(y), "path": f"{cf_id}.png"},
         },
@@ -137,7 +137,7 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., R
                     }
                     for role in models
                 },
-                "method": {"target": "methods.ace.ACE"},
+                "method": {"target": "counterfactory.methods.ace.ACE"},
                 "engine": {"kind": "local"},
                 "score": {"causal": ["Smiling"] if "oracle" in models else [], "bootstrap": 200, "batch": 16},
             }

@@ -3,8 +3,8 @@
 import torch
 from torch.nn import functional as F
 
-from models.classifiers import ConvNet
-from pipelines.train_losses import classifier, normal, pushed, weights_of
+from counterfactory.models.classifiers import ConvNet
+from pipelines.train.losses import classifier, normal, pushed, weights_of
 
 
 def setting() -> tuple[ConvNet, torch.Tensor, torch.Tensor]:

@@ -14,18 +14,18 @@ import pytest
 from torch import Tensor, nn
 
 from configs.schema import RunConfig
-from metrics.rates import RateSums, compute, wilson
-from pipelines.augment import augment
-from pipelines.augment_answers import apart
-from pipelines.judge import build_prompts
-from pipelines.report import report
-from pipelines.report_data import read_run
-from pipelines.report_gallery import choose, with_answers
-from pipelines.score import score
-from pipelines.score_answers import any_flipped, first_of, rows_of
-from pipelines.score_measures import row_measures
-from pipelines.show import show
-from pipelines.sweep_pairs import pairs
+from counterfactory.metrics.rates import RateSums, compute, wilson
+from pipelines.augment.answers import apart
+from pipelines.augment.job import augment
+from pipelines.judge.job import build_prompts
+from pipelines.report.data import read_run
+from pipelines.report.gallery import choose, with_answers
+from pipelines.report.job import report
+from pipelines.report.show import show
+from pipelines.score.answers import any_flipped, first_of, rows_of
+from pipelines.score.job import score
+from pipelines.score.measures import row_measures
+from pipelines.sweep.pairs import pairs
 from storage.verify import verify
 from tests.pipelines.conftest import Oracle, Pixel
 

@@ -15,9 +15,9 @@ from PIL import Image
 from configs.schema import RunConfig, load_run, load_train
 from configs.strict import read_preset
 from configs.sweep import cells, load_sweep
-from models.networks import network_of
+from counterfactory.models.networks import network_of
 from pipelines.run import run
-from pipelines.train import specification, train
+from pipelines.train.job import specification, train
 from storage.commit import read_commits, read_committed
 from storage.verify import verify
 
@@ -61,8 +61,8 @@ def test_control_differs_in_its_method_alone() -> None:
     assert {name: ours.models[name] for name in control.models} == control.models
     assert ours.method.settings["threshold"] == control.method.settings["threshold"]
     assert (ours.method.target, control.method.target) == (
-        "methods.counterfactual_attack.CounterfactualAttack",
-        "methods.pixel_pgd.PixelPGD",
+        "counterfactory.methods.counterfactual_attack.CounterfactualAttack",
+        "counterfactory.methods.pixel_pgd.PixelPGD",
     )
 
 

@@ -16,15 +16,15 @@ from torch.nn import functional as F
 
 from configs.schema import ModelConfig, RunConfig, TrainConfig
 from configs.strict import UserError, check
-from models.load import build
-from models.semantic import SemanticNet
-from pipelines import train_semantic
-from pipelines.generate import generate
-from pipelines.prepare import prepare_faces
-from pipelines.score_flops import count_tflops
-from pipelines.train import train
-from pipelines.train_losses import TERMS
-from sources.faces_masks import MOUTH, REGIONS
+from counterfactory.models.semantic import SemanticNet
+from counterfactory.models.wrapping.load import build
+from counterfactory.worlds.faces_masks import MOUTH, REGIONS
+from pipelines.generate.job import generate
+from pipelines.prepare.job import prepare_faces
+from pipelines.score.flops import count_tflops
+from pipelines.train import semantic as train_semantic
+from pipelines.train.job import train
+from pipelines.train.losses import TERMS
 from storage.codec import decode, decode_mask, encode
 from storage.commit import read_commits, read_committed
 from storage.uri import open_store
@@ -50,14 +50,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(folder: Path, **other: Any) -> RunConfig:
-    semantic = {"role": "semantic", "target": "models.semantic.SemanticNet", "classes": list(REGIONS)}
+    semantic = {"role": "semantic", "target": "counterfactory.models.semantic.SemanticNet", "classes": list(REGIONS)}
     semantic["settings"] = {**TINY, "regions": len(REGIONS), "size": 32}
-    classifier = {"role": "classifier", "target": "models.classifiers.ConvNet", "classes": ["no", "yes"]}
+    classifier = {"role": "classifier", "target": "counterfactory.models.classifiers.ConvNet", "classes": ["no", "yes"]}
     raw: dict[str, Any] = {
         "name": "masked",
         "data": {"path": str(folder), "id": "id", "size": 32, "mask": "mask"},
         "models": {"classifier": {**classifier, "settings": {"outputs": 2}}, "semantic": semantic},
-        "method": {"target": "methods.steex.STEEX", "settings": {"regions": ["mouth"], "max_steps": 4, "lr": 8.0}},
+        "method": {
+            "target": "counterfactory.methods.steex.STEEX",
+            "settings": {"regions": ["mouth"], "max_steps": 4, "lr": 8.0},
+        },
         "target": {"rule": "opposite"},
         "engine": {"kind": "local", "batch": 4},
         "score": {"flops_rows": 1},
@@ -98,7 +101,7 @@ def test_a_run_hands_masks_over_and_sets_bad_ones_aside(data: Path, tmp_path: Pa
     [
         (
             {"data": {"size": 32}},
-            "data.mask: expected the column of segmentation masks, which methods.steex.STEEX needs",
+            "data.mask: expected the column of segmentation masks, which counterfactory.methods.steex.STEEX needs",
         ),
         ({"data": {"size": 32, "mask": "mark"}}, "data.mask: expected a column of .*, got 'mark': did you mean 'mask'"),
         ({"method": {"settings": {"regions": ["mouht"]}}}, "expected regions out of background, .*, got 'mouht'"),
@@ -115,7 +118,7 @@ def test_a_run_that_cannot_work_stops_before_any_work(
     if "data" in other:
         run = config(data, data={"path": str(data), **other["data"]})
     if "method" in other:
-        run = config(data, method={"target": "methods.steex.STEEX", **other["method"]})
+        run = config(data, method={"target": "counterfactory.methods.steex.STEEX", **other["method"]})
     if "semantic" in other:
         run.models["semantic"] = run.models["semantic"].model_copy(update={"classes": other["semantic"]})
     with pytest.raises(UserError, match=says):
@@ -157,7 +160,13 @@ def test_the_loss_is_the_sum_of_its_terms() -> None:
 def training(folder: Path, out: Path, **other: Any) -> TrainConfig:
     source = {"path": str(folder), "size": 32, "mask": "mask", "rows": "4:6"}
     raw = {"name": "tiny", "role": "semantic", "data": source, "holdout": source, "classes": list(REGIONS)}
-    raw |= {"target": "models.semantic.SemanticNet", "settings": TINY, "steps": 2, "batch": 2, "out": str(out)}
+    raw |= {
+        "target": "counterfactory.models.semantic.SemanticNet",
+        "settings": TINY,
+        "steps": 2,
+        "batch": 2,
+        "out": str(out),
+    }
     return check(TrainConfig, {**raw, **other}, "test")
 
 

@@ -22,9 +22,9 @@ from PIL import Image
 from configs.schema import load_run
 from configs.strict import UserError
 from pipelines.cli import main
-from pipelines.generate import generate, open_run
+from pipelines.generate.job import generate, open_run
+from pipelines.report.show import show
 from pipelines.run import run
-from pipelines.show import show
 from storage.commit import read_commits, read_committed
 from storage.run import read_manifest, read_plan
 from storage.uri import Store, open_store
@@ -100,7 +100,7 @@ def test_the_stored_image_is_what_was_judged(whole: Store) -> None:
     """Flips and probabilities, recomputed here from the PNG bytes."""
     import torch
 
-    from actors.load import load_models
+    from actors.pinned.load import load_models
 
     config = read_plan(whole)["config"]
     classifier = load_models(config, ["classifier"], torch.device("cpu"))["classifier"]
@@ -307,7 +307,7 @@ def test_a_run_refuses_to_go_on_with_other_settings(faces: Path, tmp_path: Path)
 
 
 def test_a_row_that_raises_is_set_aside_alone(faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from methods.counterfactual_attack import CounterfactualAttack
+    from counterfactory.methods.counterfactual_attack import CounterfactualAttack
 
     plain = CounterfactualAttack.__call__
     poison: list[int] = []

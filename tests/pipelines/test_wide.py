@@ -10,7 +10,7 @@ from PIL import Image
 
 from configs.schema import load_run, resolve_run
 from configs.strict import UserError
-from pipelines.doctor import doctor
+from pipelines.doctor.job import doctor
 from pipelines.run import run
 from storage.commit import read_commits, read_committed
 from storage.verify import verify

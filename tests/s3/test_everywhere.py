@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
-from actors.load import model_digest, weights_folder
+from actors.pinned.load import model_digest, weights_folder
 from configs.schema import load_run
-from metrics.judge import CRITERIA
-from pipelines import cluster
+from counterfactory.metrics.judge import CRITERIA
 from pipelines.cli import main
-from pipelines.stage import KINDS, _told
+from pipelines.engine import cluster
+from pipelines.engine.runner import KINDS, _told
 from storage import s3_retry
 from storage.cache import cached, folder_digest
 from storage.commit import read_commits
@@ -123,7 +123,7 @@ def test_a_hugging_face_folder_in_a_bucket(s3_folder: str, tmp_path: Path, monke
     import torch
     from transformers import ResNetConfig, ResNetForImageClassification
 
-    from actors.load import load_models
+    from actors.pinned.load import load_models
 
     monkeypatch.setenv("COUNTERFACTORY_CACHE", str(tmp_path / "cache"))
     settings = {"embedding_size": 4, "hidden_sizes": [4], "depths": [1], "layer_type": "basic", "num_labels": 2}

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from actors.load import load_models
+from actors.pinned.load import load_models
 from configs.strict import UserError
 
 SCORES = {"role": "classifier", "classes": ["a", "b"]}

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.cli import main
-from pipelines.stage import _told
+from pipelines.engine.runner import _told
 from storage import s3
 from storage.uri import open_store
 

@@ -1,0 +1,114 @@
+"""How many rows a call of the method takes: a number, or found by trying; less where memory does not hold."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+from actors.guard.watchdog import stop
+from actors.rows.read import Row, Unusable
+from configs.strict import UserError
+
+A = TypeVar("A")
+Call = Callable[[list[Row]], tuple[list[A], list[Unusable]]]
+FIRST, MOST = 16, 1024  # of `auto`
+SHORT = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+
+
+class Batch:
+    """The size of the next batch, and the guard around a batch: rows that fail are set aside alone.
+
+    size: rows; `auto` starts at FIRST and on a GPU doubles while twice the memory would fit. Out of memory halves it
+    for good. A fault of the GPU ends the process: whatever it did next would fail, too, and no row is to blame for
+    that. notes: what the driver should say, each once.
+    """
+
+    def __init__(self, size: int | str, device: torch.device) -> None:
+        self.size, self.device = FIRST if size == "auto" else int(size), device
+        self.growing = size == "auto" and device.type == "cuda"
+        self.notes: list[str] = []
+
+    def guarded(self, call: Call[A], rows: list[Row]) -> tuple[list[A], list[Unusable]]:
+        """Answers of a batch; one that does not fit in memory goes on in halves, one that raises row by row."""
+        before = self.size
+        answers, bad, alone = self._parts(call, rows)
+        if alone:  # a row that does not fit alone says nothing of the others
+            self.size = before
+        elif self.size < before:
+            self.growing = False
+            self.notes.append(f"out of memory with {before} rows at a time: goes on with {self.size}")
+        elif self.growing and len(rows) == self.size:
+            self._grow()
+        return answers, bad
+
+    def _parts(self, call: Call[A], rows: list[Row]) -> tuple[list[A], list[Unusable], bool]:
+        """Answers, rows set aside, and whether one of them was set aside because it does not fit in memory alone."""
+        try:
+            answers, bad = call(rows)
+            return answers, bad, False
+        except UserError:  # no row is to blame
+            raise
+        except Exception as error:
+            short = out_of_memory(error)
+            told = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            if gpu_fault(error):
+                stop(f"the GPU failed, and this process with it: {told}")
+        # Out here the error is gone, and with it the tensors that its traceback held.
+        if short:
+            release(self.device)
+        if len(rows) == 1:
+            reason = f"it does not fit in memory alone: {told}" if short else f"the method failed: {told}"
+            return [], [Unusable(rows[0].id, reason)], short
+        half = (len(rows) + 1) // 2 if short else 1
+        if short:
+            self.size = min(self.size, half)
+        found: tuple[list[A], list[Unusable]] = ([], [])
+        alone = False
+        for at in range(0, len(rows), half):
+            answers, bad, too_large = self._parts(call, rows[at : at + half])
+            found[0].extend(answers)
+            found[1].extend(bad)
+            alone |= too_large
+        return *found, alone
+
+    def _grow(self) -> None:
+        """Double the size if twice the memory that the last batches took at most is there; else stay."""
+        free, _ = torch.cuda.mem_get_info(self.device)
+        mine = torch.cuda.memory_reserved(self.device)
+        self.growing = self.size < MOST and 2 * torch.cuda.max_memory_allocated(self.device) <= free + mine
+        if self.growing:
+            self.size *= 2
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Is this torch's way, or Python's, to say that memory did not hold."""
+    text = str(error)
+    return (
+        isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)
+        or (isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in text and "allocate memory" in text))
+        or (isinstance(error, RuntimeError) and any(words in text for words in SHORT))
+    )
+
+
+def gpu_fault(error: BaseException) -> bool:
+    """Is this CUDA's way to say that the process can compute no more: a device assert, illegal access, ECC."""
+    if not isinstance(error, RuntimeError) or out_of_memory(error):
+        return False
+    return type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error)  # an old torch has no such type
+
+
+def release(device: torch.device) -> None:
+    """Give back what a failed batch held."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def told(notes: list[Any]) -> list[Any]:
+    """Take the notes out, so that each is told once."""
+    taken = notes[:]
+    notes.clear()
+    return taken

@@ -1,0 +1,61 @@
+"""A data set in the place of a model: images read, pinned and decoded for methods that lay them beside a query."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from configs.schema import DataConfig
+from configs.strict import UserError, check
+from counterfactory.models.distractors import Distractors
+from storage.codec import BadRow, decode
+from storage.plan import plan_shards, read_shard
+
+
+def bank_digest(spec: Mapping[str, Any], name: str) -> str:
+    """The sha256 over the images that a model's spec of source parquet selects."""
+    return _digest(_contents(_data(spec, name), name))
+
+
+def load_bank(spec: Mapping[str, Any], name: str) -> tuple[Distractors, str]:
+    """The selected images that can be decoded, and the digest of all of them; UserError where there are none."""
+    data = _data(spec, name)
+    stored, images, numbers = _contents(data, name), [], []
+    for number, content in enumerate(stored):
+        try:
+            images.append(decode(content, size=data.size, crop=data.crop, max_pixels=data.max_pixels))
+            numbers.append(number)
+        except BadRow:  # as a row of the run it is told of; here another image does as well
+            continue
+    if not images:
+        raise UserError(f"models.{name}: expected images in {data.path}, got none that can be read")
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    return Distractors(pixels, torch.tensor(numbers)), _digest(stored)
+
+
+def _data(spec: Mapping[str, Any], name: str) -> DataConfig:
+    """The spec read as a data set's."""
+    return check(DataConfig, {"path": spec["weights"], **spec["settings"]}, f"models.{name}.settings")
+
+
+def _contents(data: DataConfig, name: str) -> list[bytes | None]:
+    """The selected images' bytes as they are stored."""
+    try:
+        shards, _ = plan_shards(data.path, shard_rows=1 << 20, rows=data.rows, columns=[data.image])
+        tables = [read_shard(shard, [data.image]) for shard in shards]
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(f"models.{name}: {error}") from None
+    cells = pa.concat_tables(tables)[data.image].to_pylist()
+    return [cell["bytes"] if isinstance(cell, dict) else cell for cell in cells]
+
+
+def _digest(images: list[bytes | None]) -> str:
+    whole = hashlib.sha256()
+    for content in images:
+        whole.update(len(content or b"").to_bytes(8, "big") + (content or b""))
+    return whole.hexdigest()

@@ -1,0 +1,194 @@
+"""Input rows of a shard: read, decoded and checked, ahead of the method that waits for them."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from actors.rows.masks import mask_of
+from actors.rows.targets import BadTarget, class_index
+from storage.codec import BadRow, decode, sides
+from storage.plan import Unreadable, iterate_shard
+from storage.schema import row_id
+
+T = TypeVar("T")
+AHEAD_BYTES = 64 << 20  # of decoded images that wait for their batch
+
+
+@dataclass
+class Row:
+    """One readable input row on its way through a method."""
+
+    id: str
+    row: int
+    image: np.ndarray[Any, Any]
+    label: int | None
+    split: str | None
+    carried: dict[str, Any]
+    mask: np.ndarray[Any, Any] | None = None  # (H,W) uint8, which region every pixel shows, where the data say so
+
+
+@dataclass
+class Unusable:
+    """One input row that cannot be used, and why."""
+
+    id: str
+    reason: str
+
+
+@dataclass
+class Record:
+    """One input row as it is stored; position: in its shard; lost: why it cannot be read, where it cannot."""
+
+    id: str
+    position: int
+    cells: dict[str, Any]
+    content: Any  # the image's bytes
+    lost: str | None = None
+
+
+def read(shard: Mapping[str, Any], data: Mapping[str, Any], target: Mapping[str, Any]) -> Iterator[Record]:
+    """A shard's rows as they are stored, a few in memory at a time; FileChanged as `read_shard`.
+
+    Those that cannot be read come too, named by their id where that can be, else by their place alone.
+    """
+    named = [
+        data["image"],
+        data.get("mask"),
+        data["label"],
+        data["id"],
+        *data["columns"],
+        target["column"],
+        split_column(data),
+    ]
+    columns = list(dict.fromkeys(name for name in named if name))
+    position = 0
+    for part in iterate_shard(shard, columns):
+        listed = cells_of(part)
+        if data["id"] and any(lost for _, lost in listed):
+            here = {**shard, "start": shard["start"] + position, "rows": len(listed)}
+            ids = (own for piece in iterate_shard(here, [data["id"]]) for own, _ in cells_of(piece))
+            listed = [(cells or own, lost) for (cells, lost), own in zip(listed, ids, strict=True)]
+        for cells, lost in listed:
+            cell = cells.get(data["image"])
+            content = (cell or {}).get("bytes") if isinstance(cell, dict) or cell is None else cell
+            own = cells.get(data["id"]) if data["id"] else None
+            source = f"{shard['name']}#{shard['start'] + position}"
+            name = str(own) if own is not None else row_id(content or b"", source)
+            yield Record(name, position, cells, content, lost)
+            position += 1
+
+
+def cells_of(part: pa.RecordBatch | Unreadable) -> list[tuple[dict[str, Any], str | None]]:
+    """A part's rows as they are stored; no cells, and the reason, where one cannot be read."""
+    if isinstance(part, Unreadable):
+        return [({}, part.reason)] * part.num_rows
+    try:
+        return [(cells, None) for cells in part.to_pylist()]
+    except UnicodeDecodeError as error:
+        if part.num_rows == 1:
+            return [({}, f"a text of it cannot be read: {error.reason}")]
+        return [cells for i in range(part.num_rows) for cells in cells_of(part.slice(i, 1))]
+
+
+def split_column(data: Mapping[str, Any]) -> str | None:
+    """The column that says train or test, where there is one."""
+    return data["split"] if data["split"] not in (None, "train", "test") else None
+
+
+def decoded(
+    records: Iterable[Record],
+    shard: Mapping[str, Any],
+    config: Mapping[str, Any],
+    classes: Sequence[str],
+    seen: set[str],
+) -> Iterator[Row | Unusable]:
+    """Each record as a row, or with the reason why it cannot be one; seen: ids so far, of which each is used once."""
+    for record in records:
+        try:
+            if record.id in seen:
+                raise BadRow("its id stands twice in the data")
+            seen.add(record.id)
+            yield as_row(record, shard["offset"] + record.position, config, classes)
+        except (BadRow, BadTarget) as reason:
+            yield Unusable(record.id, str(reason))
+
+
+def as_row(record: Record, number: int, config: Mapping[str, Any], classes: Sequence[str]) -> Row:
+    """A record with its image decoded and its label looked up; BadRow or BadTarget say why it cannot be."""
+    data, cells = config["data"], record.cells
+    if record.lost is not None:
+        raise BadRow(record.lost)
+    label = class_index(cells[data["label"]], classes, "label") if data["label"] else None
+    image = decode(record.content, size=data["size"], crop=data["crop"], max_pixels=data["max_pixels"])
+    column = split_column(data)
+    split = cells[column] if column else data["split"]
+    carried = [*data["columns"], *([config["target"]["column"]] if config["target"]["column"] else [])]
+    return Row(
+        record.id,
+        number,
+        image,
+        label,
+        None if split is None else str(split),
+        {name: cells[name] for name in carried},
+        mask_of(cells, record.content, data),
+    )
+
+
+def rows_ahead(size: int | Sequence[int]) -> int:
+    """How many decoded images of a working size may wait: as many as fit in AHEAD_BYTES, from 2 to 256."""
+    width, height = sides(size)
+    return max(2, min(256, AHEAD_BYTES // (3 * width * height)))
+
+
+class Ahead(Generic[T]):
+    """An iterator run in a background thread, at most `most` items ahead of its reader, who gets its errors, too.
+
+    waited: seconds that the reader has spent waiting for the next item.
+    """
+
+    def __init__(self, items: Iterator[T], most: int) -> None:
+        self.waited = 0.0
+        self._ready: queue.Queue[tuple[str, Any]] = queue.Queue(most)
+        self._closed = threading.Event()
+        threading.Thread(target=self._run, args=(items,), daemon=True, name="ahead").start()
+
+    def __iter__(self) -> Iterator[T]:
+        while True:
+            since = time.perf_counter()
+            kind, value = self._ready.get()
+            self.waited += time.perf_counter() - since
+            if kind == "error":
+                raise value
+            if kind == "end":
+                return
+            yield value
+
+    def close(self) -> None:
+        """Let the background thread end, whatever it still had to read."""
+        self._closed.set()
+
+    def _run(self, items: Iterator[T]) -> None:
+        try:
+            for item in items:
+                if not self._put("item", item):
+                    return
+            self._put("end", None)
+        except BaseException as error:
+            self._put("error", error)
+
+    def _put(self, kind: str, value: Any) -> bool:
+        while not self._closed.is_set():
+            try:
+                self._ready.put((kind, value), timeout=0.2)
+                return True
+            except queue.Full:
+                continue
+        return False

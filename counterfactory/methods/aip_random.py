@@ -1,0 +1,28 @@
+"""AIP_R, AIP's control (Yang et al., section 4.1.4): the same loop, each update as long as AIP's in any direction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Generator, Tensor
+
+from counterfactory.methods.aip import AIP, length
+from counterfactory.methods.contract import row_noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class AIPRandom(AIP):
+    """AIP with its gradients' norms and none of their directions; each row draws from its own generator."""
+
+    def ways(self, grad_z: Tensor, grad_a: Tensor, generators: list[Generator]) -> tuple[Tensor, Tensor]:
+        """Random vectors of the gradients' lengths, for z and for a."""
+        return turned(grad_z, generators), turned(grad_a, generators)
+
+
+def turned(grad: Tensor, generators: list[Generator]) -> Tensor:
+    """A vector of each row's length in a direction drawn evenly from all."""
+    if not generators:
+        return grad
+    noise = row_noise(generators, grad.shape[1:], grad.device).to(grad)
+    across = (-1,) + (1,) * (grad.ndim - 1)
+    return noise * (length(grad) / length(noise).clamp(min=1e-12)).view(across)

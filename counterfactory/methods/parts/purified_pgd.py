@@ -1,0 +1,203 @@
+"""Projected gradient descent through a denoiser: the loop that ACE and CECAS share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from math import inf
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from counterfactory.methods.contract import Budget, Queries, row_noise, stored_verdict
+from counterfactory.methods.parts.diffusion import Schedule, inpaint, keep_mask, purify, to_image, to_signal
+from counterfactory.methods.parts.settings import check_settings
+from counterfactory.models.interfaces import Classifier, Denoiser
+
+Term = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""What an attack adds to the cross-entropy: (x' (n,3,H,W), its view through the denoiser, rows (n,) on the CPU) to
+(n,), a sum over each sample and never over the batch, whose size must not weigh in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PurifiedPGD:
+    """x' -= step * sign(grad of CE(classifier(denoise(noise(x'))), target) + term), in [0,1].
+
+    levels: K, denoiser calls that x' is noised for and denoised by, with fresh noise every iteration; step: in 8-bit
+    levels; stop: None for fixed iterations, else the p(target) at which a row is done, on the stored x' and on its last
+    view (the stored image alone passes early, by noise that refinement takes away again); through: how many of the K
+    calls the gradient goes back through, None for all; mask_after: iterations after which pixels that hardly changed
+    (keep_mask of gamma, kernel) return to the query's and stay, None for never; checkpoint: see purify; precision: of
+    the denoiser.
+    """
+
+    levels: int
+    iterations: int
+    step: float
+    stop: float | None = None
+    through: int | None = None
+    mask_after: int | None = None
+    gamma: float = 0.15
+    kernel: int = 15
+    checkpoint: bool = False
+    precision: str = "float32"
+
+    @classmethod
+    def of(cls, method: Any) -> PurifiedPGD:
+        """With the settings of a method that has them by the same names."""
+        return cls(**{setting.name: getattr(method, setting.name) for setting in fields(cls)})
+
+    def cost(self) -> dict[str, int]:
+        """Evaluations of one iteration, without the term's."""
+        through = self.levels if self.through is None else min(self.through, self.levels)
+        return {"forward": self.levels + 1 + through * self.checkpoint, "backward": through + 1}
+
+    def __call__(
+        self,
+        queries: Queries,
+        *,
+        schedule: Schedule,
+        generators: list[torch.Generator],
+        budget: Budget,
+        classifier: Classifier,
+        denoiser: Denoiser,
+        term: Term,
+    ) -> Attacked:
+        """Attack every row; the host waits for the device only where a look decides which rows are done."""
+        x, target, everything = queries.images, queries.target, torch.arange(len(queries))
+        rows = everything  # still attacked; on the CPU, so that no list of rows is fetched from the device
+        x_pre, best, best_p = x.clone(), x.clone(), x.new_full((len(x),), -1.0)
+        alive, turned = x.new_ones(len(x), dtype=torch.bool), x.new_zeros(len(x), dtype=torch.bool)
+        seen = x.new_ones(len(x))  # p(target) in the view; before the first one only the stored image counts
+        free = x.new_ones((len(x), 1, *x.shape[2:]), dtype=torch.bool)  # pixels that may move
+        steps = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+
+        for iteration in range(self.iterations + 1):
+            if self.stop is not None:
+                at = rows.to(x.device)
+                flips, p = stored_verdict(classifier, x_pre[at], target[at])
+                budget.spend(rows, forward=1)
+                better = p > best_p[at]
+                best[at] = torch.where(better[:, None, None, None], x_pre[at], best[at])
+                best_p[at] = torch.where(better, p, best_p[at])
+                rows = rows[(~(flips & (p > self.stop) & (seen[at] > self.stop)) & alive[at]).cpu()]
+            if iteration == self.iterations or not len(rows):
+                break
+            at = rows.to(x.device)
+
+            noise = row_noise([generators[row] for row in rows.tolist()], (self.levels, *x.shape[1:]), x.device)
+            x_a = x_pre[at].requires_grad_()
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+                signal = purify(
+                    denoiser, schedule, to_signal(x_a), noise, through=self.through, checkpointed=self.checkpoint
+                )
+            view = to_image(signal.float())
+            log_p = classifier(view).log_softmax(1)
+            log_p_target = log_p.gather(1, target[at, None])[:, 0]
+            (grad,) = torch.autograd.grad((term(x_a, view, rows) - log_p_target).sum(), x_a)
+            budget.spend(rows, **self.cost())
+
+            # A row whose gradient is not finite stands still from then on; no value is fetched from the device for it.
+            alive[at] &= grad.isfinite().flatten(1).all(1)
+            moved = (x_a.detach() - self.step / 255 * grad.sign()).clamp(0, 1)
+            moved = torch.where(free[at], moved, x[at])
+            x_pre[at] = torch.where(alive[at, None, None, None], moved, x_pre[at])
+            if iteration + 1 == self.mask_after:
+                keep = keep_mask(x, x_pre, gamma=self.gamma, kernel=self.kernel)
+                free, x_pre = ~keep, torch.where(keep, x, x_pre)
+            turned[at] = log_p.detach().argmax(1) == target[at]
+            seen[at] = log_p_target.detach().exp()
+            steps[at] += alive[at]
+
+        return Attacked(x_pre if self.stop is None else best, steps.cpu(), alive.cpu(), turned.cpu())
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What an attack ends with: x' (n,3,H,W) in [0,1], the last one or with `stop` the one of highest stored p(target);
+    steps taken (n,) int64; sound (n,) bool, no bad gradient; turned (n,) bool, the last view had the target's class."""
+
+    images: Tensor
+    steps: Tensor
+    sound: Tensor
+    turned: Tensor
+
+    def reasons(self, *, refined: bool) -> list[str]:
+        """Per row, why it will have failed if it does."""
+        return [
+            "non-finite gradient" if not sound else "flip lost in refinement" if turned and refined else "not converged"
+            for sound, turned in zip(self.sound.tolist(), self.turned.tolist(), strict=True)
+        ]
+
+
+def refine(
+    queries: Queries,
+    pre: Tensor,
+    keep: Tensor,
+    *,
+    schedule: Schedule,
+    generators: list[torch.Generator],
+    levels: int,
+    draws: int,
+    unrefined: bool,
+    budget: Budget,
+    classifier: Classifier,
+    denoiser: Denoiser,
+) -> tuple[Tensor, Tensor]:
+    """The pre-explanation inpainted, the query's pixels held where `keep`: image (B,3,H,W) and mask (B,1,H,W).
+
+    Refinement may undo the flip: then it is tried again with other noise, at most `draws` times in all (the papers:
+    once), and where no try flips the better of pre-explanation and tries is the answer, or with `unrefined` False the
+    best try. pre: (B,3,H,W) in [0,1]; keep: (B,1,H,W) bool; the mask is 1 where the answer was allowed to change.
+    """
+    x, target, rows = queries.images, queries.target, torch.arange(len(queries))
+    best, mask = pre.clone(), torch.ones_like(x[:, :1])
+    flipped, best_p = stored_verdict(classifier, pre, target)
+    budget.spend(rows, forward=1)
+    if not unrefined:  # where no try can be judged the answer is the query, which has not flipped
+        best = x.clone()
+        flipped, best_p = torch.zeros_like(flipped), torch.full_like(best_p, -1.0)
+    for _ in range(draws):
+        at = rows.to(x.device)
+        noise = row_noise([generators[row] for row in rows.tolist()], (2 * levels, *x.shape[1:]), x.device)
+        with torch.no_grad():
+            tried = inpaint(denoiser, schedule, to_signal(x[at]), to_signal(pre[at]), keep[at], noise)
+        tried = torch.where(keep[at], x[at], to_image(tried))  # to the last bit
+        flips, p = stored_verdict(classifier, tried, target[at])
+        budget.spend(rows, forward=levels + 1)
+        better = flips | (~flipped[at] & (p > best_p[at]))
+        where = at[better]
+        best[where], best_p[where], mask[where] = tried[better], p[better], (~keep[where]).to(x.dtype)
+        flipped[where] |= flips[better]
+        rows = rows[~flips.cpu()]
+        if not len(rows):
+            break
+    return best, mask
+
+
+def l1(x_pre: Tensor, x: Tensor) -> Tensor:
+    """Sum of absolute changes in each sample; (n,)."""
+    return (x_pre - x).flatten(1).abs().sum(1)
+
+
+def check_attack(method: Any, **more: Any) -> None:
+    """Check the settings of a method that attacks through a denoiser; ValueError names the first that is off."""
+    most = method.levels if isinstance(method.levels, int) else inf
+    check_settings(
+        method,
+        respaced=(1, inf),
+        levels=(1, method.respaced),
+        iterations=(1, inf),
+        step=(0, 255),
+        stop=(0, 1),
+        through=(0, most),
+        mask_after=(1, inf),
+        gamma=(0, 1),
+        kernel=(1, inf),
+        draws=(1, inf),
+        precision=("float32", "bfloat16"),
+        **more,
+    )
+    if method.kernel % 2 == 0:
+        raise ValueError(f"expected kernel odd, got {method.kernel}")

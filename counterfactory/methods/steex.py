@@ -1,0 +1,144 @@
+"""STEEX (Jacob et al. 2022): descent on the styles of an image's regions, its layout held fixed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from counterfactory.methods.contract import Answers, Budget, Queries, passes_stored, settle
+from counterfactory.methods.parts.adam import Adam
+from counterfactory.methods.parts.settings import check_settings
+from counterfactory.models.interfaces import Classifier, SemanticAutoencoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class STEEX:
+    """Adam on CE(F(dec(z, mask)), target) + distance_weight * sum over regions of ||z_r - z0_r||^2, over the styles z
+    of the regions of a mask.
+
+    regions: the names of those whose styles may move, default all of them (the paper's general setting); confine: only
+    their pixels may change, x' = x + M * (x' - x), for a decoder's convolutions reach over their borders (beyond the
+    paper; nothing where all regions may move); residual: x' = clip(x + dec(z) - dec(z0)), which keeps what the
+    autoencoder loses (False: x' = dec(z), the paper); threshold: a row is done where its target has passed this
+    probability as stored (1, the paper: every row takes all steps).
+
+    Beyond the paper, off by default: pixel_weight of |x' - x|, a sum over the image; second_moment: Adam's, one per
+    "coordinate" (the paper: styles move alike, whether they matter or not) or one per "row" (the step follows the
+    gradient).
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("semantic",)
+    needs_masks: ClassVar[bool] = True
+
+    lr: float = 0.01
+    max_steps: int = 100
+    distance_weight: float = 0.3
+    regions: tuple[str, ...] | None = None
+    confine: bool = True
+    residual: bool = True
+    threshold: float = 1.0
+    pixel_weight: float = 0.0
+    second_moment: str = "coordinate"
+
+    def __post_init__(self) -> None:
+        check_settings(
+            self,
+            lr=(0, inf),
+            max_steps=(0, inf),
+            distance_weight=(0, inf),
+            threshold=(0, 1),
+            pixel_weight=(0, inf),
+            second_moment=("coordinate", "row"),
+        )
+
+    def expect(self, models: Mapping[str, Any]) -> None:
+        """ValueError where a region is none of the model's."""
+        known = models["semantic"].regions
+        for name in self.regions or ():
+            if name not in known:
+                raise ValueError(f"expected regions out of {', '.join(known)}, got {name!r}")
+
+    def __call__(self, queries: Queries, *, classifier: Classifier, semantic: SemanticAutoencoder) -> Answers:
+        """Counterfactuals; a row keeps its last iterate that is its target, or its one of highest p(target)."""
+        x, target, masks = queries.images, queries.target, queries.masks
+        if masks is None:
+            raise ValueError("expected queries with masks (data.mask), got none")
+        self.expect({"semantic": semantic})
+        budget, reasons = Budget.of(len(x)), ["not converged"] * len(x)
+        steps = torch.zeros(len(x), dtype=torch.int64)
+        everything = torch.arange(len(x), device=x.device)
+        moving = torch.tensor([name in (self.regions or semantic.regions) for name in semantic.regions]).to(x.device)
+        inside = moving[masks][:, None]  # (B,1,H,W), what may change
+        confined = self.confine and self.regions is not None
+
+        with torch.no_grad():
+            z0 = semantic.encode(x, masks)
+            x0 = semantic.decode(z0, masks)
+        budget.spend(everything, forward=2)
+
+        def image(rows: Tensor, z_rows: Tensor) -> Tensor:
+            """x' of some rows: what their styles draw, or the query moved by what that moved."""
+            made = semantic.decode(z_rows, masks[rows])
+            if self.residual:  # the difference first, so that z = z0 gives x to the last bit
+                made = (x[rows] + (made - x0[rows])).clamp(0, 1)
+            return torch.where(inside[rows], made, x[rows]) if confined else made
+
+        z, adam = z0.clone(), Adam.of(z0)
+        best, best_p, ever = z0.clone(), x.new_full((len(x),), -1.0), queries.source == target
+        there = inside.flatten(1).any(1)
+        for row in (~there).nonzero()[:, 0].tolist():
+            reasons[row] = f"its mask has nothing of {', '.join(self.regions or ())}"
+        active = (~ever & there).nonzero()[:, 0]  # who has the target already keeps it
+        for step in range(1, self.max_steps + 2):
+            if not len(active):
+                break
+            z_n = z[active].requires_grad_()
+            x_n = image(active, z_n)
+            log_p = classifier(x_n).log_softmax(1)
+            log_target = log_p.gather(1, target[active, None])[:, 0]
+            budget.spend(active, forward=2)
+
+            p, flips = log_target.detach().exp(), log_p.detach().argmax(1) == target[active]
+            flips &= p.isfinite()
+            hoped = p.where(flips, torch.full_like(p, -1.0))
+            done = passes_stored(classifier, x_n.detach(), target[active], hoped, self.threshold, active, budget)
+            better = flips | (~ever[active] & (p > best_p[active]))
+            best[active[better]], best_p[active[better]] = z_n.detach()[better], p[better]
+            ever[active[flips]] = True
+            if step > self.max_steps or done.all():
+                break
+
+            loss = -log_target + self.distance_weight * (z_n - z0[active]).square().flatten(1).sum(1)
+            loss = loss + self.pixel_weight * (x_n - x[active]).abs().flatten(1).sum(1)
+            (grad,) = torch.autograd.grad(loss.sum(), z_n)
+            budget.spend(active[~done], backward=2)
+            finite = grad.isfinite().flatten(1).all(1)
+            for row in active[~done & ~finite].tolist():
+                reasons[row] = "non-finite gradient"
+            active, grad = active[~done & finite], grad[~done & finite] * moving[:, None]
+            square = grad.square()
+            if self.second_moment == "row":
+                square = square.mean((1, 2), keepdim=True).expand_as(square)
+            z[active] = z[active] - self.lr * adam.step(active, grad, step, square)
+            steps[active.cpu()] += 1
+
+        with torch.no_grad():
+            moved = (best != z0).flatten(1).any(1)[:, None, None, None]
+            tried = torch.where(moved, image(everything, best), x)
+        budget.spend(everything, forward=1)
+        return settle(
+            classifier,
+            tried,
+            queries,
+            reasons,
+            budget,
+            steps=steps,
+            latent_before=z0.flatten(1),
+            latent_after=best.flatten(1),
+            mask=inside.float() if confined else None,
+        )

@@ -1,0 +1,48 @@
+"""Floating-point operations, as torch itself counts them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from counterfactory.metrics.estimate import Measure
+
+MEASURES = (Measure("tflops", "", "set", "all", "lower", "TFLOP per row"),)
+
+
+def tflops(work: Callable[[], object]) -> float:
+    """Tera floating-point operations of a call, forward and backward (a multiply and an add are two).
+
+    Of matrix products, convolutions and attention only, by the formulas of torch.utils.flop_counter; elementwise
+    operations and foreign runtimes (ONNX) count nothing.
+    """
+    counter = _Counter()
+    with counter:
+        work()
+    return counter.total / 1e12
+
+
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """FlopCounterMode without its tracking of modules, whose hooks fail under torch.autograd.grad (torch 2.13)."""
+
+    def __init__(self) -> None:
+        from torch.utils.flop_counter import flop_registry
+
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.formulas, self.total = flop_registry, 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        formula = self.formulas.get(func._overloadpacket)
+        if formula is None and func is not torch.ops.prim.device.default:
+            with self:  # without autograd, composite operations come whole
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        out = func(*args, **kwargs)
+        if formula is not None:
+            self.total += formula(*args, **kwargs, out_val=out)
+        return out

@@ -1,0 +1,77 @@
+"""Means over rows, and a Poisson bootstrap for their interval whose sums add.
+
+Every row gets a Poisson(1) weight in each of R replicates, a hash of its id and the replicate's number (Chamandy et
+al., "Estimating uncertainty for massive data streams", 2012). So a row weighs the same in whatever shard it is met,
+several answers to one row are resampled together, and the replicates of two shards add.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp, factorial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from counterfactory.metrics.estimate import NOTHING, Estimate
+
+Floats = NDArray[np.float64]
+# P(Poisson(1) <= k), as thresholds for 64 uniform bits; beyond k = 18 a double holds 1.
+POISSON = np.cumsum([exp(-1) / factorial(k) for k in range(19)])
+THRESHOLDS = np.array([min(int(p * 2.0**64), 2**64 - 1) for p in POISSON], dtype=np.uint64)
+GOLDEN = 0x9E3779B97F4A7C15
+
+
+@dataclass(frozen=True)
+class MeanSums:
+    """n rows and their total, and in each replicate the rows' weight (R,) and weighted total (R,)."""
+
+    n: int
+    total: float
+    weight: Floats
+    weighted: Floats
+
+    @classmethod
+    def zero(cls, replicates: int) -> MeanSums:
+        return cls(0, 0.0, np.zeros(replicates), np.zeros(replicates))
+
+    def __add__(self, other: MeanSums) -> MeanSums:
+        return MeanSums(
+            self.n + other.n, self.total + other.total, self.weight + other.weight, self.weighted + other.weighted
+        )
+
+
+def bootstrap_weights(ids: Sequence[str], replicates: int) -> Floats:
+    """Poisson(1) weights (B,R) of rows by their ids."""
+    seeds = np.array([int.from_bytes(hashlib.sha256(i.encode()).digest()[:8], "little") for i in ids], dtype=np.uint64)
+    steps = np.array([(GOLDEN * (r + 1)) % 2**64 for r in range(replicates)], dtype=np.uint64)
+    bits = seeds[:, None] + steps[None, :]  # splitmix64's stream, replicate r being its r-th number
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    bits ^= bits >> np.uint64(31)
+    return np.searchsorted(THRESHOLDS, bits.ravel(), side="right").reshape(bits.shape).astype(np.float64)
+
+
+def update(values: Floats, weights: Floats) -> MeanSums:
+    """Sum a batch; values: (B,), NaN where a row was not measured; weights: (B,R) by `bootstrap_weights`."""
+    seen = ~np.isnan(values)
+    if not seen.all():
+        values, weights = values[seen], weights[seen]
+    return MeanSums(len(values), float(values.sum()), weights.sum(0), values @ weights)
+
+
+def compute(sums: MeanSums) -> Estimate:
+    """The mean with its 95 % percentile interval; one row has a value and no interval."""
+    if sums.n == 0:
+        return NOTHING
+    value = sums.total / sums.n
+    if sums.n == 1:
+        return Estimate(value, None, None, 1, "n = 1: no interval")
+    drawn = sums.weight > 0
+    if not drawn.any():
+        return Estimate(value, None, None, sums.n, "no interval")
+    low, high = np.quantile(sums.weighted[drawn] / sums.weight[drawn], [0.025, 0.975])
+    # Rounding can put an interval of equal values a hair beside their mean.
+    return Estimate(value, min(float(low), value), max(float(high), value), sums.n)

@@ -1,0 +1,60 @@
+"""Shares of answers, and Wilson's interval for them.
+
+Several answers to one row are no independent evidence, so the interval is that of as many rows: right where they all
+agree, and wider than need be where they do not (the variance of a row's mean share p is at most p (1 - p)).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from counterfactory.metrics.estimate import NOTHING, Estimate
+
+Z95 = 1.959963984540054  # the normal distribution's 97.5 % point
+
+
+@dataclass(frozen=True)
+class RateSums:
+    """Answers measured, and those that hit; sums of two batches are the sums of both.
+
+    again: how many of the n are further answers to a row that counts already; 0 where a row has one.
+    """
+
+    n: int = 0
+    hits: int = 0
+    again: int = 0
+
+    def __add__(self, other: RateSums) -> RateSums:
+        return RateSums(self.n + other.n, self.hits + other.hits, self.again + other.again)
+
+
+def update(values: NDArray[np.float64], rows: NDArray[np.int64] | None = None) -> RateSums:
+    """Count a batch; values: (B,) of 0, 1, or NaN where an answer was not measured; rows: (B,) which row each is to, by
+    any numbers; None: each to one of its own. All answers to a row must be in one batch."""
+    there = ~np.isnan(values)
+    n = int(there.sum())
+    return RateSums(n, int(values[there].sum()), 0 if rows is None else n - len(np.unique(rows[there])))
+
+
+def compute(sums: RateSums) -> Estimate:
+    """The share with its 95 % Wilson interval, of as many rows."""
+    if sums.n == 0:
+        return NOTHING
+    share, rows = sums.hits / sums.n, sums.n - sums.again
+    low, high = wilson(share * rows if sums.again else sums.hits, rows)
+    return Estimate(share, low, high, sums.n)
+
+
+def wilson(hits: float, n: int, z: float = Z95) -> tuple[float, float]:
+    """Wilson's score interval of a share within [0,1]; n >= 1 (Wilson 1927, without continuity correction)."""
+    p = hits / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    # At 0 and n hits the formula gives 0 and 1 but for rounding.
+    low = 0.0 if hits == 0 else max(0.0, centre - half)
+    high = 1.0 if hits == n else min(1.0, centre + half)
+    return low, high

@@ -1,0 +1,154 @@
+"""`counterfactory attribution`: which descriptors a run's counterfactuals moved, row by row and on the whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from actors.attribution import Attribute
+from actors.pinned.load import load_models, pin
+from configs.schema import ModelConfig, RunConfig, fingerprint
+from configs.strict import UserError, check, expand
+from counterfactory.metrics import importance
+from counterfactory.metrics.importance import ImportanceSums
+from counterfactory.metrics.means import bootstrap_weights
+from counterfactory.models.networks import called
+from pipelines.attribution.table import TABLE_CSV, tell, to_csv
+from pipelines.engine.committed import ATTRIBUTED, class_names, made_shards, plan_of
+from pipelines.engine.part import WHOLE, Part
+from pipelines.engine.runner import run_stage, worker_config
+from pipelines.score.job import floats, vectors
+from storage.codec import sides
+from storage.commit import iterate_commits, read_committed, todo
+from storage.uri import Store
+
+VERSION = 1  # of what the worker computes: a change here attributes every run again
+PREDICTORS = "attribution"  # what they are called among a run's models
+ENCODERS = ("encoder", "autoencoder", "attgan")  # what the encoder may be called, the first that is there
+ROLES = ("autoencoder", "attgan")
+MOST_WAYS = 64  # directions told apart; flips of further ones together
+Way = tuple[int, int]
+
+
+def attribute(
+    store: Store, config: RunConfig, run_stage: Callable[..., Any] = run_stage, part: Part = WHOLE
+) -> dict[str, Any]:
+    """Attribute the generated shards of `part` not attributed yet, then write attribution/table.json and .csv.
+
+    The table is always summed again, so a second call is cheap. UserError as `expect` has it.
+    """
+    expect(config)
+    stage, left, settings = work_left(store, config, part)
+    run_stage(store, config, stage=stage, actor=Attribute, shards=left, settings=settings)
+    sums = sum_up(store, stage, config)
+    names = config.models[PREDICTORS].classes
+    continuous = config.models[PREDICTORS].settings.get("continuous", [])
+    table = {
+        "stage": stage,
+        "shards": {"attributed": sums.shards, "planned": len(plan_of(store)["shards"])},
+        "predictors": called(config.models[PREDICTORS].model_dump()),
+        "encoder": called(config.models[encoder_of(config)].model_dump()),
+        **tell(sums, names, [names[place] for place in continuous], class_names(store, config)),
+    }
+    store.replace(ATTRIBUTED, json.dumps(table, indent=1, allow_nan=False).encode())
+    store.replace(TABLE_CSV, to_csv(table))
+    return table
+
+
+def with_models(config: RunConfig, predictors: str | None, encoder: str | None) -> RunConfig:
+    """The settings with these predictors and this encoder, each a model preset's name or a YAML file's path."""
+    given = {PREDICTORS: predictors, "encoder": encoder}
+    over = {name: check(ModelConfig, expand(of, "model"), f"models.{name}") for name, of in given.items() if of}
+    return config.model_copy(update={"models": {**config.models, **over}})
+
+
+def encoder_of(config: RunConfig) -> str:
+    """What the encoder is called among the run's models; UserError where none is there, or it is none."""
+    name = next((name for name in ENCODERS if name in config.models), None)
+    if name is None:
+        raise UserError(
+            f"models: expected an `encoder` for the attribution (or an autoencoder), got {', '.join(config.models)}"
+        )
+    if config.models[name].role not in ROLES:
+        raise UserError(f"models.{name}: expected the role {' or '.join(ROLES)}, got {config.models[name].role}")
+    return name
+
+
+def expect(config: RunConfig) -> None:
+    """Load both models and try them on one picture; UserError, before any work, where they do not fit together."""
+    spec = config.models.get(PREDICTORS)
+    if spec is None or spec.role != PREDICTORS:
+        got = "none" if spec is None else f"one of role {spec.role}"
+        raise UserError(
+            f"models.attribution: expected predictors of role attribution, got {got}: name them in the run's "
+            "config, or with `counterfactory attribution RUN --predictors MODEL`"
+        )
+    name = encoder_of(config)
+    models: dict[str, Any] = dict(load_models(config.model_dump(), [name, PREDICTORS], torch.device("cpu")))
+    width, height = sides(config.data.size)
+    try:
+        models[PREDICTORS].expect(models[name], (height, width))
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"models.attribution, models.{name}: {' '.join(str(error).split())}") from None
+
+
+def work_left(store: Store, config: RunConfig, part: Part = WHOLE) -> tuple[str, list[dict[str, Any]], dict[str, Any]]:
+    """The stage's name, its shards that are generated and not attributed yet, and what its workers are told."""
+    plan, made, encoder = plan_of(store), set(made_shards(store)), encoder_of(config)
+    digests = pin({name: config.models[name].model_dump() for name in (encoder, PREDICTORS)})
+    models = {
+        role: [digests[name], config.models[name].model_dump(exclude={"preset", "weights", "sha256", "label"})]
+        for role, name in (("encoder", encoder), ("predictors", PREDICTORS))
+    }
+    stage = f"attribution-{fingerprint({'version': VERSION, 'models': models})}"
+    left = part.of([shard for shard in todo(plan, store, stage) if shard["index"] in made])
+    return stage, left, {**worker_config(config, digests), "encoder": encoder}
+
+
+@dataclass
+class Sums:
+    """What is summed over the attributed rows; a shard is added, then forgotten.
+
+    ways: the flipped rows by direction; signed: all of them, towards the second of two classes, those of the other
+    direction with their sign turned; sizes: all of them without signs.
+    """
+
+    signed: ImportanceSums
+    sizes: ImportanceSums
+    ways: dict[Way | None, ImportanceSums] = field(default_factory=dict)
+    rows: int = 0
+    shards: int = 0
+    not_finite: int = 0
+
+
+def sum_up(store: Store, stage: str, config: RunConfig) -> Sums:
+    """Sum the flipped rows of the attributed shards, one shard in memory at a time."""
+    descriptors, replicates = len(config.models[PREDICTORS].classes), config.score.bootstrap
+    zero = ImportanceSums.zero(descriptors, replicates)
+    sums = Sums(zero, zero)
+    for commit in iterate_commits(store, stage):
+        table = read_committed(store, commit, ["id", "source", "target", "flipped", "importance"])
+        sums.shards += 1
+        sums.rows += table.num_rows
+        flipped = table.filter(table["flipped"])
+        good = flipped.filter(flipped["importance"].is_valid())
+        sums.not_finite += flipped.num_rows - good.num_rows
+        if not good.num_rows:
+            continue
+        values = vectors(good["importance"])
+        weights = bootstrap_weights(good["id"].to_pylist(), replicates)
+        pairs = np.stack([floats(good["source"]), floats(good["target"])], 1).astype(np.int64)
+        signs = np.where(pairs[:, 1] > pairs[:, 0], 1.0, -1.0)[:, None]
+        sums.signed += importance.update(values * signs, weights)
+        sums.sizes += importance.update(np.abs(values), weights)
+        for source, target in np.unique(pairs, axis=0):
+            mine = (pairs == (source, target)).all(1)
+            way: Way | None = (int(source), int(target))
+            way = way if way in sums.ways or len(sums.ways) < MOST_WAYS else None
+            sums.ways[way] = sums.ways.get(way, zero) + importance.update(values[mine], weights[mine])
+    return sums

@@ -1,0 +1,43 @@
+"""What the judge said of each row, to be looked up by name: 40 bytes a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.judge.job import SCORES
+from storage.uri import Store
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Mean judge scores, sorted by cf_id; ids: (N,) bytes, values: (N,)."""
+
+    ids: NDArray[np.bytes_]
+    values: NDArray[np.float64]
+
+    def of(self, names: Sequence[str]) -> list[float | None]:
+        """The score of each row, None where it has none."""
+        if not len(self.ids):
+            return [None] * len(names)
+        asked = np.array([name.encode() for name in names], dtype=np.bytes_)
+        at = np.minimum(np.searchsorted(self.ids, asked), len(self.ids) - 1)
+        known = self.ids[at] == asked
+        return [float(value) if there else None for value, there in zip(self.values[at], known, strict=True)]
+
+
+def read_judged(store: Store) -> Judged:
+    """The scores of a run's judge; none where no answers were parsed."""
+    ids, values = [np.zeros(0, "S1")], [np.zeros(0)]
+    if store.exists(SCORES):
+        with store.parquet(SCORES) as file:
+            for batch in file.iter_batches(columns=["cf_id", "judge"]):
+                rows = batch.filter(batch.column("judge").is_valid())
+                ids.append(np.array([name.encode() for name in rows.column("cf_id").to_pylist()], dtype=np.bytes_))
+                values.append(rows.column("judge").to_numpy(zero_copy_only=False))
+    joined = np.concatenate(ids)
+    order = np.argsort(joined)
+    return Judged(joined[order], np.concatenate(values)[order])

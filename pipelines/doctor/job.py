@@ -1,0 +1,103 @@
+"""`counterfactory doctor CONFIG`: what would go wrong in a run, said before it; nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from actors.pinned.load import pick_device
+from actors.rows.targets import BadTarget, class_index
+from configs.schema import RunConfig
+from configs.strict import UserError
+from pipelines.doctor.classifier import look_at_classifier
+from pipelines.doctor.data import Sample, look_at_data, look_at_labels
+from pipelines.doctor.finding import Finding, ok, warning
+from pipelines.doctor.machine import look_at_machine, workers
+from pipelines.doctor.method import look_at_method
+from pipelines.doctor.models import load_each, look_at_autoencoder, look_at_denoiser, look_at_oracle
+from pipelines.doctor.networks import look_at_metrics, look_at_networks
+from storage.codec import sides
+
+
+def doctor(config: RunConfig) -> list[Finding]:
+    """Everything found about a run's data, models, method and machine, in that order."""
+    try:
+        device = pick_device(config.engine.device)
+        torch.zeros(1, device=device)
+    except (UserError, RuntimeError, AssertionError):  # a GPU that is not there: look_at_machine says so
+        device = torch.device("cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(config.engine.threads)  # as a worker does, so that the timed call is like a worker's
+    oracle = config.models.get("oracle")
+    found, sample = look_at_data(config, oracle.classes if oracle else [])
+    more, loaded = load_each(config, device)
+    found += more
+    classifier = loaded.get("classifier")
+    classes = list(classifier.classes if classifier is not None else config.models["classifier"].classes)
+    if sample is not None and classes:
+        if config.data.label:
+            found += look_at_labels(sample.facts[config.data.label], classes, "label")
+        if config.target.column:
+            found += look_at_labels(sample.facts[config.target.column], classes, "target")
+    if sample is not None and len(sample.images):
+        found += _look_at_models(config, loaded, sample)
+        found += look_at_networks(loaded, sample.tensor())
+    found += look_at_metrics(config)
+    found += look_at_method(config, loaded, classes, sample, workers(config))
+    size = sum(t.numel() * t.element_size() for m in loaded.values() for t in [*m.parameters(), *m.buffers()])
+    return found + list(look_at_machine(config, sample.rows if sample else 0, size))
+
+
+def _look_at_models(config: RunConfig, loaded: dict[str, Any], sample: Sample) -> Iterator[Finding]:
+    """Every loaded model on the sampled images."""
+    images = sample.tensor()
+    predicted: dict[str, torch.Tensor | None] = {}
+    for name in ("classifier", "second"):
+        if name in loaded:
+            labels = [_index(row.get(config.data.label or ""), loaded[name].classes) for row in sample.records]
+            found, predicted[name] = look_at_classifier(f"models.{name}", loaded[name], images, labels)
+            yield from found
+            if predicted[name] is None:
+                del loaded[name]  # nothing more can be tried with it
+                continue
+            wants, given = loaded[name].size, max(sides(config.data.size))
+            if wants and wants > 2 * given:
+                text = f"images of {given} px are enlarged to {wants}"
+                yield warning(f"models.{name}", text, "raise data.size, or take a network for small images")
+    first, second = predicted.get("classifier"), predicted.get("second")
+    if first is not None and second is not None:
+        if tuple(loaded["second"].classes) != tuple(loaded["classifier"].classes):
+            got = ", ".join(loaded["second"].classes[:5])
+            yield warning("models.second", f"expected the classifier's classes in its order, got {got}")
+        yield ok(
+            "models.second",
+            f"agrees with the classifier on {float((first == second).float().mean()):.0%} of the sample",
+        )
+    if "oracle" in loaded:
+        yield from look_at_oracle(loaded["oracle"], images, sample.records, config)
+    elif config.score.causal and "oracle" not in config.models:
+        yield warning("score.causal", "no oracle to measure attributes with", "add models.oracle")
+    if "autoencoder" in loaded:
+        yield from look_at_autoencoder(loaded["autoencoder"], images, loaded.get("classifier"), first)
+    if "denoiser" in loaded:
+        yield from look_at_denoiser(loaded["denoiser"], images)
+
+
+def _index(value: object, classes: tuple[str, ...]) -> int | None:
+    try:
+        return class_index(value, classes, "label")
+    except BadTarget:
+        return None
+
+
+def main(config: RunConfig) -> int:
+    """Print every finding and a sum; exit code 1 where one is a problem."""
+    found = doctor(config)
+    for finding in found:
+        print(finding)
+    problems = sum(f.level == "problem" for f in found)
+    warnings = sum(f.level == "warning" for f in found)
+    print(f"{problems} problems, {warnings} warnings" if problems or warnings else "no problem found")
+    return 1 if problems else 0

@@ -1,0 +1,119 @@
+"""The doctor on the method: its settings, its needs, its target, and a timed call on a few rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from actors.pinned.load import load_method, method_models
+from actors.rows.masks import stacked
+from actors.rows.targets import BadTarget, choose_target
+from configs.schema import RunConfig
+from configs.strict import UserError, nearest
+from counterfactory.methods.contract import Queries
+from pipelines.doctor.classifier import in_batches
+from pipelines.doctor.data import Sample
+from pipelines.doctor.finding import Finding, ok, one_line, problem, warning
+
+TRIED = 4  # rows of the timed call
+
+
+def look_at_method(
+    config: RunConfig,
+    loaded: Mapping[str, Any],
+    classes: Sequence[str],
+    sample: Sample | None,
+    workers: int,
+) -> Iterator[Finding]:
+    """Check settings, needs and target, then time one call on a few sampled rows and say what the run would take."""
+    try:
+        method = load_method(config.model_dump())
+    except UserError as error:
+        yield problem("method", str(error))
+        return
+    needs = method_models(method)
+    missing = [name for name in needs if name not in config.models]
+    if getattr(method, "needs_masks", False) and config.data.mask is None:
+        text = f"expected the column of segmentation masks, which {config.method.target} needs, got none"
+        yield problem("data.mask", text, "name it, or choose another method")
+        return
+    for name in missing:
+        text = f"{config.method.target} needs models.{name}, got {', '.join(config.models)}"
+        yield problem("method", text, f"add models.{name}")
+    wrong = list(_target(config, classes)) if classes else []
+    yield from wrong
+    if missing or wrong or sample is None or not sample.records or any(name not in loaded for name in needs):
+        return
+    queries, reasons = _queries(config, loaded["classifier"], sample.tensor()[:TRIED], sample.records[:TRIED])
+    if queries is None:
+        yield warning("method", f"none of {len(reasons)} rows could be tried: {one_line(reasons[0])}")
+        return
+    try:
+        started = time.perf_counter()
+        answers = method(queries, **{name: loaded[name] for name in needs})
+        seconds = time.perf_counter() - started
+    except Exception as error:
+        yield problem("method", f"fails on {len(queries)} sampled rows: {type(error).__name__}: {error}")
+        return
+    flipped, each = int(answers.flipped.sum()), seconds / len(queries)
+    given, rest = divmod(len(answers.counterfactual), len(queries))
+    if rest or not given:
+        got = f"gives {len(answers.counterfactual)} answers to {len(queries)} rows"
+        yield problem("method", got, "it must give each row as many")
+        return
+    what = "sampled rows" if given == 1 else f"answers, {given} to each of {len(queries)} sampled rows,"
+    tried = f"{flipped} of {len(answers.counterfactual)} {what} flipped in {seconds:.1f} s"
+    why = next((reason for reason in answers.reasons if reason), None)
+    stuck = warning("method", f"{tried}: {why}", "more steps, another rate, another method?")
+    yield ok("method", tried) if flipped else stuck
+    whole = f"about {spoken(sample.rows * each / workers)} for {sample.rows:,} rows on {_workers(workers)}"
+    yield ok("time", f"{whole} at {each:.2f} s a row; batches of {config.engine.batch} may be faster")
+
+
+def _workers(count: int) -> str:
+    return "1 worker" if count == 1 else f"{count} workers"
+
+
+def _target(config: RunConfig, classes: Sequence[str]) -> Iterator[Finding]:
+    target = config.target
+    if target.rule == "opposite" and len(classes) != 2:
+        yield problem(
+            "target",
+            f"expected 2 classes for the rule opposite, got {len(classes)}",
+            "use runner-up, a name or a column",
+        )
+    if target.name is not None and target.name not in classes:
+        yield problem("target", f"expected a class, got {target.name!r}", nearest(target.name, classes))
+
+
+def _queries(
+    config: RunConfig, classifier: Any, images: Tensor, carried: Sequence[Mapping[str, Any]]
+) -> tuple[Queries | None, list[str]]:
+    """Questions for the rows that have a target, as a worker would ask them."""
+    device = next((p.device for p in classifier.parameters()), torch.device("cpu"))
+    probabilities = in_batches(classifier, images).softmax(1)
+    targets, reasons = {}, []
+    for i, row in enumerate(probabilities):
+        try:
+            targets[i] = choose_target(config.target.model_dump(), row, carried[i], classifier.classes)
+        except BadTarget as reason:
+            reasons.append(str(reason))
+    if not targets:
+        return None, reasons
+    rows, wanted = list(targets), torch.tensor(list(targets.values()), device=device)
+    source, seed = probabilities.argmax(1)[rows].to(device), torch.arange(len(rows), device=device)
+    name = config.data.mask
+    masks = stacked([carried[i][name] for i in rows] if name else [], device)
+    return Queries(images=images[rows].to(device), source=source, target=wanted, seed=seed, masks=masks), reasons
+
+
+def spoken(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.5 h` or `2.1 days`."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {unit}" if unit != "min" else f"{seconds / size:.0f} min"
+    return f"{seconds:.0f} s"

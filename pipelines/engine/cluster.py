@@ -1,0 +1,136 @@
+"""What every node of a Ray cluster must have before work begins: this code, the run's folder, data and models."""
+
+from __future__ import annotations
+
+import socket
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from actors.pinned.load import weights_location
+from configs.strict import UserError
+from storage.errors import TOLD, NoAnswer
+from storage.run import versions
+from storage.uri import Store, open_store, split_url
+
+SHARE = "give a folder that every node mounts, or s3://"
+WAIT = 120.0  # seconds for a node's answer; one that is busy starting is not waited for longer
+
+
+def workers_that_fit(nodes: list[Mapping[str, float]], gpus: float) -> int:
+    """How many workers with `gpus` GPUs each a cluster has room for: a fraction shares one GPU and never spans two."""
+    here = [int(node.get("GPU", 0)) for node in nodes]
+    return sum(here) * int(1 / gpus + 1e-9) if gpus < 1 else sum(int(count // gpus) for count in here)
+
+
+def expect_listener(address: str) -> None:
+    """UserError where nothing listens at host:port: Ray would try for a minute, and then end the process."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        return  # auto, ray://...: left to Ray
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        told = getattr(error, "strerror", None) or type(error).__name__
+        raise UserError(f"engine.address: expected a running Ray cluster at {address}, got {told}") from None
+
+
+def check_nodes(store: Store, plain: Mapping[str, Any], shards: list[dict[str, Any]]) -> None:
+    """UserError where a node of the connected cluster lacks what the work needs.
+
+    A file is written into the run's folder and looked for by every node, so a folder that only bears the same name on
+    each machine is noticed.
+    """
+    import ray
+
+    probe, mark = f".probe-{uuid.uuid4().hex}", uuid.uuid4().hex
+    store.write(probe, mark.encode())
+    try:
+        told = _ask([node for node in ray.nodes() if node["Alive"]], needs(store, plain, shards[0], probe, mark))
+    finally:
+        with suppress(OSError):  # without the right to delete it stays: hidden, and known to gc
+            store.remove(probe)
+    if told:
+        more = f" (and {len(told) - 1} more nodes)" if len(told) > 1 else ""
+        raise UserError(f"{told[0]}{more}")
+
+
+def needs(store: Store, plain: Mapping[str, Any], shard: Mapping[str, Any], probe: str, mark: str) -> dict[str, Any]:
+    """What a node is asked for, as plain values; weights are those that the driver can read as files."""
+    weights = {name: spec["weights"] for name, spec in plain["models"].items() if spec.get("weights")}
+    return {
+        "version": versions()["counterfactory"],
+        "run": {"uri": store.uri, "probe": probe, "mark": mark},
+        "data": {"file": shard["file"], "version": shard["version"]},
+        "weights": {name: where for name, where in weights.items() if _is_file_here(where)},
+    }
+
+
+def lacks(asked: Mapping[str, Any]) -> str | None:
+    """What of it this machine does not have, and what to do; None if nothing."""
+    version, run, data = versions()["counterfactory"], asked["run"], asked["data"]
+    if version != asked["version"]:
+        return f"expected counterfactory {asked['version']} as on the driver's machine, got {version}: use one image"
+    try:
+        found = open_store(run["uri"]).read(run["probe"]).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        found = str(error) if isinstance(error, TOLD) else "a folder of its own"
+    if found != run["mark"]:
+        return f"expected the run's folder {run['uri']} to be the driver's, got {found}: {SHARE}"
+    store, name = split_url(data["file"])
+    try:
+        got = store.version(name)
+    except OSError as error:
+        got = str(error) if isinstance(error, TOLD) else "no such file"
+    if got != data["version"]:
+        return f"data.path: expected {data['file']} ({data['version']}), got {got}: {SHARE}"
+    for model, where in asked["weights"].items():
+        if not _is_file_here(where):
+            return f"models.{model}.weights: expected {where}, got no such file: {SHARE}"
+    return None
+
+
+def _is_file_here(where: str) -> bool:
+    """Is a model's location a file or folder of this machine or of a bucket; a hub's name is neither."""
+    folder, _, name = weights_location(where).rpartition("/")
+    try:
+        return open_store(folder or ".").exists(name)
+    except NoAnswer:
+        raise  # it may be one, so this is no user's mistake
+    except (OSError, ValueError):
+        return False
+
+
+def _ask(nodes: list[Mapping[str, Any]], asked: dict[str, Any]) -> list[str]:
+    """What each of the nodes lacks, a line each; one that is gone or does not answer is left to Ray."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    look = ray.remote(_look())
+    where = {
+        look.options(
+            num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False), max_retries=0
+        ).remote(asked): node["NodeManagerHostname"]
+        for node in nodes
+    }
+    done, _ = ray.wait(list(where), num_returns=len(where), timeout=WAIT)
+    told = []
+    for answer in done:
+        with suppress(ray.exceptions.RayError):
+            if line := ray.get(answer):
+                told.append(f"node {where[answer]}: {line}")
+    return told
+
+
+def _look() -> Callable[[dict[str, Any]], str | None]:
+    """A function that travels by value, so that it can say that the node has none of this code."""
+
+    def look(asked: dict[str, Any]) -> str | None:
+        try:
+            from pipelines.engine.cluster import lacks
+        except ImportError as error:
+            return f"expected counterfactory {asked['version']} to be installed, got {error}: use one image"
+        return lacks(asked)
+
+    return look

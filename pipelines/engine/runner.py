@@ -1,0 +1,305 @@
+"""Run a stage's worker over shards, in this process or on Ray Data; what is done is decided by storage."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import tempfile
+import traceback
+import uuid
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from actors.pinned.load import load_method, method_models
+from configs.schema import EngineConfig, RunConfig, fingerprint
+from configs.strict import UserError
+from pipelines.engine.cluster import check_nodes, expect_listener, workers_that_fit
+from pipelines.engine.cpus import cpus
+from pipelines.engine.disk import disk_error
+from pipelines.engine.part import work as work_of
+from pipelines.engine.progress import Progress, note
+from storage import attempts
+from storage.errors import TOLD, FileChanged, NoAnswer
+from storage.secrets import hide
+from storage.uri import Store, open_store
+
+# They score answers and change none.
+JUDGES = ("oracle", "second", "features", "perceptual", "simsiam", "faces", "encoder", "attribution")
+
+
+def worker_config(config: RunConfig, digests: dict[str, str]) -> dict[str, Any]:
+    """The plain settings that workers get: every model pinned, and the fingerprint that seeds noise and ids.
+
+    Local weights are named in full: a worker's working folder is not the driver's.
+    """
+    plain = config.model_dump()
+    for spec in plain["models"].values():
+        if spec["weights"] and Path(spec["weights"]).exists():
+            spec["weights"] = str(Path(spec["weights"]).absolute())
+    for name, digest in digests.items():
+        if not digest.startswith(("hub:", "none", "package:")):
+            plain["models"][name]["sha256"] = digest
+    plain["method_fingerprint"] = method_fingerprint(config, digests)
+    return plain
+
+
+def method_fingerprint(config: RunConfig, digests: dict[str, str]) -> str:
+    """What a row's answer depends on besides the row: method, settings, seed and the models' digests."""
+    return fingerprint(
+        {
+            "method": config.method.model_dump(exclude={"preset", "paper"}),
+            "seed": config.seed,
+            "models": {name: model_fingerprint(config, name, digests[name]) for name in answering(config, digests)},
+        }
+    )
+
+
+def answering(config: RunConfig, names: Iterable[str]) -> list[str]:
+    """The models, out of `names`, that a row's answer depends on: all but those that only judge it.
+
+    A network that judges and that the method is called with as well (DiME with a perceptual distance) is one of them.
+    """
+    needed: tuple[str, ...] = ()
+    if config.method.target != "elsewhere":
+        needed = method_models(load_method(config.model_dump()))
+    return [name for name in names if name not in JUDGES or name in needed]
+
+
+def model_fingerprint(config: RunConfig, name: str, digest: str) -> str:
+    """What a model's outputs depend on: its weights and how they are read, wherever the file is kept."""
+    return fingerprint([digest, config.models[name].model_dump(exclude={"preset", "weights", "sha256"})])
+
+
+def run_stage(
+    store: Store,
+    config: RunConfig,
+    *,
+    stage: str,
+    actor: type,
+    shards: list[dict[str, Any]],
+    settings: dict[str, Any] | None = None,
+    done: int = 0,
+    planned: int | None = None,
+) -> list[dict[str, Any]]:
+    """Run `actor(config, stage, run_uri)` over the shards given; receipts in the order of completion.
+
+    done, planned: how many of the run's shards were done before, of how many, where that is to be told.
+    settings: the plain worker settings, where the caller has them; nothing to do starts nothing.
+    """
+    if done and planned:
+        note(f"{stage}: {done:,} of {planned:,} shards were committed before")
+    if not shards:
+        return []
+    local = config.engine.kind == "local"
+    plain = dict(settings if settings is not None else config.model_dump())
+    plain["session"] = attempts.LOCAL if local else uuid.uuid4().hex[:8]
+    rows = {shard["index"]: work_of(shard) for shard in shards}
+    progress = Progress(stage.partition("-")[0], sum(rows.values()), done=done, planned=planned)
+    new = {shard["index"] for shard in shards if "tries" not in shard}
+    receipts = []
+    work = _local if local else _on_ray
+    try:
+        for receipt in work(store.uri, plain, config.engine, stage, actor, shards):
+            progress.add(receipt, rows=rows[receipt["index"]], shards=int(receipt["index"] in new))
+            receipts.append(receipt)
+    except FileChanged as error:
+        raise UserError(f"data.path: {error}: put it back, or give the run another name") from None
+    finally:
+        progress.close()
+    return receipts
+
+
+def _local(
+    uri: str, plain: dict[str, Any], engine: EngineConfig, stage: str, actor: type, shards: list[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    worker = actor(config=plain, stage=stage, run_uri=uri)
+    if not hasattr(worker, "begin"):
+        yield from map(worker, shards)
+        return
+    # The next shard is begun (its rows are read and decoded) in a thread; the work stays in this one, where a debugger
+    # and Ctrl-C find it.
+    with ThreadPoolExecutor(1, thread_name_prefix="begin") as beginner:
+        coming = beginner.submit(worker.begin, shards[0])
+        try:
+            for shard in [*shards[1:], None]:
+                begun = coming.result()
+                if shard is not None:
+                    coming = beginner.submit(worker.begin, shard)
+                yield worker.finish(begun)
+        finally:
+            with suppress(Exception):
+                coming.result().close()
+
+
+def _on_ray(
+    uri: str, plain: dict[str, Any], engine: EngineConfig, stage: str, actor: type, shards: list[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    import ray
+
+    workers = max(1, min(start_ray(engine), len(shards)))
+    if _address(engine):
+        check_nodes(open_store(uri), plain, shards)
+    together = getattr(actor, "together", 1)
+    data = ray.data.from_items([{"shard": json.dumps(shard)} for shard in shards], override_num_blocks=len(shards))
+    data = data.map(
+        _RayWorker,
+        fn_constructor_kwargs={"actor": actor, "config": plain, "stage": stage, "run_uri": uri},
+        # A worker that takes two shards reads one while it computes the other; no more, or the last shards would wait
+        # for one worker while others have nothing to do.
+        compute=ray.data.ActorPoolStrategy(
+            size=workers,
+            max_tasks_in_flight_per_actor=together,
+            max_concurrent_calls_per_actor=together,
+            enable_true_multi_threading=together > 1,
+        ),
+        num_cpus=0 if engine.gpus else 1,  # else Ray asks for a CPU too, and a node with few would leave GPUs idle
+        num_gpus=engine.gpus or None,
+    )
+    for row in data.iter_rows():
+        answer = json.loads(row["answer"])
+        if "error" in answer:
+            raise KINDS[answer["kind"]](answer["error"])
+        yield answer
+
+
+class WorkerError(RuntimeError):
+    """A worker failed in a way that is no row's and no user's fault; holds its traceback."""
+
+
+KINDS: dict[str, type[Exception]] = {"user": UserError, "file": FileChanged, "away": NoAnswer, "bug": WorkerError}
+
+
+class _RayWorker:
+    """A stage's worker as Ray Data calls it: a shard's JSON in, a receipt's JSON out.
+
+    Errors come back as answers too: Ray would wrap them in pages of its own stack.
+    """
+
+    def __init__(self, actor: type, **kwargs: Any) -> None:
+        self.worker, self.error, self.uri = None, None, kwargs["run_uri"]
+        try:
+            self.worker = actor(**kwargs)
+        except Exception as error:
+            self.error = _told(error, self.uri)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        answer = self.error
+        if self.worker is not None:
+            try:
+                answer = self.worker(json.loads(row["shard"]))
+            except Exception as error:
+                answer = _told(error, self.uri)
+        return {"answer": json.dumps(answer)}
+
+
+def _told(error: Exception, uri: str) -> dict[str, Any]:
+    if isinstance(error, FileChanged):
+        return {"kind": "file", "error": str(error)}
+    if isinstance(error, NoAnswer):
+        return {"kind": "away", "error": str(error)}
+    known = error if isinstance(error, (UserError, *TOLD)) else disk_error(error, uri)
+    if known is not None:
+        return {"kind": "user", "error": str(known)}
+    return {"kind": "bug", "error": hide("".join(traceback.format_exception(error)))}
+
+
+def start_ray(engine: EngineConfig) -> int:
+    """Connect to the cluster that is named, or start a local one; gives how many workers to run there.
+
+    A local cluster is told of two CPUs more than there are workers: a pool that takes every CPU hangs.
+    """
+    import ray
+
+    address = _address(engine)
+    wanted = engine.workers or (None if address or engine.gpus else cpus())
+    if not ray.is_initialized():
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        told = {"log_to_driver": False, "logging_level": "ERROR"}
+        local = {"num_cpus": (wanted or cpus()) + 2, "include_dashboard": False, "_temp_dir": _short_temp()}
+        if address:
+            expect_listener(address)
+        try:
+            if address:
+                with _native_stderr_held(show=False):
+                    ray.init(address=address, **told)
+            else:
+                _start_local({**told, **local})
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            raise UserError(
+                f"engine.address: expected a running Ray cluster at {address}, got {type(error).__name__}: "
+                f"{' '.join(str(error).split())[:200]}"
+            ) from None
+    context = ray.data.DataContext.get_current()
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    if hasattr(context, "execution_no_progress_timeout_s"):  # Ray 2.60 would end a run whose shards take half an hour
+        context.execution_no_progress_timeout_s = -1  # none: engine.row_seconds is the limit
+    if engine.gpus:
+        fit = workers_that_fit([node["Resources"] for node in ray.nodes() if node["Alive"]], engine.gpus)
+        if fit < (wanted or 1) and not (address and wanted):  # Ray would wait for ever
+            less = f"set engine.workers={fit}" if fit else "set engine.gpus=0"
+            raise UserError(
+                f"engine.gpus: expected GPUs for {wanted or 1} workers with {engine.gpus:g} each, got room for "
+                f"{fit or 'none'}: {less}"
+            )
+        if wanted and fit < wanted:  # a cluster may grow
+            note(f"engine.workers: {wanted} with {engine.gpus:g} GPUs each, {address} has room for {fit} now")
+        return wanted or fit
+    if wanted is not None:
+        return wanted
+    return max(1, int(ray.cluster_resources().get("CPU", 2)) - 1)
+
+
+def _start_local(told: dict[str, Any]) -> None:
+    """Start Ray on this machine; what it waits for its own processes (30 s) may be too short once, on a busy one."""
+    import ray
+
+    reason = ""
+    for last in (False, True):
+        try:
+            with _native_stderr_held(show=last):
+                ray.init(address="local", **told)
+            return
+        except Exception as error:  # Ray raises plain Exceptions here, too
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        ray.shutdown()
+    raise UserError(
+        f"engine.kind: expected Ray to start on this machine, got twice {reason}: "
+        "free CPUs or memory, or set engine.kind=local"
+    )
+
+
+def _address(engine: EngineConfig) -> str | None:
+    """Of the cluster that is named; None where Ray is started here."""
+    return engine.address or os.environ.get("RAY_ADDRESS")
+
+
+@contextmanager
+def _native_stderr_held(show: bool = True) -> Iterator[None]:
+    """Hold back what Ray's native code says while it starts; with `show` it is said where the start fails."""
+    with tempfile.TemporaryFile() as held:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(kept, held.read() if show else b"")
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _short_temp() -> str | None:
+    """Ray's socket paths must stay under 107 characters: leave a long TMPDIR alone by naming a short one."""
+    return None if len(tempfile.gettempdir()) < 40 else "/tmp/ray"

@@ -1,0 +1,186 @@
+"""Rows to look at: original, counterfactual and what changed, side by side; a card per row with each run's answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.report.attribution import importance_chips
+from pipelines.report.data import Pick, RunData, balanced
+from pipelines.report.pictures import Pixels, amplified, change, data_uri, full_scale, overlay
+from pipelines.report.rows import answers_to, fetch
+from storage.codec import decode, sides
+
+PAGE_BYTES = 3_200_000  # of pictures, before base64 makes them a third longer
+MOST_CHIPS = 6
+SCORED = ("attributes_before", "attributes_after", "second_agrees")
+
+
+class Shown(NamedTuple):
+    """A picked row of one run with its pictures."""
+
+    run: RunData
+    pick: Pick
+    before: Pixels
+    after: Pixels
+    stored: tuple[bytes, bytes]
+    changed: NDArray[np.float32]
+    scored: Mapping[str, Any] | None
+    importance: Sequence[float] | None
+
+
+def choose(runs: Sequence[RunData], wanted: int) -> list[list[tuple[RunData, Pick]]]:
+    """Rows for the gallery, balanced over directions, flipped ones first; of several runs the rows they share.
+
+    Deterministic: within a direction the rows with the lowest hash of their id.
+    """
+    if len(runs) == 1:
+        return [[(runs[0], pick)] for pick in _of_one(runs[0], wanted)]
+    by_id = [{pick.row["id"]: pick for pick in reversed(_all(run))} for run in runs]
+    common = set(by_id[0]).intersection(*by_id[1:])
+    groups: dict[tuple[bool, tuple[int, int]], list[Pick]] = {}
+    for pick in sorted((by_id[0][name] for name in common), key=lambda pick: pick.rank):
+        flipped = all(picks[pick.row["id"]].row["flipped"] for picks in by_id)
+        groups.setdefault((not flipped, pick.direction), []).append(pick)
+    flipped_first = [[groups[key] for key in sorted(groups) if key[0] is missed] for missed in (False, True)]
+    chosen = balanced(flipped_first[0], wanted)
+    chosen += balanced(flipped_first[1], wanted - len(chosen))
+    if chosen or not wanted:
+        return [[(run, picks[pick.row["id"]]) for run, picks in zip(runs, by_id, strict=True)] for pick in chosen]
+    return [[(run, pick)] for run in runs for pick in _of_one(run, max(wanted // len(runs), 1))]
+
+
+def with_answers(cards: Sequence[Sequence[tuple[RunData, Pick]]]) -> list[list[tuple[RunData, Pick]]]:
+    """Cards of one pick for each run, with all the answers that the run has to the row."""
+    found = {
+        id(run): answers_to(run, [pick for card in cards for other, pick in card if other is run])
+        for run in {id(run): run for card in cards for run, _ in card}.values()
+        if run.each > 1
+    }
+    return [
+        [(run, answer) for run, pick in card for answer in found.get(id(run), {}).get(pick.row["id"], [pick])]
+        for card in cards
+    ]
+
+
+def pictures(cards: Sequence[Sequence[tuple[RunData, Pick]]]) -> list[list[Shown]]:
+    """Fetch images and scores of the chosen rows."""
+    found: dict[tuple[int, str], Shown] = {}
+    for run in {id(run): run for card in cards for run, _ in card}.values():
+        picks = [pick for card in cards for other, pick in card if other is run]
+        images = fetch(run, picks, ("original", "counterfactual"))
+        scores = fetch(run, picks, SCORED, stage=str(run.table["stage"])) if run.table else {}
+        moved = fetch(run, picks, ("importance",), stage=str(run.attribution["stage"])) if run.attribution else {}
+        for pick in picks:
+            key = pick.row["cf_id"]
+            pair = (images[key]["original"]["bytes"], images[key]["counterfactual"]["bytes"])
+            size = run.config["data"]["size"]
+            most = 16 * math.prod(sides(size))
+            before, after = (decode(data, size=size, crop=None, max_pixels=most) for data in pair)
+            told = scores.get(key), moved.get(key, {}).get("importance")
+            found[id(run), key] = Shown(run, pick, before, after, pair, change(before, after), *told)
+    return [[found[id(run), pick.row["cf_id"]] for run, pick in card] for card in cards]
+
+
+def gallery(runs: Sequence[RunData], wanted: int, failures: int) -> dict[str, Any]:
+    """All that is shown of single rows: the gallery's cards, each run's cards of rows that did not flip, the scale."""
+    most = max((run.each for run in runs), default=1)
+    rows = wanted if most == 1 else min(wanted, 2 * wanted // most + 1)  # else the page would grow with the answers
+    chosen = pictures(with_answers(choose(runs, rows)))
+    failed = [
+        pictures([[(run, pick)] for pick in balanced(list(run.tally.failed_groups().values()), failures)])
+        for run in runs
+    ]
+    everything = [*chosen, *(card for cards in failed for card in cards)]
+    scale = full_scale([shown.changed for card in everything for shown in card])
+    budget = PAGE_BYTES // max(sum(1 + 3 * len(card) for card in everything), 1)
+    return {
+        "cards": [_card(card, scale, budget) for card in chosen],
+        "failed": [[_card(card, scale, budget) for card in cards] for cards in failed],
+        "answers": max((len(card) for card in chosen), default=1),
+        "each": most,
+        "scale": f"{scale:.2g}",
+        "times": f"{1 / scale:.2g}",
+    }
+
+
+def _card(card: Sequence[Shown], scale: float, budget: int) -> dict[str, Any]:
+    first = card[0]
+    row = first.pick.row
+    return {
+        "id": row["id"],
+        "label": None if row["label"] is None else first.run.class_name(row["label"]),
+        "original": data_uri(first.before, budget, first.stored[0]),
+        "alt": f"original, classified as {first.run.class_name(row['source'])}",
+        "direction": f"{first.run.class_name(row['source'])} → {first.run.class_name(row['target'])}",
+        "answers": [_answer(shown, scale, budget) for shown in card],
+    }
+
+
+def _answer(shown: Shown, scale: float, budget: int) -> dict[str, Any]:
+    row, run = shown.pick.row, shown.run
+    which = f"counterfactual {row['k']}" if run.each > 1 else "counterfactual"
+    chips = _chips(shown)
+    scored = shown.scored or {}
+    return {
+        "run": run.name,
+        "k": row["k"] if run.each > 1 else None,
+        "source": run.class_name(row["source"]),
+        "target": run.class_name(row["target"]),
+        "p_before": _probability(row["p_target_before"]),
+        "p_after": _probability(row["p_target_after"]),
+        "steps": row["steps"],
+        "flipped": row["flipped"],
+        "reason": row["reason"],
+        "chips": chips[:MOST_CHIPS],
+        "more": max(len(chips) - MOST_CHIPS, 0),
+        "moved": importance_chips(run, shown.importance),
+        "oracle": scored.get("attributes_after") is not None,
+        "second": None if scored.get("second_agrees") is None else bool(scored["second_agrees"]),
+        "counterfactual": data_uri(shown.after, budget, shown.stored[1]),
+        "heat": data_uri(overlay(shown.before, shown.changed, scale), budget),
+        "difference": data_uri(amplified(shown.before, shown.after, scale), budget),
+        "alt": f"{which} by {run.name}, classified as {run.class_name(row['predicted'])}",
+    }
+
+
+def _chips(shown: Shown) -> list[dict[str, Any]]:
+    """The attributes that the oracle sees changed, the causal one first."""
+    attributes = shown.run.table.get("attributes") if shown.run.table else None
+    if (
+        not attributes
+        or not shown.scored
+        or shown.scored["attributes_before"] is None
+        or shown.scored["attributes_after"] is None
+    ):
+        return []
+    threshold = shown.run.config["score"]["threshold"]
+    had, has = (np.asarray(shown.scored[key]) > threshold for key in ("attributes_before", "attributes_after"))
+    chips = [
+        {"name": name.replace("_", " "), "gained": bool(now), "causal": name in attributes["causal"]}
+        for name, then, now in zip(attributes["names"], had, has, strict=True)
+        if then != now
+    ]
+    return sorted(chips, key=lambda chip: not chip["causal"])
+
+
+def _probability(value: float) -> str:
+    """Two digits, more where they would say a plain 0 or 1."""
+    return f"{value:.2f}" if 0.005 <= value <= 0.995 else "<0.01" if value < 0.5 else ">0.99"
+
+
+def _of_one(run: RunData, wanted: int) -> list[Pick]:
+    chosen = balanced(run.tally.flipped_groups(), wanted)
+    there = {pick.row["id"] for pick in chosen}  # a row of several answers may be in both
+    failed = [[pick for pick in group if pick.row["id"] not in there] for group in run.tally.failed_groups().values()]
+    return chosen + balanced(failed, wanted - len(chosen))
+
+
+def _all(run: RunData) -> list[Pick]:
+    groups = [*run.tally.flipped_groups(), *run.tally.failed_groups().values()]
+    picks = (pick for group in groups for pick in group)
+    return sorted(picks, key=lambda pick: (not pick.row["flipped"], pick.k, pick.rank))

@@ -1,0 +1,241 @@
+"""One self-contained HTML page of a run, or of several compared: what was run, what it found, and pictures to judge."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from configs.strict import UserError
+from pipelines.report.attribution import heading, importance_panels
+from pipelines.report.data import RunData, read_run
+from pipelines.report.figures import cards, metric_rows, percent, plural, short_number
+from pipelines.report.gallery import gallery
+from pipelines.report.parts import JUDGED
+from pipelines.report.plots import attribute_panels, distributions, sound
+from storage.uri import Store, open_store
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+WORDS = r"(?:secret|passw|credential|signature|api_?key|access_?key|(?<!max_)token)"
+SECRET_KEY = re.compile(WORDS, re.I)
+# user:password@ in an address, secret=value in a link or a command line
+SECRET_TEXT = re.compile(rf"""(?<=://)[^/@\s'"]+(?=@)|[\w.-]*{WORDS}[\w.-]*=[^&\s'"]+""", re.I)
+HIDDEN = "(hidden)"
+
+
+def report(runs: Sequence[Store], *, out: str | None = None) -> str:
+    """Write the page and give its address: `report.html` in the run's folder, or `out`, which several runs need.
+
+    A stage that has not been run leaves its section out with a sentence. UserError where a folder holds no run.
+    """
+    if not runs or (len(runs) > 1 and out is None):
+        raise ValueError(f"expected one run, or several and `out`, got {len(runs)} and {out!r}")
+    page = render([_read(store) for store in runs], datetime.now(UTC)).encode()
+    folder, name = (runs[0], "report.html") if out is None else _split(out)
+    folder.replace(name, page)
+    return folder.url(name)
+
+
+def render(runs: Sequence[RunData], now: datetime) -> str:
+    """The page as text; everything on it that moves with time is `now`."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(csp=_csp, plural=plural, percent=percent, number=short_number, heading=heading)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    settings = runs[0].config["report"]
+    return template.render(
+        title=settings["title"] or " and ".join(run.name for run in runs),
+        names=[run.name for run in runs],
+        several=len(runs) > 1,
+        each=_each(runs),
+        findings=[_finding(run) for run in runs],
+        facts=_shared([_facts(run) for run in runs]),
+        unfinished=[line for run in runs for line in _unfinished(run)],
+        scored=[run.table is not None for run in runs],
+        cards=cards(runs),
+        tables=metric_rows(runs),
+        panels=attribute_panels(runs),
+        importances=importance_panels(runs),
+        groups=distributions(runs),
+        gallery=gallery(runs, settings["gallery"], settings["failures"]),
+        failures=[_failures(run) for run in runs],
+        judged=[
+            (run.name, [(name, *run.judge[name]) for name in JUDGED if name in run.judge]) for run in runs if run.judge
+        ],
+        augmented=[(run.name, run.augment) for run in runs if run.augment],
+        reproduce=[_reproduce(run) for run in runs],
+        date=now.strftime("%d %B %Y, %H:%M UTC").lstrip("0"),
+    )
+
+
+def _each(runs: Sequence[RunData]) -> str:
+    """What to know of runs that give several answers to a row; "" where none does."""
+    told = [f"{run.name} has {run.each} answers to each row" for run in runs if run.each > 1]
+    if len(runs) == 1 and told:
+        told = [f"Each row has {runs[0].each} answers"]
+    return f"{'; '.join(told)}: n counts answers, and intervals are over rows." if told else ""
+
+
+def redact(value: Any) -> Any:
+    """Settings or text without what looks like a secret: under a secret's name, in an address, in a signed link."""
+    if isinstance(value, Mapping):
+        return {
+            key: HIDDEN if SECRET_KEY.search(str(key)) and isinstance(item, str) else redact(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [redact(item) for item in value]
+    return SECRET_TEXT.sub(_hide, value) if isinstance(value, str) else value
+
+
+def _hide(found: re.Match[str]) -> str:
+    name, equals, _ = found.group().partition("=")
+    return f"{name}={HIDDEN}" if equals else HIDDEN
+
+
+def _read(store: Store) -> RunData:
+    try:
+        return read_run(store)
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(f"report: {redact(str(error))}") from None
+
+
+def _split(out: str) -> tuple[Store, str]:
+    folder, _, name = out.rpartition("/")
+    if not name:
+        raise UserError(f"report: expected the page's file in `out`, like runs/report.html, got {out!r}")
+    return open_store(folder or "."), name
+
+
+def _finding(run: RunData) -> dict[str, Any]:
+    """The audit's verdict, or what can be said without an oracle."""
+    audit = run.table.get("audit") if run.table else None
+    return {"run": run.name, "text": audit["verdict"] if audit else _flips(run), "sound": sound(audit)}
+
+
+def _flips(run: RunData) -> str:
+    n, flipped = run.tally.rows, run.tally.flipped
+    if n == 0:
+        return "No counterfactual has been generated yet."
+    low, high = run.band(flipped, n)
+    band = f"95 % interval {percent(low)} to {percent(high)}"
+    told = f"{plural(flipped, run.noun)} of {short_number(n)} flipped: {percent(flipped / n)} ({band})."
+    if run.each < 2:
+        return told
+    rows = run.totals["rows_out"]
+    return f"{told} Of {plural(rows, 'row')} {short_number(run.tally.hit)} have an answer that did."
+
+
+def _unfinished(run: RunData) -> list[str]:
+    """Sentences on what the figures leave out."""
+    whole, made = len(run.plan["shards"]), run.tally.rows
+    left = whole - run.totals["shards"]
+    told = run.table["rows"] if run.table else made
+    lines = (
+        [f"{run.name}: {left} of {plural(whole, 'shard')} not generated yet; figures are of the others."]
+        if left
+        else []
+    )
+    if told != made:
+        lines.append(f"{run.name}: scores are of {told} of {plural(made, 'counterfactual')}: score the run again.")
+    if run.attribution and run.attribution["rows"] != made:
+        told = run.attribution["rows"]
+        lines.append(f"{run.name}: importances are of {told} of {plural(made, 'counterfactual')}: attribute it again.")
+    return lines
+
+
+def _facts(run: RunData) -> dict[str, str]:
+    """What was run, as label and text."""
+    config: dict[str, Any] = redact(run.config)
+    engine, classifier, method, data = (
+        config["engine"],
+        config["models"]["classifier"],
+        config["method"],
+        config["data"],
+    )
+    counts, tally, used = run.totals, run.tally, run.plan["versions"]
+    settings = ", ".join(f"{key} {_plain(value)}" for key, value in method["settings"].items()) or "its own defaults"
+    rule = {key: value for key, value in config["target"].items() if value is not None}
+    right = f", right on {percent(tally.correct / tally.labelled)} of these rows" if tally.labelled else ""
+    bad = f", {plural(counts['quarantined'], 'row')} quarantined" if counts["quarantined"] else ""
+    several = f", {run.each} answers to each row" if run.each > 1 else ""
+    workers = f", {plural(engine['workers'], 'worker')}" if engine.get("workers") else ""
+    return {
+        "Data": f"{data['path']}"
+        + (f", rows {data['rows']}" if data.get("rows") else "")
+        + f", {data['size']} × {data['size']} pixels",
+        "Rows": f"{plural(counts['rows_in'], 'row')} in, {plural(tally.rows, 'counterfactual')} out{several}{bad}",
+        "Classifier": f"{classifier['preset'] or classifier['target'] or classifier['weights']}{right}",
+        "Method": f"{method['preset'] or method['target'].rpartition('.')[2]}: {settings}",
+        "Target": ", ".join(
+            f"{_plain(value)}" if key == "rule" else f"{key} {_plain(value)}" for key, value in rule.items()
+        ),
+        "Engine": f"{engine['kind']}{workers}, batches of {engine['batch']}, seed {config['seed']}",
+        "Work": f"{duration(counts['seconds'])} in {plural(counts['shards'], 'shard')}",
+        "Versions": ", ".join(f"{name} {used[name]}" for name in ("counterfactory", "torch", "python") if name in used),
+    }
+
+
+def _shared(facts: Sequence[Mapping[str, str]]) -> list[tuple[str, list[str]]]:
+    """Facts over runs: one text where they all agree, else one per run."""
+    return [
+        (key, [first] if all(one[key] == first for one in facts) else [one[key] for one in facts])
+        for key, first in facts[0].items()
+    ]
+
+
+def _failures(run: RunData) -> dict[str, Any]:
+    """Unflipped and quarantined rows, counted by reason."""
+    tally = run.tally
+    return {
+        "run": run.name,
+        "noun": run.noun,
+        "rows": tally.rows,
+        "missed": tally.rows - tally.flipped,
+        "reasons": [(redact(reason), n, percent(n / tally.rows)) for reason, n in tally.reasons.most_common()],
+        "quarantined": sum(run.quarantined.values()),
+        "bad": [(redact(reason), n, run.quarantined_ids[reason]) for reason, n in run.quarantined.most_common()],
+    }
+
+
+def _reproduce(run: RunData) -> dict[str, Any]:
+    text = yaml.safe_dump(json.loads(json.dumps(redact(run.config), default=str)), sort_keys=False, allow_unicode=True)
+    started = (run.manifest or {}).get("command")
+    return {
+        "run": run.name,
+        "command": f"counterfactory run {run.name}.yaml",
+        "started": redact(started) if started else None,
+        "config": text,
+        "download": f"data:text/yaml;base64,{base64.b64encode(text.encode()).decode('ascii')}",
+        "folder": redact(run.store.uri),
+        "models": sorted(run.plan["models"].items()),
+        "versions": sorted(run.plan["versions"].items()),
+        "fingerprint": sorted(run.plan["fingerprint"].items()),
+    }
+
+
+def duration(seconds: float) -> str:
+    """`48 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds < 60:
+        return f"{short_number(seconds)} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _csp(script: str) -> Markup:
+    """A content security policy that allows this one script, inline styles and data: images, and no address."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    rules = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    return Markup("{}; script-src 'sha256-{}'").format(Markup(rules), digest)

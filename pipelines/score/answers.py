@@ -1,0 +1,86 @@
+"""Rows with several answers: which figures count an answer, which count a row, and what their intervals are over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from counterfactory.metrics import perceptual, table
+from counterfactory.metrics.estimate import Estimate, Measure, Subset
+
+Floats = NDArray[np.float64]
+PER_ROW = ("any_flipped", "lpips_diversity")  # columns of rows, not of answers: they stand at a row's first answer
+# A row is neither flipped nor not, so of its answers' diversity the subsets say which answers are meant.
+MEANT: dict[Subset, Subset] = {"all": "flipped", "correct": "correct & flipped"}
+
+
+@dataclass
+class AnswerSums:
+    """Rows, most answers to one of them, and the diversity of flipped answers."""
+
+    rows: int = 0
+    each: int = 0
+    diversity: table.Sums = field(default_factory=dict)
+
+    def add(self, ids: Sequence[str], numbers: Mapping[str, Floats], weights: Floats) -> None:
+        """Add a shard; numbers: with `k`, and its diversity where that was measured; weights: (B,R)."""
+        self.rows += len(set(ids))
+        self.each = max(self.each, len(ids) and int(numbers["k"].max()) + 1)
+        if "lpips_diversity_flipped" in numbers:
+            found = table.update([perceptual.OF_FLIPPED], numbers, weights)
+            self.diversity = table.add(self.diversity, found) if self.diversity else found
+
+    def told(self) -> dict[str, int]:
+        """As the table's JSON has it."""
+        return {"rows": self.rows, "each": self.each}
+
+    def shown(self, measures: Sequence[Measure]) -> list[Measure]:
+        """The measures without those that tell nothing where rows have one answer."""
+        return [m for m in measures if self.each > 1 or m.column not in PER_ROW]
+
+    def of_flipped(self, measures: Sequence[Measure]) -> list[tuple[Measure, Subset, Estimate]]:
+        """The diversity of flipped answers, called as that of all answers is, by the subset of answers."""
+        return [
+            (m, meant, table.compute(self.diversity, perceptual.OF_FLIPPED, subset))
+            for m in measures
+            for subset, meant in MEANT.items()
+            if m.column == "lpips_diversity" and self.diversity
+        ]
+
+    def note(self, column: str) -> str:
+        """What must be known to read a figure; "" where rows have one answer."""
+        if self.each < 2:
+            return ""
+        if column == "flipped":
+            return f"n answers, {self.each} to each of {self.rows} rows; every interval is over rows"
+        if column in ("seconds", "forward", "backward"):
+            return f"per answer, of which a row has {self.each}"
+        return {"any_flipped": "rows of which an answer flipped", "lpips_diversity": "n rows"}.get(column, "")
+
+
+def tells(measure: Measure, subset: Subset) -> bool:
+    """Has a measure anything to tell of a subset."""
+    return measure.column not in PER_ROW or subset in MEANT
+
+
+def rows_of(ids: Sequence[str]) -> NDArray[np.int64] | None:
+    """Which row each answer is to, (B,), by any numbers; None where each is to one of its own."""
+    numbers = np.unique(np.asarray(ids, dtype=np.str_), return_inverse=True)[1].astype(np.int64)
+    return numbers if len(ids) and int(numbers.max()) + 1 < len(ids) else None
+
+
+def first_of(rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Is each its row's first, (B,)."""
+    found = np.zeros(len(rows), np.bool_)
+    found[np.unique(rows, return_index=True)[1]] = True
+    return found
+
+
+def any_flipped(flipped: Floats, rows: NDArray[np.int64]) -> Floats:
+    """1 or 0 at each row's first answer, NaN at its others, (B,): did any of its answers flip."""
+    hit = np.zeros(int(rows.max()) + 1 if len(rows) else 0)
+    np.maximum.at(hit, rows, flipped)
+    return np.where(first_of(rows), hit[rows], np.nan)

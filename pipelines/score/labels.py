@@ -1,0 +1,37 @@
+"""The labels of a data set's attributes, for how they correlate: what correlation difference compares with."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from configs.strict import UserError, nearest
+from counterfactory.metrics import correlation
+from counterfactory.metrics.correlation import CorrelationSums
+from storage.uri import data_files
+
+
+def label_sums(path: str, names: list[str], query: int) -> CorrelationSums:
+    """Sums over the labels in Parquet (file, folder or glob), whose columns are named as the oracle's attributes; bool,
+    0 and 1, or -1 and 1. Rows with a null are left out. UserError where a column is missing."""
+    sums = CorrelationSums.zero(len(names), 0)
+    try:
+        places = data_files(path)
+    except FileNotFoundError as error:
+        raise UserError(f"score.cd_labels: {error}") from None
+    for store, name in places:
+        with store.parquet(name) as file:
+            found = file.schema_arrow.names
+            for wanted in names:
+                if wanted not in found:
+                    raise UserError(
+                        f"score.cd_labels: expected a column for each of the oracle's attributes in {store.url(name)}, "
+                        f"got none named {wanted!r}: {nearest(wanted, found)}"
+                    )
+            for batch in file.iter_batches(columns=names, batch_size=65536):
+                table = pa.Table.from_batches([batch]).select(names)
+                columns = [column.cast(pa.int8()).to_numpy().astype(np.float64) for column in table.columns]
+                values = np.stack(columns, 1)
+                values = values[~np.isnan(values).any(1)]
+                sums += correlation.update((values > 0).astype(np.float64), query, np.zeros((len(values), 0)))
+    return sums

@@ -1,0 +1,164 @@
+"""A run's scores as people and programs read them: from sums to the table's lines, the attributes and the audit."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from counterfactory.metrics import flips, rates, table
+from counterfactory.metrics.attributes import AttributeSums
+from counterfactory.metrics.audit import audit
+from counterfactory.metrics.estimate import SUBSETS, Estimate, Measure, Subset
+from counterfactory.metrics.rates import RateSums
+from pipelines.engine.committed import class_name
+from pipelines.score.answers import AnswerSums, tells
+from pipelines.score.sets import AttributeCorrelations, FeatureSums
+
+COLUMNS = ("metric", "subset", "by", "n", "value", "low", "high", "better", "unit", "note")
+DIRECTIONS = 12  # flip rates by direction that the table tells; all of them are in `directions`
+Direction = tuple[int, int]
+# Which column of the scores says that a figure's number is missing, where it is not the figure's own.
+DERIVED = {
+    "verified": "fs",
+    "causal_share": "attributes_after",
+    "changed_all": "attributes_after",
+    "changed_others": "attributes_after",
+    "changed_causal": "attributes_after",
+    "changed_spurious": "attributes_after",
+}
+
+
+@dataclass
+class Sums:
+    """Everything that is summed over the scored rows; a shard is added, then forgotten."""
+
+    figures: table.Sums
+    rows: int = 0
+    shards: int = 0
+    classes: list[str] = field(default_factory=list)  # as the workers saw them
+    attributes: list[str] = field(default_factory=list)
+    not_finite: Counter[str] = field(default_factory=Counter)  # rows whose number is none, by column
+    differs: int = 0  # rows whose verdict is not the one they were generated with
+    flipped: dict[Direction, RateSums] = field(default_factory=dict)
+    changed: dict[Direction, AttributeSums] = field(default_factory=dict)
+    features: FeatureSums | None = None
+    correlations: AttributeCorrelations | None = None
+
+
+def tell(sums: Sums, answers: AnswerSums, measures: list[Measure], causal: list[str]) -> dict[str, Any]:
+    """The table's parts, from sums."""
+    measures = answers.shown(measures)
+    classes, names = sums.classes, sums.attributes
+    changed = sum(sums.changed.values(), AttributeSums.zero(len(names)))
+    notes = {m.name: [answers.note(m.column), not_finite(sums, DERIVED.get(m.column, m.column))] for m in measures}
+    what = "rows" if answers.each < 2 else "answers"
+    if silent := sums.not_finite["p_target"]:
+        for name in ("flip_rate", "flip_rate[p>0.75]"):
+            notes.setdefault(name, []).append(f"{silent} {what} without a finite p_target count as not flipped")
+    if sums.differs:
+        told = f"{sums.differs} {what} were judged otherwise when they were generated"
+        notes.setdefault("flip_rate", []).append(told)
+    if changed.unchanged:
+        told = f"without {changed.unchanged} flipped {what} in which no attribute changed"
+        notes.setdefault("causal_share", []).append(told)
+    said = {name: "; ".join(part for part in parts if part) for name, parts in notes.items()}
+    main = [line(m, m.subset, table.compute(sums.figures, m, m.subset), said[m.name]) for m in measures]
+    ways = sorted(sums.flipped, key=lambda way: (-sums.flipped[way].n, way))
+    flip_rate = flips.MEASURES[0]
+    for way in ways[:DIRECTIONS] if len(ways) > 1 else []:
+        main.append(line(flip_rate, "all", rates.compute(sums.flipped[way]), by=_arrow(classes, way)))
+    return {
+        "metrics": main,
+        "subsets": [
+            *(line(m, s, table.compute(sums.figures, m, s)) for m in measures for s in SUBSETS if tells(m, s)),
+            *(line(*found) for found in answers.of_flipped(measures)),
+        ],
+        "attributes": tell_attributes(sums.changed, changed, names, classes, causal) if names else None,
+        "audit": audit(names, causal, changed) if names else None,
+        "directions": [
+            {
+                "source": class_name(classes, way[0]),
+                "target": class_name(classes, way[1]),
+                "n": sums.flipped[way].n,
+                "flipped": sums.flipped[way].hits,
+            }
+            for way in ways
+        ],
+    }
+
+
+def not_finite(sums: Sums, column: str) -> str:
+    """The note of a figure whose column lacks rows; "" where it has all."""
+    missing = sums.not_finite[column]
+    return f"without {missing} rows whose {column} is not finite" if missing else ""
+
+
+def tell_attributes(
+    by_way: dict[Direction, AttributeSums],
+    total: AttributeSums,
+    names: list[str],
+    classes: list[str],
+    causal: list[str],
+) -> dict[str, Any]:
+    """How often each attribute changed among the flipped rows, and by how much on the mean.
+
+    With two classes mean_change is told towards the second: flips the other way count with their sign turned.
+    """
+    towards = len(classes) == 2
+    signed = sum(
+        (s.mirrored() if towards and way == (1, 0) else s for way, s in by_way.items()), AttributeSums.zero(len(names))
+    )
+    spans = [rates.compute(RateSums(total.n, int(hits), total.again)) for hits in total.changed]
+    return {
+        "names": names,
+        "causal": causal,
+        "n": total.n,
+        "unchanged": total.unchanged,
+        "changed": [span.value for span in spans],
+        "low": [span.low for span in spans],
+        "high": [span.high for span in spans],
+        "mean_change": [float(s) / total.n if total.n else None for s in signed.shift],
+        "towards": class_name(classes, 1) if towards else None,
+        "directions": [
+            {
+                "source": class_name(classes, way[0]),
+                "target": class_name(classes, way[1]),
+                "n": s.n,
+                "changed": [int(hits) / s.n for hits in s.changed],
+                "mean_change": [float(shift) / s.n for shift in s.shift],
+            }
+            for way, s in sorted(by_way.items())
+        ],
+    }
+
+
+def line(measure: Measure, subset: Subset, found: Estimate, note: str = "", by: str | None = None) -> dict[str, Any]:
+    """One line of the table."""
+    return {
+        "metric": measure.name,
+        "subset": subset,
+        "n": found.n,
+        "value": found.value,
+        "low": found.low,
+        "high": found.high,
+        "better": measure.better,
+        "unit": measure.unit,
+        "note": "; ".join(part for part in (found.note, note) if part),
+        "by": by,
+    }
+
+
+def to_csv(lines: list[dict[str, Any]]) -> bytes:
+    """The table's lines as CSV, an empty cell where there is no value."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return out.getvalue().encode()
+
+
+def _arrow(classes: list[str], way: Direction) -> str:
+    return f"{class_name(classes, way[0])} -> {class_name(classes, way[1])}"

@@ -1,0 +1,90 @@
+"""`counterfactory sweep`: many runs that differ in a few settings, worked on as one, and told in one table."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from actors.pinned.load import pin
+from actors.sweep import Sweep
+from configs.schema import RunConfig
+from configs.strict import UserError
+from configs.sweep import Cell, SweepConfig, cells
+from pipelines.engine.disk import disk_errors
+from pipelines.engine.part import WHOLE
+from pipelines.engine.runner import run_stage, worker_config
+from pipelines.generate.job import STAGE, check_needs, make_plan, open_run, try_models
+from pipelines.run import run, say
+from pipelines.score.job import work_left
+from pipelines.sweep.results import write_results
+from storage.uri import Store, open_store
+
+Job = dict[str, Any]
+
+
+def sweep(config: SweepConfig, sets: list[str] | None = None) -> Store:
+    """Finish every cell and tell of them together; called again, it adds only what is missing.
+
+    Every cell's settings, models and data are checked before any work. UserError names the cell that is off.
+    """
+    found = cells(config, sets)
+    store = open_store(f"{config.out.rstrip('/')}/{config.name}")
+    stores = [open_run(cell.run) for cell in found]
+    started = time.monotonic()
+    with disk_errors(store.uri):
+        together(store, found[0].run, "generate", list(_generate_jobs(found, stores)))
+        together(store, found[0].run, "score", list(_score_jobs(found, stores)))
+        for cell, place in zip(found, stores, strict=True):
+            say(f"== {cell.run.name}")
+            run(cell.run, stages=("generate", "score"), store=place)
+        store.replace("sweep.json", json.dumps(config.model_dump(), indent=1, default=str).encode())
+        for line in write_results(store, config, found, stores):
+            say(line)
+    say(f"{len(found)} cells, {time.monotonic() - started:.0f} s")
+    return store
+
+
+def together(store: Store, config: RunConfig, kind: str, parts: list[tuple[dict[str, Any], list[Job]]]) -> None:
+    """Work on the shards of many cells on one pool of workers; config: the engine's settings.
+
+    A cell's first shards go to the workers that the last cell's last shards leave free, so that none is ever idle.
+    parts: per cell what its worker is made of ({"config", "stage", "uri"}) and its shards.
+    """
+    pairs = [(cell, shard) for cell, (_, shards) in enumerate(parts) for shard in shards]
+    jobs = [{"index": n, "rows": shard["rows"], "cell": cell, "shard": shard} for n, (cell, shard) in enumerate(pairs)]
+    settings = {"kind": kind, "cells": [made_of for made_of, _ in parts]}
+    run_stage(store, config, stage=kind, actor=Sweep, shards=jobs, settings=settings)
+
+
+def _generate_jobs(found: Iterable[Cell], stores: Iterable[Store]) -> Iterable[tuple[dict[str, Any], list[Job]]]:
+    tried: set[str] = set()
+    for cell, store in zip(found, stores, strict=True):
+        with named(cell):
+            digests = pin(cell.run.model_dump()["models"])
+            check_needs(cell.run)
+            key = json.dumps([cell.run.model_dump()[part] for part in ("models", "method", "target")], default=str)
+            if key not in tried:
+                try_models(cell.run)
+                tried.add(key)
+            plan = make_plan(store, cell.run, digests)
+            left, _ = WHOLE.choose(plan, store, STAGE)
+            yield {"config": worker_config(cell.run, digests), "stage": STAGE, "uri": store.uri}, left
+
+
+def _score_jobs(found: Iterable[Cell], stores: Iterable[Store]) -> Iterable[tuple[dict[str, Any], list[Job]]]:
+    for cell, store in zip(found, stores, strict=True):
+        with named(cell):
+            stage, left, settings = work_left(store, cell.run)
+            yield {"config": settings, "stage": stage, "uri": store.uri}, left
+
+
+@contextmanager
+def named(cell: Cell) -> Iterator[None]:
+    """Name the cell in a user's error."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"cell {cell.run.name}: {error}") from None

@@ -1,0 +1,40 @@
+"""Which class a row should flip to, and which rows cannot."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from actors.rows.targets import BadTarget, choose_target, class_index
+
+CLASSES = ("cat", "dog", "fox")
+P = torch.tensor([0.2, 0.5, 0.3])
+
+
+def rule(**given: Any) -> dict[str, Any]:
+    return {"rule": None, "name": None, "column": None, **given}
+
+
+@pytest.mark.parametrize(("value", "index"), [(True, 1), (False, 0), (2, 2), ("fox", 2), (1.0, 1)])
+def test_labels_may_be_bool_index_or_name(value: Any, index: int) -> None:
+    assert class_index(value, CLASSES, "label") == index
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), 3, -1, "wolf", 0.5, ""])
+def test_other_labels_are_reasons(value: Any) -> None:
+    with pytest.raises(BadTarget, match="its label"):
+        class_index(value, CLASSES, "label")
+
+
+def test_rules() -> None:
+    assert choose_target(rule(rule="opposite"), torch.tensor([0.9, 0.1]), {}, CLASSES[:2]) == 1
+    assert choose_target(rule(rule="runner-up"), P, {}, CLASSES) == 2
+    assert choose_target(rule(name="cat"), P, {}, CLASSES) == 0
+    assert choose_target(rule(column="wanted"), P, {"wanted": "fox"}, CLASSES) == 2
+
+
+def test_a_row_at_its_target_is_set_aside() -> None:
+    with pytest.raises(BadTarget, match="already"):
+        choose_target(rule(name="dog"), P, {}, CLASSES)
+    with pytest.raises(BadTarget, match="its target is missing"):
+        choose_target(rule(column="wanted"), P, {"wanted": None}, CLASSES)

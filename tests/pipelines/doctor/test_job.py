@@ -1,0 +1,404 @@
+"""The doctor, on bright and dark pictures and a linear classifier: each fault is named, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from configs.schema import RunConfig
+from configs.strict import check
+from pipelines.doctor import machine as doctor_machine
+from pipelines.doctor.classifier import best_reading, look_at_classifier
+from pipelines.doctor.data import spread
+from pipelines.doctor.finding import Finding
+from pipelines.doctor.job import doctor, main
+from pipelines.doctor.method import spoken
+from pipelines.doctor.models import look_at_autoencoder, look_at_denoiser, look_at_oracle
+from pipelines.prepare.shards import write_source
+from pipelines.prepare.source import Row, Source, png
+
+Make = Callable[..., RunConfig]
+ROWS = 64
+
+
+def pictures(path: Path, rows: int = ROWS) -> Path:
+    """Noise around 0.3 (dark) or 0.7 (bright), half each."""
+    random = np.random.default_rng(0)
+
+    def stream() -> Any:
+        for i in range(rows):
+            bright = bool(i // 2 % 2)
+            image = random.normal(179 if bright else 77, 20, (8, 8, 3)).clip(0, 255).astype(np.uint8)
+            split = "test" if i % 4 == 3 else "train"
+            columns = {"Bright": bright, "Wanted": "dark" if bright else "bright"}
+            yield Row(id=f"row-{i}", image=png(image), path="x.png", label=int(bright), split=split, columns=columns)
+
+    source = Source(
+        rows=stream(), total=rows, classes=("dark", "bright"), columns={"Bright": "bool", "Wanted": "string"}
+    )
+    write_source(source, str(path), {"source": "pictures"}, shard_rows=30)
+    return path
+
+
+def linear(path: Path, sign: float = 1.0, scale: float = 40.0, middle: float = 0.5) -> Path:
+    """A convolution as large as the picture: says bright where the mean is above `middle`."""
+    weight = torch.stack([torch.full((3, 8, 8), -sign * scale / 192), torch.full((3, 8, 8), sign * scale / 192)])
+    bias = torch.tensor([sign * scale * middle, -sign * scale * middle])
+    save_file({"weight": weight, "bias": bias}, path, metadata={"format": "pt"})
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture
+def make(tmp_path: Path, data: Path) -> Make:
+    """A healthy config, with changes by dotted path."""
+
+    def build(weights: Path | None = None, **changes: Any) -> RunConfig:
+        classifier = {
+            "role": "classifier",
+            "target": "torch.nn.Conv2d",
+            "settings": {"in_channels": 3, "out_channels": 2, "kernel_size": 8},
+            "weights": str(weights or linear(tmp_path / "linear.safetensors")),
+            "classes": ["dark", "bright"],
+        }
+        raw: dict[str, Any] = {
+            "name": "check",
+            "data": {"path": str(data), "label": "label", "id": "id", "split": "split", "size": 8},
+            "models": {"classifier": classifier},
+            "method": {"target": "counterfactory.methods.pixel_pgd.PixelPGD", "settings": {"eps": 128.0, "step": 8.0}},
+            "target": {"rule": "opposite"},
+            "out": str(tmp_path / "runs"),
+            "engine": {"kind": "local"},
+        }
+        for key, value in changes.items():
+            *where, last = key.split("__")
+            node = raw
+            for part in where:
+                node = node.setdefault(part, {})
+            node[last] = value
+        return check(RunConfig, raw, "test")
+
+    return build
+
+
+def found(findings: list[Finding], about: str, level: str) -> str:
+    """The findings of a level on something, as text; fails where there are none."""
+    lines = [str(f) for f in findings if f.about == about and f.level == level]
+    assert lines, "\n".join(str(f) for f in findings)
+    return "\n".join(lines)
+
+
+def test_a_healthy_run_has_no_problem_and_nothing_is_written(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make()
+    before = sorted(tmp_path.rglob("*"))
+    findings = doctor(config)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert [str(f) for f in findings if f.level != "ok"] == []
+    assert "64 rows in 3 files" in found(findings, "data", "ok")
+    assert "64 of 64 sampled rows decode, 8x8 to 8x8" in found(findings, "images", "ok")
+    assert "dark 50.0%, bright 50.0%" in found(findings, "data.label", "ok")
+    assert "right on 100% of 64 labelled images" in found(findings, "models.classifier", "ok")
+    assert "4 of 4 sampled rows flipped" in found(findings, "method", "ok")
+    assert "for 64 rows on 1 worker" in found(findings, "time", "ok")
+    assert main(config) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1] == "no problem found"
+    assert len(printed) == len(findings) + 1, "one line each"
+
+
+@pytest.mark.parametrize(
+    ("changes", "about", "message"),
+    [
+        ({"data__path": "nowhere/*.parquet"}, "data", "expected Parquet files at nowhere"),
+        ({"data__rows": "64:100"}, "data", "expected rows to work on in .*, got 64:100 of 64 rows"),
+        ({"data__label": "lable"}, "data.label", "expected a column of .*, got 'lable': did you mean 'label'"),
+        ({"data__columns": ["Brigt"]}, r"data.columns\[0\]", "did you mean 'Bright'"),
+        ({"data__image": "id"}, "data.image", "expected 'id' as struct<bytes, path> or binary, got string"),
+        ({"data__label": "image"}, "data.label", "expected 'image' as bool, class index or class name, got struct"),
+        ({"data__id": "Wanted"}, "data.id", "2 ids of 64 rows looked at stand twice, such as 'dark'"),
+        ({"data__crop": [0, 0, 9, 9]}, "images", r"none of 64 .* crop: expected \[0, 0, 9, 9\] inside the image"),
+        (
+            {"data__label": "Wanted", "models__classifier__classes": ["a", "b"]},
+            "data.label",
+            "64 of 64 .* got 'bright'",
+        ),
+        (
+            {"models__classifier__weights": "none.safetensors"},
+            "models.classifier",
+            "expected a file at none.safetensors",
+        ),
+        ({"models__classifier__settings__out_channels": 3}, "models.classifier", "expected bias of shape|of shape"),
+        (
+            {"models__classifier__classes": ["a", "b", "c"], "target": {"rule": "runner-up"}},
+            "models.classifier",
+            "expected 3 outputs .*, got 2",
+        ),
+        (
+            {"models__oracle": {"role": "classifier", "target": "x.y", "classes": ["a", "b"]}},
+            "models.oracle",
+            "expected the role attributes, got classifier",
+        ),
+        (
+            {"method": {"target": "counterfactory.methods.ace.ACE"}},
+            "method",
+            "needs models.denoiser, got classifier: add models.denoiser",
+        ),
+        ({"method__target": "methods.none.None"}, "method", "expected a class in methods/"),
+        ({"method__settings": {"stepz": 3}}, "method", "unknown key 'stepz'"),
+        ({"target": {"name": "brigth"}}, "target", "expected a class, got 'brigth': did you mean 'bright'"),
+        ({"target": {"column": "Wantd"}}, "target.column", "got 'Wantd': did you mean 'Wanted'"),
+        ({"engine__device": "cuda:7"}, "engine.device", "expected a GPU for cuda:7, got none"),
+        ({"out": __file__}, "out", "expected a folder to write to, got .*test_doctor.py"),
+    ],
+)
+def test_a_fault_is_a_problem_of_its_own(make: Make, changes: dict[str, Any], about: str, message: str) -> None:
+    if "engine__device" in changes and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    findings = doctor(make(**changes))
+    lines = [str(f) for f in findings if f.level == "problem"]
+    assert len(lines) == 1, lines
+    assert re.search(f"^problem  {about}: .*(?:{message})", lines[0]), lines[0]
+    assert "\n" not in lines[0]
+
+
+def test_opposite_needs_two_classes(make: Make, tmp_path: Path) -> None:
+    three = {"weight": torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)), "bias": torch.zeros(3)}
+    save_file(three, tmp_path / "three.safetensors", metadata={"format": "pt"})
+    settings = {"in_channels": 3, "out_channels": 3, "kernel_size": 8}
+    changes = {"models__classifier__settings": settings, "models__classifier__classes": ["dark", "bright", "red"]}
+    findings = doctor(make(tmp_path / "three.safetensors", **changes))
+    assert "expected 2 classes for the rule opposite, got 3" in found(findings, "target", "problem")
+    assert "no row of red among 64" in found(findings, "data.label", "warning")
+
+
+def test_a_swapped_weights_file_shows_both_digests(make: Make, tmp_path: Path) -> None:
+    pinned = hashlib.sha256(linear(tmp_path / "a.safetensors").read_bytes()).hexdigest()
+    other = linear(tmp_path / "b.safetensors", scale=41)
+    got = hashlib.sha256(other.read_bytes()).hexdigest()
+    text = found(doctor(make(other, models__classifier__sha256=pinned)), "models.classifier", "problem")
+    assert pinned in text
+    assert got in text
+    healthy = doctor(make(tmp_path / "a.safetensors", models__classifier__sha256=pinned))
+    assert "pinned by its sha256" in found(healthy, "models.classifier", "ok")
+
+
+def test_classes_in_the_wrong_order_are_guessed(make: Make, tmp_path: Path) -> None:
+    text = found(doctor(make(linear(tmp_path / "w.safetensors", sign=-1))), "models.classifier", "warning")
+    assert "right on 0% of 64 labelled images of the sample, and on 100% if dark is bright and bright is dark" in text
+
+
+def test_a_missing_normalisation_is_guessed(make: Make, tmp_path: Path) -> None:
+    weights = linear(tmp_path / "w.safetensors", middle=0.0)  # trained on images in [-1,1]
+    text = found(doctor(make(weights)), "models.classifier", "warning")
+    assert "right on 50%" in text
+    assert "but on 100% with mean 0.5 and std 0.5" in text
+    right = doctor(make(weights, models__classifier__mean=[0.5], models__classifier__std=[0.5]))
+    assert "right on 100%" in found(right, "models.classifier", "ok")
+
+
+def test_a_classifier_with_one_answer_or_nan_is_a_problem(make: Make, tmp_path: Path) -> None:
+    text = found(doctor(make(linear(tmp_path / "w.safetensors", scale=0))), "models.classifier", "problem")
+    assert "gives the same scores for all 64 sampled images" in text
+    text = found(doctor(make(linear(tmp_path / "n.safetensors", scale=float("nan")))), "models.classifier", "problem")
+    assert "NaN" in text
+
+
+def test_outputs_that_are_probabilities_already(data: Path) -> None:
+    class Twice(nn.Module):
+        classes = ("dark", "bright")
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            p = torch.sigmoid(40 * (x.mean((1, 2, 3)) - 0.5))
+            return torch.stack([1 - p, p], 1)
+
+    images = torch.rand(8, 3, 8, 8) * 0.4 + torch.tensor([0.0, 0.6] * 4).view(8, 1, 1, 1)
+    findings, predicted = look_at_classifier("models.classifier", Twice(), images, [0, 1] * 4)
+    assert "probabilities already" in found(findings, "models.classifier", "warning")
+    assert predicted is not None
+    assert predicted.tolist() == [0, 1] * 4
+
+
+def test_blue_green_red_is_guessed() -> None:
+    class Red(nn.Module):
+        classes = ("no", "red")
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logit = 40 * (x[:, 2] - x[:, 0]).mean((1, 2))  # written for BGR
+            return torch.stack([torch.zeros_like(logit), logit], 1)
+
+    images = torch.zeros(8, 3, 4, 4)
+    truth = torch.tensor([0, 1] * 4)
+    images[truth == 1, 0], images[truth == 0, 2] = 0.9, 0.8
+    images[:, 1] = torch.rand(8, 4, 4)
+    best = best_reading(Red(), images, truth)
+    assert best is not None
+    assert best[1] == 1.0
+    assert "blue, green, red" in best[0]
+
+
+def test_bad_rows_are_counted_with_reasons(make: Make, tmp_path: Path, data: Path) -> None:
+    table = pq.read_table(data)
+    rows = table.to_pylist()
+    for i in (3, 17, 40):
+        rows[i]["image"]["bytes"] = b""
+    rows[5]["image"]["bytes"] = rows[5]["image"]["bytes"][:50]
+    rows[6]["label"] = None
+    rows[7]["label"] = 9
+    for row in rows[8:12]:
+        row["split"] = None
+    (tmp_path / "bad").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), tmp_path / "bad/a.parquet")
+    findings = doctor(make(data__path=str(tmp_path / "bad")))
+    text = found(findings, "images", "warning")
+    assert "4 of 64 sampled rows would be quarantined, 4 or so in all: no image: 0 bytes (3)" in text
+    text = found(findings, "data.label", "warning")
+    assert "2 of 64 rows" in text
+    assert "its label is missing (1)" in text
+    assert "4 rows have none" in found(findings, "data.split", "warning")
+    assert [f for f in findings if f.level == "problem"] == []
+
+
+def test_a_broken_or_different_file_is_a_problem(make: Make, tmp_path: Path, data: Path) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    table = pq.read_table(data)
+    pq.write_table(table, folder / "a.parquet")
+    pq.write_table(table.set_column(2, "label", table["label"].cast(pa.string())), folder / "b.parquet")
+    text = found(doctor(make(data__path=str(folder))), "data", "problem")
+    assert "b.parquet: expected column 'label' as int64, got string" in text
+    (folder / "b.parquet").write_bytes((folder / "a.parquet").read_bytes()[:-20])
+    text = found(doctor(make(data__path=str(folder))), "data", "problem")
+    assert "expected a Parquet file at" in text
+
+
+def test_things_that_only_deserve_a_warning(make: Make) -> None:
+    findings = doctor(make(data__split=None, data__crop=[0, 0, 8, 4], score__causal=["Bright"]))
+    assert "it will be empty" in found(findings, "augment.splits", "warning")
+    assert "8x4 is stretched to a square of 8" in found(findings, "data.crop", "warning")
+    assert "no oracle" in found(findings, "score.causal", "warning")
+    findings = doctor(make(data__size=32))
+    assert "8x8 is enlarged to 32" in found(findings, "data.size", "warning")
+    assert "by 60:100, got 4" in found(doctor(make(data__rows="60:100")), "data.rows", "warning")
+
+
+def test_a_target_column_is_looked_at(make: Make) -> None:
+    findings = doctor(make(target={"column": "Wanted"}))
+    assert "bright 50.0%" in found(findings, "target.column", "ok")
+    assert "4 of 4" in found(findings, "method", "ok")
+
+
+def test_workers_and_memory(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_machine, "cpus", lambda: 4)
+    monkeypatch.setattr(doctor_machine, "available_memory", lambda: 4 * 2**30)
+    crowd = list(doctor_machine.look_at_machine(make(engine={"kind": "ray", "workers": 6, "device": "cpu"}), 10, 2**20))
+    assert "6 on 4 CPUs slow each other down" in found(crowd, "engine.workers", "warning")
+    large = list(doctor_machine.look_at_machine(make(engine={"kind": "ray", "workers": 4, "device": "cpu"}), 10, 2**29))
+    assert "4.0 GiB free: set engine.workers=2" in found(large, "memory", "problem")
+    cluster = make(engine={"kind": "ray", "workers": 4, "address": "ray://x:1", "device": "cpu"})
+    assert "hangs" in found(list(doctor_machine.look_at_machine(cluster, 10, 1)), "engine.workers", "warning")
+    if not torch.cuda.is_available():
+        wants = make(engine={"kind": "ray", "gpus": 1.0})
+        assert "got none" in found(list(doctor_machine.look_at_machine(wants, 10, 1)), "engine.gpus", "problem")
+
+
+def test_the_oracle_is_compared_with_true_attributes(make: Make) -> None:
+    class Oracle(nn.Module):
+        attributes = ("Bright", "Wrong")
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            bright = torch.sigmoid(40 * (x.mean((1, 2, 3)) - 0.5))
+            return torch.stack([bright, 1 - bright], 1)
+
+    images = torch.rand(20, 3, 8, 8) * 0.2 + torch.tensor([0.0, 0.7] * 10).view(20, 1, 1, 1)
+    records = [{"Bright": bool(i % 2), "Wrong": bool(i % 2)} for i in range(20)]
+    config = make(score__causal=["Brigt"])
+    findings = list(look_at_oracle(Oracle(), images, records, config))
+    assert "got 'Brigt': did you mean 'Bright'" in found(findings, "score.causal", "problem")
+    assert "worst Wrong 0%" in found(findings, "models.oracle", "warning")
+    good = list(look_at_oracle(Oracle(), images, [{"Bright": r["Bright"]} for r in records], make()))
+    assert "right on 100% of 20 rows, mean over 1 attributes" in found(good, "models.oracle", "ok")
+
+
+class Mean(nn.Module):
+    """An autoencoder that keeps `keep` of an image and its mean of the rest."""
+
+    def __init__(self, keep: float) -> None:
+        super().__init__()
+        self.keep = nn.Parameter(torch.tensor(keep))
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        return self.keep * z + (1 - self.keep) * 0.5
+
+
+def test_the_autoencoder_is_measured() -> None:
+    images = torch.tensor([0.1, 0.9]).repeat(8).view(16, 1, 1, 1).expand(16, 3, 8, 8).contiguous()
+    good = list(look_at_autoencoder(Mean(1.0), images, None, None))
+    assert "mean reconstruction error 0.000" in found(good, "models.autoencoder", "ok")
+    bad = list(look_at_autoencoder(Mean(0.0), images, None, None))
+    assert "mean reconstruction error 0.400" in found(bad, "models.autoencoder", "warning")
+    nan = list(look_at_autoencoder(Mean(float("nan")), images, None, None))
+    assert "got NaN" in found(nan, "models.autoencoder", "problem")
+
+
+class Known(nn.Module):
+    """A denoiser that knows the one image there is, as it looked in training: scaled and shifted."""
+
+    def __init__(self, image: torch.Tensor, scale: float, shift: float) -> None:
+        super().__init__()
+        self.image = nn.Parameter(image * scale + shift)
+        self.alphas_cumprod = torch.linspace(0.999, 0.001, 100, dtype=torch.float64)
+
+    def forward(self, x_t: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, None]:
+        a = self.alphas_cumprod[t].float().view(-1, 1, 1, 1)
+        return (x_t - a.sqrt() * self.image) / (1 - a).sqrt(), None
+
+
+def test_the_denoiser_is_measured_and_its_range_guessed() -> None:
+    image = torch.rand(1, 3, 8, 8)
+    images = image.expand(12, 3, 8, 8)
+    good = list(look_at_denoiser(Known(image, 2, -1), images))
+    assert "noise error 0.000 at step" in found(good, "models.denoiser", "ok")
+    assert "it must be trained on images in [-1,1]" in found(
+        list(look_at_denoiser(Known(image, 1, 0), images)), "models.denoiser", "warning"
+    )
+    assert "a linear guess" in found(list(look_at_denoiser(Known(image, -4, 2), images)), "models.denoiser", "warning")
+    rising = Known(image, 2, -1)
+    rising.alphas_cumprod = rising.alphas_cumprod.flip(0)
+    assert "alphas_cumprod" in found(list(look_at_denoiser(rising, images)), "models.denoiser", "problem")
+
+
+def test_parts_are_spread_over_all_files() -> None:
+    shards = [
+        {"file": f, "start": 0, "rows": n, "offset": o} for f, n, o in (("a", 50, 0), ("b", 200, 50), ("c", 7, 250))
+    ]
+    parts = list(spread(shards, 8, 5))
+    assert [p["offset"] for p in parts] == [0, 36, 72, 108, 144, 180, 216, 252]
+    assert [p["file"] for p in parts] == ["a", "a", *"bbbbb", "c"]
+    assert all(p["start"] == p["offset"] - {"a": 0, "b": 50, "c": 250}[p["file"]] for p in parts)
+    assert parts[-1]["rows"] == 5
+    assert list(spread(shards, 60, 5)) == shards
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (600, "10 min"), (9000, "2.5 h"), (200_000, "2.3 days")])
+def test_spoken_time(seconds: float, text: str) -> None:
+    assert spoken(seconds) == text
