@@ -1,4 +1,6 @@
-"""A batch of rows through the method: predict, choose targets, ask, and judge the answers on the stored image."""
+"""A batch of rows through the method: predict, choose targets, ask, and judge the answers on the
+stored image.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,9 @@ Picture = np.ndarray[Any, Any]
 class Answered:
     """A row and one answer that the method gave to it, all of it on the CPU.
 
-    k: which of the row's answers; before, after: class probabilities (K,) of the original and of the stored
-    counterfactual (H,W,3) uint8; seconds: its share of the batch's; None, as steps and evaluations, where nobody knows.
+    k: which of the row's answers; before, after: class probabilities (K,) of the original and of
+    the stored counterfactual (H,W,3) uint8; seconds: its share of the batch's; None, as steps and
+    evaluations, where nobody knows.
     """
 
     row: Row
@@ -64,7 +67,8 @@ class Answerer:
         self.each: int | None = None  # answers to a row, once the method has given some
 
     def __call__(self, batch: list[Row]) -> tuple[list[Answered], list[Unusable]]:
-        """Answers of the rows that have a target, those to one row together, and the other rows with the reason.
+        """Answers of the rows that have a target, those to one row together, and the other rows
+        with the reason.
 
         UserError where the method does not give every row as many answers.
         """
@@ -75,7 +79,11 @@ class Answerer:
         for i, row in enumerate(batch):
             try:
                 expect_regions(row.mask, regions_of(self.models))
-                targets.append(choose_target(self.config["target"], before[i], row.carried, self.classifier.classes))
+                targets.append(
+                    choose_target(
+                        self.config["target"], before[i], row.carried, self.classifier.classes
+                    )
+                )
                 keep.append(i)
             except (BadTarget, BadRow) as reason:
                 bad.append(Unusable(row.id, str(reason)))
@@ -83,7 +91,10 @@ class Answerer:
             return [], bad
         rows = [batch[i] for i in keep]
         fingerprint = self.config["method_fingerprint"]
-        ids = [counterfactual_id(row.id, fingerprint, int(t), 0) for row, t in zip(rows, targets, strict=True)]
+        ids = [
+            counterfactual_id(row.id, fingerprint, int(t), 0)
+            for row, t in zip(rows, targets, strict=True)
+        ]
         queries = Queries(
             images=images[keep],
             source=before.argmax(1)[keep].to(self.device),
@@ -94,13 +105,22 @@ class Answerer:
         needed = {name: self.models[name] for name in method_models(self.method)}
         answers: Answers = self.method(queries, **needed)
         each = self._each(answers, len(rows))
-        stored = _levels(answers.counterfactual.clamp(0, 1)).permute(0, 2, 3, 1).contiguous().numpy()
+        stored = (
+            _levels(answers.counterfactual.clamp(0, 1)).permute(0, 2, 3, 1).contiguous().numpy()
+        )
         # As many at a time as the classifier was asked about before.
-        parts = (self._tensor(list(stored[at : at + len(batch)])) for at in range(0, len(stored), len(batch)))
+        parts = (
+            self._tensor(list(stored[at : at + len(batch)]))
+            for at in range(0, len(stored), len(batch))
+        )
         after = torch.cat([self._probabilities(part) for part in parts])
         latents = [_rows_of(answers.latent_before), _rows_of(answers.latent_after)]
         conditions = [_rows_of(answers.condition_before), _rows_of(answers.condition_after)]
-        masks = None if answers.mask is None else _levels(answers.mask).reshape(len(stored), *answers.mask.shape[-2:])
+        masks = (
+            None
+            if answers.mask is None
+            else _levels(answers.mask).reshape(len(stored), *answers.mask.shape[-2:])
+        )
         seconds = (time.perf_counter() - started) / len(stored)
         return [
             Answered(
@@ -127,16 +147,27 @@ class Answerer:
         ], bad
 
     def _each(self, answers: Answers, queries: int) -> int:
-        """Answers to each query, the same number in every batch; UserError, naming the method, where it is not so."""
-        lengths = {f.name: len(v) for f in fields(answers) if (v := getattr(answers, f.name)) is not None}
+        """Answers to each query, the same number in every batch; UserError, naming the method,
+        where it is not so.
+        """
+        lengths = {
+            f.name: len(v) for f in fields(answers) if (v := getattr(answers, f.name)) is not None
+        }
         given, name = lengths["counterfactual"], self.config["method"]["target"]
         each, rest = divmod(given, queries)
         if rest or not each or each != (self.each or each):
-            wanted = f"{self.each} answers" if self.each else "the same number of answers, 1 or more,"
-            raise UserError(f"method.target: expected {name} to give {wanted} to each of {queries} rows, got {given}")
+            wanted = (
+                f"{self.each} answers" if self.each else "the same number of answers, 1 or more,"
+            )
+            raise UserError(
+                f"method.target: expected {name} to give {wanted} to each of {queries} rows, got"
+                f" {given}"
+            )
         for part, length in lengths.items():
             if length != given:
-                raise UserError(f"method.target: expected {part} of the {given} answers of {name}, got {length}")
+                raise UserError(
+                    f"method.target: expected {part} of the {given} answers of {name}, got {length}"
+                )
         self.each = each
         return each
 

@@ -1,4 +1,6 @@
-"""The worker that attributes counterfactuals: one committed shard of pairs in, one of their importances out."""
+"""The worker that attributes counterfactuals: one committed shard of pairs in, one of their
+importances out.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,8 @@ COPIED = ("id", "cf_id", "k", "source", "target", "flipped")
 
 
 class Attribute:
-    """Ray callable: an encoder and the predictors that were fitted on its latents, loaded once, at work on the images
-    as they are stored, whatever method made them.
+    """Ray callable: an encoder and the predictors that were fitted on its latents, loaded once, at
+    work on the images as they are stored, whatever method made them.
 
     config["encoder"]: what the encoder is called among the run's models.
     """
@@ -35,7 +37,9 @@ class Attribute:
         self.device = pick_device(config["engine"]["device"], config["engine"].get("gpus", 0))
         if self.device.type == "cpu":
             torch.set_num_threads(config["engine"]["threads"])
-        models: dict[str, Any] = dict(load_models(config, [config["encoder"], "attribution"], self.device))
+        models: dict[str, Any] = dict(
+            load_models(config, [config["encoder"], "attribution"], self.device)
+        )
         self.encoder, self.predictors = models[config["encoder"]], models["attribution"]
         self.idle_since = time.perf_counter()
 
@@ -46,8 +50,12 @@ class Attribute:
         session = self.config.get("session", attempts.LOCAL)
         start = attempts.begin(self.store, self.stage, shard, session)
         expect_life(start, shard, session, self.config["engine"]["attempts"])
-        commit = read_commit(self.store, commit_path(SOURCE, shard["index"], shard.get("revision", 0)))
-        records = read_committed(self.store, commit, [*COPIED, "original", "counterfactual"]).to_pylist()
+        commit = read_commit(
+            self.store, commit_path(SOURCE, shard["index"], shard.get("revision", 0))
+        )
+        records = read_committed(
+            self.store, commit, [*COPIED, "original", "counterfactual"]
+        ).to_pylist()
         read = time.perf_counter() - started
         size, missing = self.config["score"]["batch"], Counter[str]()
         parts = [ATTRIBUTIONS.empty_table()]
@@ -63,7 +71,10 @@ class Attribute:
             rows_in=len(records),
             quarantined=[],
             seconds=time.perf_counter() - started,
-            extra={"not_finite": missing["importance"], "descriptors": list(self.predictors.descriptors)},
+            extra={
+                "not_finite": missing["importance"],
+                "descriptors": list(self.predictors.descriptors),
+            },
         )
         self.idle_since = time.perf_counter()
         return {
@@ -76,15 +87,20 @@ class Attribute:
         }
 
     @torch.inference_mode()
-    def attribute(self, records: Sequence[dict[str, Any]], shard: int) -> tuple[pa.Table, dict[str, int]]:
+    def attribute(
+        self, records: Sequence[dict[str, Any]], shard: int
+    ) -> tuple[pa.Table, dict[str, int]]:
         """Rows of ATTRIBUTIONS for rows of COUNTERFACTUALS, and how many are not finite, by column.
 
-        A row's importance is predictor(z') - predictor(z), with its own z: both of its images are encoded.
+        A row's importance is predictor(z') - predictor(z), with its own z: both of its images are
+        encoded.
         """
         network, data = self.predictors.network, self.config["data"]
         found: dict[str, Any] = {name: [record[name] for record in records] for name in COPIED}
         before, after = (
-            network.scores(self.encoder.encode(stored_images(records, column, shard, data, self.device))).cpu()
+            network.scores(
+                self.encoder.encode(stored_images(records, column, shard, data, self.device))
+            ).cpu()
             for column in ("original", "counterfactual")
         )
         found["before"], found["after"] = before, after = finite_pairs(before, after)

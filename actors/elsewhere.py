@@ -1,4 +1,6 @@
-"""The worker that takes in counterfactuals made elsewhere, as if a method had just answered with them."""
+"""The worker that takes in counterfactuals made elsewhere, as if a method had just answered with
+them.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,15 @@ from storage.schema import counterfactual_id
 
 
 class Pairs(Answerer):
-    """Looks every row's counterfactual up in the column that the method's settings name; both stand in `carried`."""
+    """Looks every row's counterfactual up in the column that the method's settings name; both stand
+    in `carried`.
+    """
 
     def __init__(self, config: dict[str, Any]) -> None:
-        self.config, self.device = config, pick_device(config["engine"]["device"], config["engine"]["gpus"])
+        self.config, self.device = (
+            config,
+            pick_device(config["engine"]["device"], config["engine"]["gpus"]),
+        )
         self.models = load_models(config, ["classifier"], self.device)
         self.classifier = self.models["classifier"]
 
@@ -30,7 +37,9 @@ class Pairs(Answerer):
         bad: list[Unusable] = []
         for row, probabilities in zip(batch, before, strict=True):
             try:
-                target = choose_target(self.config["target"], probabilities, row.carried, self.classifier.classes)
+                target = choose_target(
+                    self.config["target"], probabilities, row.carried, self.classifier.classes
+                )
                 good.append((row, probabilities, target, self._counterfactual(row)))
             except (BadTarget, BadRow) as reason:
                 bad.append(Unusable(row.id, str(reason)))
@@ -41,14 +50,19 @@ class Pairs(Answerer):
         return answers, bad
 
     def _counterfactual(self, row: Row) -> Picture:
-        """The row's counterfactual at working size; BadRow where there is none of the original's size."""
+        """The row's counterfactual at working size; BadRow where there is none of the original's
+        size.
+        """
         data = self.config["data"]
         original = content(row.carried.pop(data["image"]))
         made = content(row.carried.pop(self.config["method"]["settings"]["column"]))
         if made is None:
             raise BadRow("no counterfactual for this original")
         try:
-            sizes = [dimensions(image or b"", max_pixels=data["max_pixels"]) for image in (original, made)]
+            sizes = [
+                dimensions(image or b"", max_pixels=data["max_pixels"])
+                for image in (original, made)
+            ]
             if sizes[0] != sizes[1]:
                 (a, b), (c, d) = sizes
                 raise BadRow(f"expected the original's {a}x{b} pixels, got {c}x{d}")
@@ -56,7 +70,9 @@ class Pairs(Answerer):
         except BadRow as reason:
             raise BadRow(f"counterfactual: {reason}") from None
 
-    def _answer(self, row: Row, before: Tensor, target: int, stored: Picture, *, after: Tensor) -> Answered:
+    def _answer(
+        self, row: Row, before: Tensor, target: int, stored: Picture, *, after: Tensor
+    ) -> Answered:
         return Answered(
             row=row,
             cf_id=counterfactual_id(row.id, self.config["method_fingerprint"], target, 0),

@@ -16,7 +16,9 @@ from counterfactory.models.networks import WANTED, network_of
 
 
 def networks(specs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """The name in a run's `models` that each metric looks through, where there is one; specs: ModelConfigs as dicts."""
+    """The name in a run's `models` that each metric looks through, where there is one; specs:
+    ModelConfigs as dicts.
+    """
     found = {metric: network_of(metric, specs) for metric in WANTED}
     return {metric: name for metric, name in found.items() if name is not None}
 
@@ -24,19 +26,26 @@ def networks(specs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 class FeatureScores:
     """Columns of a batch that come from feature networks, by whichever of them the run names."""
 
-    def __init__(self, looks: Mapping[str, str], models: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, looks: Mapping[str, str], models: Mapping[str, Any], settings: Mapping[str, Any]
+    ) -> None:
         self.models, self.looks, self.settings = models, looks, settings
 
     @torch.inference_mode()
     def __call__(
-        self, original: Tensor, counterfactual: Tensor, ids: Sequence[str], flipped: Tensor, size: int
+        self,
+        original: Tensor,
+        counterfactual: Tensor,
+        ids: Sequence[str],
+        flipped: Tensor,
+        size: int,
     ) -> dict[str, Any]:
-        """lpips, lpips_diversity and that of flipped answers, s3, fs, lpr (B,) float64, and features_before and
-        features_after (B,D) float32.
+        """lpips, lpips_diversity and that of flipped answers, s3, fs, lpr (B,) float64, and
+        features_before and features_after (B,D) float32.
 
-        original, counterfactual: (B,3,H,W) in [0,1]; ids: the rows' own, by which answers to one query are told: its
-        diversity stands at its first answer, None at the others; flipped: (B,) bool; size: images that perceptual
-        networks see at a time.
+        original, counterfactual: (B,3,H,W) in [0,1]; ids: the rows' own, by which answers to one
+        query are told: its diversity stands at its first answer, None at the others; flipped: (B,)
+        bool; size: images that perceptual networks see at a time.
         """
         found: dict[str, Any] = {}
         if name := self.looks.get("lpips"):
@@ -47,7 +56,9 @@ class FeatureScores:
         for metric, column in (("s3", "s3"), ("fs", "fs")):
             if name := self.looks.get(metric):
                 network = self.models[name]
-                found[column] = cosine(network(original).flatten(1), network(counterfactual).flatten(1))
+                found[column] = cosine(
+                    network(original).flatten(1), network(counterfactual).flatten(1)
+                )
         if name := self.looks.get("lpr"):
             encoder = self.models[name]
             tolerance = self.settings["lpr_tolerance"]
@@ -69,5 +80,7 @@ def _diversities(
     valid = every.copy()
     for query in dict.fromkeys(ids):
         mine = [i for i, name in enumerate(ids) if name == query]
-        every[mine[0]], valid[mine[0]] = diversity(network, counterfactual[mine], flipped[mine], batch)
+        every[mine[0]], valid[mine[0]] = diversity(
+            network, counterfactual[mine], flipped[mine], batch
+        )
     return {"lpips_diversity": every, "lpips_diversity_flipped": valid}

@@ -27,7 +27,9 @@ from storage.commit import commit_path, commit_shard, read_commit
 from storage.schema import COUNTERFACTUALS
 from storage.uri import open_store
 
-BATCH_AS = 4  # a batch may take as long as so many rows, however many it has: its rows are judged alone afterwards
+# a batch may take as long as so many rows, however many it has: its rows are judged alone
+# afterwards
+BATCH_AS = 4
 
 
 @dataclass
@@ -58,9 +60,11 @@ class Begun:
 
 
 class Generate:
-    """Ray callable: pinned models and a method, loaded once, turning shards of rows into committed counterfactuals.
+    """Ray callable: pinned models and a method, loaded once, turning shards of rows into committed
+    counterfactuals.
 
-    One shard computes at a time; meanwhile the next one is read and decoded, and the last one's commit is written.
+    One shard computes at a time; meanwhile the next one is read and decoded, and the last one's
+    commit is written.
     """
 
     together = 2  # shards that one worker is given at a time
@@ -79,7 +83,9 @@ class Generate:
         return self.finish(self.begin(shard))
 
     def begin(self, shard: dict[str, Any]) -> Begun:
-        """Note the start of a shard and read its rows ahead, in the background, until it is its turn."""
+        """Note the start of a shard and read its rows ahead, in the background, until it is its
+        turn.
+        """
         begun = Begun(shard)
         path = commit_path(self.stage, shard["index"], shard.get("revision", 0))
         if self.store.is_file(path):  # by a worker whose end hid its receipt, or by another driver
@@ -91,17 +97,29 @@ class Generate:
         most = self.config["engine"]["attempts"]
         careful = start.hung or start.deaths >= most
         if careful:
-            expect_life(start, shard, self.session, most, attempts.deadly_rows(self.store, self.stage, shard))
+            expect_life(
+                start,
+                shard,
+                self.session,
+                most,
+                attempts.deadly_rows(self.store, self.stage, shard),
+            )
         if start.hung:
-            begun.notes.append(f"shard {shard['index']}: a batch took too long: going through it row by row")
+            begun.notes.append(
+                f"shard {shard['index']}: a batch took too long: going through it row by row"
+            )
         elif start.deaths:
             how = "going through it row by row" if careful else "doing it again"
-            begun.notes.append(f"shard {shard['index']}: a worker ended over it ({start.deaths} so far): {how}")
+            begun.notes.append(
+                f"shard {shard['index']}: a worker ended over it ({start.deaths} so far): {how}"
+            )
         if not careful:  # else it is noted at its turn: while it waits, a death is another shard's
             attempts.enter(self.store, start)
             records = read(shard, self.config["data"], self.config["target"])
             rows_of = decoded(records, shard, self.config, self.answerer.classifier.classes, set())
-            begun.rows = Ahead(unanswered(rows_of, begun.before), rows_ahead(self.config["data"]["size"]))
+            begun.rows = Ahead(
+                unanswered(rows_of, begun.before), rows_ahead(self.config["data"]["size"])
+            )
         return begun
 
     def finish(self, begun: Begun) -> dict[str, Any]:
@@ -123,7 +141,9 @@ class Generate:
             began = time.perf_counter()
             if begun.rows is None:
                 attempts.enter(self.store, start)
-            for answers, unusable in self._batches(begun.rows, start) if begun.rows else self._careful(begun):
+            for answers, unusable in (
+                self._batches(begun.rows, start) if begun.rows else self._careful(begun)
+            ):
                 bad += unusable
                 records.append(self._recorder.submit(self._records, answers))
             waited = begun.rows.waited if begun.rows else 0.0
@@ -133,7 +153,10 @@ class Generate:
         quarantined = [{"id": row.id, "reason": row.reason} for row in bad]
         table = joined(begun.before, pa.Table.from_pylist(rows, schema=COUNTERFACTUALS))
         extra = {
-            **{name: pc.sum(table[name]).as_py() or 0 for name in ("flipped", "forward", "backward")},
+            **{
+                name: pc.sum(table[name]).as_py() or 0
+                for name in ("flipped", "forward", "backward")
+            },
             "attempt": start.deaths + 1,
             "start": start.path.rpartition("/")[2],
             "wait_seconds": gap + waited,
@@ -153,10 +176,14 @@ class Generate:
             extra=extra,
         )
         if commit["extra"].get("start") != extra["start"]:
-            begun.notes.append(f"shard {shard['index']}: another driver committed it first: its answers stand")
+            begun.notes.append(
+                f"shard {shard['index']}: another driver committed it first: its answers stand"
+            )
         return self._receipt(begun, commit, gap + waited, computed)
 
-    def _receipt(self, begun: Begun, commit: Mapping[str, Any], waited: float, computed: float) -> dict[str, Any]:
+    def _receipt(
+        self, begun: Begun, commit: Mapping[str, Any], waited: float, computed: float
+    ) -> dict[str, Any]:
         return {
             "index": commit["shard"]["index"],
             "rows_in": commit["rows_in"],
@@ -178,7 +205,9 @@ class Generate:
         bad: list[Unusable] = []
 
         def call(rows: list[Row]) -> tuple[list[Answered], list[Unusable]]:
-            with self._limit(len(rows), start, partial(attempts.note, self.store, start, attempts.HUNG)):
+            with self._limit(
+                len(rows), start, partial(attempts.note, self.store, start, attempts.HUNG)
+            ):
                 return self.answerer(rows)
 
         for row in rows:
@@ -194,11 +223,15 @@ class Generate:
         yield [], bad
 
     def _careful(self, begun: Begun) -> Iterator[tuple[list[Answered], list[Unusable]]]:
-        """Answers row by row, each noted before it is decoded and after it is answered, so that a killer is named."""
+        """Answers row by row, each noted before it is decoded and after it is answered, so that a
+        killer is named.
+        """
         assert begun.start is not None
         shard, seen = begun.shard, set(begun.before.ids if begun.before else ())
         place = self.store, self.stage, shard
-        for stored in unanswered(read(shard, self.config["data"], self.config["target"]), begun.before):
+        for stored in unanswered(
+            read(shard, self.config["data"], self.config["target"]), begun.before
+        ):
             number = shard["offset"] + stored.position
             reason = attempts.begin_row(*place, number, self.session)
             if reason is not None:
@@ -206,8 +239,14 @@ class Generate:
                 continue
             try:
                 with self._limit(1, begun.start, partial(attempts.note_hung_row, *place, number)):
-                    (row,) = decoded([stored], shard, self.config, self.answerer.classifier.classes, seen)
-                    found = ([], [row]) if isinstance(row, Unusable) else self.batch.guarded(self.answerer, [row])
+                    (row,) = decoded(
+                        [stored], shard, self.config, self.answerer.classifier.classes, seen
+                    )
+                    found = (
+                        ([], [row])
+                        if isinstance(row, Unusable)
+                        else self.batch.guarded(self.answerer, [row])
+                    )
             except KeyboardInterrupt:  # the worker came back from the row
                 attempts.end_row(*place, number, self.session)
                 raise
@@ -216,7 +255,10 @@ class Generate:
 
     def _limit(self, rows: int, start: attempts.Start, note: Any) -> Any:
         seconds = self.config["engine"]["row_seconds"]
-        what = f"{rows} {'rows' if rows > 1 else 'row'} of shard {int(start.path.split('/')[2].partition('.')[0])}"
+        what = (
+            f"{rows} {'rows' if rows > 1 else 'row'} of shard"
+            f" {int(start.path.split('/')[2].partition('.')[0])}"
+        )
         allowed = None if seconds is None else min(rows, BATCH_AS) * seconds
         return limit(allowed, f"{what} (engine.row_seconds: {seconds})", note)
 
@@ -239,7 +281,9 @@ class Generate:
         return [row for row in rows if row["id"] not in bad], list(bad.values())
 
 
-def _taken(part: Future[tuple[list[dict[str, Any]], list[Unusable]]], bad: list[Unusable]) -> list[dict[str, Any]]:
+def _taken(
+    part: Future[tuple[list[dict[str, Any]], list[Unusable]]], bad: list[Unusable]
+) -> list[dict[str, Any]]:
     rows, unusable = part.result()
     bad += unusable
     return rows

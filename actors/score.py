@@ -1,4 +1,6 @@
-"""The worker that scores counterfactuals: one committed shard of pairs in, one committed shard of scores out."""
+"""The worker that scores counterfactuals: one committed shard of pairs in, one committed shard of
+scores out.
+"""
 
 from __future__ import annotations
 
@@ -30,25 +32,44 @@ from storage.uri import open_store
 
 SOURCE = "generate"  # the stage whose rows are scored
 Scored = tuple[pa.Table, dict[str, int]]  # rows, and how many numbers of each column are none
-COPIED = ("id", "cf_id", "k", "split", "label", "source", "target", "correct", "seconds", "forward", "backward")
+COPIED = (
+    "id",
+    "cf_id",
+    "k",
+    "split",
+    "label",
+    "source",
+    "target",
+    "correct",
+    "seconds",
+    "forward",
+    "backward",
+)
 
 
 class Score:
-    """Ray callable: classifier, oracle, second classifier and feature networks, loaded once, scoring the images as they
-    are stored."""
+    """Ray callable: classifier, oracle, second classifier and feature networks, loaded once,
+    scoring the images as they are stored."""
 
     def __init__(self, config: dict[str, Any], stage: str, run_uri: str) -> None:
         self.config, self.stage, self.store = config, stage, open_store(run_uri)
         self.settings = config["score"]
-        self.size: int = self.settings["batch"]  # of the next batch: halved for good where memory does not hold
+        # of the next batch: halved for good where memory does not hold
+        self.size: int = self.settings["batch"]
         self.notes: list[str] = []  # what the driver should say, each once
         self.device = pick_device(config["engine"]["device"], config["engine"].get("gpus", 0))
         if self.device.type == "cpu":
             torch.set_num_threads(config["engine"]["threads"])
         looks = networks(config["models"])
         names = [name for name in ("classifier", "oracle", "second") if name in config["models"]]
-        models: dict[str, Any] = dict(load_models(config, list(dict.fromkeys([*names, *looks.values()])), self.device))
-        self.classifier, self.oracle, self.second = models["classifier"], models.get("oracle"), models.get("second")
+        models: dict[str, Any] = dict(
+            load_models(config, list(dict.fromkeys([*names, *looks.values()])), self.device)
+        )
+        self.classifier, self.oracle, self.second = (
+            models["classifier"],
+            models.get("oracle"),
+            models.get("second"),
+        )
         if self.device.type == "cpu" and isinstance(self.classifier, nn.Module):
             # COUT asks it about 50 times a row: convolutions are faster this way round.
             self.classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -58,8 +79,8 @@ class Score:
         self.query = query_column(attributes, self.settings)
         if self.second is not None and tuple(self.second.classes) != tuple(self.classifier.classes):
             raise UserError(
-                f"models.second: expected the classifier's classes, {', '.join(self.classifier.classes)}, "
-                f"got {', '.join(self.second.classes)}"
+                "models.second: expected the classifier's classes,"
+                f" {', '.join(self.classifier.classes)}, got {', '.join(self.second.classes)}"
             )
         self.idle_since = time.perf_counter()
 
@@ -76,10 +97,15 @@ class Score:
         records = read_committed(self.store, commit, columns).to_pylist()
         read = time.perf_counter() - started
         scored = list(self.guarded(records, shard["index"]))
-        parts, missing = [part for part, _ in scored], sum((Counter(bad) for _, bad in scored), Counter[str]())
+        parts, missing = (
+            [part for part, _ in scored],
+            sum((Counter(bad) for _, bad in scored), Counter[str]()),
+        )
         rows = pa.concat_tables([SCORES.empty_table(), *parts]).combine_chunks()
         verdicts = rows["flipped"].to_pylist()
-        changed_mind = sum(v != record["flipped"] for v, record in zip(verdicts, records, strict=True))
+        changed_mind = sum(
+            v != record["flipped"] for v, record in zip(verdicts, records, strict=True)
+        )
         committed = commit_shard(
             self.store,
             self.stage,
@@ -108,8 +134,8 @@ class Score:
         }
 
     def guarded(self, records: list[dict[str, Any]], shard: int) -> Iterator[Scored]:
-        """`score` of all records, batch by batch; one that does not fit in memory goes on in halves, and so do those
-        after it. UserError where no smaller batch is left."""
+        """`score` of all records, batch by batch; one that does not fit in memory goes on in
+        halves, and so do those after it. UserError where no smaller batch is left."""
         at, before = 0, self.size
         while at < len(records):
             batch = next(batches(records[at:], self.size))
@@ -127,18 +153,19 @@ class Score:
             release(self.device)
             if self.size == 1:
                 raise UserError(
-                    f"shard {shard}, row {batch[0]['cf_id']}: expected it to fit in memory alone, got {reason}: "
-                    "free some, and give the same command again"
+                    f"shard {shard}, row {batch[0]['cf_id']}: expected it to fit in memory alone,"
+                    f" got {reason}: free some, and give the same command again"
                 )
             self.size = max(1, self.size // 2)
         if self.size < before:
             self.notes.append(f"out of memory with score.batch={before}: goes on with {self.size}")
 
     def score(self, records: list[dict[str, Any]], shard: int) -> Scored:
-        """Rows of SCORES for rows of COUNTERFACTUALS, and how many numbers of each column are none: null, not measured.
+        """Rows of SCORES for rows of COUNTERFACTUALS, and how many numbers of each column are none:
+        null, not measured.
 
-        UserError names the shard and row of an image that is no image. `flipped` is judged again, on the stored image;
-        where the classifier gives it no number it did not flip.
+        UserError names the shard and row of an image that is no image. `flipped` is judged again,
+        on the stored image; where the classifier gives it no number it did not flip.
         """
         original = self._images(records, "original", shard)
         counterfactual = self._images(records, "counterfactual", shard)
@@ -163,21 +190,29 @@ class Score:
             tolerance=self.settings["cout_tolerance"],
         )
         if self.second is not None:
-            before, after = (self._ask(self.second, images) for images in (original, counterfactual))
+            before, after = (
+                self._ask(self.second, images) for images in (original, counterfactual)
+            )
             found["second_p_target"] = p_second = flips(after, target)[1]
             found["second_agrees"] = agreement(after, target).where(p_second.isfinite(), torch.nan)
-            found["second_base"] = agreement(before, source).where(flips(before, source)[1].isfinite(), torch.nan)
+            found["second_base"] = agreement(before, source).where(
+                flips(before, source)[1].isfinite(), torch.nan
+            )
         if self.oracle is not None:
             found |= self._attributes(original, counterfactual)
         found |= self.seen(original, counterfactual, found["id"], found["flipped"], self.size)
         return table_of(found, SCORES, len(records))
 
     def _attributes(self, original: Tensor, counterfactual: Tensor) -> dict[str, Any]:
-        asked = finite_pairs(*(self._ask(self.oracle, images) for images in (original, counterfactual)))
+        asked = finite_pairs(
+            *(self._ask(self.oracle, images) for images in (original, counterfactual))
+        )
         before, after = (seen.double().numpy() for seen in asked)
         missing = np.isnan(before).any(1)  # then it is not known what changed
         changed = changes(before, after, self.settings["threshold"])
-        every, others = (np.where(missing, np.nan, numbers) for numbers in numbers_changed(changed, self.query))
+        every, others = (
+            np.where(missing, np.nan, numbers) for numbers in numbers_changed(changed, self.query)
+        )
         found: dict[str, Any] = {
             "attributes_before": before,
             "attributes_after": after,
@@ -214,19 +249,25 @@ def batches(records: list[dict[str, Any]], size: int) -> Iterator[list[dict[str,
 
 
 def causal_columns(attributes: Sequence[str], causal: Sequence[str]) -> list[int]:
-    """Columns of the attributes that should decide; UserError where one is unknown, or no oracle sees them."""
+    """Columns of the attributes that should decide; UserError where one is unknown, or no oracle
+    sees them.
+    """
     if causal and not attributes:
-        raise UserError(f"score.causal: expected an oracle in models to see {', '.join(causal)}, got none")
+        raise UserError(
+            f"score.causal: expected an oracle in models to see {', '.join(causal)}, got none"
+        )
     for name in causal:
         if name not in attributes:
             raise UserError(
-                f"score.causal: expected an attribute of the oracle, got {name!r}: {nearest(name, attributes)}"
+                f"score.causal: expected an attribute of the oracle, got {name!r}:"
+                f" {nearest(name, attributes)}"
             )
     return [list(attributes).index(name) for name in causal]
 
 
 def query_column(attributes: Sequence[str], settings: dict[str, Any]) -> int | None:
-    """Column of the attribute that the classifier decides on: score.query, else the first causal one, else None.
+    """Column of the attribute that the classifier decides on: score.query, else the first causal
+    one, else None.
 
     UserError where it is unknown.
     """
@@ -234,6 +275,10 @@ def query_column(attributes: Sequence[str], settings: dict[str, Any]) -> int | N
     if name is None or (not attributes and not settings["query"]):
         return None
     if name not in attributes:
-        got = f"got {name!r}: {nearest(name, attributes)}" if attributes else "got no oracle in models"
+        got = (
+            f"got {name!r}: {nearest(name, attributes)}"
+            if attributes
+            else "got no oracle in models"
+        )
         raise UserError(f"score.query: expected an attribute of the oracle, {got}")
     return list(attributes).index(name)

@@ -1,4 +1,6 @@
-"""One worker for many runs' shards: a sweep's cells come one after another and share its models (actors.load)."""
+"""One worker for many runs' shards: a sweep's cells come one after another and share its models
+(actors.load).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ KEPT = 2  # cells' workers held at a time: the one whose shards come now, and th
 
 @dataclass
 class Begun:
-    """A job that was taken up: its cell's worker, and what that has begun (None where it begins nothing ahead)."""
+    """A job that was taken up: its cell's worker, and what that has begun (None where it begins
+    nothing ahead).
+    """
 
     job: dict[str, Any]
     worker: Any
@@ -30,16 +34,22 @@ class Begun:
 
 
 class Sweep:
-    """Ray callable: for each cell that comes along an ordinary worker, made when its first shard comes.
+    """Ray callable: for each cell that comes along an ordinary worker, made when its first shard
+    comes.
 
-    config: {"kind": of WORKERS, "cells": [{"config", "stage", "uri"}], "session"}; a job is {"index", "rows", "cell",
-    "shard"}, `index` being its place among the sweep's jobs and `shard` a shard of the cell's run.
+    config: {"kind": of WORKERS, "cells": [{"config", "stage", "uri"}], "session"}; a job is
+    {"index", "rows", "cell", "shard"}, `index` being its place among the sweep's jobs and `shard` a
+    shard of the cell's run.
     """
 
     together = 2
 
     def __init__(self, config: dict[str, Any], stage: str, run_uri: str) -> None:
-        self.kind, self.cells, self.session = WORKERS[config["kind"]], config["cells"], config["session"]
+        self.kind, self.cells, self.session = (
+            WORKERS[config["kind"]],
+            config["cells"],
+            config["session"],
+        )
         self.workers: OrderedDict[int, Any] = OrderedDict()
         self.turn, self._making = Turn(), threading.Lock()
 
@@ -53,7 +63,9 @@ class Sweep:
         return Begun(job, worker, worker.begin(job["shard"]) if hasattr(worker, "begin") else None)
 
     def finish(self, begun: Begun) -> dict[str, Any]:
-        """Do the begun shard; one computes at a time, whatever cells they are of, and their work is no waiting."""
+        """Do the begun shard; one computes at a time, whatever cells they are of, and their work is
+        no waiting.
+        """
         if begun.shard is not None:
             receipt = begun.worker.finish(begun.shard)
         else:
@@ -66,9 +78,12 @@ class Sweep:
             if cell not in self.workers:
                 told = self.cells[cell]
                 config = {**told["config"], "session": self.session}
-                self.workers[cell] = worker = self.kind(config=config, stage=told["stage"], run_uri=told["uri"])
+                self.workers[cell] = worker = self.kind(
+                    config=config, stage=told["stage"], run_uri=told["uri"]
+                )
                 worker.turn = self.turn
             self.workers.move_to_end(cell)
-            while len(self.workers) > KEPT:  # only now, so that what the new one shares is not loaded again
+            # only now, so that what the new one shares is not loaded again
+            while len(self.workers) > KEPT:
                 self.workers.popitem(last=False)
             return self.workers[cell]

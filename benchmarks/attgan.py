@@ -1,7 +1,9 @@
-"""Does AttGAN edit what it is told, and nothing else: each attribute flipped by itself, seen by an oracle.
+"""Does AttGAN edit what it is told, and nothing else: each attribute flipped by itself, seen by an
+oracle.
 
-python benchmarks/attgan.py [MODEL ORACLE DATA ROWS] [--picture FILE] writes Markdown tables to stdout. MODEL, ORACLE
-and DATA are presets; ROWS a slice. Every row is edited once per attribute: all other attributes are told as they were.
+python benchmarks/attgan.py [MODEL ORACLE DATA ROWS] [--picture FILE] writes Markdown tables to
+stdout. MODEL, ORACLE and DATA are presets; ROWS a slice. Every row is edited once per attribute:
+all other attributes are told as they were.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ def loaded(data: str, rows: str, path: str | None) -> Tensor:
 
 @torch.inference_mode()
 def edited(attgan: Any, images: Tensor, column: int, residual: bool) -> Tensor:
-    """Images with one attribute told the other way, as stored in 8 bits; residual: only what that changes is added."""
+    """Images with one attribute told the other way, as stored in 8 bits; residual: only what that
+    changes is added.
+    """
     z, skip = attgan.encode(images), attgan.skip(images)
     a = (attgan.attributes_of(images) > 0.5).float()
     b = a.clone()
@@ -44,7 +48,9 @@ def edited(attgan: Any, images: Tensor, column: int, residual: bool) -> Tensor:
 
 @torch.inference_mode()
 def table(attgan: Any, oracle: Any, images: Tensor, residual: bool) -> list[str]:
-    """Rows of Markdown: per attribute how often the oracle sees it flip, and each way, and how often another does."""
+    """Rows of Markdown: per attribute how often the oracle sees it flip, and each way, and how
+    often another does.
+    """
     names = list(oracle.attributes)
     before = torch.cat([oracle(x) for x in images.split(BATCH)])
     lines = []
@@ -69,10 +75,15 @@ def share(of: Tensor) -> str:
 
 @torch.inference_mode()
 def grid(attgan: Any, images: Tensor, path: Path) -> None:
-    """A picture: a row per image: itself, rebuilt, and each attribute flipped (with the residual)."""
+    """A picture: a row per image: itself, rebuilt, and each attribute flipped (with
+    the residual)."""
     from PIL import Image
 
-    z, skip, a = attgan.encode(images), attgan.skip(images), (attgan.attributes_of(images) > 0.5).float()
+    z, skip, a = (
+        attgan.encode(images),
+        attgan.skip(images),
+        (attgan.attributes_of(images) > 0.5).float(),
+    )
     columns = [images, attgan.decode(z, a, skip)]
     columns += [edited(attgan, images, column, True) for column in range(len(attgan.attributes))]
     whole = torch.cat([torch.cat(list(column), 1) for column in columns], 2)
@@ -92,7 +103,8 @@ def main() -> None:
     args = parse.parse_args()
     torch.set_num_threads(1)
     specs = {
-        name: check(ModelConfig, read_preset("model", name), name).model_dump() for name in (args.model, args.oracle)
+        name: check(ModelConfig, read_preset("model", name), name).model_dump()
+        for name in (args.model, args.oracle)
     }
     if args.weights:
         specs[args.model] |= {"weights": args.weights, "sha256": None}
@@ -101,10 +113,15 @@ def main() -> None:
     images = loaded(args.data, args.rows, args.path)
     print(f"{args.model} by {args.oracle}, {len(images)} rows of {args.path or args.data}\n")
     for residual in (True, False):
-        print("With the residual, x + dec(z,b) - dec(z,a):\n" if residual else "\nWithout, dec(z,b):\n")
         print(
-            "| attribute flipped | the oracle sees it flip | where it was not | where it was | others that flip, on "
-            "average | the other that flips most | mean absolute change of a pixel |"
+            "With the residual, x + dec(z,b) - dec(z,a):\n"
+            if residual
+            else "\nWithout, dec(z,b):\n"
+        )
+        print(
+            "| attribute flipped | the oracle sees it flip | where it was not | where it was |"
+            " others that flip, on average | the other that flips most | mean absolute change of a"
+            " pixel |"
         )
         print("|---|---|---|---|---|---|---|")
         print("\n".join(table(attgan, oracle, images, residual)))

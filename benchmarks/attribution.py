@@ -1,9 +1,12 @@
-"""Do importances tell what a classifier reads? On drawn faces, where that is known, in several seeds.
+"""Do importances tell what a classifier reads? On drawn faces, where that is known, in several
+seeds.
 
-python -m benchmarks.attribution [--methods NAME ...] [--rows N] [--seeds N] [--out FOLDER] writes Markdown to stdout.
+python -m benchmarks.attribution [--methods NAME ...] [--rows N] [--seeds N] [--out FOLDER] writes
+Markdown to stdout.
 
-A seed changes all that can: the 5,000 labelled faces that the predictors are fitted on, the rows that are explained
-(drawn afresh), and the method's noise. The fit itself draws nothing. What is there already is not made again.
+A seed changes all that can: the 5,000 labelled faces that the predictors are fitted on, the rows
+that are explained (drawn afresh), and the method's noise. The fit itself draws nothing. What is
+there already is not made again.
 """
 
 from __future__ import annotations
@@ -34,7 +37,10 @@ def fitted(out: Path, seed: int) -> Path:
     path = out / f"predictors-{seed}.safetensors"
     if not path.exists():
         rows = f"{seed * AUXILIARY}:{(seed + 1) * AUXILIARY}"
-        train(load_train("faces-attribution", [f"data.rows={rows}", f"seed={seed}", f"out={path}"]), lambda line: None)
+        train(
+            load_train("faces-attribution", [f"data.rows={rows}", f"seed={seed}", f"out={path}"]),
+            lambda line: None,
+        )
     return path
 
 
@@ -73,11 +79,14 @@ def table(out: Path, classifier: str, method: str, seed: int, rows: int) -> dict
 
 
 def log_odds(store: Store, found: dict[str, Any]) -> str:
-    """The descriptor that would be first were importances told in log-odds, signed as the table is."""
+    """The descriptor that would be first were importances told in log-odds, signed as
+    the table is."""
     signed = [
         np.subtract(row["after"], row["before"]) * (1 if row["target"] else -1)
         for commit in iterate_commits(store, found["stage"])
-        for row in read_committed(store, commit, ["target", "flipped", "before", "after"]).to_pylist()
+        for row in read_committed(
+            store, commit, ["target", "flipped", "before", "after"]
+        ).to_pylist()
         if row["flipped"]
     ]
     means = np.mean(signed, 0)
@@ -87,9 +96,16 @@ def log_odds(store: Store, found: dict[str, Any]) -> str:
 
 def quality(out: Path, seed: int) -> str:
     """How good a seed's predictors are on 1,000 held-out faces."""
-    held = yaml.safe_load(fitted(out, seed).with_suffix(".yaml").read_text())["holdout"]["descriptors"]
-    auc, right = (min((one[key], name) for name, one in held.items()) for key in ("auc", "accuracy"))
-    return f"- seed {seed}: lowest AUC {auc[0]:.3f} ({auc[1]}), lowest accuracy {right[0]:.3f} ({right[1]})"
+    held = yaml.safe_load(fitted(out, seed).with_suffix(".yaml").read_text())["holdout"][
+        "descriptors"
+    ]
+    auc, right = (
+        min((one[key], name) for name, one in held.items()) for key in ("auc", "accuracy")
+    )
+    return (
+        f"- seed {seed}: lowest AUC {auc[0]:.3f} ({auc[1]}), lowest accuracy {right[0]:.3f}"
+        f" ({right[1]})"
+    )
 
 
 def cells(found: dict[str, Any], truth: str) -> list[str]:
@@ -125,13 +141,18 @@ def main() -> None:
     lines = [quality(args.out, seed) for seed in range(args.seeds)]
     for method in args.methods:
         lines += [f"\n### {method}\n"]
-        columns = "| classifier (reads) | seed | flips | first | second | margin | as expected | by direction |"
+        columns = (
+            "| classifier (reads) | seed | flips | first | second | margin | as expected | by"
+            " direction |"
+        )
         lines += [f"{columns} first in log-odds |"]
         lines += ["|---|---:|---:|---|---|---:|---|---|---|"]
         for classifier, truth in READS.items():
             for seed in range(args.seeds):
                 found = table(args.out, classifier, method, seed, args.rows)
-                lines.append(f"| {classifier} ({truth}) | {seed} | {' | '.join(cells(found, truth))} |")
+                lines.append(
+                    f"| {classifier} ({truth}) | {seed} | {' | '.join(cells(found, truth))} |"
+                )
     print("\n".join(lines))
 
 

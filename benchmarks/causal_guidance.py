@@ -1,7 +1,9 @@
-"""The sweep of causal guidance as one page: python -m benchmarks.causal_guidance runs/causal-guidance > table.md
+"""The sweep of causal guidance as one page: python -m benchmarks.causal_guidance
+runs/causal-guidance > table.md
 
-Beside the sweep's own figures, how many of the flips are refined images: where refinement undoes the flip, ACE and
-CECAS answer with the pre-explanation, which is noise where the classifier has no other way.
+Beside the sweep's own figures, how many of the flips are refined images: where refinement undoes
+the flip, ACE and CECAS answer with the pre-explanation, which is noise where the classifier has no
+other way.
 """
 
 from __future__ import annotations
@@ -18,8 +20,25 @@ from PIL import Image
 from storage.commit import iterate_commits, read_committed
 from storage.uri import open_store
 
-FIGURES = ("flip_rate", "second_agrees", "cout", "lpips[st-lpips]", "l1", "causal_share", "changed_spurious")
-CHANGED = ("Smiling", "Blond_Hair", "Eyeglasses", "Male", "Pale_Skin", "Bangs", "Mouth_Slightly_Open", "Young")
+FIGURES = (
+    "flip_rate",
+    "second_agrees",
+    "cout",
+    "lpips[st-lpips]",
+    "l1",
+    "causal_share",
+    "changed_spurious",
+)
+CHANGED = (
+    "Smiling",
+    "Blond_Hair",
+    "Eyeglasses",
+    "Male",
+    "Pale_Skin",
+    "Bangs",
+    "Mouth_Slightly_Open",
+    "Young",
+)
 CHANGED += ("Bushy_Eyebrows", "Wearing_Lipstick")
 
 
@@ -30,7 +49,9 @@ def refined(run: Path) -> tuple[int, int, int]:
     for commit in iterate_commits(store, "generate"):
         for row in read_committed(store, commit, ["flipped", "mask"]).to_pylist():
             rows, flips = rows + 1, flips + row["flipped"]
-            whole += row["flipped"] and not bool((np.asarray(Image.open(io.BytesIO(row["mask"]))) == 255).all())
+            whole += row["flipped"] and not bool(
+                (np.asarray(Image.open(io.BytesIO(row["mask"]))) == 255).all()
+            )
     return flips, whole, rows
 
 
@@ -49,7 +70,9 @@ def main(folder: Path) -> None:
         print("| cell | flips, refined of them | " + " | ".join(figures) + " |")
         print("|---|---:|" + "---:|" * len(figures))
         for name in names:
-            mine = {line["metric"]: line for line in found[found["cell"] == name].to_dict("records")}
+            mine = {
+                line["metric"]: line for line in found[found["cell"] == name].to_dict("records")
+            }
             flips, whole, rows = refined(folder / name)
             values = []
             for figure in figures:

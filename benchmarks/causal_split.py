@@ -2,9 +2,10 @@
 
     python -m benchmarks.causal_split --seeds 11 12 13
 
-For each classifier of the drawn faces, h and g are trained with the shipped recipe and several seeds; then linear
-probes are fitted on C, on S and on R itself, on faces whose attributes are independent, and measured on others of them.
-What is done is kept in runs/causal/split, and a second call goes on from there.
+For each classifier of the drawn faces, h and g are trained with the shipped recipe and several
+seeds; then linear probes are fitted on C, on S and on R itself, on faces whose attributes are
+independent, and measured on others of them. What is done is kept in runs/causal/split, and a second
+call goes on from there.
 """
 
 from __future__ import annotations
@@ -52,16 +53,31 @@ INDEPENDENT = {
 def recipe(name: str, seed: int) -> TrainConfig:
     """The shipped recipe, for another classifier and seed."""
     trained, path = CLASSIFIERS[name]
-    sets = [f"data.path={path}", "data.rows=0:8000", f"seed={seed}", f"name={name.replace(' ', '-')}", "log_every=1000"]
+    sets = [
+        f"data.path={path}",
+        "data.rows=0:8000",
+        f"seed={seed}",
+        f"name={name.replace(' ', '-')}",
+        "log_every=1000",
+    ]
     config = load_train("faces-causal-plain", sets)
     made = load_train(trained)
-    spec = {"role": "classifier", "target": made.target, "settings": {**made.settings, "outputs": 2}, "size": 64}
+    spec = {
+        "role": "classifier",
+        "target": made.target,
+        "settings": {**made.settings, "outputs": 2},
+        "size": 64,
+    }
     spec |= {"classes": made.classes, "mean": [0.5], "std": [0.5], "weights": made.out}
-    return check(TrainConfig, {**config.model_dump(exclude_unset=True), "models": {"classifier": spec}}, name)
+    return check(
+        TrainConfig, {**config.model_dump(exclude_unset=True), "models": {"classifier": spec}}, name
+    )
 
 
 def measured(name: str) -> tuple[Any, dict[str, tuple[Tensor, Tensor]]]:
-    """A classifier, and of its own and of the independent rows R (N,F) and attributes (N,A); kept on disk."""
+    """A classifier, and of its own and of the independent rows R (N,F) and attributes (N,A); kept
+    on disk.
+    """
     config = recipe(name, 0)
     classifier = load_models(config.model_dump(), ["classifier"], CPU)["classifier"]
     place = KEPT / f"{name.replace(' ', '-')}.pt"
@@ -69,7 +85,9 @@ def measured(name: str) -> tuple[Any, dict[str, tuple[Tensor, Tensor]]]:
         sources = {"own": (config.data.path, "0:8000"), **INDEPENDENT}
         found = {}
         for part, (path, rows) in sources.items():
-            samples = load(check(DataConfig, {"path": path, "rows": rows, "size": 64}, part), list(ATTRIBUTES))
+            samples = load(
+                check(DataConfig, {"path": path, "rows": rows, "size": 64}, part), list(ATTRIBUTES)
+            )
             bits = torch.tensor([samples.columns[a] for a in ATTRIBUTES]).T.bool()
             found[part] = (features_of(classifier, samples, CPU), bits)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +103,10 @@ def probes(train: Tensor, bits: Tensor, test: Tensor, truth: Tensor) -> dict[str
         made.fit(train.numpy(), bits[:, place].numpy())
         wanted = truth[:, place].numpy()
         auc = roc_auc_score(wanted, made.decision_function(test.numpy()))
-        out[attribute] = [round(float(auc), 4), round(float((made.predict(test.numpy()) == wanted).mean()), 4)]
+        out[attribute] = [
+            round(float(auc), 4),
+            round(float((made.predict(test.numpy()) == wanted).mean()), 4),
+        ]
     return out
 
 
@@ -96,9 +117,15 @@ def one(name: str, seed: int) -> dict[str, Any]:
         kept: dict[str, Any] = json.loads(place.read_text())
         return kept
     classifier, rows = measured(name)
-    (own, own_bits), (probe, probe_bits), (test, test_bits) = rows["own"], rows["probe"], rows["test"]
+    (own, own_bits), (probe, probe_bits), (test, test_bits) = (
+        rows["own"],
+        rows["probe"],
+        rows["test"],
+    )
     with torch.no_grad():
-        head = head_of(classifier, torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+        head = head_of(
+            classifier, torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+        )
     config, smiling = recipe(name, seed), ATTRIBUTES.index("Smiling")
     torch.manual_seed(seed)
     net = CausalVAE(features=own.shape[1], **config.settings)
@@ -108,7 +135,9 @@ def one(name: str, seed: int) -> dict[str, Any]:
     net.requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     rebuilt = net.decode(net.posterior(test)[0])
-    wrong = (net.normal(rebuilt) - net.normal(test)).square().mean() / net.normal(test).var(0, correction=0).mean()
+    wrong = (net.normal(rebuilt) - net.normal(test)).square().mean() / net.normal(test).var(
+        0, correction=0
+    ).mean()
     (c, s), (ct, st) = net.split(probe), net.split(test)
     g = {
         part: net(r).argmax(1).bool() == b[:, smiling]
@@ -117,7 +146,8 @@ def one(name: str, seed: int) -> dict[str, Any]:
     out = {
         "cpu_seconds": round(spent, 1),
         "flow_bits": [
-            float(flow(net, head, generator, of=of, **MEASURED)) / math.log(2) for of in ("causal", "spurious")
+            float(flow(net, head, generator, of=of, **MEASURED)) / math.log(2)
+            for of in ("causal", "spurious")
         ],
         "r2": float(1 - wrong),
         "agrees": float((head(rebuilt).argmax(1) == head(test).argmax(1)).float().mean()),
@@ -139,9 +169,13 @@ def ceiling(name: str) -> dict[str, Any]:
     classifier, rows = measured(name)
     (probe, probe_bits), (test, test_bits) = rows["probe"], rows["test"]
     with torch.no_grad():
-        head = head_of(classifier, torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+        head = head_of(
+            classifier, torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+        )
         decided = head(test).argmax(1).bool()
-    agrees = {a: float((decided == test_bits[:, i]).float().mean()) for i, a in enumerate(ATTRIBUTES)}
+    agrees = {
+        a: float((decided == test_bits[:, i]).float().mean()) for i, a in enumerate(ATTRIBUTES)
+    }
     out = {"agrees": agrees, "R": probes(probe, probe_bits, test, test_bits)}
     place.write_text(json.dumps(out))
     return out
@@ -150,7 +184,9 @@ def ceiling(name: str) -> dict[str, Any]:
 def cell(values: list[float], digits: int = 2) -> str:
     """Mean, and half the range where there are several."""
     spread = (max(values) - min(values)) / 2
-    return f"{np.mean(values):.{digits}f}" + (f" ± {spread:.{digits}f}" if round(spread, digits) else "")
+    return f"{np.mean(values):.{digits}f}" + (
+        f" ± {spread:.{digits}f}" if round(spread, digits) else ""
+    )
 
 
 def tables(names: list[str], seeds: list[int]) -> None:
@@ -160,14 +196,21 @@ def tables(names: list[str], seeds: list[int]) -> None:
         for n in names:
             found[n].append(one(n, seed))
     print(
-        "| classifier | decision is Smiling / Blond_Hair | flow C, bits | flow S, bits | R2 | head on rebuilt R agrees "
-        "| g on S, its own rows | g on S, independent rows |\n|---|---|---|---|---|---|---|---|"
+        "| classifier | decision is Smiling / Blond_Hair | flow C, bits | flow S, bits | R2 | head"
+        " on rebuilt R agrees | g on S, its own rows | g on S, independent rows"
+        " |\n|---|---|---|---|---|---|---|---|"
     )
     for name in names:
         a, runs = ceiling(name)["agrees"], found[name]
         flows = [cell([r["flow_bits"][k] for r in runs], 3) for k in (0, 1)]
-        rest = [cell([r[key] for r in runs], 3) for key in ("r2", "agrees", "g_own", "g_independent")]
-        print(f"| {name} | {a['Smiling']:.3f} / {a['Blond_Hair']:.3f} | " + " | ".join([*flows, *rest]) + " |")
+        rest = [
+            cell([r[key] for r in runs], 3) for key in ("r2", "agrees", "g_own", "g_independent")
+        ]
+        print(
+            f"| {name} | {a['Smiling']:.3f} / {a['Blond_Hair']:.3f} | "
+            + " | ".join([*flows, *rest])
+            + " |"
+        )
     for kind, k in (("AUC", 0), ("accuracy", 1)):
         print(
             f"\n{kind}\n\n| classifier | probe on | "
@@ -181,13 +224,19 @@ def tables(names: list[str], seeds: list[int]) -> None:
             print(f"| {name} | R | " + " | ".join(f"{top[a][k]:.2f}" for a in ATTRIBUTES) + " |")
             for part in ("C", "S"):
                 print(
-                    f"| | {part} | " + " | ".join(cell([r[part][a][k] for r in found[name]]) for a in ATTRIBUTES) + " |"
+                    f"| | {part} | "
+                    + " | ".join(cell([r[part][a][k] for r in found[name]]) for a in ATTRIBUTES)
+                    + " |"
                 )
 
 
 if __name__ == "__main__":
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--classifiers", nargs="+", default=list(CLASSIFIERS), choices=list(CLASSIFIERS))
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument(
+        "--classifiers", nargs="+", default=list(CLASSIFIERS), choices=list(CLASSIFIERS)
+    )
     options.add_argument("--seeds", nargs="+", type=int, default=[11, 12, 13])
     given = options.parse_args()
     torch.set_num_threads(1)

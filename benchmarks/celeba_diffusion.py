@@ -2,8 +2,8 @@
 
     python -m benchmarks.celeba_diffusion OUT MODELS
 
-OUT: folder of the runs that celeba_diffusion.sh makes. samples.png and gallery.png are written into it and are to stay
-there: CelebA is for research only.
+OUT: folder of the runs that celeba_diffusion.sh makes. samples.png and gallery.png are written into
+it and are to stay there: CelebA is for research only.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ def training(name: str, card: dict[str, Any]) -> None:
     """What was trained, how long, and what its card says of held-out faces."""
     made = card["training"]
     print(
-        f"- {name}: seed {made['seed']}, {made['last']}, {made['seconds']} s; held out: {json.dumps(card['holdout'])}"
+        f"- {name}: seed {made['seed']}, {made['last']}, {made['seconds']} s; held out:"
+        f" {json.dumps(card['holdout'])}"
     )
 
 
@@ -100,20 +101,33 @@ def figures(tables: dict[str, dict[str, Any]]) -> None:
     for figure, subset in FIGURES.items():
         cells = []
         for table in tables.values():
-            lines = [line for line in table["metrics"] if line["metric"] == figure and not line.get("by")]
-            cells.append(told(lines[0]) if lines and lines[0]["low"] is not None else "not measured")
+            lines = [
+                line for line in table["metrics"] if line["metric"] == figure and not line.get("by")
+            ]
+            cells.append(
+                told(lines[0]) if lines and lines[0]["low"] is not None else "not measured"
+            )
         print(f"| {figure} | {subset} | " + " | ".join(cells) + " |")
 
 
 def directions(out: Path) -> None:
-    """The second classifier's agreement with flips towards a smile and away from it, with Wilson's 95 % interval."""
+    """The second classifier's agreement with flips towards a smile and away from it, with Wilson's
+    95 % interval.
+    """
     print("\n| second_agrees | " + " | ".join(RUNS.values()) + " |\n|" + "---|" * (1 + len(RUNS)))
     stores = [open_store(str(out / name)) for name in RUNS]
-    scores = [everything(store, scored_stage(store), ["flipped", "target", "second_agrees"]) for store in stores]
+    scores = [
+        everything(store, scored_stage(store), ["flipped", "target", "second_agrees"])
+        for store in stores
+    ]
     for target, way in ((1, "towards smiling"), (0, "away from it")):
         cells = []
         for rows in scores:
-            agreed = [row["second_agrees"] == 1 for row in rows if row["flipped"] and row["target"] == target]
+            agreed = [
+                row["second_agrees"] == 1
+                for row in rows
+                if row["flipped"] and row["target"] == target
+            ]
             low, high = wilson(sum(agreed), len(agreed))
             cells.append(f"{sum(agreed)} of {len(agreed)} [{low:.3g}, {high:.3g}]")
         print(f"| {way} | " + " | ".join(cells) + " |")
@@ -121,37 +135,57 @@ def directions(out: Path) -> None:
 
 def differences(out: Path) -> None:
     """Means of (first - second) over the same rows, with a bootstrap's 95 % interval."""
-    config = check(RunConfig, yaml.safe_load((out / "celeba-smile-ace" / "config.yaml").read_text()), "config.yaml")
+    config = check(
+        RunConfig,
+        yaml.safe_load((out / "celeba-smile-ace" / "config.yaml").read_text()),
+        "config.yaml",
+    )
     measures = [measure for measure in row_measures(config) if measure.name in COMPARED]
     print("\n| first - second | " + " | ".join(COMPARED) + " |\n|" + "---|" * (1 + len(COMPARED)))
     for pair in PAIRS:
-        found = pairs(pair, [open_store(str(out / name)) for name in pair], measures, config.score.bootstrap)
+        found = pairs(
+            pair, [open_store(str(out / name)) for name in pair], measures, config.score.bootstrap
+        )
         by = {line["metric"]: line for line in found}
-        cells = [f"{by[m]['difference']:+.3g} [{by[m]['low']:+.3g}, {by[m]['high']:+.3g}]" for m in COMPARED]
+        cells = [
+            f"{by[m]['difference']:+.3g} [{by[m]['low']:+.3g}, {by[m]['high']:+.3g}]"
+            for m in COMPARED
+        ]
         print(f"| {RUNS[pair[0]]} - {RUNS[pair[1]]} | " + " | ".join(cells) + " |")
 
 
 def attributes(tables: dict[str, dict[str, Any]], held: list[str]) -> None:
     """Share of flipped rows in which each attribute changed."""
     names = next(iter(tables.values()))["attributes"]["names"]
-    rates = {name: [table["attributes"]["changed"][k] for table in tables.values()] for k, name in enumerate(names)}
+    rates = {
+        name: [table["attributes"]["changed"][k] for table in tables.values()]
+        for k, name in enumerate(names)
+    }
     print("\n| attribute | " + " | ".join(RUNS.values()) + " |\n|" + "---|" * (1 + len(RUNS)))
     most = sorted(names, key=lambda name: -max(rates[name]))[:SHOWN]
     for name in [*most, *(name for name in held if name not in most)]:
-        print(f"| {name}{' (named)' * (name in held)} | " + " | ".join(f"{rate:.3f}" for rate in rates[name]) + " |")
+        print(
+            f"| {name}{' (named)' * (name in held)} | "
+            + " | ".join(f"{rate:.3f}" for rate in rates[name])
+            + " |"
+        )
 
 
 @torch.no_grad()
 def samples(count: int, steps: int = 100) -> NDArray[np.uint8]:
     """Faces (N,H,W,3) that the denoiser draws from noise alone, by ancestral sampling."""
     spec = check(ModelConfig, expand("celeba-denoiser", "model"), "celeba-denoiser").model_dump()
-    denoiser: Any = load_models({"models": {"denoiser": spec}}, ["denoiser"], torch.device("cpu"))["denoiser"]
+    denoiser: Any = load_models({"models": {"denoiser": spec}}, ["denoiser"], torch.device("cpu"))[
+        "denoiser"
+    ]
     schedule = respace(denoiser.alphas_cumprod, steps)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(count, 3, 64, 64, generator=generator)
     for i in reversed(range(steps)):
         x = p_step(denoiser, schedule, x, i, torch.randn(x.shape, generator=generator))
-    bits: NDArray[np.uint8] = (to_image(x).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    bits: NDArray[np.uint8] = (
+        (to_image(x).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    )
     return bits
 
 
@@ -159,7 +193,9 @@ def gallery(out: Path, count: int) -> None:
     """The first faces: originals on top, then a line for each run in the order of the tables."""
     lines: list[list[NDArray[np.uint8]]] = []
     for name in RUNS:
-        rows = everything(open_store(str(out / name)), "generate", ["id", "original", "counterfactual"])
+        rows = everything(
+            open_store(str(out / name)), "generate", ["id", "original", "counterfactual"]
+        )
         rows = sorted(rows, key=lambda row: int(row["id"]))[:count]
         lines += [] if lines else [[decoded(row["original"]) for row in rows]]
         lines.append([decoded(row["counterfactual"]) for row in rows])
@@ -180,7 +216,11 @@ def decoded(stored: dict[str, Any]) -> NDArray[np.uint8]:
 def picture(faces: NDArray[np.uint8], path: Path) -> None:
     """Faces (N,H,W,3) in lines of ACROSS, twice their size."""
     N, H, W, _ = faces.shape
-    grid = faces.reshape(N // ACROSS, ACROSS, H, W, 3).swapaxes(1, 2).reshape(N // ACROSS * H, ACROSS * W, 3)
+    grid = (
+        faces.reshape(N // ACROSS, ACROSS, H, W, 3)
+        .swapaxes(1, 2)
+        .reshape(N // ACROSS * H, ACROSS * W, 3)
+    )
     made = Image.fromarray(grid)
     made.resize((made.width * 2, made.height * 2), Image.Resampling.BICUBIC).save(path)
 

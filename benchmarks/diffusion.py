@@ -1,10 +1,12 @@
-"""What the diffusion methods cost: the papers' loop one image at a time, our exact presets, and the fast ones.
+"""What the diffusion methods cost: the papers' loop one image at a time, our exact presets, and the
+fast ones.
 
     python -m benchmarks.diffusion --out benchmarks/diffusion.md      # about half an hour
 
-One set of weights and rows: drawn faces, first `--rows` of them, of which the plain loops take the first `--plain`.
-Every case runs in a fresh process with one thread, one case at a time, so that ratios are those of a core; the engine
-has such a process on each core (benchmarks/overhead.md has what that gives).
+One set of weights and rows: drawn faces, first `--rows` of them, of which the plain loops take the
+first `--plain`. Every case runs in a fresh process with one thread, one case at a time, so that
+ratios are those of a core; the engine has such a process on each core (benchmarks/overhead.md has
+what that gives).
 """
 
 from __future__ import annotations
@@ -59,7 +61,9 @@ class Contiguous(torch.nn.Module):
 def settings_of(case: str) -> tuple[str, dict[str, Any]]:
     """The class of a case's method, and its settings."""
     preset, over = CASES[case]
-    found = yaml.safe_load((Path(__file__).parents[1] / "configs" / "method" / f"{preset}.yaml").read_text())
+    found = yaml.safe_load(
+        (Path(__file__).parents[1] / "configs" / "method" / f"{preset}.yaml").read_text()
+    )
     return found["target"], {**found["settings"], **over}
 
 
@@ -89,7 +93,9 @@ def work(case: str, data: str, rows: int, batch: int) -> Figures:
         denoiser.network = Contiguous(denoiser.network)
         loop = getattr(diffusion_plain, target.rpartition(".")[2].lower())
         began, cpu, answers = time.perf_counter(), time.process_time(), []
-        for image, wanted, seed in zip(x, queries.target.tolist(), queries.seed.tolist(), strict=True):
+        for image, wanted, seed in zip(
+            x, queries.target.tolist(), queries.seed.tolist(), strict=True
+        ):
             answers.append(loop(image, wanted, seed, models, settings))
         stored = torch.stack(answers)
     else:
@@ -99,7 +105,12 @@ def work(case: str, data: str, rows: int, batch: int) -> Figures:
         began, cpu, parts = time.perf_counter(), time.process_time(), []
         for at in range(0, rows, batch):
             here = slice(at, at + batch)
-            asked = Queries(images=x[here], source=source[here], target=queries.target[here], seed=queries.seed[here])
+            asked = Queries(
+                images=x[here],
+                source=source[here],
+                target=queries.target[here],
+                seed=queries.seed[here],
+            )
             parts.append(method(asked, **needed))
         stored = torch.cat([part.counterfactual for part in parts])
         told["forward"] = [n for part in parts for n in part.forward.tolist()]
@@ -113,7 +124,9 @@ def work(case: str, data: str, rows: int, batch: int) -> Figures:
     told["l1"] = (stored - x).abs().flatten(1).mean(1).tolist()
     told["lpips"] = distances(config, x, stored)
     if not case.endswith("plain loop"):
-        one = Queries(images=x[:1], source=source[:1], target=queries.target[:1], seed=queries.seed[:1])
+        one = Queries(
+            images=x[:1], source=source[:1], target=queries.target[:1], seed=queries.seed[:1]
+        )
         told["tflops"] = tflops(lambda: method(one, **needed))
     return told
 
@@ -137,11 +150,25 @@ def run(case: str, args: argparse.Namespace) -> Figures:
     rows = args.plain if case.endswith("plain loop") else args.rows
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "found.json"
-        command = [sys.executable, "-m", "benchmarks.diffusion", "--case", case, "--data", args.data]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.diffusion",
+            "--case",
+            case,
+            "--data",
+            args.data,
+        ]
         command += ["--rows", str(rows), "--batch", str(args.batch), "--out", str(out)]
         subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
         found: Figures = json.loads(out.read_text())
-    return {**found, "case": case, "rows": rows, "seconds": found["seconds"] / rows, "cpu": found["cpu"] / rows}
+    return {
+        **found,
+        "case": case,
+        "rows": rows,
+        "seconds": found["seconds"] / rows,
+        "cpu": found["cpu"] / rows,
+    }
 
 
 def mean(values: list[float] | None, digits: int) -> str:
@@ -154,30 +181,46 @@ def report(cases: list[Figures], args: argparse.Namespace) -> str:
     lines = [
         "# What the diffusion methods cost",
         "",
-        f"    python -m benchmarks.diffusion --rows {args.rows} --plain {args.plain} --out benchmarks/diffusion.md",
+        (
+            f"    python -m benchmarks.diffusion --rows {args.rows} --plain {args.plain} --out"
+            " benchmarks/diffusion.md"
+        ),
         "",
         f"{datetime.now(UTC):%d %B %Y}, one thread on a shared machine of two cores, no GPU, torch",
-        f"{torch.__version__}. Drawn faces of 64 px, `faces-plain` explained through `faces-denoiser`;",
-        f"{args.rows} rows, of which the plain loops took the first {args.plain}; batches of {args.batch}.",
-        "Evaluations are the method's own count, of every network; memory is a whole process's peak, torch included.",
+        (
+            f"{torch.__version__}. Drawn faces of 64 px, `faces-plain` explained through"
+            " `faces-denoiser`;"
+        ),
+        (
+            f"{args.rows} rows, of which the plain loops took the first {args.plain}; batches of"
+            f" {args.batch}."
+        ),
+        (
+            "Evaluations are the method's own count, of every network; memory is a whole process's"
+            " peak, torch included."
+        ),
         "DiME is without its perceptual distance, whose network is not shipped.",
         "",
-        "| case | rows | s / image | CPU-s / image | forward | backward | TFLOP / image | peak MB | flip rate | COUT | "
-        f"l1 | lpips[{DISTANCE}] |",
+        (
+            "| case | rows | s / image | CPU-s / image | forward | backward | TFLOP / image | peak"
+            f" MB | flip rate | COUT | l1 | lpips[{DISTANCE}] |"
+        ),
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for found in cases:
         count = f"{found['tflops']:.3f}" if "tflops" in found else ""
         lines.append(
-            f"| {found['case']} | {found['rows']} | {found['seconds']:.2f} | {found['cpu']:.2f} | "
-            f"{mean(found.get('forward'), 0)} | {mean(found.get('backward'), 0)} | {count} | {found['peak']:.0f} | "
-            f"{mean(found['flipped'], 3)} | {mean(found['cout'], 3)} | {mean(found['l1'], 4)} | "
-            f"{mean(found['lpips'], 4)} |"
+            f"| {found['case']} | {found['rows']} | {found['seconds']:.2f} | {found['cpu']:.2f} |"
+            f" {mean(found.get('forward'), 0)} | {mean(found.get('backward'), 0)} | {count} |"
+            f" {found['peak']:.0f} | {mean(found['flipped'], 3)} | {mean(found['cout'], 3)} |"
+            f" {mean(found['l1'], 4)} | {mean(found['lpips'], 4)} |"
         )
     lines += [
         "",
-        "| ratio | by the clock | by the processor's time | rows with the same verdict | values that differ | "
-        "COUT, difference |",
+        (
+            "| ratio | by the clock | by the processor's time | rows with the same verdict | values"
+            " that differ | COUT, difference |"
+        ),
         "|---|---:|---:|---:|---:|---:|",
     ]
     for name in dict.fromkeys(found["case"].split(",")[0] for found in cases):
@@ -195,8 +238,8 @@ def report(cases: list[Figures], args: argparse.Namespace) -> str:
             apart = f"{sum(values) / len(values):.2%}" if quick == "exact" else ""
             off = sum(b["cout"][:n]) / n - sum(a["cout"][:n]) / n
             lines.append(
-                f"| {name}: {quick} over {slow} | {a['seconds'] / b['seconds']:.1f} x | {a['cpu'] / b['cpu']:.1f} x | "
-                f"{same} of {n} | {apart} | {off:+.3f} |"
+                f"| {name}: {quick} over {slow} | {a['seconds'] / b['seconds']:.1f} x |"
+                f" {a['cpu'] / b['cpu']:.1f} x | {same} of {n} | {apart} | {off:+.3f} |"
             )
     return "\n".join(lines) + "\n"
 
@@ -218,7 +261,11 @@ def main() -> None:
     cases = []
     for case in chosen:
         cases.append(found := run(case, args))
-        print(f"{case}: {found['seconds']:.2f} s and {found['cpu']:.2f} CPU-s an image", file=sys.stderr, flush=True)
+        print(
+            f"{case}: {found['seconds']:.2f} s and {found['cpu']:.2f} CPU-s an image",
+            file=sys.stderr,
+            flush=True,
+        )
     text = report(cases, args)
     print(text)
     if args.out:

@@ -1,7 +1,9 @@
-"""The diffusion methods as public code runs them: one image at a time, every iteration, every call one after another.
+"""The diffusion methods as public code runs them: one image at a time, every iteration, every call
+one after another.
 
-Written down line by line from the papers, with the noise that our methods draw for the same row, so that answers can be
-compared. `denoiser` is a counterfactory.models.interfaces.Denoiser, images are (3,H,W) in [0,1].
+Written down line by line from the papers, with the noise that our methods draw for the same row, so
+that answers can be compared. `denoiser` is a counterfactory.models.interfaces.Denoiser, images are
+(3,H,W) in [0,1].
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ Models = dict[str, Any]
 
 
 class Chain:
-    """A respaced diffusion process; `step` is DDPM's ancestral step with the posterior's variance."""
+    """A respaced diffusion process; `step` is DDPM's ancestral step with the
+    posterior's variance."""
 
     def __init__(self, denoiser: Any, respaced: int) -> None:
         trained = denoiser.alphas_cumprod.double()
@@ -76,7 +79,9 @@ def keep_mask(image: Tensor, changed: Tensor, gamma: float, kernel: int) -> Tens
 
 
 @torch.no_grad()
-def refined(chain: Chain, image: Tensor, pre: Tensor, keep: Tensor, levels: int, generator: torch.Generator) -> Tensor:
+def refined(
+    chain: Chain, image: Tensor, pre: Tensor, keep: Tensor, levels: int, generator: torch.Generator
+) -> Tensor:
     draws = iter(torch.randn((2 * levels, *image.shape), generator=generator))
     x_t = chain.noised(2 * pre - 1, levels - 1, next(draws))
     for i in reversed(range(levels)):
@@ -110,7 +115,11 @@ def ace(image: Tensor, target: int, seed: int, models: Models, s: dict[str, Any]
 
 
 def cecas(image: Tensor, target: int, seed: int, models: Models, s: dict[str, Any]) -> Tensor:
-    chain, classifier, spurious = Chain(models["denoiser"], s["respaced"]), models["classifier"], models["spurious"]
+    chain, classifier, spurious = (
+        Chain(models["denoiser"], s["respaced"]),
+        models["classifier"],
+        models["spurious"],
+    )
     first, second = (torch.Generator().manual_seed(seed) for _ in range(2))
     with torch.no_grad():
         said = spurious(image[None], classifier).softmax(2)
@@ -140,7 +149,9 @@ def dime(image: Tensor, target: int, seed: int, models: Models, s: dict[str, Any
             with torch.enable_grad():
                 leaf = clean.clone().requires_grad_()
                 scores = classifier(((leaf + 1) / 2)[None])[0]
-                logit = scores[target] - torch.cat([scores[:target], scores[target + 1 :]]).logsumexp(0)
+                logit = scores[target] - torch.cat(
+                    [scores[:target], scores[target + 1 :]]
+                ).logsumexp(0)
                 (grad,) = torch.autograd.grad(-scale * logit, leaf)
             grad = grad / chain.bar[i] ** 0.5 + s["l1"] * (x_t - x).sign()
             x_t = mean - deviation**2 * grad

@@ -2,10 +2,11 @@
 
     python -m benchmarks.latent --out benchmarks/latent.md        # ten minutes on a quiet machine
 
-Drawn faces, `faces-plain` explained through `faces-autoencoder` (AIP: `faces-attgan`; inversion: the autoencoder's
-decoder as a generator). Two processes of one thread each, as the engine has them on two cores; the plain loop runs in
-one of them. All sides of a method take the same rows, block by block and in turn, so that other work on the machine
-meets them alike; ratios are given by the clock and by the processor's time.
+Drawn faces, `faces-plain` explained through `faces-autoencoder` (AIP: `faces-attgan`; inversion:
+the autoencoder's decoder as a generator). Two processes of one thread each, as the engine has them
+on two cores; the plain loop runs in one of them. All sides of a method take the same rows, block by
+block and in turn, so that other work on the machine meets them alike; ratios are given by the clock
+and by the processor's time.
 """
 
 from __future__ import annotations
@@ -24,9 +25,16 @@ from pathlib import Path
 from typing import Any
 
 Over = dict[str, Any]
-HeldBy = tuple[str, int, str | None]  # the faces' folder, how many of them, and the AttGAN's weights
+# the faces' folder, how many of them, and the AttGAN's weights
+HeldBy = tuple[str, int, str | None]
 # A method's preset, what is laid over it, and how many rows of those asked for it takes.
-INVERSION = {"perceptual": 0.0, "pixels": 1.0, "residual": True, "starts": 32, "inversion_steps": 100}
+INVERSION = {
+    "perceptual": 0.0,
+    "pixels": 1.0,
+    "residual": True,
+    "starts": 32,
+    "inversion_steps": 100,
+}
 CASES: dict[str, tuple[str, Over, float]] = {
     "counterfactual_attack": ("counterfactual-attack", {}, 1.0),
     "xgems": ("xgems-demo", {}, 0.5),
@@ -69,7 +77,9 @@ def held(data: str, rows: int, attgan: str | None, case: str) -> tuple[dict[str,
 
     torch.set_num_threads(1)
     sets = ["models.gan=faces-decoder", "models.attgan=faces-attgan"]
-    config = load_run("faces", [*sets, *([f"models.attgan.weights={attgan}"] if attgan else [])]).model_dump()
+    config = load_run(
+        "faces", [*sets, *([f"models.attgan.weights={attgan}"] if attgan else [])]
+    ).model_dump()
     other = "gan" if "GAN" in case else "attgan" if "aip" in case else "autoencoder"
     models: dict[str, Any] = load_models(config, ["classifier", other], torch.device("cpu"))
     found: list[Any] = []
@@ -79,7 +89,9 @@ def held(data: str, rows: int, attgan: str | None, case: str) -> tuple[dict[str,
     x = torch.stack([torch.from_numpy(p).permute(2, 0, 1).float().div(255) for p in pictures])
     with torch.no_grad():
         source = torch.cat([models["classifier"](part).argmax(1) for part in torch.split(x, 32)])
-    return models, Queries(images=x, source=source, target=1 - source, seed=torch.arange(len(x)) + 1)
+    return models, Queries(
+        images=x, source=source, target=1 - source, seed=torch.arange(len(x)) + 1
+    )
 
 
 def settings_of(case: str) -> tuple[str, Over]:
@@ -117,7 +129,16 @@ def plain(case: str, at: Sequence[int], held_by: HeldBy, threads: int) -> Spent:
 
     def work() -> tuple[Any, Any, Any]:
         made = torch.stack(
-            [loop(queries.images[i], int(queries.target[i]), int(queries.seed[i]), models, settings) for i in at]
+            [
+                loop(
+                    queries.images[i],
+                    int(queries.target[i]),
+                    int(queries.seed[i]),
+                    models,
+                    settings,
+                )
+                for i in at
+            ]
         )
         with torch.no_grad():
             flipped = models["classifier"](made).argmax(1) == queries.target[list(at)]
@@ -149,9 +170,14 @@ def ours(case: str, at: Sequence[int], held_by: HeldBy, batch: int, over: Over) 
         parts = []
         for k in range(0, len(at), batch):
             i = list(at[k : k + batch])
-            columns = {key: getattr(queries, key)[i] for key in ("images", "source", "target", "seed")}
+            columns = {
+                key: getattr(queries, key)[i] for key in ("images", "source", "target", "seed")
+            }
             parts.append(method(Queries(**columns), **used))
-        joined = [torch.cat([getattr(p, key) for p in parts]) for key in ("counterfactual", "flipped", "steps")]
+        joined = [
+            torch.cat([getattr(p, key) for p in parts])
+            for key in ("counterfactual", "flipped", "steps")
+        ]
         return joined[0], joined[1], joined[2]
 
     return timed(work)
@@ -162,18 +188,23 @@ class Workers:
 
     def __init__(self, held_by: HeldBy) -> None:
         context = multiprocessing.get_context("spawn")
-        self.held_by, self.pools = held_by, [ProcessPoolExecutor(1, mp_context=context) for _ in range(2)]
+        self.held_by, self.pools = (
+            held_by,
+            [ProcessPoolExecutor(1, mp_context=context) for _ in range(2)],
+        )
 
     def both(self, case: str, at: Sequence[int], batch: int, over: Over) -> tuple[Spent, float]:
-        """The batches of some rows, each taken by whichever process is free, as the engine's; and the seconds until
-        both had ended."""
+        """The batches of some rows, each taken by whichever process is free, as the engine's; and
+        the seconds until both had ended."""
         began, spent = time.perf_counter(), Spent()
         batches = [at[k : k + batch] for k in range(0, len(at), batch)]
         waiting, found = iter(range(len(batches))), dict[int, Spent]()
 
         def through(pool: ProcessPoolExecutor) -> None:
             for place in waiting:
-                found[place] = pool.submit(ours, case, batches[place], self.held_by, batch, over).result()
+                found[place] = pool.submit(
+                    ours, case, batches[place], self.held_by, batch, over
+                ).result()
 
         with ThreadPoolExecutor(len(self.pools)) as drivers:
             list(drivers.map(through, self.pools))
@@ -203,12 +234,17 @@ def race(workers: Workers, case: str, rows: int, blocks: int, batch: int) -> dic
             else:
                 spent.add(*workers.both(case, at, batch, over))
     for name, spent in sides.items():
-        print(f"{case}, {name}: {spent.wall:.1f} s, {spent.cpu:.1f} CPU-s", file=sys.stderr, flush=True)
+        print(
+            f"{case}, {name}: {spent.wall:.1f} s, {spent.cpu:.1f} CPU-s",
+            file=sys.stderr,
+            flush=True,
+        )
     return sides
 
 
 def one_step(held_by: HeldBy, repeats: int) -> dict[str, float]:
-    """Milliseconds of the processor an image for one step of the attack's networks, there and back: the least of many.
+    """Milliseconds of the processor an image for one step of the attack's networks, there and back:
+    the least of many.
 
     The least, since other work on the machine only ever adds; the sides take turns.
     """
@@ -225,7 +261,8 @@ def one_step(held_by: HeldBy, repeats: int) -> dict[str, float]:
             gain = classifier(network.decode(z)).log_softmax(1)[:, 0].sum()
         gain.backward() if weights else torch.autograd.grad(gain, z)
 
-    sides: dict[str, tuple[int, bool, bool, bool]] = {  # batch, weights' gradients, bfloat16, channels last
+    # batch, weights' gradients, bfloat16, channels last
+    sides: dict[str, tuple[int, bool, bool, bool]] = {
         "one image, with the gradients of weights (the loop)": (1, True, False, False),
         "one image": (1, False, False, False),
         "one image, channels last": (1, False, False, True),
@@ -252,23 +289,32 @@ def one_step(held_by: HeldBy, repeats: int) -> dict[str, float]:
 
 
 def threads(workers: Workers, rows: int) -> tuple[float, float]:
-    """Seconds an image of the loop with one thread and with two, each taken twice, in turn, and the better counted."""
+    """Seconds an image of the loop with one thread and with two, each taken twice, in turn, and the
+    better counted.
+    """
     walls: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(2):
         for count, found in walls.items():
-            found.append(workers.one(plain, "counterfactual_attack", range(rows), count).wall / rows)
+            found.append(
+                workers.one(plain, "counterfactual_attack", range(rows), count).wall / rows
+            )
     return min(walls[1]), min(walls[2])
 
 
 def agree(a: Spent, b: Spent) -> str:
     """Rows with the same verdict, and the share of stored values that differ."""
     same = sum(p == q for p, q in zip(a.flipped, b.flipped, strict=True))
-    off = sum(u != v for p, q in zip(a.levels, b.levels, strict=True) for u, v in zip(p, q, strict=True))
+    off = sum(
+        u != v for p, q in zip(a.levels, b.levels, strict=True) for u, v in zip(p, q, strict=True)
+    )
     return f"{same} of {len(a.flipped)} | {off / max(1, sum(map(len, a.levels))):.2%}"
 
 
 def report(
-    races: dict[str, dict[str, Spent]], saved: dict[str, float], waits: tuple[float, float], args: argparse.Namespace
+    races: dict[str, dict[str, Spent]],
+    saved: dict[str, float],
+    waits: tuple[float, float],
+    args: argparse.Namespace,
 ) -> str:
     """The tables as Markdown."""
     import torch
@@ -276,14 +322,20 @@ def report(
     lines = [
         "# What the latent methods cost",
         "",
-        "    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python -m benchmarks.latent "
-        f"--rows {args.rows} --blocks {args.blocks} --batch {args.batch} --out benchmarks/latent.md",
+        (
+            "    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python -m benchmarks.latent --rows"
+            f" {args.rows} --blocks {args.blocks} --batch {args.batch} --out benchmarks/latent.md"
+        ),
         "",
-        f"{datetime.now(UTC):%d %B %Y}, two cores shared with other work (load {os.getloadavg()[0]:.1f} at the end), "
-        f"no GPU, torch {torch.__version__}.",
+        (
+            f"{datetime.now(UTC):%d %B %Y}, two cores shared with other work (load"
+            f" {os.getloadavg()[0]:.1f} at the end), no GPU, torch {torch.__version__}."
+        ),
         "",
-        "| method | side | rows | steps | images / s | CPU-ms / image | flip rate | same verdict as the loop | values "
-        "that differ |",
+        (
+            "| method | side | rows | steps | images / s | CPU-ms / image | flip rate | same"
+            " verdict as the loop | values that differ |"
+        ),
         "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for case, sides in races.items():
@@ -292,13 +344,17 @@ def report(
             n = len(spent.flipped)
             steps = f"{sum(spent.steps) / n:.1f}" if not name.startswith("loop") else ""
             lines.append(
-                f"| {case} | {name} | {n} | {steps} | {n / spent.wall:.2f} | {1000 * spent.cpu / n:.1f} | "
-                f"{sum(spent.flipped) / n:.3f} | {agree(spent, first)} |"
+                f"| {case} | {name} | {n} | {steps} | {n / spent.wall:.2f} |"
+                f" {1000 * spent.cpu / n:.1f} | {sum(spent.flipped) / n:.3f} |"
+                f" {agree(spent, first)} |"
             )
     lines += [
         "",
-        "| method | core against core, processor's time | the same, bfloat16 | two cores against the loop, by "
-        "the clock | the same, bfloat16 | by the processor's time, on two cores | the same, bfloat16 |",
+        (
+            "| method | core against core, processor's time | the same, bfloat16 | two cores"
+            " against the loop, by the clock | the same, bfloat16 | by the processor's time, on two"
+            " cores | the same, bfloat16 |"
+        ),
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for case, sides in races.items():
@@ -313,9 +369,18 @@ def report(
         lines.append(f"| {case} | {' | '.join(cells['core'] + cells['wall'] + cells['twice'])} |")
     lines += [
         "",
-        f"The loop with one thread: {waits[0]:.2f} s an image by the clock, with two: {waits[1]:.2f} (4 rows).",
+        (
+            f"The loop with one thread: {waits[0]:.2f} s an image by the clock, with two:"
+            f" {waits[1]:.2f} (4 rows)."
+        ),
     ]
-    lines += ["", "| one step of counterfactual_attack's networks, there and back | CPU-ms / image | times the loop |"]
+    lines += [
+        "",
+        (
+            "| one step of counterfactual_attack's networks, there and back | CPU-ms / image |"
+            " times the loop |"
+        ),
+    ]
     lines += ["|---|---:|---:|"]
     first_step = next(iter(saved.values()), 0.0)
     lines += [f"| {name} | {ms:.2f} | {first_step / ms:.2f} |" for name, ms in saved.items()]
@@ -328,7 +393,9 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=1, help="parts that the sides take in turn")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--only", nargs="*", default=[], help="methods, default all")
-    parser.add_argument("--data", default="data/zoo-plain", help="what `prepare faces` wrote, with as many rows")
+    parser.add_argument(
+        "--data", default="data/zoo-plain", help="what `prepare faces` wrote, with as many rows"
+    )
     parser.add_argument("--attgan", help="weights for AIP (default: the preset's)")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -337,7 +404,8 @@ def main() -> None:
     races = {}
     for case in chosen:
         rows = max(2 * args.blocks, int(args.rows * CASES[case][2]))
-        # Large batches, since the last of their rows end in small ones; but one at least for each process.
+        # Large batches, since the last of their rows end in small ones; but one at least for each
+        # process.
         batch = min(args.batch, max(1, rows // args.blocks // len(workers.pools)))
         races[case] = race(workers, case, rows, args.blocks, batch)
     saved = workers.pools[0].submit(one_step, workers.held_by, 12).result()

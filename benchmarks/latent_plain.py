@@ -1,8 +1,10 @@
-"""The latent methods as public code runs them: one image at a time, torch's optimizers, one call after another.
+"""The latent methods as public code runs them: one image at a time, torch's optimizers, one call
+after another.
 
-Written down line by line from the papers, with the noise that our methods draw for the same row, so that answers can be
-compared. `models` are those of a run; images are (3,H,W) in [0,1]; answers are stored images. Where weights want
-gradients, `backward` computes theirs as well, as it does in public code, which freezes nothing.
+Written down line by line from the papers, with the noise that our methods draw for the same row, so
+that answers can be compared. `models` are those of a run; images are (3,H,W) in [0,1]; answers are
+stored images. Where weights want gradients, `backward` computes theirs as well, as it does in
+public code, which freezes nothing.
 """
 
 from __future__ import annotations
@@ -62,7 +64,9 @@ def climb(
     return stored(best)
 
 
-def counterfactualattack(image: Tensor, target: int, seed: int, models: Models, s: Settings) -> Tensor:
+def counterfactualattack(
+    image: Tensor, target: int, seed: int, models: Models, s: Settings
+) -> Tensor:
     network = models["autoencoder"]
     with torch.no_grad():
         z0 = network.encode(image[None])
@@ -74,7 +78,9 @@ def counterfactualattack(image: Tensor, target: int, seed: int, models: Models, 
         return loss
 
     adam = torch.optim.Adam([z], lr=s["lr"])
-    return climb(image, target, models["classifier"], network.decode, z0, adam, z, {**s, "loss": loss_of})
+    return climb(
+        image, target, models["classifier"], network.decode, z0, adam, z, {**s, "loss": loss_of}
+    )
 
 
 def xgems(image: Tensor, target: int, seed: int, models: Models, s: Settings) -> Tensor:
@@ -88,11 +94,19 @@ def xgems(image: Tensor, target: int, seed: int, models: Models, s: Settings) ->
         return loss
 
     sgd = torch.optim.SGD([z], lr=s["lr"])
-    return climb(image, target, models["classifier"], network.decode, z0, sgd, z, {**s, "loss": loss_of})
+    return climb(
+        image, target, models["classifier"], network.decode, z0, sgd, z, {**s, "loss": loss_of}
+    )
 
 
-def aip(image: Tensor, target: int, seed: int, models: Models, s: Settings, random: bool = False) -> Tensor:
-    attgan, classifier, generator = models["attgan"], models["classifier"], torch.Generator().manual_seed(seed)
+def aip(
+    image: Tensor, target: int, seed: int, models: Models, s: Settings, random: bool = False
+) -> Tensor:
+    attgan, classifier, generator = (
+        models["attgan"],
+        models["classifier"],
+        torch.Generator().manual_seed(seed),
+    )
     with torch.no_grad():
         z0, skip = attgan.encode(image[None]), attgan.skip(image[None])
         a0 = (attgan.attributes_of(image[None]) > 0.5).float()
@@ -134,7 +148,9 @@ def aiprandom(image: Tensor, target: int, seed: int, models: Models, s: Settings
 def inverted(image: Tensor, seed: int, models: Models, s: Settings) -> Tensor:
     """The latent (1,...) of an image: every start by itself, then AdamW from the nearest."""
     gan, generator = models["gan"], torch.Generator().manual_seed(seed)
-    starts: Tensor = s["spread"] * torch.randn((s["starts"], *gan.latent_shape), generator=generator)
+    starts: Tensor = s["spread"] * torch.randn(
+        (s["starts"], *gan.latent_shape), generator=generator
+    )
     with torch.no_grad():
         far = [float((gan.decode(start[None]) - image).square().sum()) for start in starts]
     z = starts[min(range(len(far)), key=far.__getitem__)][None].clone().requires_grad_()
@@ -152,7 +168,9 @@ def inverted(image: Tensor, seed: int, models: Models, s: Settings) -> Tensor:
     return best
 
 
-def counterfactualattackgan(image: Tensor, target: int, seed: int, models: Models, s: Settings) -> Tensor:
+def counterfactualattackgan(
+    image: Tensor, target: int, seed: int, models: Models, s: Settings
+) -> Tensor:
     z0 = inverted(image, seed, models, s)
     z = z0.clone().requires_grad_()
 
@@ -162,4 +180,13 @@ def counterfactualattackgan(image: Tensor, target: int, seed: int, models: Model
         return loss
 
     adam = torch.optim.Adam([z], lr=s["lr"])
-    return climb(image, target, models["classifier"], models["gan"].decode, z0, adam, z, {**s, "loss": loss_of})
+    return climb(
+        image,
+        target,
+        models["classifier"],
+        models["gan"].decode,
+        z0,
+        adam,
+        z,
+        {**s, "loss": loss_of},
+    )

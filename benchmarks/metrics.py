@@ -2,16 +2,17 @@
 
     python -m benchmarks.metrics RUN --rows 96
 
-RUN is the folder of a generated run with an oracle and an autoencoder, whose images and models are used. Times are CPU
-seconds of one thread, so that a busy machine counts little; every timing is of one pass. Run by its path it would hide
-the folder metrics/.
+RUN is the folder of a generated run with an oracle and an autoencoder, whose images and models are
+used. Times are CPU seconds of one thread, so that a busy machine counts little; every timing is of
+one pass. Run by its path it would hide the folder metrics/.
 """
 
 from __future__ import annotations
 
 if __name__ == "metrics":
     raise ImportError(
-        "expected `python -m benchmarks.metrics`, got `python benchmarks/metrics.py`, which hides metrics/"
+        "expected `python -m benchmarks.metrics`, got `python benchmarks/metrics.py`, which hides"
+        " metrics/"
     )
 
 import argparse
@@ -103,12 +104,16 @@ def torchmetrics_sets(name: str, a: Tensor, b: Tensor) -> float:
     return float(found if isinstance(found, Tensor) else found[0])
 
 
-def timings(worker: Score, records: list[dict[str, Any]]) -> Iterator[tuple[str, float, float | None, str]]:
+def timings(
+    worker: Score, records: list[dict[str, Any]]
+) -> Iterator[tuple[str, float, float | None, str]]:
     """Name, our CPU seconds, the reference's, and what the reference is."""
     size = worker.config["data"]["size"]
 
     def images(column: str) -> Tensor:
-        stacked = np.stack([decode(r[column]["bytes"], size=size, crop=None, max_pixels=10**8) for r in records])
+        stacked = np.stack(
+            [decode(r[column]["bytes"], size=size, crop=None, max_pixels=10**8) for r in records]
+        )
         return torch.from_numpy(stacked).permute(0, 3, 1, 2).float().div(255).contiguous()
 
     yield "PNG decoding", seconds(lambda: (images("original"), images("counterfactual"))), None, ""
@@ -129,14 +134,29 @@ def timings(worker: Score, records: list[dict[str, Any]]) -> Iterator[tuple[str,
         near = seconds(lambda: cout(network, x, y, source, target, tolerance=0.01, **own))
         yield "cout[tolerance 0.01]", near, loop, "the same"
         ours = seconds(lambda: flips(network(y), target))
-        yield "flip_rate", ours, seconds(lambda: flips(row_by_row(network, y), target)), "a row a call"
+        yield (
+            "flip_rate",
+            ours,
+            seconds(lambda: flips(row_by_row(network, y), target)),
+            "a row a call",
+        )
 
         def pixels_numpy() -> None:
             for a, b in zip(x.numpy(), y.numpy(), strict=True):
                 change = np.abs(b - a)
-                change.mean(), np.sqrt((change**2).mean()), change.max(), (change.max(0) > 1.5 / 255).mean()
+                (
+                    change.mean(),
+                    np.sqrt((change**2).mean()),
+                    change.max(),
+                    (change.max(0) > 1.5 / 255).mean(),
+                )
 
-        yield "l1, l2, linf, sparsity", seconds(lambda: pixel_distances(x, y)), seconds(pixels_numpy), "NumPy"
+        yield (
+            "l1, l2, linf, sparsity",
+            seconds(lambda: pixel_distances(x, y)),
+            seconds(pixels_numpy),
+            "NumPy",
+        )
         before, after = oracle(x).double().numpy(), oracle(y).double().numpy()
         single = seconds(lambda: (row_by_row(oracle, x), row_by_row(oracle, y)))
         yield "oracle (attributes)", seconds(lambda: (oracle(x), oracle(y))), single, "a row a call"
@@ -166,8 +186,18 @@ def timings(worker: Score, records: list[dict[str, Any]]) -> Iterator[tuple[str,
 
         both = put(f), put(g)
         theirs = seconds(lambda: torchmetrics_sets("fid", a, b))
-        yield "features of the oracle", seconds(lambda: (oracle.features(x), oracle.features(y))), None, ""
-        yield "fid: sums", seconds(lambda: (put(f).parts, put(g).parts)), theirs, "torchmetrics, closing included"
+        yield (
+            "features of the oracle",
+            seconds(lambda: (oracle.features(x), oracle.features(y))),
+            None,
+            "",
+        )
+        yield (
+            "fid: sums",
+            seconds(lambda: (put(f).parts, put(g).parts)),
+            theirs,
+            "torchmetrics, closing included",
+        )
         yield "fid: closing, with its interval *", seconds(lambda: fid.fid(*both)), None, ""
         yield "sfid: closing *", seconds(lambda: fid.sfid(*both)), None, ""
         keys = hashes(ids)
@@ -183,7 +213,9 @@ def timings(worker: Score, records: list[dict[str, Any]]) -> Iterator[tuple[str,
             few = slice(0, 16)  # a large network
             scale = len(x) / len(x[few])
             ours = scale * seconds(lambda: distances(perceptual, x[few], y[few]))
-            single = scale * seconds(lambda: [perceptual(x[i : i + 1], y[i : i + 1]) for i in range(len(x[few]))])
+            single = scale * seconds(
+                lambda: [perceptual(x[i : i + 1], y[i : i + 1]) for i in range(len(x[few]))]
+            )
             yield "lpips", ours, single, "a row a call"
     yield "the worker, whole", seconds(lambda: worker.score(records, 0)), None, ""
 
@@ -213,11 +245,16 @@ def main() -> None:
         elif name != "cout[tolerance 0.01]":
             reference += ours if theirs is None else theirs
         rate = len(records) / max(ours, 1e-6)
-        told = "" if theirs is None else f"{len(records) / theirs:,.0f} ({theirs / max(ours, 1e-6):.1f} x)"
+        told = (
+            ""
+            if theirs is None
+            else f"{len(records) / theirs:,.0f} ({theirs / max(ours, 1e-6):.1f} x)"
+        )
         minutes = "" if name.endswith("*") else f"{MANY / rate / CORES / 60:.1f}"
         print(f"| {name} | {rate:,.0f} | {told} | {what} | {minutes} |", flush=True)
     print(
-        "\n* closed once a table, whatever the rows: kid on at most 2,000 of a side. The references' sum takes our time"
+        "\n* closed once a table, whatever the rows: kid on at most 2,000 of a side. The"
+        " references' sum takes our time"
     )
     print("where there is none.")
 

@@ -1,11 +1,13 @@
-"""What the engine costs: the generate stage on Ray against the bare method in a plain loop, on the same rows.
+"""What the engine costs: the generate stage on Ray against the bare method in a plain loop, on the
+same rows.
 
     python -m benchmarks.overhead --out benchmarks/overhead.md
 
-One worker: the whole pipeline (driver, Ray, worker) is held on one core while the loop runs on another, on the rows of
-the same shards and in the same batches; then they change places, so that a noisy machine hits both alike. Two workers:
-the pipeline has both cores, and the loop runs alone before and after. Speed is told in model evaluations per second,
-by the clock and by the processor's time; what is measured of the pipeline begins with a worker's second shard.
+One worker: the whole pipeline (driver, Ray, worker) is held on one core while the loop runs on
+another, on the rows of the same shards and in the same batches; then they change places, so that a
+noisy machine hits both alike. Two workers: the pipeline has both cores, and the loop runs alone
+before and after. Speed is told in model evaluations per second, by the clock and by the processor's
+time; what is measured of the pipeline begins with a worker's second shard.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ Figures = dict[str, Any]
 
 
 class Timed(Generate):
-    """The worker of the generate stage; its receipts tell when each shard was done, by the clock and the processor."""
+    """The worker of the generate stage; its receipts tell when each shard was done, by the clock
+    and the processor.
+    """
 
     def __init__(self, **kwargs: Any) -> None:
         began = time.monotonic()
@@ -42,22 +46,38 @@ class Timed(Generate):
 
     def finish(self, begun: Begun) -> dict[str, Any]:
         receipt = super().finish(begun)
-        said = {"ended": time.monotonic(), "cpu": time.process_time(), "worker": os.getpid(), "loading": self.loading}
+        said = {
+            "ended": time.monotonic(),
+            "cpu": time.process_time(),
+            "worker": os.getpid(),
+            "loading": self.loading,
+        }
         return {**receipt, **said}
 
 
 def settings(folder: Path, name: str, shard_rows: int, workers: int, threads: int) -> RunConfig:
     """The demo's run on a folder of faces."""
-    sets = [f"data.path={folder}/data", f"out={folder}", f"name={name}", f"engine.shard_rows={shard_rows}"]
+    sets = [
+        f"data.path={folder}/data",
+        f"out={folder}",
+        f"name={name}",
+        f"engine.shard_rows={shard_rows}",
+    ]
     return load_run("demo-plain", [*sets, f"engine.workers={workers}", f"engine.threads={threads}"])
 
 
-def pipeline(folder: Path, name: str, shard_rows: int, workers: int, shards: int, threads: int) -> Figures:
-    """Run so many shards; rates of all workers together, from each one's first shard's end to its last's."""
+def pipeline(
+    folder: Path, name: str, shard_rows: int, workers: int, shards: int, threads: int
+) -> Figures:
+    """Run so many shards; rates of all workers together, from each one's first shard's end to its
+    last's.
+    """
     import ray
 
     from actors.pinned.load import pin
-    from benchmarks.overhead import Timed as Worker  # by its module's name, which Ray's workers can import
+
+    # by its module's name, which Ray's workers can import
+    from benchmarks.overhead import Timed as Worker
     from pipelines.engine.runner import run_stage, start_ray, worker_config
     from pipelines.generate.job import make_plan, open_run
     from storage.commit import read_commits
@@ -75,15 +95,29 @@ def pipeline(folder: Path, name: str, shard_rows: int, workers: int, shards: int
     by_worker: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for receipt in sorted(receipts, key=lambda receipt: receipt["ended"]):
         by_worker[receipt["worker"]].append(receipt)
-    found: Figures = {"rate": 0.0, "cpu_rate": 0.0, "begin": float("inf"), "end": 0.0, "ray": ready - began}
+    found: Figures = {
+        "rate": 0.0,
+        "cpu_rate": 0.0,
+        "begin": float("inf"),
+        "end": 0.0,
+        "ray": ready - began,
+    }
     for mine in by_worker.values():
         first, last = mine[0], mine[-1]
-        done = sum(sum(commits[r["index"]]["extra"][way] for way in ("forward", "backward")) for r in mine[1:])
+        done = sum(
+            sum(commits[r["index"]]["extra"][way] for way in ("forward", "backward"))
+            for r in mine[1:]
+        )
         found["rate"] += done / (last["ended"] - first["ended"])
         found["cpu_rate"] += done / (last["cpu"] - first["cpu"])
-        found["begin"], found["end"] = min(found["begin"], first["ended"]), max(found["end"], last["ended"])
+        found["begin"], found["end"] = (
+            min(found["begin"], first["ended"]),
+            max(found["end"], last["ended"]),
+        )
     steady = [commits[r["index"]]["extra"] for mine in by_worker.values() for r in mine[1:]]
-    waits, computes = (sum(extra[f"{part}_seconds"] for extra in steady) for part in ("wait", "compute"))
+    waits, computes = (
+        sum(extra[f"{part}_seconds"] for extra in steady) for part in ("wait", "compute")
+    )
     found["waits"] = waits / (waits + computes)
     found["shard_seconds"] = computes / len(steady)
     found["loading"] = max(receipt["loading"] for receipt in receipts)
@@ -92,7 +126,8 @@ def pipeline(folder: Path, name: str, shard_rows: int, workers: int, shards: int
 
 
 def loop(folder: Path, shard_rows: int, first: int, seconds: float, threads: int) -> Figures:
-    """The bare method in batches over the shards from the second on, again and again until the file `stop` appears.
+    """The bare method in batches over the shards from the second on, again and again until the file
+    `stop` appears.
 
     Images are read and decoded before its clock runs. seconds: 0, or an end without that file.
     """
@@ -115,30 +150,52 @@ def loop(folder: Path, shard_rows: int, first: int, seconds: float, threads: int
     size = int(config.engine.batch)
     for shard in shards[first:]:
         records = read(shard, plain["data"], plain["target"])
-        rows = [row for row in decoded(records, shard, plain, classifier.classes, set()) if isinstance(row, Row)]
+        rows = [
+            row
+            for row in decoded(records, shard, plain, classifier.classes, set())
+            if isinstance(row, Row)
+        ]
         for at in range(0, len(rows), size):
             some = rows[at : at + size]
-            images = torch.stack([torch.from_numpy(row.image).permute(2, 0, 1).float().div(255) for row in some])
+            images = torch.stack(
+                [torch.from_numpy(row.image).permute(2, 0, 1).float().div(255) for row in some]
+            )
             batches.append((images, [row.id for row in some]))
-    done: list[tuple[float, float, int]] = []  # when each batch ended, the processor's time by then, evaluations in it
+    # when each batch ended, the processor's time by then, evaluations in it
+    done: list[tuple[float, float, int]] = []
     stop = folder / "stop"
     began = 0.0
-    while not (stop.exists() or (seconds and len(done) > WARM_UP + 1 and time.monotonic() - began > seconds)):
+    while not (
+        stop.exists()
+        or (seconds and len(done) > WARM_UP + 1 and time.monotonic() - began > seconds)
+    ):
         images, ids = batches[len(done) % len(batches)]
         with torch.no_grad():
             source = classifier(images).argmax(1)
         target, method = 1 - source, plain["method_fingerprint"]
         # The seeds that the pipeline gives these rows, so that both do the same steps.
-        names = [counterfactual_id(name, method, int(t), 0) for name, t in zip(ids, target, strict=True)]
+        names = [
+            counterfactual_id(name, method, int(t), 0) for name, t in zip(ids, target, strict=True)
+        ]
         seed = torch.tensor([seed_of(name) for name in names])
         queries = Queries(images=images, source=source, target=target, seed=seed)
-        answers = models.method(queries, classifier=classifier, **{name: models.models[name] for name in others})
-        done.append((time.monotonic(), time.process_time(), int(answers.forward.sum() + answers.backward.sum())))
+        answers = models.method(
+            queries, classifier=classifier, **{name: models.models[name] for name in others}
+        )
+        done.append(
+            (
+                time.monotonic(),
+                time.process_time(),
+                int(answers.forward.sum() + answers.backward.sum()),
+            )
+        )
         began = began or time.monotonic()
     return {"done": done}
 
 
-def rates(done: list[tuple[float, float, int]], begin: float = 0.0, end: float = float("inf")) -> tuple[float, float]:
+def rates(
+    done: list[tuple[float, float, int]], begin: float = 0.0, end: float = float("inf")
+) -> tuple[float, float]:
     """The loop's evaluations per second, by the clock and by the processor, in a span of time."""
     some = [batch for batch in done[WARM_UP - 1 :] if begin <= batch[0] <= end]
     evaluations = sum(batch[2] for batch in some[1:])
@@ -158,13 +215,21 @@ def start(args: argparse.Namespace, core: int | None, **phase: Any) -> subproces
 
 
 def result(process: subprocess.Popen[str]) -> Figures:
-    """What a phase printed last; of one whose Ray was given no time to start, what it prints when it is done again."""
+    """What a phase printed last; of one whose Ray was given no time to start, what it prints when
+    it is done again.
+    """
     out, errors = process.communicate()
     if process.returncode and BUSY in errors:
         say({"again": errors.splitlines()[-1]})
-        return result(subprocess.Popen(process.args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        return result(
+            subprocess.Popen(
+                process.args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+        )
     if process.returncode:
-        raise SystemExit(f"a phase ended with {process.returncode}: {out[-2000:]}\n{errors[-4000:]}")
+        raise SystemExit(
+            f"a phase ended with {process.returncode}: {out[-2000:]}\n{errors[-4000:]}"
+        )
     found: Figures = json.loads(out.splitlines()[-1])
     return found
 
@@ -188,7 +253,17 @@ def measure(args: argparse.Namespace, folder: Path) -> Figures:
     one = []
     for turn, (core, other) in enumerate(((0, 1), (1, 0)) * args.rounds):
         bare = start(args, other, **common, what="loop", first=1, seconds=0)
-        piped = result(start(args, core, **common, what="pipeline", name=f"one-{turn}", workers=1, shards=args.shards))
+        piped = result(
+            start(
+                args,
+                core,
+                **common,
+                what="pipeline",
+                name=f"one-{turn}",
+                workers=1,
+                shards=args.shards,
+            )
+        )
         (folder / "stop").touch()
         clock, cpu = rates(result(bare)["done"], piped["begin"], piped["end"])
         (folder / "stop").unlink()
@@ -197,12 +272,22 @@ def measure(args: argparse.Namespace, folder: Path) -> Figures:
     alone: list[tuple[float, float]] = []
     two = []
     for turn in range(args.rounds):
-        alone.append(rates(result(start(args, turn % 2, **common, what="loop", first=1, seconds=args.alone))["done"]))
+        alone.append(
+            rates(
+                result(start(args, turn % 2, **common, what="loop", first=1, seconds=args.alone))[
+                    "done"
+                ]
+            )
+        )
         both = {"workers": 2, "shards": 2 * args.pairs}
         two.append(result(start(args, None, **common, what="pipeline", name=f"two-{turn}", **both)))
         say({"alone": alone[-1], **two[-1]})
-    alone.append(rates(result(start(args, 1, **common, what="loop", first=1, seconds=args.alone))["done"]))
-    pair = [start(args, core, **common, what="loop", first=1, seconds=args.alone) for core in (0, 1)]
+    alone.append(
+        rates(result(start(args, 1, **common, what="loop", first=1, seconds=args.alone))["done"])
+    )
+    pair = [
+        start(args, core, **common, what="loop", first=1, seconds=args.alone) for core in (0, 1)
+    ]
     loops = [rates(result(process)["done"]) for process in pair]
     return {"shard_rows": shard_rows, "one": one, "two": two, "alone": alone, "loops": loops}
 
@@ -221,31 +306,50 @@ def table(found: Figures, args: argparse.Namespace) -> str:
     speed_cpu = mean([run["cpu_rate"] for run in two]) / lone_cpu
     limit = sum(clock for clock, _ in found["loops"]) / lone
     runs = [
-        f"| one worker on core {r['core']} | {r['rate']:.1f} ({r['cpu_rate']:.1f})"
-        f" | {r['bare']:.1f} ({r['bare_cpu']:.1f})"
-        f" | {100 * (r['bare'] / r['rate'] - 1):+.1f} % ({100 * (r['bare_cpu'] / r['cpu_rate'] - 1):+.1f} %)"
-        f" | {100 * r['waits']:.2f} % | {r['shard_seconds']:.0f} | {r['ray']:.1f} | {r['loading']:.1f} |"
+        f"| one worker on core {r['core']} | {r['rate']:.1f} ({r['cpu_rate']:.1f}) |"
+        f" {r['bare']:.1f} ({r['bare_cpu']:.1f}) | {100 * (r['bare'] / r['rate'] - 1):+.1f} %"
+        f" ({100 * (r['bare_cpu'] / r['cpu_rate'] - 1):+.1f} %) | {100 * r['waits']:.2f} % |"
+        f" {r['shard_seconds']:.0f} | {r['ray']:.1f} | {r['loading']:.1f} |"
         for r in one
     ] + [
-        f"| two workers | {r['rate']:.1f} ({r['cpu_rate']:.1f}) | {lone:.1f} ({lone_cpu:.1f}), alone"
-        f" | {r['rate'] / lone:.2f} times ({r['cpu_rate'] / lone_cpu:.2f} times)"
-        f" | {100 * r['waits']:.2f} % | {r['shard_seconds']:.0f} | {r['ray']:.1f} | {r['loading']:.1f} |"
+        f"| two workers | {r['rate']:.1f} ({r['cpu_rate']:.1f}) | {lone:.1f} ({lone_cpu:.1f}),"
+        f" alone | {r['rate'] / lone:.2f} times ({r['cpu_rate'] / lone_cpu:.2f} times) |"
+        f" {100 * r['waits']:.2f} % | {r['shard_seconds']:.0f} | {r['ray']:.1f} |"
+        f" {r['loading']:.1f} |"
         for r in two
     ]
     return "\n".join(
         [
             "# What does the engine cost?",
             "",
-            "The generate stage on Ray against the bare method in a plain loop: counterfactual-attack with the",
-            f"shipped models on drawn faces of 64x64, batches of 16, {args.threads} thread a worker, shards of",
-            f"{found['shard_rows']} rows. One worker: driver, Ray and worker are held on one core, the loop runs on",
-            "the other at the same time on the same shards' rows. Evaluations of models per second by the clock, and",
-            "in brackets per second of the processor's time, which other work on the machine does not spoil.",
+            (
+                "The generate stage on Ray against the bare method in a plain loop:"
+                " counterfactual-attack with the"
+            ),
+            (
+                f"shipped models on drawn faces of 64x64, batches of 16, {args.threads} thread a"
+                " worker, shards of"
+            ),
+            (
+                f"{found['shard_rows']} rows. One worker: driver, Ray and worker are held on one"
+                " core, the loop runs on"
+            ),
+            (
+                "the other at the same time on the same shards' rows. Evaluations of models per"
+                " second by the clock, and"
+            ),
+            (
+                "in brackets per second of the processor's time, which other work on the machine"
+                " does not spoil."
+            ),
             "",
             f"    OMP_NUM_THREADS=1 python -m benchmarks.overhead {' '.join(sys.argv[1:])}",
             "",
-            f"{datetime.now(UTC):%d %B %Y}, {platform.machine()}, {os.cpu_count()} cores, Python"
-            f" {platform.python_version()}, load average {args.load:.1f} before and {os.getloadavg()[1]:.1f} after.",
+            (
+                f"{datetime.now(UTC):%d %B %Y}, {platform.machine()}, {os.cpu_count()} cores,"
+                f" Python {platform.python_version()}, load average {args.load:.1f} before and"
+                f" {os.getloadavg()[1]:.1f} after."
+            ),
             "",
             "| | pipeline | loop | | worker waits | s a shard | s Ray starts | s models load |",
             "|---|---:|---:|---:|---:|---:|---:|---:|",
@@ -255,7 +359,10 @@ def table(found: Figures, args: argparse.Namespace) -> str:
             "|---|---:|---:|",
             f"| one worker costs at most 3 % | {100 * clock:.1f} % | {100 * cpu:.1f} % |",
             f"| two workers are at least 1.9 times the loop | {speed:.2f} | {speed_cpu:.2f} |",
-            f"| a worker waits less than 2 % | {100 * max(r['waits'] for r in [*one, *two]):.2f} % | |",
+            (
+                "| a worker waits less than 2 % |"
+                f" {100 * max(r['waits'] for r in [*one, *two]):.2f} % | |"
+            ),
             "",
             f"Two plain loops at once on this machine are {limit:.2f} times one.",
             "",
@@ -270,7 +377,9 @@ def say(found: Figures) -> None:
 def main() -> None:
     """Measure, print and write the tables."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--shards", type=int, default=4, help="of one worker's run; the first is not counted")
+    parser.add_argument(
+        "--shards", type=int, default=4, help="of one worker's run; the first is not counted"
+    )
     parser.add_argument("--pairs", type=int, default=3, help="shards of each of two workers")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--alone", type=float, default=45, help="seconds of the loop alone")

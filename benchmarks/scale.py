@@ -1,9 +1,11 @@
-"""What grows with the data set: every step of a run on 10^4, 10^5 and 10^6 rows, its seconds and its driver's memory.
+"""What grows with the data set: every step of a run on 10^4, 10^5 and 10^6 rows, its seconds and
+its driver's memory.
 
     python -m benchmarks.scale --out benchmarks/scale.md
 
-Each step is a process of its own, so that its peak memory is its own, too. Beyond --real rows, shards are not generated
-and scored but written as the workers would have committed them; what is measured of them is the driver.
+Each step is a process of its own, so that its peak memory is its own, too. Beyond --real rows,
+shards are not generated and scored but written as the workers would have committed them; what is
+measured of them is the driver.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ Found = dict[str, float]
 
 
 def step(name: str, folder: Path, shard_rows: int, real: bool) -> Found:
-    """Do one step in this process; seconds of it, seconds of work in this process, and how long Ray took to start."""
+    """Do one step in this process; seconds of it, seconds of work in this process, and how long Ray
+    took to start.
+    """
     from benchmarks import trivial
     from pipelines.engine import runner as stage
     from pipelines.generate import job as generate
@@ -84,18 +88,26 @@ def step(name: str, folder: Path, shard_rows: int, real: bool) -> Found:
             trivial.write_scores(store, to, left, method)
 
     def empty() -> None:
-        shards = [{"index": i, "rows": 1, "start": i, "offset": i, "file": "f", "version": "v"} for i in range(EMPTY)]
+        shards = [
+            {"index": i, "rows": 1, "start": i, "offset": i, "file": "f", "version": "v"}
+            for i in range(EMPTY)
+        ]
         ends = [
             receipt["at"]
-            for receipt in stage.run_stage(store, config, stage="empty", actor=trivial.Nothing, shards=shards)
+            for receipt in stage.run_stage(
+                store, config, stage="empty", actor=trivial.Nothing, shards=shards
+            )
         ]
         each[0] = (max(ends) - min(ends)) / (EMPTY - 1)
 
     if name in ON_RAY:
         stage.start_ray = timed  # type: ignore[assignment]
     if name in ("resume", "resume score"):
-        commits = sorted(Path(store.uri, "commit").glob("generate/*" if name == "resume" else "score-*/*"))
-        whole_run = len(commits) == len(generate.load_plan(store)["shards"])  # else it was tried before
+        commits = sorted(
+            Path(store.uri, "commit").glob("generate/*" if name == "resume" else "score-*/*")
+        )
+        # else it was tried before
+        whole_run = len(commits) == len(generate.load_plan(store)["shards"])
         for path in commits[-max(1, len(commits) // 100) :] if whole_run else []:
             path.unlink()
     jobs: dict[str, Callable[[], object]] = {
@@ -124,7 +136,11 @@ def step(name: str, folder: Path, shard_rows: int, real: bool) -> Found:
         "each": each[0],
     }
     # Not getrusage's peak: that begins with the process that started this one.
-    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    peak = next(
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    )
     return {**found, "mb": int(peak.split()[1]) / 1024}
 
 
@@ -143,7 +159,9 @@ def measure(name: str, folder: Path, shard_rows: int, real: bool) -> Found:
     ]
     while True:
         began = time.perf_counter()
-        done = subprocess.run([*command, *(["--truly"] if real else [])], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*command, *(["--truly"] if real else [])], capture_output=True, text=True, check=False
+        )
         if done.returncode == 0:
             return {**json.loads(done.stdout.splitlines()[-1]), "wall": time.perf_counter() - began}
         if BUSY not in done.stderr:
@@ -171,7 +189,13 @@ def series(rows: int, args: argparse.Namespace) -> dict[str, Found]:
 
 def say(rows: int, name: str, found: Found) -> None:
     """A step's figures, on the way."""
-    print(rows, name, {key: round(value, 3) for key, value in found.items()}, file=sys.stderr, flush=True)
+    print(
+        rows,
+        name,
+        {key: round(value, 3) for key, value in found.items()},
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def table(found: dict[int, dict[str, Found]], args: argparse.Namespace) -> str:
@@ -191,14 +215,26 @@ def table(found: dict[int, dict[str, Found]], args: argparse.Namespace) -> str:
 
     head = [line("", [f"{rows:,}" for rows in sizes]), "|---" + "|---:" * len(sizes) + "|"]
     seconds = [line(label, [cell(name, rows) for rows in sizes]) for name, label in STEPS.items()]
-    start = line("the whole process of `nothing to do`", [f"{found[rows]['nothing']['wall']:.1f}" for rows in sizes])
-    memory = [line(label, [f"{found[rows][name]['mb']:.0f}" for rows in sizes]) for name, label in STEPS.items()]
+    start = line(
+        "the whole process of `nothing to do`",
+        [f"{found[rows]['nothing']['wall']:.1f}" for rows in sizes],
+    )
+    memory = [
+        line(label, [f"{found[rows][name]['mb']:.0f}" for rows in sizes])
+        for name, label in STEPS.items()
+    ]
     each = [
         line(
             label,
-            ["(written)" if rows in written else f"{1e6 * found[rows][name]['cpu'] / rows:.0f}" for rows in sizes],
+            [
+                "(written)" if rows in written else f"{1e6 * found[rows][name]['cpu'] / rows:.0f}"
+                for rows in sizes
+            ],
         )
-        for name, label in (("generate", "generate"), ("score", "score (50 steps of cout, one model)"))
+        for name, label in (
+            ("generate", "generate"),
+            ("score", "score (50 steps of cout, one model)"),
+        )
     ] + [
         line(STEPS[name], [f"{1e6 * found[rows][name]['cpu'] / rows:.0f}" for rows in sizes])
         for name in ("sum", "augment", "report", "verify")
@@ -207,12 +243,15 @@ def table(found: dict[int, dict[str, Found]], args: argparse.Namespace) -> str:
     if empty := found[sizes[-1]].get("empty"):
         rays = [
             "",
-            f"{EMPTY:,} shards without work, on Ray with one worker: {1000 * empty['each']:.1f} ms each, "
-            f"{1000 * empty['cpu'] / EMPTY:.1f} ms of it work of the driver, which held {empty['mb']:.0f} MB at most.",
+            (
+                f"{EMPTY:,} shards without work, on Ray with one worker: {1000 * empty['each']:.1f}"
+                f" ms each, {1000 * empty['cpu'] / EMPTY:.1f} ms of it work of the driver, which"
+                f" held {empty['mb']:.0f} MB at most."
+            ),
         ]
     note = (
-        f"Beyond {args.real:,} rows the counterfactuals and scores were written as the workers commit them, not made; "
-        "the last 1 % is made anew by the steps on Ray.\n\n"
+        f"Beyond {args.real:,} rows the counterfactuals and scores were written as the workers"
+        " commit them, not made; the last 1 % is made anew by the steps on Ray.\n\n"
         if written
         else ""
     )
@@ -220,13 +259,22 @@ def table(found: dict[int, dict[str, Found]], args: argparse.Namespace) -> str:
         [
             "# Does anything grow with the data set?",
             "",
-            "Pictures of 8x8 pixels, a classifier of brightness and a method that inverts: all that is measured is the",
-            f"engine's own. Shards of {args.shard_rows:,} rows, input files of 10,000 rows, a local disk.",
+            (
+                "Pictures of 8x8 pixels, a classifier of brightness and a method that inverts: all"
+                " that is measured is the"
+            ),
+            (
+                f"engine's own. Shards of {args.shard_rows:,} rows, input files of 10,000 rows, a"
+                " local disk."
+            ),
             "",
             f"    {args.command}",
             "",
-            f"{datetime.now(UTC):%d %B %Y}, {platform.machine()}, {os.cpu_count()} cores, Python"
-            f" {platform.python_version()}, load average {os.getloadavg()[1]:.1f}: where that is above the number of",
+            (
+                f"{datetime.now(UTC):%d %B %Y}, {platform.machine()}, {os.cpu_count()} cores,"
+                f" Python {platform.python_version()}, load average {os.getloadavg()[1]:.1f}: where"
+                " that is above the number of"
+            ),
             "cores, the seconds of work tell more.",
             "",
             note + "## Seconds (seconds of work in the driver, seconds in which Ray started)",
@@ -255,7 +303,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--shard-rows", type=int, default=2_000)
-    parser.add_argument("--real", type=int, default=100_000, help="generate and score really up to so many rows")
+    parser.add_argument(
+        "--real", type=int, default=100_000, help="generate and score really up to so many rows"
+    )
     parser.add_argument("--out", type=Path)
     parser.add_argument("--step", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)

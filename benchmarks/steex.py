@@ -1,8 +1,10 @@
-"""Does STEEX change what it is told to and nothing else: flips by regions, and where the change lies.
+"""Does STEEX change what it is told to and nothing else: flips by regions, and where the change
+lies.
 
-python benchmarks/steex.py [--data FILES] [--rows A:B] [--method PRESET] [--picture FILE] writes a Markdown table: per
-classifier and choice of regions the share of rows that flip, and of all absolute change the share within those regions,
-as the method gives it and, with `confine: false`, as the decoder draws it.
+python benchmarks/steex.py [--data FILES] [--rows A:B] [--method PRESET] [--picture FILE] writes a
+Markdown table: per classifier and choice of regions the share of rows that flip, and of all
+absolute change the share within those regions, as the method gives it and, with `confine: false`,
+as the decoder draws it.
 """
 
 from __future__ import annotations
@@ -34,14 +36,29 @@ CASES: tuple[tuple[str, list[str] | None, bool], ...] = (
     ("faces-biased", ["mouth"], True),
     ("faces-biased", None, True),
 )
-HEADS = ("classifier", "regions", "confined", "flips", "of the change within", "mean change of a pixel")
-HEADS += ("oracle: Smiling", "oracle: Blond_Hair", "a second classifier", "steps", "seconds of a core a row")
+HEADS = (
+    "classifier",
+    "regions",
+    "confined",
+    "flips",
+    "of the change within",
+    "mean change of a pixel",
+)
+HEADS += (
+    "oracle: Smiling",
+    "oracle: Blond_Hair",
+    "a second classifier",
+    "steps",
+    "seconds of a core a row",
+)
 BATCH = 16
 
 
 def models(*names: str) -> dict[str, Any]:
     """Model presets, loaded."""
-    specs = {name: check(ModelConfig, read_preset("model", name), name).model_dump() for name in names}
+    specs = {
+        name: check(ModelConfig, read_preset("model", name), name).model_dump() for name in names
+    }
     return load_models({"models": specs}, names, torch.device("cpu"))
 
 
@@ -49,19 +66,33 @@ def asked(classifier: Any, images: Tensor, masks: Tensor) -> Queries:
     """A query for the opposite class of every row."""
     with torch.no_grad():
         source = classifier(images).argmax(1)
-    return Queries(images=images, source=source, target=1 - source, seed=torch.arange(len(images)), masks=masks)
+    return Queries(
+        images=images, source=source, target=1 - source, seed=torch.arange(len(images)), masks=masks
+    )
 
 
-def answered(method: Any, classifier: Any, semantic: Any, images: Tensor, masks: Tensor) -> list[Answers]:
+def answered(
+    method: Any, classifier: Any, semantic: Any, images: Tensor, masks: Tensor
+) -> list[Answers]:
     """The answers, a batch at a time."""
     parts = zip(images.split(BATCH), masks.split(BATCH), strict=True)
-    return [method(asked(classifier, x, m), classifier=classifier, semantic=semantic) for x, m in parts]
+    return [
+        method(asked(classifier, x, m), classifier=classifier, semantic=semantic) for x, m in parts
+    ]
 
 
 def line(
-    answers: list[Answers], images: Tensor, masks: Tensor, inside: Tensor, oracle: Any, second: Any, seconds: float
+    answers: list[Answers],
+    images: Tensor,
+    masks: Tensor,
+    inside: Tensor,
+    oracle: Any,
+    second: Any,
+    seconds: float,
 ) -> list[str]:
-    """A row's cells: flips, where the change lies, how much it is, and what the oracle sees changed."""
+    """A row's cells: flips, where the change lies, how much it is, and what the oracle sees
+    changed.
+    """
     made = torch.cat([a.counterfactual for a in answers])
     flipped = torch.cat([a.flipped for a in answers])
     change = (made - images).abs().sum(1)
@@ -69,7 +100,10 @@ def line(
     with torch.no_grad():
         differ = (oracle(made) > 0.5) != (oracle(images) > 0.5)
         agrees = (second(made).argmax(1) != second(images).argmax(1)).float()
-    seen = [float(differ[:, oracle.attributes.index(name)].float().mean()) for name in ("Smiling", "Blond_Hair")]
+    seen = [
+        float(differ[:, oracle.attributes.index(name)].float().mean())
+        for name in ("Smiling", "Blond_Hair")
+    ]
     steps = float(torch.cat([a.steps for a in answers]).float().mean())
     return [
         f"{float(flipped.float().mean()):.0%}",
@@ -90,7 +124,9 @@ def main() -> None:
     parser.add_argument("--picture", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    data = check(DataConfig, {"path": args.data, "rows": args.rows, "size": 64, "mask": "mask"}, "data")
+    data = check(
+        DataConfig, {"path": args.data, "rows": args.rows, "size": 64, "mask": "mask"}, "data"
+    )
     samples = load(data, [])
     assert samples.masks is not None
     images, masks = samples.images.contiguous().float() / 255, samples.masks.long()
@@ -106,8 +142,14 @@ def main() -> None:
         answers = answered(method, found[classifier], semantic, images, masks)
         seconds = time.process_time() - began
         inside = torch.tensor([regions is None or region in regions for region in semantic.regions])
-        told = [classifier, ", ".join(regions or ["all"]), ("yes" if confine else "no") if regions else "-"]
-        cells = line(answers, images, masks, inside, found["faces-oracle"], found["faces-second"], seconds)
+        told = [
+            classifier,
+            ", ".join(regions or ["all"]),
+            ("yes" if confine else "no") if regions else "-",
+        ]
+        cells = line(
+            answers, images, masks, inside, found["faces-oracle"], found["faces-second"], seconds
+        )
         print("| " + " | ".join([*told, *cells]) + " |", flush=True)
         rows.append(torch.cat([a.counterfactual for a in answers]))
     if args.picture:

@@ -76,7 +76,13 @@ class Nothing:
         pass
 
     def __call__(self, shard: dict[str, Any]) -> dict[str, Any]:
-        counts = {"index": shard["index"], "rows_in": 1, "rows_out": 1, "quarantined": 0, "flipped": 0}
+        counts = {
+            "index": shard["index"],
+            "rows_in": 1,
+            "rows_out": 1,
+            "quarantined": 0,
+            "flipped": 0,
+        }
         return {**counts, "seconds": 0.0, "wait_seconds": 0.0, "at": time.monotonic()}
 
 
@@ -85,8 +91,20 @@ def settings(folder: Path, shard_rows: int, engine: str) -> RunConfig:
     raw = {
         "name": "run",
         "out": str(folder),
-        "data": {"path": str(folder / "data"), "id": "id", "label": "label", "split": "train", "size": SIZE},
-        "models": {"classifier": {"role": "classifier", "target": "benchmarks.trivial.Brightness", "classes": CLASSES}},
+        "data": {
+            "path": str(folder / "data"),
+            "id": "id",
+            "label": "label",
+            "split": "train",
+            "size": SIZE,
+        },
+        "models": {
+            "classifier": {
+                "role": "classifier",
+                "target": "benchmarks.trivial.Brightness",
+                "classes": CLASSES,
+            }
+        },
         "method": {"target": "methods.trivial.Invert"},
         "engine": {"kind": engine, "workers": 1, "shard_rows": shard_rows, "batch": 64},
         "judge": {"max_rows": 1000},
@@ -114,11 +132,15 @@ def write_data(folder: Path, rows: int) -> None:
                 "label": [n % 2 for n in numbers],
             }
         )
-        pq.write_table(table, folder / f"part-{first // FILE_ROWS:06d}.parquet", row_group_size=GROUP_ROWS)
+        pq.write_table(
+            table, folder / f"part-{first // FILE_ROWS:06d}.parquet", row_group_size=GROUP_ROWS
+        )
 
 
 def write_commits(store: Store, shards: list[dict[str, Any]], method: str) -> None:
-    """Commit shards without generating them: what the worker would have committed, as quickly as it can be written."""
+    """Commit shards without generating them: what the worker would have committed, as quickly as it
+    can be written.
+    """
     before = pictures()
     cells = [(encode(x), encode(255 - x)) for x in before]
     for shard in shards:
@@ -129,10 +151,29 @@ def write_commits(store: Store, shards: list[dict[str, Any]], method: str) -> No
             x, y = cells[n % PICTURES]
             rows.append(
                 {
-                    **{"id": name, "cf_id": cf_id, "k": 0, "row": n, "split": "train", "label": source},
+                    **{
+                        "id": name,
+                        "cf_id": cf_id,
+                        "k": 0,
+                        "row": n,
+                        "split": "train",
+                        "label": source,
+                    },
                     **{"source": source, "target": 1 - source, "predicted": 1 - source},
-                    **{"correct": True, "flipped": True, "reason": None, "steps": 1, "forward": 1, "backward": 0},
-                    **{"p_source_before": 1.0, "p_target_before": 0.0, "p_source_after": 0.0, "p_target_after": 1.0},
+                    **{
+                        "correct": True,
+                        "flipped": True,
+                        "reason": None,
+                        "steps": 1,
+                        "forward": 1,
+                        "backward": 0,
+                    },
+                    **{
+                        "p_source_before": 1.0,
+                        "p_target_before": 0.0,
+                        "p_source_after": 0.0,
+                        "p_target_after": 1.0,
+                    },
                     **{"seconds": 1e-5, "method": "methods.trivial.Invert", "carried": "{}"},
                     "original": {"bytes": x, "path": f"{name}.png"},
                     "counterfactual": {"bytes": y, "path": f"{cf_id}.png"},
@@ -140,7 +181,12 @@ def write_commits(store: Store, shards: list[dict[str, Any]], method: str) -> No
             )
         table = pa.Table.from_pylist(rows, schema=COUNTERFACTUALS)
         extra = {"flipped": len(rows), "forward": len(rows), "backward": 0, "attempt": 1}
-        said: dict[str, Any] = {"rows_in": len(rows), "quarantined": [], "seconds": 0.01, "extra": extra}
+        said: dict[str, Any] = {
+            "rows_in": len(rows),
+            "quarantined": [],
+            "seconds": 0.01,
+            "extra": extra,
+        }
         commit_shard(store, "generate", shard, table, **said)
 
 
@@ -153,16 +199,30 @@ def write_scores(store: Store, stage: str, shards: list[dict[str, Any]], method:
         names, sources = [f"row-{n:09d}" for n in numbers], [n % 2 for n in numbers]
         columns: dict[str, Any] = {
             "id": names,
-            "cf_id": [counterfactual_id(name, method, 1 - s, 0) for name, s in zip(names, sources, strict=True)],
+            "cf_id": [
+                counterfactual_id(name, method, 1 - s, 0)
+                for name, s in zip(names, sources, strict=True)
+            ],
             "split": ["train"] * len(names),
             "label": sources,
             "source": sources,
             "target": [1 - s for s in sources],
             **{name: [True] * len(names) for name in ("correct", "flipped")},
-            **{name: rng.random(len(names)) for name in ("cout", "l1", "l2", "linf", "sparsity", "seconds")},
+            **{
+                name: rng.random(len(names))
+                for name in ("cout", "l1", "l2", "linf", "sparsity", "seconds")
+            },
             **{name: np.ones(len(names)) for name in ("forward", "p_target")},
             **{name: np.zeros(len(names)) for name in ("k", "backward")},
         }
-        cells = [pa.array(columns.get(f.name, pa.nulls(len(names)))).cast(f.type, safe=False) for f in SCORES]
-        said: dict[str, Any] = {"rows_in": len(names), "quarantined": [], "seconds": 0.01, "extra": extra}
+        cells = [
+            pa.array(columns.get(f.name, pa.nulls(len(names)))).cast(f.type, safe=False)
+            for f in SCORES
+        ]
+        said: dict[str, Any] = {
+            "rows_in": len(names),
+            "quarantined": [],
+            "seconds": 0.01,
+            "extra": extra,
+        }
         commit_shard(store, stage, shard, pa.table(cells, schema=SCORES), **said)

@@ -23,12 +23,16 @@ class DataConfig(Strict):
     preset: str | None = None
     path: str  # file, folder or glob; local or s3://
     image: str = "image"  # column: struct<bytes, path>, or binary
-    mask: str | None = None  # column: PNG of region indices, the image's size; for methods that work by regions
+    # column: PNG of region indices, the image's size; for methods that work by regions
+    mask: str | None = None
     label: str | None = None  # column: bool, class index or class name
     id: str | None = None  # column; else sha256 of content and source
-    split: str | None = None  # column with train/test, or the constant `train` / `test` where no such column exists
-    columns: list[str] = []  # further columns to carry along (a target column, ground-truth attributes)
-    size: int | tuple[int, int] = 64  # of the images that methods work on: the side of a square, or [width, height]
+    # column with train/test, or the constant `train` / `test` where no such column exists
+    split: str | None = None
+    # further columns to carry along (a target column, ground-truth attributes)
+    columns: list[str] = []
+    # of the images that methods work on: the side of a square, or [width, height]
+    size: int | tuple[int, int] = 64
     crop: tuple[int, int, int, int] | None = None  # left, top, right, bottom, before resizing
     rows: str | None = None  # "a:b", a slice over all files in name order
     max_pixels: Count = 50_000_000  # larger images are quarantined
@@ -37,7 +41,11 @@ class DataConfig(Strict):
     @classmethod
     def _size(cls, value: Any) -> int | tuple[int, int]:
         several = list(value) if isinstance(value, list | tuple) else [value]
-        if len(several) > 2 or any(type(side) is not int or side < 1 for side in several) or value in ([], ()):
+        if (
+            len(several) > 2
+            or any(type(side) is not int or side < 1 for side in several)
+            or value in ([], ())
+        ):
             raise ValueError(f"expected a side of 1 px or more, or [width, height], got {value!r}")
         return (several[0], several[1]) if len(several) == 2 else int(several[0])
 
@@ -57,7 +65,8 @@ class DataConfig(Strict):
 
 
 class ModelConfig(Strict):
-    """A pinned model: where its code and weights come from and how its inputs and outputs are read."""
+    """A pinned model: where its code and weights come from and how its inputs and
+    outputs are read."""
 
     preset: str | None = None
     role: Literal[
@@ -76,43 +85,58 @@ class ModelConfig(Strict):
         "distractors",
     ]
     source: Literal["torch", "huggingface", "export", "onnx", "parquet"] = "torch"
-    target: str | None = None  # source torch: dotted path to a torch module class or a function that makes one
+    # source torch: dotted path to a torch module class or a function that makes one
+    target: str | None = None
     settings: dict[str, Any] = {}  # its arguments
-    # A file (safetensors, or .pt read with weights_only), `zoo:NAME` for a shipped one, a hub id or a folder;
-    # `package:NAME/PATH` for a file of an installed package, `package:NAME` for what that package brings by itself.
-    # Of source parquet, images in the place of a model: as data.path, default the run's own; settings are DataConfig's.
+    # A file (safetensors, or .pt read with weights_only), `zoo:NAME` for a shipped one, a hub id or
+    # a folder; `package:NAME/PATH` for a file of an installed package, `package:NAME` for what that
+    # package brings by itself. Of source parquet, images in the place of a model: as data.path,
+    # default the run's own; settings are DataConfig's.
     weights: str | None = None
     revision: str | None = None  # of a hub id
     sha256: str | None = None  # of the weights file; checked at load
     classes: list[str] = []  # class or attribute names, in the outputs' order
     head: Literal["softmax", "sigmoid"] = "softmax"
     output: int | None = None  # sigmoid: which output is the decision, where there are several
-    size: Count | None = None  # input side the network wants; images are resized to it inside the wrapper
+    # input side the network wants; images are resized to it inside the wrapper
+    size: Count | None = None
     mean: list[float] = []  # per channel, in [0,1] scale; empty: no normalisation
     std: list[float] = []
-    # The layer whose input is the features (role features), or the penultimate features (role classifier), such as the
-    # last; none: what the network's own method `features` gives.
+    # The layer whose input is the features (role features), or the penultimate features (role
+    # classifier), such as the last; none: what the network's own method `features` gives.
     layer: str | None = None
-    label: str | None = None  # what figures made with it are called: fid[LABEL]; default: the preset's name
+    # what figures made with it are called: fid[LABEL]; default: the preset's name
+    label: str | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> ModelConfig:
         if (self.role == "distractors") != (self.source == "parquet"):
-            raise ValueError(f"expected the role distractors of source parquet, got {self.role} of {self.source}")
+            raise ValueError(
+                f"expected the role distractors of source parquet, got {self.role} of {self.source}"
+            )
         if self.source == "torch" and not self.target:
             raise ValueError("expected `target`, the dotted path of a torch module, got none")
         if self.source not in ("torch", "parquet") and not self.weights:
             raise ValueError(f"expected `weights` for source {self.source}, got none")
         if len(self.mean) != len(self.std) or len(self.mean) not in (0, 1, 3):
-            raise ValueError(f"expected mean and std of one length, 1 or 3, got {len(self.mean)} and {len(self.std)}")
+            raise ValueError(
+                f"expected mean and std of one length, 1 or 3, got {len(self.mean)} and"
+                f" {len(self.std)}"
+            )
         if any(s <= 0 for s in self.std):
             raise ValueError(f"expected std > 0, got {self.std}")
         named = ("classifier", "attributes", "attgan", "attribution", "semantic")
         if self.role in named and not self.classes and self.source != "huggingface":
             raise ValueError(f"expected `classes`, the names of the {self.role}' outputs, got none")
-        if self.head == "sigmoid" and self.role == "classifier" and self.classes and len(self.classes) != 2:
+        if (
+            self.head == "sigmoid"
+            and self.role == "classifier"
+            and self.classes
+            and len(self.classes) != 2
+        ):
             raise ValueError(
-                f"expected 2 classes (negative, positive) for a sigmoid classifier, got {len(self.classes)}"
+                "expected 2 classes (negative, positive) for a sigmoid classifier, got"
+                f" {len(self.classes)}"
             )
         return self
 
@@ -121,7 +145,8 @@ class MethodConfig(Strict):
     """A method by the dotted path of its class, and its settings."""
 
     preset: str | None = None
-    # Of whatever module; or `elsewhere` for counterfactuals that were made by others (`score --originals`).
+    # Of whatever module; or `elsewhere` for counterfactuals that were made by others (`score
+    # --originals`).
     target: Annotated[str, Field(pattern=r"^(elsewhere|[A-Za-z_]\w*(\.[A-Za-z_]\w*)+)$")]
     settings: dict[str, Any] = {}
     paper: str | None = None
@@ -145,14 +170,16 @@ class EngineConfig(Strict):
     """Where and how the work is run; nothing here changes a result."""
 
     kind: Literal["ray", "local"] = "ray"
-    # Default: one per CPU that may be used here (on a cluster all CPUs but one), or as many as its GPUs hold.
+    # Default: one per CPU that may be used here (on a cluster all CPUs but one), or as many as its
+    # GPUs hold.
     workers: int | None = Field(default=None, ge=1)
     gpus: float = Field(default=0, ge=0)  # per worker; fractions share a GPU
     device: str = "auto"
     threads: Count = 1  # torch threads per worker
-    batch: Count | Literal["auto"] = 16  # rows per method call; auto: 16, on a GPU doubled while memory holds
-    # A row that takes longer is set aside, and a batch that takes longer than 4 such rows is gone through row by row;
-    # null: no limit.
+    # rows per method call; auto: 16, on a GPU doubled while memory holds
+    batch: Count | Literal["auto"] = 16
+    # A row that takes longer is set aside, and a batch that takes longer than 4 such rows is gone
+    # through row by row; null: no limit.
     row_seconds: float | None = Field(default=900.0, gt=0)
     shard_rows: Count = 64  # rows per shard: aim for 30-120 s of work
     address: str | None = None  # of a running Ray cluster; default: RAY_ADDRESS, else a local one
@@ -160,27 +187,35 @@ class EngineConfig(Strict):
 
 
 class ScoreConfig(Strict):
-    causal: list[str] = []  # the attributes that should decide (ground truth of the audit), by the oracle's names
-    query: str | None = None  # the attribute that the classifier decides on (cd, mnac); default: the first causal one
-    cout: Literal["bounded", "reference"] = "bounded"  # reference: as public code has it, up to 1.02; told as such
+    # the attributes that should decide (ground truth of the audit), by the oracle's names
+    causal: list[str] = []
+    # the attribute that the classifier decides on (cd, mnac); default: the first causal one
+    query: str | None = None
+    # reference: as public code has it, up to 1.02; told as such
+    cout: Literal["bounded", "reference"] = "bounded"
     cout_steps: Count = 50
-    # Points of COUT's curve are left out between two that differ by no more; 0: none. Told as cout[tolerance].
+    # Points of COUT's curve are left out between two that differ by no more; 0: none. Told as
+    # cout[tolerance].
     cout_tolerance: Fraction = 0.0
-    # Parquet with a column of labels for each attribute, for cd; default: the originals as the oracle sees them.
+    # Parquet with a column of labels for each attribute, for cd; default: the originals as the
+    # oracle sees them.
     cd_labels: str | None = None
     cd_target: bool = False  # count the query attribute's own difference, as public code does
     lpr_tolerance: Annotated[float, Field(ge=0)] = 0.1  # a latent that moves by more has changed
     kid_rows: Annotated[int, Field(ge=2)] = 2000  # of each side, by a hash of their ids
-    flops_rows: Annotated[int, Field(ge=0)] = 4  # rows whose floating-point operations are counted; 0: not counted
+    # rows whose floating-point operations are counted; 0: not counted
+    flops_rows: Annotated[int, Field(ge=0)] = 4
     bootstrap: Count = 400
     threshold: Fraction = 0.5  # of the oracle's attribute probabilities
     batch: Count = 64
 
 
 class JudgeConfig(Strict):
-    wording: str = "generic"  # a wording of configs/judge/, or a YAML file: faces-smile, faces-age, traffic, ...
+    # a wording of configs/judge/, or a YAML file: faces-smile, faces-age, traffic, ...
+    wording: str = "generic"
     model: str = "gpt-4o-mini"
-    max_rows: int | None = Field(default=None, ge=0)  # prompts for at most so many answers; default all
+    # prompts for at most so many answers; default all
+    max_rows: int | None = Field(default=None, ge=0)
     max_tokens: Count = 300
 
 
@@ -195,7 +230,8 @@ class AugmentConfig(Strict):
     label: Literal["target", "original"] = "target"  # the label a flipped row carries
     # Of several answers to one row:
     per_row: Count | None = None  # at most so many, the first that pass; default all
-    min_apart: Fraction = 1 / 255  # each so far from the others, mean absolute difference of a pixel
+    # each so far from the others, mean absolute difference of a pixel
+    min_apart: Fraction = 1 / 255
 
 
 class ReportConfig(Strict):
@@ -209,7 +245,8 @@ class RunConfig(Strict):
 
     name: Name
     data: DataConfig
-    models: dict[str, ModelConfig]  # classifier, and what the method needs: autoencoder, denoiser; also oracle, second
+    # classifier, and what the method needs: autoencoder, denoiser; also oracle, second
+    models: dict[str, ModelConfig]
     method: MethodConfig
     target: TargetConfig = TargetConfig(rule="opposite")
     seed: Annotated[int, Field(ge=0)] = 0
@@ -223,12 +260,16 @@ class RunConfig(Strict):
     @model_validator(mode="after")
     def _has_classifier(self) -> RunConfig:
         if "classifier" not in self.models:
-            raise ValueError("models: expected a `classifier`, got " + (", ".join(self.models) or "none"))
+            raise ValueError(
+                "models: expected a `classifier`, got " + (", ".join(self.models) or "none")
+            )
         return self
 
     @model_validator(mode="after")
     def _own_images(self) -> RunConfig:
-        """What is not said of images in the place of a model is as the run's data has it, but for the rows."""
+        """What is not said of images in the place of a model is as the run's data has it, but for
+        the rows.
+        """
         for name, spec in self.models.items():
             if spec.source == "parquet":
                 alike = {"size"} if spec.weights else {"size", "image", "crop", "max_pixels"}
@@ -257,14 +298,17 @@ class TrainConfig(Strict):
         "simsiam",
     ]
     data: DataConfig  # rows to train on
-    # causal: the `classifier` whose features are split; attribution: the `autoencoder` whose latents are described
+    # causal: the `classifier` whose features are split; attribution: the `autoencoder` whose
+    # latents are described
     models: dict[str, ModelConfig] = {}
-    labels: list[str] = []  # attributes: columns to learn; classifier, causal: empty, data.label is learnt
+    # attributes: columns to learn; classifier, causal: empty, data.label is learnt
+    labels: list[str] = []
     classes: list[str] = []  # semantic: the masks' regions, in their order
     holdout: DataConfig | None = None  # rows to measure on
     target: str  # dotted path of the network
     settings: dict[str, Any] = {}
-    init: str | None = None  # weights to start from, as ModelConfig.weights; default: the seed's random ones
+    # weights to start from, as ModelConfig.weights; default: the seed's random ones
+    init: str | None = None
     steps: Annotated[int, Field(ge=1)]
     batch: Count = 64
     lr: Annotated[float, Field(gt=0)] = 1e-3
@@ -284,7 +328,9 @@ class TrainConfig(Strict):
         wanted = {"causal": ["classifier"], "attribution": ["autoencoder"]}.get(self.role, [])
         if list(self.models) != wanted:
             got = ", ".join(self.models) or "none"
-            raise ValueError(f"models: expected {', '.join(wanted) or 'none'} to train {self.role}, got {got}")
+            raise ValueError(
+                f"models: expected {', '.join(wanted) or 'none'} to train {self.role}, got {got}"
+            )
         return self
 
 
@@ -297,7 +343,9 @@ def load_run(name: str, sets: list[str] | None = None) -> RunConfig:
 
 
 def resolve_run(raw: dict[str, Any], sets: list[str], where: str) -> RunConfig:
-    """Raw settings, which may name presets, with `a.b=c` settings laid over them; UserError names `where`."""
+    """Raw settings, which may name presets, with `a.b=c` settings laid over them; UserError names
+    `where`.
+    """
     return check(RunConfig, _expanded(apply_sets(raw, sets, PRESET_GROUPS)), where)
 
 

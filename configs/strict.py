@@ -30,7 +30,9 @@ INT, FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
 
 
 class Loader(yaml.SafeLoader):
-    """The safe loader with YAML 1.2's numbers: 1e-3 is one, and 24:32 is a slice and not 1472 in base 60."""
+    """The safe loader with YAML 1.2's numbers: 1e-3 is one, and 24:32 is a slice and not 1472 in
+    base 60.
+    """
 
     yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's own table, copied)
         first: [(tag, pattern) for tag, pattern in pairs if tag not in (INT, FLOAT)]
@@ -38,10 +40,14 @@ class Loader(yaml.SafeLoader):
     }
 
 
-Loader.add_implicit_resolver(INT, re.compile(r"^[-+]?(0|[1-9][0-9]*|0x[0-9a-fA-F]+)$"), list("-+0123456789"))
+Loader.add_implicit_resolver(
+    INT, re.compile(r"^[-+]?(0|[1-9][0-9]*|0x[0-9a-fA-F]+)$"), list("-+0123456789")
+)
 Loader.add_implicit_resolver(
     FLOAT,
-    re.compile(r"^([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"),
+    re.compile(
+        r"^([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
+    ),
     list("-+.0123456789"),
 )
 
@@ -73,7 +79,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """', did you mean X?' or the list of what there is."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"there is {', '.join(sorted(known)) or 'nothing'}"
+    return (
+        f"did you mean {close[0]!r}?"
+        if close
+        else f"there is {', '.join(sorted(known)) or 'nothing'}"
+    )
 
 
 def read_preset(group: str, name: str) -> dict[str, Any]:
@@ -83,7 +93,8 @@ def read_preset(group: str, name: str) -> dict[str, Any]:
     path = Path(name) if name.endswith((".yaml", ".yml")) else presets(group).get(name)
     if path is None:
         raise UserError(
-            f"expected the name of a {group} preset or a .yaml file, got {name!r}: {nearest(name, presets(group))}"
+            f"expected the name of a {group} preset or a .yaml file, got {name!r}:"
+            f" {nearest(name, presets(group))}"
         )
     if not path.is_file():
         raise UserError(f"expected a {group} config at {path}, got no such file")
@@ -97,7 +108,9 @@ def _fetched(uri: str, group: str) -> str:
     try:
         return store.read(name).decode()
     except (FileNotFoundError, UnicodeDecodeError) as error:
-        got = "no such file" if isinstance(error, FileNotFoundError) else "something that is no text"
+        got = (
+            "no such file" if isinstance(error, FileNotFoundError) else "something that is no text"
+        )
         raise UserError(f"expected a {group} config at {uri}, got {got}") from None
 
 
@@ -119,10 +132,13 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def apply_sets(raw: dict[str, Any], sets: Iterable[str], groups: Mapping[str, str]) -> dict[str, Any]:
+def apply_sets(
+    raw: dict[str, Any], sets: Iterable[str], groups: Mapping[str, str]
+) -> dict[str, Any]:
     """Lay `a.b=c` settings over raw ones; the value is read as YAML.
 
-    groups: which key path holds a preset of which group: `method.settings.steps=5` reaches into `method: ace-l1`.
+    groups: which key path holds a preset of which group: `method.settings.steps=5` reaches into
+    `method: ace-l1`.
     """
     for item in sets:
         path, equals, text = item.partition("=")
@@ -142,7 +158,10 @@ def apply_sets(raw: dict[str, Any], sets: Iterable[str], groups: Mapping[str, st
             elif child is None:
                 child = {}
             elif not isinstance(child, dict):
-                raise UserError(f"--set {path}: expected settings under {'.'.join(seen)}, got the value {child!r}")
+                raise UserError(
+                    f"--set {path}: expected settings under {'.'.join(seen)}, got the value"
+                    f" {child!r}"
+                )
             node[key] = child
             node = child
         node[keys[-1]] = value
@@ -150,12 +169,18 @@ def apply_sets(raw: dict[str, Any], sets: Iterable[str], groups: Mapping[str, st
 
 
 def check(model: type[M], raw: Mapping[str, Any], where: str) -> M:
-    """Validate raw settings; the first mistake becomes one UserError line that names the key and the nearest known."""
+    """Validate raw settings; the first mistake becomes one UserError line that names the key and
+    the nearest known.
+    """
     try:
         return model.model_validate(dict(raw))
     except ValidationError as error:
         first = error.errors()[0]
-        loc = [part for part in first["loc"] if isinstance(part, int) or not str(part).startswith("function-")]
+        loc = [
+            part
+            for part in first["loc"]
+            if isinstance(part, int) or not str(part).startswith("function-")
+        ]
         path = ".".join(str(part) for part in loc)
         if first["type"] == "extra_forbidden":
             hint = nearest(str(loc[-1]), _fields_at(model, loc[:-1]))

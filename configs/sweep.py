@@ -1,4 +1,6 @@
-"""A sweep: one base run and the cells that differ from it, as a grid over settings, a list, or both."""
+"""A sweep: one base run and the cells that differ from it, as a grid over settings, a list, or
+both.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ FIXED = ("name", "out")  # a cell's name and place follow from the sweep
 
 
 class PlotConfig(Strict):
-    """A trade-off plot: one metric against another or against an axis of numbers, a line per method over an axis."""
+    """A trade-off plot: one metric against another or against an axis of numbers, a line per method
+    over an axis.
+    """
 
     x: str
     y: str
@@ -30,9 +34,10 @@ class PlotConfig(Strict):
 class SweepConfig(Strict):
     """Cells over a base run; every cell is an ordinary run under out/name.
 
-    grid: dotted setting -> its values, all combinations; a value of a preset's key may be a glob over preset names, and
-    one with `!` before it takes names out again (`method: ["*-demo", "!steex-demo"]`). cells: further cells, each
-    dotted setting -> value. Axes are told by the last part of their setting's name, or as `labels` says.
+    grid: dotted setting -> its values, all combinations; a value of a preset's key may be a glob
+    over preset names, and one with `!` before it takes names out again (`method: ["*-demo",
+    "!steex-demo"]`). cells: further cells, each dotted setting -> value. Axes are told by the last
+    part of their setting's name, or as `labels` says.
     """
 
     name: Name
@@ -53,7 +58,9 @@ class SweepConfig(Strict):
             raise ValueError("expected `grid` or `cells`, got neither")
         for key in [*self.grid, *(key for cell in self.cells for key in cell)]:
             if key.split(".")[0] in FIXED:
-                raise ValueError(f"expected settings other than {' and '.join(FIXED)} in the cells, got {key!r}")
+                raise ValueError(
+                    f"expected settings other than {' and '.join(FIXED)} in the cells, got {key!r}"
+                )
         return self
 
 
@@ -71,10 +78,16 @@ def load_sweep(name: str, sets: list[str] | None = None) -> SweepConfig:
 
 
 def cells(sweep: SweepConfig, sets: list[str] | None = None) -> list[Cell]:
-    """Every cell's run, checked; sets: settings laid over all of them. UserError names the cell that is off."""
+    """Every cell's run, checked; sets: settings laid over all of them. UserError names the cell
+    that is off.
+    """
     found: dict[str, Cell] = {}
     for settings in chosen(sweep):
-        raw = read_preset("run", sweep.base) if isinstance(sweep.base, str) else copy.deepcopy(sweep.base)
+        raw = (
+            read_preset("run", sweep.base)
+            if isinstance(sweep.base, str)
+            else copy.deepcopy(sweep.base)
+        )
         laid = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
         raw |= {"name": slug(settings), "out": f"{sweep.out.rstrip('/')}/{sweep.name}"}
         run = resolve_run(raw, [*laid, *(sets or [])], f"{sweep.name}, cell {slug(settings)}")
@@ -95,7 +108,9 @@ def chosen(sweep: SweepConfig) -> list[dict[str, Setting]]:
 
 
 def slug(settings: dict[str, Setting]) -> str:
-    """A cell's name: its settings' values, with the setting's last part where the value alone would not tell."""
+    """A cell's name: its settings' values, with the setting's last part where the value alone would
+    not tell.
+    """
     parts = []
     for key, value in settings.items():
         text = str(value.get("preset", "custom") if isinstance(value, dict) else value)
@@ -114,11 +129,17 @@ def _values(key: str, values: list[Setting]) -> list[Setting]:
     out: list[Setting] = []
     for value in values:
         if group and isinstance(value, str) and value.startswith("!"):
-            out = [name for name in out if not (isinstance(name, str) and fnmatch.fnmatch(name, value[1:]))]
+            out = [
+                name
+                for name in out
+                if not (isinstance(name, str) and fnmatch.fnmatch(name, value[1:]))
+            ]
         elif group and isinstance(value, str) and set("*?[") & set(value):
             found = fnmatch.filter(presets(group), value)
             if not found:
-                raise UserError(f"{key}: expected a preset like {value!r}, got none in configs/{group}")
+                raise UserError(
+                    f"{key}: expected a preset like {value!r}, got none in configs/{group}"
+                )
             out += [name for name in found if name not in out]
         elif value not in out:
             out.append(value)

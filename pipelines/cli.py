@@ -34,55 +34,96 @@ def parser() -> argparse.ArgumentParser:
     from pipelines.elsewhere import job as score_elsewhere
     from pipelines.prepare import job as prepare
 
-    main = argparse.ArgumentParser(prog="counterfactory", description="A batch factory for counterfactuals.")
+    main = argparse.ArgumentParser(
+        prog="counterfactory", description="A batch factory for counterfactuals."
+    )
     main.add_argument("--version", action="store_true", help="say the version and end")
     commands = main.add_subparsers(dest="command", metavar="COMMAND")
 
-    def command(name: str, text: str, job: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+    def command(
+        name: str, text: str, job: Callable[[argparse.Namespace], int]
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(job=job)
         return sub
 
     demo = command("demo", "the embedded default: drawn faces, all stages, one report", _demo)
-    demo.add_argument("--out", default="runs/demo", help="folder for data, runs and report (default %(default)s)")
+    demo.add_argument(
+        "--out", default="runs/demo", help="folder for data, runs and report (default %(default)s)"
+    )
     _settings(demo)
     run = command("run", "all stages of a run; the same command again resumes it", _run)
     run.add_argument("config", help="a preset's name or a YAML file")
-    run.add_argument("--print-config", action="store_true", help="show the resolved settings and end")
+    run.add_argument(
+        "--print-config", action="store_true", help="show the resolved settings and end"
+    )
     _settings(run, out=True)
     _part(run)
     for name in ONE_STAGE:
         stage = command(name, f"the {name} stage of a run, again", _stage)
-        stage.add_argument("run", help="a run's folder, or its config", nargs="?" if name == "score" else None)
+        stage.add_argument(
+            "run", help="a run's folder, or its config", nargs="?" if name == "score" else None
+        )
         if name == "judge":
-            stage.add_argument("--answers", help="parse this file of answers into judge/scores.parquet")
+            stage.add_argument(
+                "--answers", help="parse this file of answers into judge/scores.parquet"
+            )
         _settings(stage, out=True)
         if name == "score":
             score_elsewhere.arguments(stage)
         if name == "generate":
             _part(stage)
-    command("show", "counts, flip rate, quarantined rows and failures of a run", _show).add_argument("run")
-    command("verify", "check a run's invariants; exit code 1 if one is broken", _verify).add_argument("run")
-    ways = command("interaction", "which attributes a method such as AIP moved, beside the image", _interaction)
+    command(
+        "show", "counts, flip rate, quarantined rows and failures of a run", _show
+    ).add_argument("run")
+    command(
+        "verify", "check a run's invariants; exit code 1 if one is broken", _verify
+    ).add_argument("run")
+    ways = command(
+        "interaction", "which attributes a method such as AIP moved, beside the image", _interaction
+    )
     ways.add_argument("run")
     ways.add_argument("--row", metavar="ID", help="of this row alone")
-    moved = command("attribution", "which descriptors a run's counterfactuals moved, and how far", _attribution)
+    moved = command(
+        "attribution", "which descriptors a run's counterfactuals moved, and how far", _attribution
+    )
     moved.add_argument("run", help="a run's folder, or its config")
-    moved.add_argument("--predictors", metavar="MODEL", help="model preset or YAML file (default: models.attribution)")
-    moved.add_argument("--encoder", metavar="MODEL", help="the encoder they were fitted on (default: models.encoder)")
-    moved.add_argument("--top", type=int, default=5, metavar="N", help="descriptors told (default %(default)s)")
+    moved.add_argument(
+        "--predictors",
+        metavar="MODEL",
+        help="model preset or YAML file (default: models.attribution)",
+    )
+    moved.add_argument(
+        "--encoder",
+        metavar="MODEL",
+        help="the encoder they were fitted on (default: models.encoder)",
+    )
+    moved.add_argument(
+        "--top", type=int, default=5, metavar="N", help="descriptors told (default %(default)s)"
+    )
     moved.add_argument("--row", metavar="ID", help="tell of this row alone")
     _settings(moved, out=True)
-    gc = command("gc", "say what a run's folder holds for nothing: orphans, old marks, superseded scores", _gc)
+    gc = command(
+        "gc",
+        "say what a run's folder holds for nothing: orphans, old marks, superseded scores",
+        _gc,
+    )
     gc.add_argument("run")
-    gc.add_argument("--older-than", default="24h", metavar="AGE", help="only files this old (default %(default)s)")
+    gc.add_argument(
+        "--older-than",
+        default="24h",
+        metavar="AGE",
+        help="only files this old (default %(default)s)",
+    )
     gc.add_argument("--delete", action="store_true", help="delete them; AGE must be 1h or more")
     prepare.arguments(command("prepare", "write a data set as Parquet shards", _prepare))
     train = command("train", "train one of our own networks from Parquet", _train)
     train.add_argument("role", choices=ROLES)
     train.add_argument("config", help="a preset's name or a YAML file")
     _settings(train)
-    sweep = command("sweep", "many runs over a grid of settings, worked on as one and told in one table", _sweep)
+    sweep = command(
+        "sweep", "many runs over a grid of settings, worked on as one and told in one table", _sweep
+    )
     sweep.add_argument("sweep", help="a preset's name or a YAML file")
     _settings(sweep, out=True)
     doctor = command("doctor", "say what would go wrong, before a long run", _doctor)
@@ -93,19 +134,37 @@ def parser() -> argparse.ArgumentParser:
 
 def _settings(sub: argparse.ArgumentParser, *, out: bool = False) -> None:
     sub.add_argument(
-        "--set", action="append", default=[], metavar="KEY.KEY=VALUE", help="lay a setting over the config"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY.KEY=VALUE",
+        help="lay a setting over the config",
     )
     sub.add_argument("--engine", choices=("ray", "local"), help="where the work runs")
-    sub.add_argument("--address", help="of a running Ray cluster (default: RAY_ADDRESS, else a local one is started)")
+    sub.add_argument(
+        "--address",
+        help="of a running Ray cluster (default: RAY_ADDRESS, else a local one is started)",
+    )
     if out:
         sub.add_argument("--out", metavar="URI", help="folder that the run's folder is made in")
 
 
 def _part(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--limit", type=int, metavar="ROWS", help="work on at most so many rows now, in whole shards")
-    sub.add_argument("--shards", metavar="A:B", help="work on the shards from A to before B only, up to their scores")
     sub.add_argument(
-        "--retry-quarantined", action="store_true", help="try the quarantined rows of committed shards again, too"
+        "--limit",
+        type=int,
+        metavar="ROWS",
+        help="work on at most so many rows now, in whole shards",
+    )
+    sub.add_argument(
+        "--shards",
+        metavar="A:B",
+        help="work on the shards from A to before B only, up to their scores",
+    )
+    sub.add_argument(
+        "--retry-quarantined",
+        action="store_true",
+        help="try the quarantined rows of committed shards again, too",
     )
 
 
@@ -138,7 +197,12 @@ def _run(args: argparse.Namespace) -> int:
 
         import yaml
 
-        print(yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False, allow_unicode=True), end="")
+        print(
+            yaml.safe_dump(
+                json.loads(config.model_dump_json()), sort_keys=False, allow_unicode=True
+            ),
+            end="",
+        )
         return 0
     run(config, store=store, part=_the_part(args))
     return 0
@@ -160,7 +224,12 @@ def _stage(args: argparse.Namespace) -> int:
         from pipelines.judge.job import parse_answers
 
         counts = parse_answers(store, config, args.answers)
-        say("judge: " + ", ".join(f"{value} {name}" for name, value in counts.items() if isinstance(value, int)))
+        say(
+            "judge: "
+            + ", ".join(
+                f"{value} {name}" for name, value in counts.items() if isinstance(value, int)
+            )
+        )
         return 0
     run(config, stages=(args.command,), store=store, part=_the_part(args))
     return 0
@@ -233,7 +302,9 @@ def _train(args: argparse.Namespace) -> int:
 
     config = load_train(args.config, args.set)
     if config.role != args.role:
-        raise UserError(f"{args.config}: expected a config that trains the role {args.role}, got {config.role}")
+        raise UserError(
+            f"{args.config}: expected a config that trains the role {args.role}, got {config.role}"
+        )
     print(train(config))
     return 0
 
@@ -255,7 +326,9 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; exit code 0, 1 where a check found something, 2 for a user's error in a line, 75: S3 away."""
+    """Run one command; exit code 0, 1 where a check found something, 2 for a user's error in a
+    line, 75: S3 away.
+    """
     cli = parser()
     args = cli.parse_args(argv)
     if args.version:
@@ -273,7 +346,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"counterfactory: {hide(str(error))}", file=sys.stderr)
         return os.EX_TEMPFAIL if isinstance(error, NoAnswer) else 2
     except KeyboardInterrupt:
-        print("counterfactory: stopped; what is committed stays, the same command goes on from there", file=sys.stderr)
+        print(
+            "counterfactory: stopped; what is committed stays, the same command goes on from there",
+            file=sys.stderr,
+        )
         return 130
 
 

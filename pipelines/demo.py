@@ -1,4 +1,6 @@
-"""The embedded default: drawn faces, two classifiers, one of which learnt a wrong reason; can the audit tell?"""
+"""The embedded default: drawn faces, two classifiers, one of which learnt a wrong reason; can the
+audit tell?
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ PRESETS = ("demo-plain", "demo-biased")
 
 
 def demo(out: str, sets: list[str]) -> str:
-    """Draw the faces, run the main job for both classifiers, and write one page that compares them; its path."""
+    """Draw the faces, run the main job for both classifiers, and write one page that compares them;
+    its path.
+    """
     from pipelines.prepare.job import prepare_faces
     from pipelines.report.job import report
 

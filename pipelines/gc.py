@@ -16,13 +16,15 @@ NAMED = 5  # files named per reason
 
 
 def gc(store: Store, *, older_than: str = "24h", do: bool = False) -> str:
-    """What could be deleted, by reason; with `do` it is. UserError where the folder is no run or the age too low."""
+    """What could be deleted, by reason; with `do` it is. UserError where the folder is no run or
+    the age too low.
+    """
     plan_of(store)
     seconds = age(older_than)
     if do and seconds < YOUNGEST:
         raise UserError(
-            f"--older-than: expected 1h or more with --delete, got {older_than!r}: a younger file may be one that a "
-            "running driver is about to commit"
+            f"--older-than: expected 1h or more with --delete, got {older_than!r}: a younger file"
+            " may be one that a running driver is about to commit"
         )
     found = garbage(store, older_than=seconds, scored=_scored(store))
     if not found:
@@ -32,7 +34,9 @@ def gc(store: Store, *, older_than: str = "24h", do: bool = False) -> str:
     lines = []
     for why, (files, size) in counts(found).items():
         lines.append(f"{files:8,d} x {why}, {size / 1e6:,.1f} MB")
-        lines += [f"             {file.path}" for file in [f for f in found if f.why == why][:NAMED]]
+        lines += [
+            f"             {file.path}" for file in [f for f in found if f.why == why][:NAMED]
+        ]
         lines += [f"             and {files - NAMED:,d} more"] if files > NAMED else []
     done = "deleted" if do else f"older than {older_than}; nothing was deleted: --delete does it"
     return "\n".join([*lines, f"{store.uri}: {len(found):,d} files, {done}"])

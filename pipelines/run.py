@@ -29,19 +29,26 @@ def find_run(name: str, sets: list[str], out: str | None = None) -> tuple[Store,
     """A run and its settings, from a run's folder or from a config's name or path."""
     store = None if name.endswith((".yaml", ".yml")) else open_store(name)
     if store is not None and store.exists("config.yaml"):
-        raw = apply_sets(parse_yaml(store.read("config.yaml").decode(), f"{name}/config.yaml"), sets, {})
+        raw = apply_sets(
+            parse_yaml(store.read("config.yaml").decode(), f"{name}/config.yaml"), sets, {}
+        )
         return store, check(RunConfig, raw, f"{name}/config.yaml")
     config = load_run(name, [*sets, *([f"out={out}"] if out else [])])
     return open_run(config), config
 
 
 def run(
-    config: RunConfig, *, stages: tuple[str, ...] = STAGES, store: Store | None = None, part: Part = WHOLE
+    config: RunConfig,
+    *,
+    stages: tuple[str, ...] = STAGES,
+    store: Store | None = None,
+    part: Part = WHOLE,
 ) -> Store:
-    """Run the stages in order on the run's folder; the same call again finishes or refreshes what is there.
+    """Run the stages in order on the run's folder; the same call again finishes or refreshes what
+    is there.
 
-    part: what of it to work on now; with a range of shards the stages that sum up the run are left out.
-    UserError where a stage's invariants do not hold afterwards.
+    part: what of it to work on now; with a range of shards the stages that sum up the run are left
+    out. UserError where a stage's invariants do not hold afterwards.
     """
     store = store or open_run(config)
     with disk_errors(store.uri):
@@ -79,13 +86,17 @@ def _run(store: Store, config: RunConfig, stages: tuple[str, ...], part: Part) -
 
 
 def expect_sound(store: Store, stage: str, *, whole: bool = True) -> None:
-    """UserError where a stage's invariants do not hold, as far as its commits tell: `verify` reads the data as well."""
+    """UserError where a stage's invariants do not hold, as far as its commits tell: `verify` reads
+    the data as well.
+    """
     broken = check_stage(store, stage, whole=whole)
     if not broken:
         return
     more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
     hint = (
-        ": rows of the data share an id: give data.id a column without doubles, or null" if TWICE in broken[0] else ""
+        ": rows of the data share an id: give data.id a column without doubles, or null"
+        if TWICE in broken[0]
+        else ""
     )
     raise UserError(f"{store.uri}: {broken[0]}{more}{hint}; see `counterfactory verify`")
 
@@ -97,7 +108,11 @@ def say(line: str) -> None:
 
 def standing_stage(store: Store, name: str) -> str:
     """What the stage that a table tells is called in the store."""
-    return {"score": scored_stage, "attribution": attributed_stage}[name](store) if name != "generate" else name
+    return (
+        {"score": scored_stage, "attribution": attributed_stage}[name](store)
+        if name != "generate"
+        else name
+    )
 
 
 def _generate(store: Store, config: RunConfig, part: Part) -> str:
@@ -105,7 +120,10 @@ def _generate(store: Store, config: RunConfig, part: Part) -> str:
     quarantined = f", {counts['quarantined']} quarantined" if counts["quarantined"] else ""
     planned = len(load_plan(store)["shards"])
     left = f"; {counts['shards']:,} of {planned:,} shards" if counts["shards"] < planned else ""
-    return f"generate: {counts['rows']} counterfactuals from {counts['rows_in']} rows{quarantined}{left}"
+    return (
+        f"generate: {counts['rows']} counterfactuals from {counts['rows_in']}"
+        f" rows{quarantined}{left}"
+    )
 
 
 def _score(store: Store, config: RunConfig, part: Part) -> str:
@@ -167,7 +185,8 @@ def stage_needs(store: Store, stage: str) -> None:
     load_plan(store)
     if stage != "generate" and not committed(store, "generate"):
         raise UserError(
-            f"{store.uri}: expected committed counterfactuals, got none: run `counterfactory generate` first"
+            f"{store.uri}: expected committed counterfactuals, got none: run `counterfactory"
+            " generate` first"
         )
 
 

@@ -1,4 +1,6 @@
-"""Starts of shards and of rows, noted before the work, so that what kills its worker is found by what never ended."""
+"""Starts of shards and of rows, noted before the work, so that what kills its worker is found by
+what never ended.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from typing import Any
 from storage.commit import STAGE, shard_name
 from storage.uri import Store
 
-LOCAL = "local"  # the session of a driver that works itself: what kills the worker kills the driver, too
+# the session of a driver that works itself: what kills the worker kills the driver, too
+LOCAL = "local"
 SESSION = re.compile(r"[a-z0-9]{1,32}")
 HUNG, RAISED = "hung", "raised"
 
@@ -23,8 +26,8 @@ HUNG, RAISED = "hung", "raised"
 class Start:
     """A start of a shard: where it is noted, and how earlier ones ended.
 
-    deaths: starts that their worker did not survive, and how many of those in this session; hung: one of them was
-    stopped for taking too long.
+    deaths: starts that their worker did not survive, and how many of those in this session; hung:
+    one of them was stopped for taking too long.
     """
 
     path: str
@@ -48,8 +51,9 @@ def enter(store: Store, start: Start) -> None:
 def look(store: Store, stage: str, shard: Mapping[str, Any], session: str) -> Start:
     """The next start of a shard, not noted yet, and how those before it ended.
 
-    An earlier start that left neither an error nor a note died with its worker, or is the one that was going on when
-    its driver ended (or still goes on elsewhere): of every other session one is forgiven, but of LOCAL none.
+    An earlier start that left neither an error nor a note died with its worker, or is the one that
+    was going on when its driver ended (or still goes on elsewhere): of every other session one is
+    forgiven, but of LOCAL none.
     """
     if not SESSION.fullmatch(session):
         raise ValueError(f"expected a session of a-z and 0-9, got {session!r}")
@@ -57,8 +61,12 @@ def look(store: Store, stage: str, shard: Mapping[str, Any], session: str) -> St
     earlier = [path.rpartition("/")[2].split("-") for path in store.list(folder)]
     path = f"{folder}/{session}-{uuid.uuid4().hex}"
     raised = {parts[1] for parts in earlier if parts[2:] == [RAISED]}
-    open_starts = Counter(parts[0] for parts in earlier if len(parts) == 2 and parts[1] not in raised)
-    deaths = sum(count if name in (session, LOCAL) else count - 1 for name, count in open_starts.items())
+    open_starts = Counter(
+        parts[0] for parts in earlier if len(parts) == 2 and parts[1] not in raised
+    )
+    deaths = sum(
+        count if name in (session, LOCAL) else count - 1 for name, count in open_starts.items()
+    )
     return Start(path, deaths, open_starts[session], any(parts[2:] == [HUNG] for parts in earlier))
 
 
@@ -67,15 +75,21 @@ def note(store: Store, start: Start, how: str) -> None:
     store.put_new(f"{start.path}-{how}", b"")
 
 
-def begin_row(store: Store, stage: str, shard: Mapping[str, Any], row: int, session: str) -> str | None:
-    """Note that a row is worked on alone; else the reason not to: a worker took it up and never came back from it.
+def begin_row(
+    store: Store, stage: str, shard: Mapping[str, Any], row: int, session: str
+) -> str | None:
+    """Note that a row is worked on alone; else the reason not to: a worker took it up and never
+    came back from it.
 
-    A row that was open when another driver's session ended is tried again; an open one of this session was deadly.
+    A row that was open when another driver's session ended is tried again; an open one of this
+    session was deadly.
     """
     mark = f"poison/{_place(stage, shard)}/{row}"
     if store.exists(f"{mark}-{HUNG}"):
         return "it took longer than a row may take (engine.row_seconds)"
-    if not store.put_new(f"{mark}-{session}-begun", b"") and not store.exists(f"{mark}-{session}-ended"):
+    if not store.put_new(f"{mark}-{session}-begun", b"") and not store.exists(
+        f"{mark}-{session}-ended"
+    ):
         return "its worker died on this row"
     return None
 

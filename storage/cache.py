@@ -1,4 +1,5 @@
-"""Folders of model files on this machine: one that lies in S3 is fetched once, whole or not at all."""
+"""Folders of model files on this machine: one that lies in S3 is fetched once, whole
+or not at all."""
 
 from __future__ import annotations
 
@@ -19,15 +20,18 @@ HOME = "COUNTERFACTORY_CACHE"  # names another folder than ~/.cache/counterfacto
 
 
 def cached(uri: str) -> Path:
-    """The local copy of a folder's model files, under the name of its digest; FileNotFoundError if it has none.
+    """The local copy of a folder's model files, under the name of its digest; FileNotFoundError if
+    it has none.
 
-    Versions in the store tell whether a copy is the one that is there now. Of many workers on a node one fetches, and
-    the others wait for it.
+    Versions in the store tell whether a copy is the one that is there now. Of many workers on a
+    node one fetches, and the others wait for it.
     """
     store = open_store(uri)
     names = [name for name in store.list("") if name.endswith(FILES)]
     if not names:
-        raise FileNotFoundError(f"expected a folder with safetensors and json files at {store.uri}, got none")
+        raise FileNotFoundError(
+            f"expected a folder with safetensors and json files at {store.uri}, got none"
+        )
     told = "\n".join([store.uri, *(f"{name} {store.version(name)}" for name in names)])
     note = _home() / "listings" / hashlib.sha256(told.encode()).hexdigest()
     if there := _noted(note):
@@ -41,8 +45,13 @@ def cached(uri: str) -> Path:
 
 
 def folder_digest(folder: Path) -> str | None:
-    """sha256 over names and content of a folder's model files, however deep; None where it has none."""
-    files = sorted((f for f in folder.rglob("*") if f.suffix in FILES), key=lambda f: f.relative_to(folder).as_posix())
+    """sha256 over names and content of a folder's model files, however deep; None where it has
+    none.
+    """
+    files = sorted(
+        (f for f in folder.rglob("*") if f.suffix in FILES),
+        key=lambda f: f.relative_to(folder).as_posix(),
+    )
     digest = hashlib.sha256()
     for file in files:
         name = file.relative_to(folder).as_posix()
@@ -61,7 +70,8 @@ def _noted(note: Path) -> Path | None:
 
 @contextmanager
 def _alone(listing: str) -> Iterator[None]:
-    """Hold a listing's lock, which ends with its holder, and clear away what fetches that were killed have left.
+    """Hold a listing's lock, which ends with its holder, and clear away what fetches that were
+    killed have left.
 
     A file system without locks is done without: several may fetch then, and nothing is cleared.
     """
@@ -80,7 +90,9 @@ def _alone(listing: str) -> Iterator[None]:
 
 
 def _is_free(listing: str) -> bool:
-    """Does nobody fetch this listing? The lock is let go at once: a fetch that begins now uses another folder."""
+    """Does nobody fetch this listing? The lock is let go at once: a fetch that begins now uses
+    another folder.
+    """
     with open(_home() / "listings" / f".{listing}.lock", "ab") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -113,4 +125,8 @@ def _fetch(store: Store, names: list[str], listing: str) -> Path:
 
 def _home() -> Path:
     base = os.environ.get(HOME)
-    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "counterfactory"
+    return (
+        Path(base)
+        if base
+        else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "counterfactory"
+    )

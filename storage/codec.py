@@ -11,24 +11,31 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
-LEVEL = 4  # of zlib: on drawn and on photographed faces a third less time than 6 takes, for 3 % more bytes
+# of zlib: on drawn and on photographed faces a third less time than 6 takes, for 3 % more bytes
+LEVEL = 4
 Crop = tuple[int, int, int, int]
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False  # the default, but other packages are known to change it
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `max_pixels` decides, with a reason
+# `max_pixels` decides, with a reason
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class BadRow(ValueError):  # noqa: N818 (the row is bad, not the program)
-    """A row that cannot be used; str() is the reason for quarantine, and holds nothing of the row's content."""
+    """A row that cannot be used; str() is the reason for quarantine, and holds nothing of the row's
+    content.
+    """
 
 
-def decode(data: bytes | None, *, size: int | Sequence[int], crop: Crop | None, max_pixels: int) -> NDArray[np.uint8]:
-    """PNG, JPEG or WebP bytes to (H,W,3) RGB: crop (left, top, right, bottom), then resize if the size differs.
+def decode(
+    data: bytes | None, *, size: int | Sequence[int], crop: Crop | None, max_pixels: int
+) -> NDArray[np.uint8]:
+    """PNG, JPEG or WebP bytes to (H,W,3) RGB: crop (left, top, right, bottom), then resize if the
+    size differs.
 
-    size: the side of a square, or (width, height).
-    Bicubic, antialiased when shrinking; the aspect ratio is not kept. EXIF orientation and profiles are not applied.
-    BadRow: no or broken bytes, more than `max_pixels` (by the header, before decoding), a mode other than RGB and grey,
-    several frames, a crop that reaches outside.
+    size: the side of a square, or (width, height). Bicubic, antialiased when shrinking; the aspect
+    ratio is not kept. EXIF orientation and profiles are not applied. BadRow: no or broken bytes,
+    more than `max_pixels` (by the header, before decoding), a mode other than RGB and grey, several
+    frames, a crop that reaches outside.
     """
     if data is None:
         raise BadRow("no image: null")
@@ -40,15 +47,21 @@ def decode(data: bytes | None, *, size: int | Sequence[int], crop: Crop | None, 
     if image.mode not in ("RGB", "L") or "transparency" in image.info:
         mode = image.mode if image.mode not in ("RGB", "L") else f"{image.mode} with transparency"
         raise BadRow(f"image mode: expected RGB or L, got {mode}")
-    # To Pillow, a camera's JPEG with a preview or a second view behind the picture is an MPO: its first frame is meant.
+    # To Pillow, a camera's JPEG with a preview or a second view behind the picture is an MPO: its
+    # first frame is meant.
     if image.format != "MPO" and getattr(image, "n_frames", 1) != 1:
         raise BadRow("image frames: expected 1, got several")
     width, height = image.size
-    if crop is not None and not (0 <= crop[0] < crop[2] <= width and 0 <= crop[1] < crop[3] <= height):
-        raise BadRow(f"crop: expected {list(crop)} inside the image, got an image of {width}x{height}")
+    if crop is not None and not (
+        0 <= crop[0] < crop[2] <= width and 0 <= crop[1] < crop[3] <= height
+    ):
+        raise BadRow(
+            f"crop: expected {list(crop)} inside the image, got an image of {width}x{height}"
+        )
     try:
         image.load()
-    except Exception as error:  # zlib, struct, OSError, SyntaxError ... : Pillow's decoders raise nearly anything
+    except Exception as error:
+        # zlib, struct, OSError, SyntaxError ... : Pillow's decoders raise nearly anything
         kind = "truncated" if "truncated" in str(error) else "corrupt"
         raise BadRow(f"image: {kind} {image.format}") from None
     picture = image.convert("RGB") if image.mode == "L" else image
@@ -62,21 +75,27 @@ def decode(data: bytes | None, *, size: int | Sequence[int], crop: Crop | None, 
 def decode_mask(
     cell: object, *, size: int | Sequence[int], crop: Crop | None, of: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """PNG bytes of region indices, grey or with a palette, to (H,W) uint8: cropped and resized as their image is, but
-    to the nearest neighbour.
+    """PNG bytes of region indices, grey or with a palette, to (H,W) uint8: cropped and resized as
+    their image is, but to the nearest neighbour.
 
-    cell: bytes, or a struct with them as `bytes`; of: the image's own width and height, which the mask must have.
-    BadRow: no or broken bytes, another format (JPEG would smear indices), mode or size.
+    cell: bytes, or a struct with them as `bytes`; of: the image's own width and height, which the
+    mask must have. BadRow: no or broken bytes, another format (JPEG would smear indices), mode or
+    size.
     """
     data = cell.get("bytes") if isinstance(cell, dict) else cell
     if not isinstance(data, bytes) or not data:
-        raise BadRow(f"no mask: {'null' if data is None else '0 bytes' if data == b'' else type(data).__name__}")
+        raise BadRow(
+            "no mask:"
+            f" {'null' if data is None else '0 bytes' if data == b'' else type(data).__name__}"
+        )
     try:
         image = _header(data, of[0] * of[1])
     except BadRow as reason:
         raise BadRow(f"mask: {reason}") from None
     if image.format != "PNG" or image.mode not in ("L", "P"):
-        raise BadRow(f"mask: expected a PNG of mode L or P, got {image.format} of mode {image.mode}")
+        raise BadRow(
+            f"mask: expected a PNG of mode L or P, got {image.format} of mode {image.mode}"
+        )
     if image.size != of:
         (a, b), (c, d) = of, image.size
         raise BadRow(f"mask: expected the image's {a}x{b} pixels, got {c}x{d}")
@@ -106,7 +125,9 @@ def encode(image: NDArray[np.uint8]) -> bytes:
     """PNG bytes of (H, W, 3) RGB or (H, W) grey uint8; the same array gives the same bytes."""
     shaped = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
     if image.dtype != np.uint8 or not shaped or image.size == 0:
-        raise ValueError(f"expected uint8 of shape (H, W, 3) or (H, W), got {image.dtype} of {image.shape}")
+        raise ValueError(
+            f"expected uint8 of shape (H, W, 3) or (H, W), got {image.dtype} of {image.shape}"
+        )
     out = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(out, format="PNG", compress_level=LEVEL)
     return out.getvalue()

@@ -1,8 +1,10 @@
-"""What is done: a data file and a commit object per shard and stage; readers trust the first commit, nothing else.
+"""What is done: a data file and a commit object per shard and stage; readers trust the first
+commit, nothing else.
 
-A shard whose quarantined rows are tried again gets a further commit, a revision: `commit/generate/000012.r1.json` holds
-the whole shard and stands for `000012.json`, which stays. A later stage's commit bears the revision it was made from,
-and counts only while generate has no higher one.
+A shard whose quarantined rows are tried again gets a further commit, a revision:
+`commit/generate/000012.r1.json` holds the whole shard and stands for `000012.json`, which stays. A
+later stage's commit bears the revision it was made from, and counts only while generate has no
+higher one.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from storage.uri import Store
 
 STAGE = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 COMMIT = re.compile(r"(\d{6,})(?:\.r([1-9]\d*))?\.json")
-GENERATE = "generate"  # the stage whose input is the plan; every other stage's input is what it committed
+# the stage whose input is the plan; every other stage's input is what it committed
+GENERATE = "generate"
 WORK = ("revision", "tries")  # what a shard to be worked on has besides what the plan says of it
 READERS = 8  # commit objects fetched at a time: they are small, and each costs a round trip in S3
 
@@ -43,13 +46,14 @@ def commit_shard(
     extra: dict[str, Any],
     rows_out: int | None = None,
 ) -> dict[str, Any]:
-    """Write a shard's table, then its commit; returns the commit that won, which may be another writer's.
+    """Write a shard's table, then its commit; returns the commit that won, which may be another
+    writer's.
 
-    shard: as the plan has it, with "revision" where that is not 0.
-    quarantined: [{"id", "reason"}]. rows_out: input rows answered; by default the table's rows: of generate, where a
-    method gives k answers to a row, they are k times as many.
-    Deletes nothing, ever: after a lost reply the file that looks orphaned may be the committed one.
-    ValueError, and nothing written, if rows_in is not rows_out + quarantined, or the answers do not go to the rows.
+    shard: as the plan has it, with "revision" where that is not 0. quarantined: [{"id", "reason"}].
+    rows_out: input rows answered; by default the table's rows: of generate, where a method gives k
+    answers to a row, they are k times as many. Deletes nothing, ever: after a lost reply the file
+    that looks orphaned may be the committed one. ValueError, and nothing written, if rows_in is not
+    rows_out + quarantined, or the answers do not go to the rows.
     """
     planned = {name: value for name, value in shard.items() if name not in WORK}
     revision = shard.get("revision", 0)
@@ -57,7 +61,9 @@ def commit_shard(
     rows_out = table.num_rows if rows_out is None else rows_out
     _expect_whole(stage, shard, rows_in, rows_out, quarantined)
     if not evenly(table.num_rows, rows_out):
-        raise ValueError(f"expected as many answers to each of {rows_out} rows, got {table.num_rows} answers")
+        raise ValueError(
+            f"expected as many answers to each of {rows_out} rows, got {table.num_rows} answers"
+        )
     out = io.BytesIO()
     pq.write_table(table, out, compression="zstd")
     data = out.getvalue()
@@ -92,18 +98,29 @@ def read_commits(store: Store, stage: str) -> dict[int, dict[str, Any]]:
 
 def iterate_commits(store: Store, stage: str) -> Iterator[dict[str, Any]]:
     """The commits of a stage that count, in the order of shards, a few in memory at a time."""
-    paths = [commit_path(stage, index, revision) for index, revision in revisions(store, stage).items()]
+    paths = [
+        commit_path(stage, index, revision) for index, revision in revisions(store, stage).items()
+    ]
     with ThreadPoolExecutor(READERS) as pool:
         for start in range(0, len(paths), 32 * READERS):
-            yield from pool.map(lambda path: read_commit(store, path), paths[start : start + 32 * READERS])
+            yield from pool.map(
+                lambda path: read_commit(store, path), paths[start : start + 32 * READERS]
+            )
 
 
-def read_committed(store: Store, commit: Mapping[str, Any], columns: list[str] | None = None) -> pa.Table:
-    """The table that a commit names, or some of its columns; ValueError if it has not the rows that were committed."""
+def read_committed(
+    store: Store, commit: Mapping[str, Any], columns: list[str] | None = None
+) -> pa.Table:
+    """The table that a commit names, or some of its columns; ValueError if it has not the rows that
+    were committed.
+    """
     with store.parquet(data_path(commit)) as file:
         table = file.read(columns=columns, use_threads=False)
     if file.metadata.num_rows != commit["rows"]:
-        raise ValueError(f"{store.url(commit['file'])}: expected {commit['rows']} rows, got {file.metadata.num_rows}")
+        raise ValueError(
+            f"{store.url(commit['file'])}: expected {commit['rows']} rows, got"
+            f" {file.metadata.num_rows}"
+        )
     return table
 
 
@@ -130,37 +147,58 @@ def all_revisions(store: Store, stage: str) -> dict[int, list[int]]:
     folder = f"commit/{_stage(stage)}"
     matches = (COMMIT.fullmatch(path.removeprefix(f"{folder}/")) for path in store.list(folder))
     found: dict[int, list[int]] = {}
-    for index, revision in sorted((int(match[1]), int(match[2] or 0)) for match in matches if match):
+    for index, revision in sorted(
+        (int(match[1]), int(match[2] or 0)) for match in matches if match
+    ):
         found.setdefault(index, []).append(revision)
     return found
 
 
 def stages(store: Store) -> list[str]:
     """Stages of which anything was begun, `generate` first."""
-    names = {name for top in ("commit", "attempt") for name in store.folders(top) if STAGE.fullmatch(name)}
+    names = {
+        name
+        for top in ("commit", "attempt")
+        for name in store.folders(top)
+        if STAGE.fullmatch(name)
+    }
     return sorted(names, key=lambda name: (name != GENERATE, name))
 
 
 def todo(plan: Mapping[str, Any], store: Store, stage: str) -> list[dict[str, Any]]:
-    """The plan's shards that have no commit; for a later stage with the revision that generate has, unless it is 0."""
+    """The plan's shards that have no commit; for a later stage with the revision that generate has,
+    unless it is 0.
+    """
     done = set(committed(store, stage))
     now = {} if stage == GENERATE else revisions(store, GENERATE)
     left = (shard for shard in plan["shards"] if shard["index"] not in done)
-    return [{**shard, "revision": now[shard["index"]]} if now.get(shard["index"]) else shard for shard in left]
+    return [
+        {**shard, "revision": now[shard["index"]]} if now.get(shard["index"]) else shard
+        for shard in left
+    ]
 
 
 def to_retry(plan: Mapping[str, Any], store: Store) -> list[dict[str, Any]]:
-    """The plan's shards with quarantined rows, as their next revision; "tries" is how many rows that are."""
+    """The plan's shards with quarantined rows, as their next revision; "tries" is how many rows
+    that are.
+    """
     bad = {
-        commit["shard"]["index"]: {"revision": commit.get("revision", 0) + 1, "tries": len(commit["quarantined"])}
+        commit["shard"]["index"]: {
+            "revision": commit.get("revision", 0) + 1,
+            "tries": len(commit["quarantined"]),
+        }
         for commit in iterate_commits(store, GENERATE)
         if commit["quarantined"]
     }
     return [{**shard, **bad[shard["index"]]} for shard in plan["shards"] if shard["index"] in bad]
 
 
-def totals(commits: Mapping[int, Mapping[str, Any]] | Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Sums over commits: shards, rows_in, rows_out, rows, quarantined, bytes, seconds, and every number in `extra`."""
+def totals(
+    commits: Mapping[int, Mapping[str, Any]] | Iterable[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Sums over commits: shards, rows_in, rows_out, rows, quarantined, bytes, seconds, and every
+    number in `extra`.
+    """
     sums: dict[str, Any] = dict.fromkeys(
         ("shards", "rows_in", "rows_out", "rows", "quarantined", "bytes", "seconds"), 0
     )
@@ -204,23 +242,36 @@ def read_commit(store: Store, path: str) -> dict[str, Any]:
     try:
         commit = json.loads(data)
         data_path(commit)
-        if commit_path(commit["stage"], commit["shard"]["index"], commit.get("revision", 0)) == path:
+        if (
+            commit_path(commit["stage"], commit["shard"]["index"], commit.get("revision", 0))
+            == path
+        ):
             return dict(commit)
     except (ValueError, KeyError, TypeError):
         pass
     raise BadCommit(
-        f"{store.url(path)}: expected the commit of this shard, got {len(data)} bytes of something else: "
-        "put it back, or move it away, then the same command does the shard again"
+        f"{store.url(path)}: expected the commit of this shard, got {len(data)} bytes of something"
+        " else: put it back, or move it away, then the same command does the shard again"
     )
 
 
-def _expect_whole(stage: str, shard: Mapping[str, Any], rows_in: int, rows_out: int, bad: list[dict[str, Any]]) -> None:
+def _expect_whole(
+    stage: str, shard: Mapping[str, Any], rows_in: int, rows_out: int, bad: list[dict[str, Any]]
+) -> None:
     if rows_in != rows_out + len(bad):
-        raise ValueError(f"expected rows_in = rows_out + quarantined, got {rows_in} = {rows_out} + {len(bad)}")
+        raise ValueError(
+            f"expected rows_in = rows_out + quarantined, got {rows_in} = {rows_out} + {len(bad)}"
+        )
     if stage == GENERATE and rows_in != shard["rows"]:
-        raise ValueError(f"expected all {shard['rows']} rows of shard {shard['index']}, got {rows_in}")
-    if not all(isinstance(row.get("id"), str) and isinstance(row.get("reason"), str) for row in bad):
-        raise ValueError("expected quarantined rows as {'id': str, 'reason': str}, got another shape")
+        raise ValueError(
+            f"expected all {shard['rows']} rows of shard {shard['index']}, got {rows_in}"
+        )
+    if not all(
+        isinstance(row.get("id"), str) and isinstance(row.get("reason"), str) for row in bad
+    ):
+        raise ValueError(
+            "expected quarantined rows as {'id': str, 'reason': str}, got another shape"
+        )
 
 
 def _stage(name: str) -> str:

@@ -1,4 +1,6 @@
-"""What storage says when it cannot go on; str() of each is one line for the user, and holds no secret."""
+"""What storage says when it cannot go on; str() of each is one line for the user, and holds no
+secret.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ class StorageError(OSError):
 
 
 class NoAnswer(StorageError):  # noqa: N818 (said of the store)
-    """A store that did not answer for as long as was waited for: it may later, so the same command is worth a try."""
+    """A store that did not answer for as long as was waited for: it may later, so the same command
+    is worth a try.
+    """
 
 
 class BadPath(ValueError):  # noqa: N818 (said of the path)

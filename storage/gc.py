@@ -12,7 +12,8 @@ from storage.commit import STAGE, all_revisions, commit_path, data_path, read_co
 from storage.uri import Entry, Store
 
 DATA = re.compile(r"data/[^/]+/(\d{6,})-[0-9a-z-]+\.parquet")
-TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp|\.probe-[0-9a-f]{32}")  # of a write, of the look at a cluster's nodes
+# of a write, of the look at a cluster's nodes
+TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp|\.probe-[0-9a-f]{32}")
 ORPHAN, MARK, UNFINISHED, SUPERSEDED = (
     "data file that no commit names",
     "mark of a finished shard",
@@ -30,35 +31,45 @@ class Garbage(NamedTuple):
 
 
 def garbage(store: Store, *, older_than: float, scored: str | None) -> list[Garbage]:
-    """Files of a run that can go, in the order in which to delete them; those younger than `older_than` seconds stay.
+    """Files of a run that can go, in the order in which to delete them; those younger than
+    `older_than` seconds stay.
 
-    scored: the stage of the scores that stand; other `score-` stages that nothing was written to lately are superseded.
-    No file is given that a commit names, unless its whole stage is. Safe beside a driver that works: files are listed
-    before the commits are, so a file that is committed meanwhile is seen to be; and a file that is to be committed
-    later is younger than the grace period, which must be longer than a worker takes from data file to commit.
+    scored: the stage of the scores that stand; other `score-` stages that nothing was written to
+    lately are superseded. No file is given that a commit names, unless its whole stage is. Safe
+    beside a driver that works: files are listed before the commits are, so a file that is committed
+    meanwhile is seen to be; and a file that is to be committed later is younger than the grace
+    period, which must be longer than a worker takes from data file to commit.
     """
     before = time.time() - older_than
     entries = store.entries()
     old = [entry for entry in entries if entry.written < before]
     found = [Garbage(entry.path, entry.size, UNFINISHED) for entry in old if _is_temporary(entry)]
     gone = _superseded(entries, before, scored)
-    for stage in sorted({_stage_of(entry) for entry in old} - {""}):  # some have nothing but data files left
+    # some have nothing but data files left
+    for stage in sorted({_stage_of(entry) for entry in old} - {""}):
         mine = [entry for entry in old if _stage_of(entry) == stage and not _is_temporary(entry)]
         if stage in gone:
-            # Commits first: a half-done deletion leaves data files that nothing names, and no commit of a missing file.
+            # Commits first: a half-done deletion leaves data files that nothing names, and no
+            # commit of a missing file.
             mine.sort(key=lambda entry: not entry.path.startswith("commit/"))
             found += [Garbage(entry.path, entry.size, SUPERSEDED) for entry in mine]
             continue
         named = all_revisions(store, stage)
-        found += [Garbage(entry.path, entry.size, ORPHAN) for entry in _orphans(store, stage, mine, named)]
+        found += [
+            Garbage(entry.path, entry.size, ORPHAN) for entry in _orphans(store, stage, mine, named)
+        ]
         found += [Garbage(entry.path, entry.size, MARK) for entry in _marks(mine, named)]
     return found
 
 
-def _orphans(store: Store, stage: str, entries: Iterable[Entry], named: dict[int, list[int]]) -> Iterator[Entry]:
-    """Data files that none of their shard's commits names; a shard with a commit that cannot be read keeps all of its.
+def _orphans(
+    store: Store, stage: str, entries: Iterable[Entry], named: dict[int, list[int]]
+) -> Iterator[Entry]:
+    """Data files that none of their shard's commits names; a shard with a commit that cannot be
+    read keeps all of its.
 
-    Commits are read only of shards that have more files than commits: each commit names one file, and no other's.
+    Commits are read only of shards that have more files than commits: each commit names one file,
+    and no other's.
     """
     files: dict[int, list[Entry]] = {}
     for entry in entries:
@@ -69,7 +80,10 @@ def _orphans(store: Store, stage: str, entries: Iterable[Entry], named: dict[int
         if len(mine) <= len(numbers):
             continue
         try:
-            kept = {data_path(read_commit(store, commit_path(stage, index, revision))) for revision in numbers}
+            kept = {
+                data_path(read_commit(store, commit_path(stage, index, revision)))
+                for revision in numbers
+            }
         except (ValueError, FileNotFoundError):
             continue
         yield from (entry for entry in mine if entry.path not in kept)
@@ -92,12 +106,18 @@ def _superseded(entries: Iterable[Entry], before: float, scored: str | None) -> 
     for entry in entries:
         stage = _stage_of(entry)
         last[stage] = max(last.get(stage, 0.0), entry.written)
-    return {stage for stage, written in last.items() if stage.startswith("score-") and written < before} - {scored}
+    return {
+        stage for stage, written in last.items() if stage.startswith("score-") and written < before
+    } - {scored}
 
 
 def _stage_of(entry: Entry) -> str:
     parts = entry.path.split("/")
-    inside = len(parts) > 2 and parts[0] in ("commit", "data", "attempt", "poison") and STAGE.fullmatch(parts[1])
+    inside = (
+        len(parts) > 2
+        and parts[0] in ("commit", "data", "attempt", "poison")
+        and STAGE.fullmatch(parts[1])
+    )
     return parts[1] if inside else ""
 
 

@@ -1,4 +1,6 @@
-"""The input's files: counted by their footers when a run is planned, compared by their versions when it is resumed."""
+"""The input's files: counted by their footers when a run is planned, compared by their versions
+when it is resumed.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,14 @@ READERS = 16  # files looked at at a time: each costs round trips in S3
 File = dict[str, Any]
 
 
-def read_footers(path: str, rows: str | None, columns: Sequence[str] = ()) -> tuple[list[File], pa.Schema]:
-    """[{"file", "name", "version", "rows"}] of a file, folder or glob in name order, up to where the selection ends.
+def read_footers(
+    path: str, rows: str | None, columns: Sequence[str] = ()
+) -> tuple[list[File], pa.Schema]:
+    """[{"file", "name", "version", "rows"}] of a file, folder or glob in name order, up to where
+    the selection ends.
 
-    Gives also the first file's schema. columns: every file must have them, with the first file's types.
-    ValueError: not Parquet, or a column is missing; FileNotFoundError: no files.
+    Gives also the first file's schema. columns: every file must have them, with the first file's
+    types. ValueError: not Parquet, or a column is missing; FileNotFoundError: no files.
     """
     _, stop = bounds(rows)
     listed = data_files(path)
@@ -42,8 +47,8 @@ def read_footers(path: str, rows: str | None, columns: Sequence[str] = ()) -> tu
 def unchanged(files: Sequence[Mapping[str, Any]], path: str, rows: str | None) -> bool:
     """Is the input still the files that were planned with: no other names, no other versions.
 
-    Lists the input and asks each file for its version, but opens none. Files after the end of the selection may come
-    and go.
+    Lists the input and asks each file for its version, but opens none. Files after the end of the
+    selection may come and go.
     """
     _, stop = bounds(rows)
     try:
@@ -55,7 +60,9 @@ def unchanged(files: Sequence[Mapping[str, Any]], path: str, rows: str | None) -
             return False
         with ThreadPoolExecutor(READERS) as pool:
             versions = pool.map(lambda place: place[0].version(place[1]), now.values())
-            return all(file["version"] == version for file, version in zip(files, versions, strict=True))
+            return all(
+                file["version"] == version for file, version in zip(files, versions, strict=True)
+            )
     except FileNotFoundError:
         return False
 
@@ -66,7 +73,9 @@ def enough(files: Sequence[Mapping[str, Any]], stop: int | None) -> bool:
 
 
 def bounds(rows: str | None) -> tuple[int, int | None]:
-    """First row and the one behind the last (None: to the end) of "a:b"; ValueError names what is none."""
+    """First row and the one behind the last (None: to the end) of "a:b"; ValueError names what is
+    none.
+    """
     if rows is None:
         return 0, None
     match = re.fullmatch(r"(\d*):(\d*)", rows)
@@ -87,7 +96,8 @@ def expect_columns(columns: Iterable[str], found: pa.Schema, like: pa.Schema, ur
             raise ValueError(f"{url}: expected a column {name!r}, got none: {hint}")
         if found.field(name).type != like.field(name).type:
             raise ValueError(
-                f"{url}: expected column {name!r} as {like.field(name).type}, got {found.field(name).type}"
+                f"{url}: expected column {name!r} as {like.field(name).type}, got"
+                f" {found.field(name).type}"
             )
 
 
@@ -95,5 +105,10 @@ def _footer(place: tuple[Store, str]) -> tuple[File, pa.Schema]:
     store, name = place
     version = store.version(name)  # before the footer, so that a change in between is noticed
     with store.parquet(name) as file:
-        found = {"file": store.url(name), "name": name, "version": version, "rows": file.metadata.num_rows}
+        found = {
+            "file": store.url(name),
+            "name": name,
+            "version": version,
+            "rows": file.metadata.num_rows,
+        }
         return found, file.schema_arrow

@@ -29,9 +29,10 @@ def write(path: str, data: bytes) -> None:
 def put_new(path: str, data: bytes) -> bool:
     """Put a file in place only if the name is free; False if it was taken.
 
-    The link appears with the whole, fsynced content behind it, so no reader sees half a file (O_EXCL on the name itself
-    would show one, and a kill in the middle would leave it for good). Where a file system has no hard links, the name
-    is decided under a lock that dies with its holder.
+    The link appears with the whole, fsynced content behind it, so no reader sees half a file
+    (O_EXCL on the name itself would show one, and a kill in the middle would leave it for good).
+    Where a file system has no hard links, the name is decided under a lock that dies with its
+    holder.
     """
     if os.path.lexists(path):
         return False
@@ -79,7 +80,9 @@ def kind(path: str) -> Literal["file", "folder"] | None:
 
 
 def walk(path: str) -> Iterator[str]:
-    """Files below a folder, relative to it, however deep; links are followed, but into no folder twice."""
+    """Files below a folder, relative to it, however deep; links are followed, but into no folder
+    twice.
+    """
     seen: set[str] = set()
     waiting = [(path, "")]
     while waiting:
@@ -97,7 +100,9 @@ def walk(path: str) -> Iterator[str]:
 
 
 def ages(path: str) -> Iterator[tuple[str, int, float]]:
-    """Every file below a folder, as `walk`, with when it was written, in seconds since 1970; no link is followed."""
+    """Every file below a folder, as `walk`, with when it was written, in seconds since 1970; no
+    link is followed.
+    """
     for folder, _, names in os.walk(path):
         for name in names:
             where = Path(folder, name)
@@ -148,7 +153,9 @@ def _temp(path: str, data: bytes) -> Path:
 
 
 def _make(folder: Path) -> None:
-    """Make a folder and its parents; a new name lasts only once the folder that holds it is fsynced."""
+    """Make a folder and its parents; a new name lasts only once the folder that holds it is
+    fsynced.
+    """
     if folder.is_dir():
         return
     _make(folder.parent)

@@ -1,4 +1,6 @@
-"""What no stage may hold twice, as hashes of 64 bits that commits carry, so that no data is read to compare them."""
+"""What no stage may hold twice, as hashes of 64 bits that commits carry, so that no data is read to
+compare them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Cutting the input into shards from Parquet footers alone, and reading exactly one shard's rows."""
+"""Cutting the input into shards from Parquet footers alone, and reading exactly one
+shard's rows."""
 
 from __future__ import annotations
 
@@ -13,13 +14,16 @@ from storage.errors import FileChanged as FileChanged  # said here, known there
 from storage.inputs import bounds, expect_columns, read_footers
 from storage.uri import Store, split_url
 
-BATCH = 256  # rows decoded at a time, so that a file with one huge row group does not fill the memory
+# rows decoded at a time, so that a file with one huge row group does not fill the memory
+BATCH = 256
 FEW = 16  # of rows that are worked on as they come, and may be large
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """So many rows of a shard that their file does not give, and why: the reason names file and rows."""
+    """So many rows of a shard that their file does not give, and why: the reason names file and
+    rows.
+    """
 
     num_rows: int
     reason: str
@@ -28,20 +32,25 @@ class Unreadable:
 def plan_shards(
     path: str, *, shard_rows: int, rows: str | None, columns: Sequence[str] | None = None
 ) -> tuple[list[dict[str, Any]], pa.Schema]:
-    """Shards of at most `shard_rows` rows over a file, folder or glob, and the first file's schema, from footers alone.
+    """Shards of at most `shard_rows` rows over a file, folder or glob, and the first file's schema,
+    from footers alone.
 
-    rows: "a:b" selects as a Python slice would, from all files taken together in name order.
-    A shard is {"index", "file", "name", "version", "start", "rows", "offset"}: rows start..start+rows of a file, which
-    is `name` in its folder wherever that lies; the first of them is row `offset` of the selection.
-    columns: every file must have them, with the first file's types.
-    ValueError: not Parquet, or nothing selected; FileNotFoundError: no files.
+    rows: "a:b" selects as a Python slice would, from all files taken together in name order. A
+    shard is {"index", "file", "name", "version", "start", "rows", "offset"}: rows start..start+rows
+    of a file, which is `name` in its folder wherever that lies; the first of them is row `offset`
+    of the selection. columns: every file must have them, with the first file's types. ValueError:
+    not Parquet, or nothing selected; FileNotFoundError: no files.
     """
     files, schema = read_footers(path, rows, columns or ())
     return cut(files, shard_rows=shard_rows, rows=rows, path=path), schema
 
 
-def cut(files: Sequence[Mapping[str, Any]], *, shard_rows: int, rows: str | None, path: str) -> list[dict[str, Any]]:
-    """Shards over files as `read_footers` gives them; ValueError, which names `path`, if nothing is selected."""
+def cut(
+    files: Sequence[Mapping[str, Any]], *, shard_rows: int, rows: str | None, path: str
+) -> list[dict[str, Any]]:
+    """Shards over files as `read_footers` gives them; ValueError, which names `path`, if nothing is
+    selected.
+    """
     if shard_rows < 1:
         raise ValueError(f"expected shard_rows >= 1, got {shard_rows}")
     first, stop = bounds(rows)
@@ -53,7 +62,9 @@ def cut(files: Sequence[Mapping[str, Any]], *, shard_rows: int, rows: str | None
         where = {name: file[name] for name in ("file", "name", "version")}
         for at in range(start, end, shard_rows):
             size = min(shard_rows, end - at)
-            shards.append({"index": len(shards), **where, "start": at, "rows": size, "offset": offset})
+            shards.append(
+                {"index": len(shards), **where, "start": at, "rows": size, "offset": offset}
+            )
             offset += size
         seen += file["rows"]
     if not shards:
@@ -63,10 +74,11 @@ def cut(files: Sequence[Mapping[str, Any]], *, shard_rows: int, rows: str | None
 
 
 def read_shard(shard: dict[str, Any], columns: list[str]) -> pa.Table:
-    """Exactly the shard's rows, and of its file only the row groups they are in and the columns asked for.
+    """Exactly the shard's rows, and of its file only the row groups they are in and the columns
+    asked for.
 
-    FileChanged if the file is not the one that was planned; ValueError names a missing column and the nearest there is,
-    or rows that cannot be read.
+    FileChanged if the file is not the one that was planned; ValueError names a missing column and
+    the nearest there is, or rows that cannot be read.
     """
     batches = []
     for part in iterate_shard(shard, columns, rows=BATCH):
@@ -79,9 +91,11 @@ def read_shard(shard: dict[str, Any], columns: list[str]) -> pa.Table:
 def iterate_shard(
     shard: Mapping[str, Any], columns: list[str], *, rows: int = FEW
 ) -> Iterator[pa.RecordBatch | Unreadable]:
-    """What `read_shard` reads, at most so many rows in memory at a time; the last step checks the file once more.
+    """What `read_shard` reads, at most so many rows in memory at a time; the last step checks the
+    file once more.
 
-    Behind a damaged page the rest of its row group cannot be read: these rows come as Unreadable, in their place.
+    Behind a damaged page the rest of its row group cannot be read: these rows come as Unreadable,
+    in their place.
     """
     if not columns:
         raise ValueError("expected at least one column to read, got none")
@@ -104,10 +118,14 @@ def iterate_shard(
                 yield part
     _expect_version(shard, store, name)  # again: it may have changed while it was read
     if count != shard["rows"]:
-        raise FileChanged(f"{shard['file']}: expected {shard['rows']} rows from {shard['start']}, got {count}")
+        raise FileChanged(
+            f"{shard['file']}: expected {shard['rows']} rows from {shard['start']}, got {count}"
+        )
 
 
-def _rows(file: pq.ParquetFile, start: int, count: int, columns: list[str], size: int) -> Iterator[pa.RecordBatch]:
+def _rows(
+    file: pq.ParquetFile, start: int, count: int, columns: list[str], size: int
+) -> Iterator[pa.RecordBatch]:
     groups: list[int] = []  # the row groups that overlap
     begin = first = 0  # where the group at hand and the first that overlaps begin
     for group in range(file.num_row_groups):
@@ -118,7 +136,9 @@ def _rows(file: pq.ParquetFile, start: int, count: int, columns: list[str], size
             groups.append(group)
         begin = end
     at = first
-    for batch in file.iter_batches(batch_size=size, row_groups=groups, columns=columns, use_threads=False):
+    for batch in file.iter_batches(
+        batch_size=size, row_groups=groups, columns=columns, use_threads=False
+    ):
         low, high = max(start - at, 0), min(start + count - at, batch.num_rows)
         if low < high:
             yield batch.slice(low, high - low).select(columns)
@@ -130,7 +150,9 @@ def _rows(file: pq.ParquetFile, start: int, count: int, columns: list[str], size
 def _one_by_one(
     file: pq.ParquetFile, shard: Mapping[str, Any], done: int, columns: list[str]
 ) -> Iterator[pa.RecordBatch | Unreadable]:
-    """A shard's rows after the first `done`, each alone, and by row group those that cannot be read."""
+    """A shard's rows after the first `done`, each alone, and by row group those that cannot be
+    read.
+    """
     begin, first, last = 0, shard["start"] + done, shard["start"] + shard["rows"]
     for group in range(file.num_row_groups):
         end = begin + file.metadata.row_group(group).num_rows
@@ -150,7 +172,9 @@ def _one_by_one(
 
 
 def _damaged(error: Exception) -> bool:
-    """Does an error say that a file is broken: a disk that fails gives a number, and a store a type of its own."""
+    """Does an error say that a file is broken: a disk that fails gives a number, and a store a type
+    of its own.
+    """
     if isinstance(error, OSError):
         return type(error) is OSError and error.errno is None
     return isinstance(error, pa.ArrowInvalid | pa.ArrowNotImplementedError)
@@ -162,4 +186,7 @@ def _expect_version(shard: Mapping[str, Any], store: Store, name: str) -> None:
     except FileNotFoundError:
         version = "no such file"
     if version != shard["version"]:
-        raise FileChanged(f"{shard['file']} changed since it was planned: expected {shard['version']}, got {version}")
+        raise FileChanged(
+            f"{shard['file']} changed since it was planned: expected {shard['version']}, got"
+            f" {version}"
+        )

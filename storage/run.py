@@ -1,4 +1,6 @@
-"""The run folder's own papers: the plan that everything is measured against, and the manifest that closes it."""
+"""The run folder's own papers: the plan that everything is measured against, and the manifest that
+closes it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,16 @@ from typing import Any
 from storage.uri import Store
 
 PLAN, MANIFEST = "plan.json", "MANIFEST.json"
-PACKAGES = ("counterfactory", "torch", "numpy", "pillow", "pyarrow", "ray", "diffusers", "transformers")
+PACKAGES = (
+    "counterfactory",
+    "torch",
+    "numpy",
+    "pillow",
+    "pyarrow",
+    "ray",
+    "diffusers",
+    "transformers",
+)
 
 
 class PlanMismatch(ValueError):  # noqa: N818 (said of the plan)
@@ -22,8 +33,9 @@ class PlanMismatch(ValueError):  # noqa: N818 (said of the plan)
 def write_plan(store: Store, plan: dict[str, Any]) -> dict[str, Any]:
     """Write the plan unless there is one; returns the plan that stands.
 
-    plan: {"fingerprint": {field: digest}, "shards": [...], "rows", "config": {...}, "versions": ..., "models": ...}.
-    PlanMismatch names the fields in which the standing fingerprint differs from ours.
+    plan: {"fingerprint": {field: digest}, "shards": [...], "rows", "config": {...}, "versions":
+    ..., "models": ...}. PlanMismatch names the fields in which the standing fingerprint differs
+    from ours.
     """
     if store.put_new(PLAN, json.dumps(plan, allow_nan=False).encode()):
         return plan
@@ -31,8 +43,12 @@ def write_plan(store: Store, plan: dict[str, Any]) -> dict[str, Any]:
     ours, theirs = plan["fingerprint"], standing["fingerprint"]
     fields = [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
     if fields:
-        told = "; ".join(f"{n}: expected {theirs.get(n, 'none')}, got {ours.get(n, 'none')}" for n in fields)
-        raise PlanMismatch(f"{store.uri} holds another run, which differs in {', '.join(fields)} ({told})")
+        told = "; ".join(
+            f"{n}: expected {theirs.get(n, 'none')}, got {ours.get(n, 'none')}" for n in fields
+        )
+        raise PlanMismatch(
+            f"{store.uri} holds another run, which differs in {', '.join(fields)} ({told})"
+        )
     return standing
 
 
@@ -41,12 +57,15 @@ def read_plan(store: Store) -> dict[str, Any]:
     try:
         data = store.read(PLAN)
     except FileNotFoundError:
-        raise FileNotFoundError(f"expected a run folder with a {PLAN} at {store.uri}, got none") from None
+        raise FileNotFoundError(
+            f"expected a run folder with a {PLAN} at {store.uri}, got none"
+        ) from None
     return _mapping(data, store.url(PLAN))
 
 
 def write_manifest(store: Store, manifest: dict[str, Any]) -> None:
-    """Close a run (last write of a stage): resolved config, versions, models' fingerprints, totals."""
+    """Close a run (last write of a stage): resolved config, versions, models'
+    fingerprints, totals."""
     store.replace(MANIFEST, json.dumps(manifest, indent=1, allow_nan=False).encode())
 
 
@@ -56,7 +75,9 @@ def read_manifest(store: Store) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """What this process runs on: Python and the packages that can change a result; imports none of them."""
+    """What this process runs on: Python and the packages that can change a result; imports none of
+    them.
+    """
     return dict(_versions())
 
 
@@ -73,7 +94,9 @@ def _mapping(data: bytes, where: str) -> dict[str, Any]:
     try:
         value = json.loads(data)
     except ValueError:
-        raise ValueError(f"{where}: expected JSON, got {len(data)} bytes of something else") from None
+        raise ValueError(
+            f"{where}: expected JSON, got {len(data)} bytes of something else"
+        ) from None
     if not isinstance(value, dict):
         raise ValueError(f"{where}: expected a JSON object, got {type(value).__name__}")
     return value

@@ -1,8 +1,10 @@
-"""Folders in S3 and in what speaks its language: a path is bucket/key, endpoint and credentials are the environment's.
+"""Folders in S3 and in what speaks its language: a path is bucket/key, endpoint and credentials are
+the environment's.
 
-Everything goes through one boto3 client, so that one retry policy and one reading of errors hold for small objects and
-for Parquet alike. (pyarrow's own S3 file system retries as well, but says a plain OSError for 403 and "not found" for a
-bucket that does not exist, and looks for credentials in its own way.)
+Everything goes through one boto3 client, so that one retry policy and one reading of errors hold
+for small objects and for Parquet alike. (pyarrow's own S3 file system retries as well, but says a
+plain OSError for 403 and "not found" for a bucket that does not exist, and looks for credentials in
+its own way.)
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ BUFFER = 8 << 20  # bytes per request when Parquet columns are streamed: round t
 def read(path: str) -> bytes:
     """An object's bytes; FileNotFoundError if there is none."""
     bucket, key = _parts(path)
-    return bytes(ask(path, lambda: _body(client().get_object(Bucket=bucket, Key=key)), _explain).value)
+    return bytes(
+        ask(path, lambda: _body(client().get_object(Bucket=bucket, Key=key)), _explain).value
+    )
 
 
 def write(path: str, data: bytes) -> None:
@@ -37,16 +41,19 @@ def write(path: str, data: bytes) -> None:
 def put_new(path: str, data: bytes) -> bool:
     """Put an object only if the key is free; False if it was taken by another.
 
-    A try whose reply was lost may have arrived, and the next then finds the key taken: by the writer's mark, which goes
-    with the object, our own is told from another's, whatever the content.
+    A try whose reply was lost may have arrived, and the next then finds the key taken: by the
+    writer's mark, which goes with the object, our own is told from another's, whatever the content.
     """
     bucket, key = _parts(path)
     mark = uuid.uuid4().hex
 
     def put() -> Any:
-        return client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*", Metadata={"writer": mark})
+        return client().put_object(
+            Bucket=bucket, Key=key, Body=data, IfNoneMatch="*", Metadata={"writer": mark}
+        )
 
-    answer = ask(path, put, _explain, allow=(412,), again=(409,))  # 409: another conditional PUT is under way
+    # 409: another conditional PUT is under way
+    answer = ask(path, put, _explain, allow=(412,), again=(409,))
     if answer.status != 412:
         return True
     return answer.lost > 0 and _head(path).get("Metadata", {}).get("writer") == mark
@@ -80,7 +87,8 @@ def kind(path: str) -> Literal["file", "folder"] | None:
 
 
 def walk(path: str) -> Iterator[str]:
-    """Keys below a path, relative to it, however deep and many; markers of empty folders left out."""
+    """Keys below a path, relative to it, however deep and many; markers of empty
+    folders left out."""
     prefix, pages = _pages(path)
     for page in pages:
         for entry in page.get("Contents", ()):
@@ -89,7 +97,9 @@ def walk(path: str) -> Iterator[str]:
 
 
 def ages(path: str) -> Iterator[tuple[str, int, float]]:
-    """Every key below a path, relative to it, with its size and when it was written, in seconds since 1970."""
+    """Every key below a path, relative to it, with its size and when it was written, in seconds
+    since 1970.
+    """
     prefix, pages = _pages(path)
     for page in pages:
         for entry in page.get("Contents", ()):
@@ -99,18 +109,27 @@ def ages(path: str) -> Iterator[tuple[str, int, float]]:
 def folders(path: str) -> list[str]:
     """Names of what looks like folders right under a path."""
     prefix, pages = _pages(path, Delimiter="/")
-    return [entry["Prefix"][len(prefix) : -1] for page in pages for entry in page.get("CommonPrefixes", ())]
+    return [
+        entry["Prefix"][len(prefix) : -1]
+        for page in pages
+        for entry in page.get("CommonPrefixes", ())
+    ]
 
 
 def open_file(path: str) -> tuple[RangeFile, int]:
-    """A seekable file that fetches what is read, of the object as it is now, and the bytes to fetch at a time."""
+    """A seekable file that fetches what is read, of the object as it is now, and the bytes to fetch
+    at a time.
+    """
     bucket, key = _parts(path)
     head = _head(path)
 
     def fetch(start: int, stop: int) -> bytes:
         def get() -> bytes:
             span = f"bytes={start}-{stop - 1}"
-            return _body(client().get_object(Bucket=bucket, Key=key, Range=span, IfMatch=head["ETag"]), stop - start)
+            return _body(
+                client().get_object(Bucket=bucket, Key=key, Range=span, IfMatch=head["ETag"]),
+                stop - start,
+            )
 
         return bytes(ask(path, get, _explain).value)
 
@@ -125,9 +144,17 @@ def remove(path: str, within: str) -> None:
 
 def client() -> Any:
     """The boto3 client for the endpoint and key that the environment names now."""
-    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_DEFAULT_REGION")
+    names = (
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_PROFILE",
+        "AWS_DEFAULT_REGION",
+    )
     now = "\0".join(os.environ.get(name, "") for name in (*names, "AWS_REGION"))
-    return _client(_endpoint(), hashlib.sha256(now.encode()).hexdigest(), (CONNECT_SECONDS, READ_SECONDS))
+    return _client(
+        _endpoint(), hashlib.sha256(now.encode()).hexdigest(), (CONNECT_SECONDS, READ_SECONDS)
+    )
 
 
 @lru_cache(maxsize=4)
@@ -136,7 +163,8 @@ def _client(endpoint: str | None, identity: str, seconds: tuple[float, float]) -
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError
 
-    # One try per request here: `ask` tries again, with one policy for requests and for the bodies that follow them.
+    # One try per request here: `ask` tries again, with one policy for requests and for the bodies
+    # that follow them.
     config = Config(
         retries={"mode": "standard", "total_max_attempts": 1},
         connect_timeout=seconds[0],
@@ -149,7 +177,9 @@ def _client(endpoint: str | None, identity: str, seconds: tuple[float, float]) -
         region = region or session.region_name or ("us-east-1" if endpoint else None)
         return session.client("s3", endpoint_url=endpoint, region_name=region, config=config)
     except (BotoCoreError, ValueError) as error:
-        raise StorageError(f"expected settings that lead to S3, got {type(error).__name__}: check AWS_*") from None
+        raise StorageError(
+            f"expected settings that lead to S3, got {type(error).__name__}: check AWS_*"
+        ) from None
 
 
 def _endpoint() -> str | None:
@@ -167,7 +197,9 @@ def _head(path: str) -> dict[str, Any]:
 
 
 def _body(reply: dict[str, Any], length: int | None = None) -> bytes:
-    """A reply's whole body; ConnectionError where fewer bytes come than were announced or asked for."""
+    """A reply's whole body; ConnectionError where fewer bytes come than were announced or asked
+    for.
+    """
     data = bytes(reply["Body"].read())
     expected = reply["ContentLength"] if length is None else length
     if len(data) != expected:
@@ -197,27 +229,38 @@ def _pages(path: str, **options: str) -> tuple[str, Iterator[dict[str, Any]]]:
 
 
 def _explain(path: str, refused: Refused) -> Exception:
-    """What a refusal means to the user, as an error to raise: one line, with no more of the server's words than a code.
+    """What a refusal means to the user, as an error to raise: one line, with no more of the
+    server's words than a code.
 
-    Nothing of the request is told: its headers and query hold the signature, and an endpoint may hold a password.
+    Nothing of the request is told: its headers and query hold the signature, and an endpoint may
+    hold a password.
     """
     status, code = refused.status, refused.code
     bucket = path.partition("/")[0]
     if code == "NoSuchBucket":
         return StorageError(
-            f"expected a bucket {bucket!r} for s3://{path}, got {code}: check its name and the endpoint"
+            f"expected a bucket {bucket!r} for s3://{path}, got {code}: check its name and the"
+            " endpoint"
         )
     if status == 404:
         return FileNotFoundError(f"expected an object at s3://{path}, got none")
     if status in (401, 403):
         return no_access(path, code)
     if status == 412:
-        return FileChanged(f"s3://{path} changed while it was read: the run needs the file that it was planned with")
-    if status in (301, 307, 400) and ("Region" in code or "Redirect" in code or code in ("301", "400")):
-        return StorageError(f"expected s3://{path} in the region of AWS_DEFAULT_REGION, got {status} {code}")
+        return FileChanged(
+            f"s3://{path} changed while it was read: the run needs the file that it was planned"
+            " with"
+        )
+    if status in (301, 307, 400) and (
+        "Region" in code or "Redirect" in code or code in ("301", "400")
+    ):
+        return StorageError(
+            f"expected s3://{path} in the region of AWS_DEFAULT_REGION, got {status} {code}"
+        )
     if status == 501:
         return StorageError(
-            f"expected a server with conditional PUT (If-None-Match) for s3://{path}, got {status} {code}"
+            f"expected a server with conditional PUT (If-None-Match) for s3://{path}, got {status}"
+            f" {code}"
         )
     if refused.busy:
         return no_answer(path, f"{status} {code}", refused.tries)

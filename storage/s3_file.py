@@ -10,7 +10,9 @@ READ_AHEAD = 64 << 10  # a footer's parts are read one by one, a few bytes apart
 
 
 class RangeFile(io.RawIOBase):
-    """Reads through `fetch(start, stop)`, which gives exactly these bytes or raises; keeps the last piece fetched."""
+    """Reads through `fetch(start, stop)`, which gives exactly these bytes or raises; keeps the last
+    piece fetched.
+    """
 
     def __init__(self, fetch: Callable[[int, int], bytes], size: int) -> None:
         super().__init__()

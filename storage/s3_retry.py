@@ -1,4 +1,6 @@
-"""The one policy for asking S3 again: what is worth another try, how long to wait, and what is said in the end."""
+"""The one policy for asking S3 again: what is worth another try, how long to wait, and what is said
+in the end.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +16,27 @@ from typing import Any
 from storage.errors import NoAnswer, StorageError
 from storage.secrets import hide
 
-GIVE_UP = 600.0  # seconds from a request's first failure to its last try: one worker's error ends the run for all
+# seconds from a request's first failure to its last try: one worker's error ends the run for all
+GIVE_UP = 600.0
 SECONDS = "COUNTERFACTORY_S3_SECONDS"  # names other seconds in the environment
 TELL = 10.0  # seconds after which whoever waits is told why
-FIRST_WAIT, LONGEST_WAIT = 0.25, 20.0  # seconds; each wait is drawn from 0 to a bound that doubles ("full jitter")
-BUSY = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "RequestTimeout", "InternalError"}
+# seconds; each wait is drawn from 0 to a bound that doubles ("full jitter")
+FIRST_WAIT, LONGEST_WAIT = 0.25, 20.0
+BUSY = {
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "RequestLimitExceeded",
+    "RequestTimeout",
+    "InternalError",
+}
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back: the value (or a status that was allowed), and how many earlier tries may have been done."""
+    """What came back: the value (or a status that was allowed), and how many earlier tries may have
+    been done.
+    """
 
     value: Any
     status: int
@@ -32,7 +45,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class Refused:
-    """A reply that is an error: HTTP status, S3's code, after how many tries, and whether a further one may help."""
+    """A reply that is an error: HTTP status, S3's code, after how many tries, and whether a further
+    one may help.
+    """
 
     status: int
     code: str
@@ -48,12 +63,19 @@ def ask(
     allow: tuple[int, ...] = (),
     again: tuple[int, ...] = (),
 ) -> Answer:
-    """Make a request, and again on 5xx, throttling, time-outs, lost connections and bodies cut short.
+    """Make a request, and again on 5xx, throttling, time-outs, lost connections and bodies cut
+    short.
 
-    allow: statuses to give back instead of raising; again: further ones to retry. Raises what `explain` makes of a
-    refusal; NoAnswer where GIVE_UP seconds after the first failure there is still no answer at all.
+    allow: statuses to give back instead of raising; again: further ones to retry. Raises what
+    `explain` makes of a refusal; NoAnswer where GIVE_UP seconds after the first failure there is
+    still no answer at all.
     """
-    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+    from botocore.exceptions import (
+        BotoCoreError,
+        ClientError,
+        NoCredentialsError,
+        PartialCredentialsError,
+    )
 
     lost, patience = 0, _Patience(path)
     for tries in count(1):
@@ -64,7 +86,12 @@ def ask(
             code = str(error.response.get("Error", {}).get("Code", ""))[:60]
             if status in allow:
                 return Answer(None, status, lost)
-            busy = (status >= 500 and status != 501) or status == 429 or code in BUSY or status in again
+            busy = (
+                (status >= 500 and status != 501)
+                or status == 429
+                or code in BUSY
+                or status in again
+            )
             if not busy or patience.ends(f"{status} {code}"):
                 raise explain(path, Refused(status, code, tries, busy)) from None
             lost += status >= 500  # a 500, or a gateway's 502, may have come after the deed
@@ -85,8 +112,9 @@ def ask(
 def no_access(path: str, code: str) -> StorageError:
     """The error for 403 and for missing credentials."""
     return StorageError(
-        f"expected access to s3://{path}, got {code or 'AccessDenied'}: check the credentials (AWS_ACCESS_KEY_ID or "
-        "AWS_PROFILE), the bucket's name, and a policy with s3:GetObject, s3:PutObject and s3:ListBucket"
+        f"expected access to s3://{path}, got {code or 'AccessDenied'}: check the credentials"
+        " (AWS_ACCESS_KEY_ID or AWS_PROFILE), the bucket's name, and a policy with s3:GetObject,"
+        " s3:PutObject and s3:ListBucket"
     )
 
 
@@ -110,7 +138,10 @@ class _Patience:
         self.until = self.until or now + _seconds()
         if not self.told and now > self.until - _seconds() + TELL:
             self.told, left = True, self.until - now
-            line = f"S3 does not answer for s3://{self.path} ({last}): asking again for up to {max(left, 0):.0f} s more"
+            line = (
+                f"S3 does not answer for s3://{self.path} ({last}): asking again for up to"
+                f" {max(left, 0):.0f} s more"
+            )
             print(f"counterfactory: {hide(line)}", file=sys.stderr, flush=True)
         return now >= self.until
 
@@ -136,11 +167,22 @@ def _passing(error: Exception) -> bool:
     from botocore import exceptions as b
     from urllib3.exceptions import HTTPError
 
-    kinds = (b.HTTPClientError, b.IncompleteReadError, b.ResponseStreamingError, b.FlexibleChecksumError)
-    return isinstance(error, (*kinds, HTTPError, ConnectionError, TimeoutError)) and not isinstance(error, b.SSLError)
+    kinds = (
+        b.HTTPClientError,
+        b.IncompleteReadError,
+        b.ResponseStreamingError,
+        b.FlexibleChecksumError,
+    )
+    return isinstance(error, (*kinds, HTTPError, ConnectionError, TimeoutError)) and not isinstance(
+        error, b.SSLError
+    )
 
 
 def _unsent(path: str, error: Exception) -> StorageError:
-    """botocore's own complaints without their words, which may hold an endpoint with a password in it."""
+    """botocore's own complaints without their words, which may hold an endpoint with a password in
+    it.
+    """
     told = type(error).__name__
-    return StorageError(f"expected a request that can be sent for s3://{path}, got {told}: check AWS_* and the name")
+    return StorageError(
+        f"expected a request that can be sent for s3://{path}, got {told}: check AWS_* and the name"
+    )

@@ -8,9 +8,11 @@ import re
 
 import pyarrow as pa
 
-IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # what Hugging Face `datasets` reads as an Image
+# what Hugging Face `datasets` reads as an Image
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
-REGIONS = "regions"  # in a Parquet schema's metadata: JSON list of what the values of its column `mask` mean
+# in a Parquet schema's metadata: JSON list of what the values of its column `mask` mean
+REGIONS = "regions"
 
 
 def _need(name: str, kind: pa.DataType) -> pa.Field:
@@ -18,9 +20,11 @@ def _need(name: str, kind: pa.DataType) -> pa.Field:
 
 
 def with_images(schema: pa.Schema) -> pa.Schema:
-    """The schema with the metadata by which Hugging Face `datasets` shows its IMAGE columns as pictures.
+    """The schema with the metadata by which Hugging Face `datasets` shows its IMAGE columns as
+    pictures.
 
-    The columns must be nullable: `datasets` compares the field with its own and otherwise shows a struct.
+    The columns must be nullable: `datasets` compares the field with its own and otherwise shows a
+    struct.
     """
     features = {field.name: {"_type": "Image"} for field in schema if field.type == IMAGE}
     told = json.dumps({"info": {"features": features}}).encode()
@@ -55,7 +59,8 @@ COUNTERFACTUALS = pa.schema(
         ("latent_before", pa.list_(pa.float32())),
         ("latent_after", pa.list_(pa.float32())),
         ("mask", pa.binary()),  # PNG, grey
-        ("condition_before", pa.list_(pa.float32())),  # the attributes that the method's decoder was told
+        # the attributes that the method's decoder was told
+        ("condition_before", pa.list_(pa.float32())),
         ("condition_after", pa.list_(pa.float32())),
         ("edits", pa.string()),  # JSON of what was exchanged for what, where a method does that
         ("carried", pa.string()),  # JSON of the columns carried along
@@ -70,7 +75,8 @@ SCORES = pa.schema(
     [
         *(COUNTERFACTUALS.field(name) for name in _COPIED),
         *(pa.field(name, pa.float64()) for name in _MEASURED),
-        ("second_p_target", pa.float64()),  # of the target, under a classifier that was never attacked
+        # of the target, under a classifier that was never attacked
+        ("second_p_target", pa.float64()),
         ("second_agrees", pa.float64()),  # 0 or 1
         ("second_base", pa.float64()),  # 0 or 1: it sees the original as the first does
         ("attributes_before", pa.list_(pa.float32())),  # the oracle's probabilities
@@ -86,8 +92,9 @@ SCORES = pa.schema(
         ("s3", pa.float64()),
         ("fs", pa.float64()),  # face similarity
         ("lpr", pa.float64()),
-        # What fid, sfid and kid are summed from: at the sizes of shards the least room that their sums take, for as a
-        # matrix the outer products of 64 rows of 2,048 features fill 32 MB for each of 20 buckets a side.
+        # What fid, sfid and kid are summed from: at the sizes of shards the least room that their
+        # sums take, for as a matrix the outer products of 64 rows of 2,048 features fill 32 MB for
+        # each of 20 buckets a side.
         ("features_before", pa.list_(pa.float32())),
         ("features_after", pa.list_(pa.float32())),
     ]
@@ -96,9 +103,13 @@ SCORES = pa.schema(
 
 ATTRIBUTIONS = pa.schema(
     [
-        *(COUNTERFACTUALS.field(name) for name in ("id", "cf_id", "k", "source", "target", "flipped")),
-        # Of the descriptors, in their order. Before, after: log-odds of binary ones, standard deviations from the mean
-        # of continuous ones; importance: the difference of the predictors' outputs, where log-odds are probabilities.
+        *(
+            COUNTERFACTUALS.field(name)
+            for name in ("id", "cf_id", "k", "source", "target", "flipped")
+        ),
+        # Of the descriptors, in their order. Before, after: log-odds of binary ones, standard
+        # deviations from the mean of continuous ones; importance: the difference of the predictors'
+        # outputs, where log-odds are probabilities.
         ("before", pa.list_(pa.float32())),
         ("after", pa.list_(pa.float32())),
         ("importance", pa.list_(pa.float32())),
@@ -111,24 +122,37 @@ def holds_images(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         kind = kind.field("bytes").type
     inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
+    tests = (
+        pa.types.is_binary,
+        pa.types.is_large_binary,
+        pa.types.is_fixed_size_binary,
+        pa.types.is_binary_view,
+    )
     return any(test(inner) for test in tests)
 
 
 def row_id(content: bytes, source_key: str) -> str:
-    """A row's name where its data set has none: 32 hex digits of sha256 over where it is from and what it holds."""
+    """A row's name where its data set has none: 32 hex digits of sha256 over where it is from and
+    what it holds.
+    """
     key = source_key.encode()
     return hashlib.sha256(len(key).to_bytes(8, "big") + key + content).hexdigest()[:32]
 
 
 def image_path(name: str) -> str:
-    """A row's name as a file's, for readers that unpack images to disk: no separators, no leading dot, not long."""
+    """A row's name as a file's, for readers that unpack images to disk: no separators, no leading
+    dot, not long.
+    """
     return f"{re.sub(r'[^A-Za-z0-9_.=+-]', '_', name).lstrip('.')[:100] or 'row'}.png"
 
 
 def counterfactual_id(row_id: str, method_fingerprint: str, target: int, k: int) -> str:
-    """A counterfactual's name: 32 hex digits of sha256 over row, method's fingerprint, target class and k."""
-    return hashlib.sha256(json.dumps([row_id, method_fingerprint, int(target), int(k)]).encode()).hexdigest()[:32]
+    """A counterfactual's name: 32 hex digits of sha256 over row, method's fingerprint, target class
+    and k.
+    """
+    return hashlib.sha256(
+        json.dumps([row_id, method_fingerprint, int(target), int(k)]).encode()
+    ).hexdigest()[:32]
 
 
 def seed_of(cf_id: str) -> int:

@@ -1,4 +1,6 @@
-"""Taking out of a text what must not be shown: passwords in addresses, signatures, and the environment's own keys."""
+"""Taking out of a text what must not be shown: passwords in addresses, signatures, and the
+environment's own keys.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,13 @@ SHORTEST = 8  # of an environment's secret that is looked for: shorter ones stan
 
 
 def hide(text: str) -> str:
-    """The text without what stands before an @ in its URLs, without their signatures, and without what the environment
-    holds under the name of a secret."""
-    values = {value for name, value in os.environ.items() if NAMES.search(name.upper()) and len(value) >= SHORTEST}
+    """The text without what stands before an @ in its URLs, without their signatures, and without
+    what the environment holds under the name of a secret."""
+    values = {
+        value
+        for name, value in os.environ.items()
+        if NAMES.search(name.upper()) and len(value) >= SHORTEST
+    }
     for value in sorted(values, key=len, reverse=True):
         text = text.replace(value, MARK)
     return SIGNED.sub(rf"\1={MARK}", USERINFO.sub(f"{MARK}@", text))

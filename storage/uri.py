@@ -46,7 +46,9 @@ class Entry(NamedTuple):
 
 
 class Store:
-    """A folder: local path, file://..., or s3://bucket/prefix; paths given to it are relative and cannot leave it."""
+    """A folder: local path, file://..., or s3://bucket/prefix; paths given to it are relative and
+    cannot leave it.
+    """
 
     def __init__(self, uri: str) -> None:
         self._kind, self._root, self.uri = _split(uri)
@@ -55,7 +57,8 @@ class Store:
         return f"Store({self.uri!r})"
 
     def __reduce__(self) -> tuple[type[Store], tuple[str]]:
-        return Store, (self.uri,)  # to another process goes the name only, no client and no credentials
+        # to another process goes the name only, no client and no credentials
+        return Store, (self.uri,)
 
     def read(self, path: str) -> bytes:
         """A file's bytes; FileNotFoundError if there is none."""
@@ -66,17 +69,22 @@ class Store:
             raise FileNotFoundError(f"expected a file at {self.url(path)}, got {got}") from None
 
     def copy(self, path: str, out: BinaryIO) -> None:
-        """Write a file's bytes into an open one, some MB at a time; FileNotFoundError, FileChanged."""
+        """Write a file's bytes into an open one, some MB at a time; FileNotFoundError,
+        FileChanged."""
         source, size = self._kind.open_file(self._at(path))
         with open(source, "rb") if isinstance(source, str) else source as file:
             shutil.copyfileobj(file, out, size)
 
     def write(self, path: str, data: bytes) -> None:
-        """Write a file under a name that nobody else uses; whole or not at all, on the disk when this returns."""
+        """Write a file under a name that nobody else uses; whole or not at all, on the disk when
+        this returns.
+        """
         self._kind.write(self._at(path), data)
 
     def put_new(self, path: str, data: bytes) -> bool:
-        """Write a file if its name is free: the first writer wins. False: it was there already, and stays."""
+        """Write a file if its name is free: the first writer wins. False: it was there already, and
+        stays.
+        """
         return self._kind.put_new(self._at(path), data)
 
     def replace(self, path: str, data: bytes) -> None:
@@ -92,7 +100,9 @@ class Store:
         return self._kind.kind(self._at(path)) == "file"
 
     def list(self, prefix: str) -> list[str]:
-        """Files under a folder ("" for all), however deep, sorted, relative to the store; no hidden (half) ones."""
+        """Files under a folder ("" for all), however deep, sorted, relative to the store; no hidden
+        (half) ones.
+        """
         return sorted(self._walk(prefix))
 
     def sizes(self, prefix: str) -> dict[str, int]:
@@ -108,7 +118,8 @@ class Store:
     def remove(self, path: str) -> None:
         """Delete a file; that it is gone already is no error.
 
-        Only `gc` does so, and the look at a cluster's nodes with its own probe: nothing that holds results is deleted.
+        Only `gc` does so, and the look at a cluster's nodes with its own probe: nothing that holds
+        results is deleted.
         """
         self._kind.remove(self._at(path), self._root)
 
@@ -117,28 +128,36 @@ class Store:
         return sorted(self._kind.folders(self._at(prefix) if prefix else self._root))
 
     def version(self, path: str) -> str:
-        """What changes when the file's content does: size and mtime in ns on a disk, the etag in S3."""
+        """What changes when the file's content does: size and mtime in ns on a disk, the etag in
+        S3.
+        """
         try:
             return self._kind.version(self._at(path))
         except FileNotFoundError:
             raise FileNotFoundError(f"expected a file at {self.url(path)}, got none") from None
 
     def parquet(self, path: str, *, streamed: bool = False) -> pq.ParquetFile:
-        """Open a Parquet file: only its footer is read. Close it (`with`). ValueError names a file that is none.
+        """Open a Parquet file: only its footer is read. Close it (`with`). ValueError names a file
+        that is none.
 
-        streamed: of what is read afterwards no more is held than a page of each column, else all of it at once.
+        streamed: of what is read afterwards no more is held than a page of each column, else all of
+        it at once.
         """
         at = self._at(path)
         try:
             source, buffer = self._kind.open_file(at)
             return pq.ParquetFile(source, buffer_size=buffer, pre_buffer=not streamed)
         except FileNotFoundError:
-            raise FileNotFoundError(f"expected a Parquet file at {self.url(path)}, got no such file") from None
+            raise FileNotFoundError(
+                f"expected a Parquet file at {self.url(path)}, got no such file"
+            ) from None
         except (pa.ArrowInvalid, OSError) as error:
             if not isinstance(error, pa.ArrowInvalid) and "thrift" not in str(error).lower():
                 raise  # a disk or a server that failed, not the file's fault
             size = self._kind.size(at)
-            raise ValueError(f"expected a Parquet file at {self.url(path)}, got {size} bytes of no Parquet") from None
+            raise ValueError(
+                f"expected a Parquet file at {self.url(path)}, got {size} bytes of no Parquet"
+            ) from None
 
     def url(self, path: str) -> str:
         """The file's full name, which `split_url` takes apart again."""
@@ -166,7 +185,8 @@ def split_url(url: str) -> tuple[Store, str]:
 
 
 def data_files(path: str) -> list[tuple[Store, str]]:
-    """Parquet files of a file, a folder (recursively) or a glob (`**` spans folders), in name order.
+    """Parquet files of a file, a folder (recursively) or a glob (`**` spans folders), in name
+    order.
 
     Names that begin with . or _ are left out. FileNotFoundError names what was looked for.
     """
@@ -187,7 +207,11 @@ def data_files(path: str) -> list[tuple[Store, str]]:
 
 def _names(store: Store, pattern: list[str]) -> list[str]:
     names = ((name, name.split("/")) for name in store.list(""))
-    return [name for name, parts in names if _matches(parts, pattern) and not any(p[0] in "._" for p in parts)]
+    return [
+        name
+        for name, parts in names
+        if _matches(parts, pattern) and not any(p[0] in "._" for p in parts)
+    ]
 
 
 def _matches(parts: list[str], pattern: list[str]) -> bool:
@@ -207,7 +231,10 @@ def _split(uri: str) -> tuple[Kind, str, str]:
         if not root:
             raise BadPath(f"expected s3://bucket/prefix, got {uri!r}")
         if holds_secret(uri):
-            raise BadPath(f"expected s3://bucket/prefix, got {hide(uri)}: credentials go into the environment (AWS_*)")
+            raise BadPath(
+                f"expected s3://bucket/prefix, got {hide(uri)}: credentials go into the environment"
+                " (AWS_*)"
+            )
         return s3, root, f"s3://{root}"
     if "://" in uri and not uri.startswith("file://"):
         raise BadPath(f"expected a local path, file:// or s3://, got {hide(uri)!r}")
@@ -215,7 +242,11 @@ def _split(uri: str) -> tuple[Kind, str, str]:
         raise BadPath("expected a path, got an empty one")
     if "\0" in uri:
         raise BadPath(f"expected a path, got {uri!r}")
-    path = unquote(uri.removeprefix("file://")) if uri.startswith("file://") else os.path.expanduser(uri)
+    path = (
+        unquote(uri.removeprefix("file://"))
+        if uri.startswith("file://")
+        else os.path.expanduser(uri)
+    )
     root = str(Path(os.path.abspath(path)))
     return local, root, root
 
@@ -226,6 +257,11 @@ def _hidden(path: str) -> bool:
 
 def _inside(path: str) -> str:
     """A relative path that stays in its folder; BadPath otherwise."""
-    if not path or "\\" in path or "\0" in path or any(part in ("", ".", "..") for part in path.split("/")):
+    if (
+        not path
+        or "\\" in path
+        or "\0" in path
+        or any(part in ("", ".", "..") for part in path.split("/"))
+    ):
         raise BadPath(f"expected a relative path inside the folder, got {path!r}")
     return path

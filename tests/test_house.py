@@ -44,7 +44,9 @@ def module_of(path: Path, root: Path) -> str:
 
 
 def imports(path: Path, root: Path) -> Iterator[str]:
-    """Every module that a file imports, anywhere in it, relative imports resolved and names told in full."""
+    """Every module that a file imports, anywhere in it, relative imports resolved and names told in
+    full.
+    """
     package = module_of(path, root).split(".")
     package = package if path.name == "__init__.py" else package[:-1]
     for node in ast.walk(ast.parse(path.read_text())):
@@ -91,12 +93,16 @@ def broken_rules(root: Path) -> list[str]:
 
 
 def graph(root: Path) -> dict[str, set[str]]:
-    """Which of our modules every module imports: an imported name is its module's, where it is no module itself."""
+    """Which of our modules every module imports: an imported name is its module's, where it is no
+    module itself.
+    """
     known = {module_of(path, root): path for path in files(root)}
     found = {}
     for module, path in known.items():
         names = imports(path, root)
-        found[module] = {name if name in known else name.rpartition(".")[0] for name in names} & set(known) - {module}
+        found[module] = {
+            name if name in known else name.rpartition(".")[0] for name in names
+        } & set(known) - {module}
     return found
 
 
@@ -137,7 +143,11 @@ def by_package(edges: dict[str, set[str]]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for module, others in edges.items():
         if within(module, {"pipelines"}) and module != "pipelines":
-            targets = {place(other) for other in others if within(other, {"pipelines"}) and other != "pipelines"}
+            targets = {
+                place(other)
+                for other in others
+                if within(other, {"pipelines"}) and other != "pipelines"
+            }
             found.setdefault(place(module), set()).update(targets - {place(module)})
     return found
 
@@ -162,22 +172,46 @@ def test_the_walk_over_files_saw_the_project() -> None:
     ("place", "text", "said"),
     [
         ("actors/sub/bad.py", "import pickle", "actors.sub.bad imports pickle"),
-        ("actors/sub/bad.py", "def f():\n    from pipelines import cli", "actors must not import pipelines.cli"),
+        (
+            "actors/sub/bad.py",
+            "def f():\n    from pipelines import cli",
+            "actors must not import pipelines.cli",
+        ),
         (
             "actors/sub/__init__.py",
             "import importlib\nimportlib.import_module('pipelines.cli')",
             "actors must not import pipelines.cli",
         ),
-        ("counterfactory/methods/bad.py", "from ..metrics import cout", "must not import counterfactory.metrics.cout"),
-        ("counterfactory/methods/deep/er/bad.py", "import ray.data", "counterfactory must not know Ray"),
-        ("counterfactory/methods/bad.py", "import pyarrow as pa", "the library must not import pyarrow"),
+        (
+            "counterfactory/methods/bad.py",
+            "from ..metrics import cout",
+            "must not import counterfactory.metrics.cout",
+        ),
+        (
+            "counterfactory/methods/deep/er/bad.py",
+            "import ray.data",
+            "counterfactory must not know Ray",
+        ),
+        (
+            "counterfactory/methods/bad.py",
+            "import pyarrow as pa",
+            "the library must not import pyarrow",
+        ),
         (
             "counterfactory/methods/bad.py",
             "from counterfactory import metrics",
             "must not import counterfactory.metrics",
         ),
-        ("counterfactory/bad.py", "from storage.codec import decode", "must not import storage.codec"),
-        ("storage/bad.py", "from configs.strict import UserError", "storage must not import configs.strict"),
+        (
+            "counterfactory/bad.py",
+            "from storage.codec import decode",
+            "must not import storage.codec",
+        ),
+        (
+            "storage/bad.py",
+            "from configs.strict import UserError",
+            "storage must not import configs.strict",
+        ),
     ],
 )
 def test_a_planted_import_is_found(tmp_path: Path, place: str, text: str, said: str) -> None:
@@ -203,7 +237,11 @@ def test_planted_circles_are_found(tmp_path: Path) -> None:
 
 
 def test_package_files_are_empty_but_the_librarys() -> None:
-    full = {module_of(path, ROOT) for path in files(ROOT) if path.name == "__init__.py" and path.read_text()}
+    full = {
+        module_of(path, ROOT)
+        for path in files(ROOT)
+        if path.name == "__init__.py" and path.read_text()
+    }
     assert all(within(name, {LIBRARY}) for name in full), full
 
 
@@ -223,16 +261,21 @@ def test_no_installed_package_shadows_a_folder(folder: str) -> None:
 
 def test_help_is_quick_because_heavy_packages_wait() -> None:
     heavy = ("torch", "ray", "diffusers", "transformers", "sklearn", "torchmetrics")
-    code = f"import sys, pipelines.cli as c; c.parser(); print([m for m in {heavy} if m in sys.modules])"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    code = (
+        f"import sys, pipelines.cli as c; c.parser(); print([m for m in {heavy} if m in"
+        " sys.modules])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     assert run.stdout.strip() == "[]"
 
 
 def test_the_project_never_names_its_workplace() -> None:
     words = ("/work/" + "shared", ".lib" + "rary", "farm-" + "bench")
-    tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT, check=True).stdout.split(
-        "\n"
-    )
+    tracked = subprocess.run(
+        ["git", "ls-files"], capture_output=True, text=True, cwd=ROOT, check=True
+    ).stdout.split("\n")
     for name in tracked:
         if name.endswith((".py", ".yaml", ".md", ".toml", ".j2")) or name == "Makefile":
             text = (ROOT / name).read_text()
@@ -244,5 +287,7 @@ def test_every_package_and_preset_is_shipped() -> None:
 
     found = set(find_namespace_packages(str(ROOT), include=[f"{folder}*" for folder in FOLDERS]))
     wanted = {module_of(path.parent / "__init__.py", ROOT) for path in files(ROOT)}
-    wanted |= {f"configs.{path.parent.name}" for path in ROOT.glob("configs/*/*.yaml")} | {"counterfactory.zoo"}
+    wanted |= {f"configs.{path.parent.name}" for path in ROOT.glob("configs/*/*.yaml")} | {
+        "counterfactory.zoo"
+    }
     assert wanted <= found

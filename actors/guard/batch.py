@@ -1,4 +1,6 @@
-"""How many rows a call of the method takes: a number, or found by trying; less where memory does not hold."""
+"""How many rows a call of the method takes: a number, or found by trying; less where memory does
+not hold.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +17,20 @@ from configs.strict import UserError
 A = TypeVar("A")
 Call = Callable[[list[Row]], tuple[list[A], list[Unusable]]]
 FIRST, MOST = 16, 1024  # of `auto`
-SHORT = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+SHORT = (
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 
 
 class Batch:
     """The size of the next batch, and the guard around a batch: rows that fail are set aside alone.
 
-    size: rows; `auto` starts at FIRST and on a GPU doubles while twice the memory would fit. Out of memory halves it
-    for good. A fault of the GPU ends the process: whatever it did next would fail, too, and no row is to blame for
-    that. notes: what the driver should say, each once.
+    size: rows; `auto` starts at FIRST and on a GPU doubles while twice the memory would fit. Out of
+    memory halves it for good. A fault of the GPU ends the process: whatever it did next would fail,
+    too, and no row is to blame for that. notes: what the driver should say, each once.
     """
 
     def __init__(self, size: int | str, device: torch.device) -> None:
@@ -32,20 +39,26 @@ class Batch:
         self.notes: list[str] = []
 
     def guarded(self, call: Call[A], rows: list[Row]) -> tuple[list[A], list[Unusable]]:
-        """Answers of a batch; one that does not fit in memory goes on in halves, one that raises row by row."""
+        """Answers of a batch; one that does not fit in memory goes on in halves, one that raises
+        row by row.
+        """
         before = self.size
         answers, bad, alone = self._parts(call, rows)
         if alone:  # a row that does not fit alone says nothing of the others
             self.size = before
         elif self.size < before:
             self.growing = False
-            self.notes.append(f"out of memory with {before} rows at a time: goes on with {self.size}")
+            self.notes.append(
+                f"out of memory with {before} rows at a time: goes on with {self.size}"
+            )
         elif self.growing and len(rows) == self.size:
             self._grow()
         return answers, bad
 
     def _parts(self, call: Call[A], rows: list[Row]) -> tuple[list[A], list[Unusable], bool]:
-        """Answers, rows set aside, and whether one of them was set aside because it does not fit in memory alone."""
+        """Answers, rows set aside, and whether one of them was set aside because it does not fit in
+        memory alone.
+        """
         try:
             answers, bad = call(rows)
             return answers, bad, False
@@ -60,7 +73,11 @@ class Batch:
         if short:
             release(self.device)
         if len(rows) == 1:
-            reason = f"it does not fit in memory alone: {told}" if short else f"the method failed: {told}"
+            reason = (
+                f"it does not fit in memory alone: {told}"
+                if short
+                else f"the method failed: {told}"
+            )
             return [], [Unusable(rows[0].id, reason)], short
         half = (len(rows) + 1) // 2 if short else 1
         if short:
@@ -75,10 +92,14 @@ class Batch:
         return *found, alone
 
     def _grow(self) -> None:
-        """Double the size if twice the memory that the last batches took at most is there; else stay."""
+        """Double the size if twice the memory that the last batches took at most is there; else
+        stay.
+        """
         free, _ = torch.cuda.mem_get_info(self.device)
         mine = torch.cuda.memory_reserved(self.device)
-        self.growing = self.size < MOST and 2 * torch.cuda.max_memory_allocated(self.device) <= free + mine
+        self.growing = (
+            self.size < MOST and 2 * torch.cuda.max_memory_allocated(self.device) <= free + mine
+        )
         if self.growing:
             self.size *= 2
 
@@ -88,16 +109,22 @@ def out_of_memory(error: BaseException) -> bool:
     text = str(error)
     return (
         isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)
-        or (isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in text and "allocate memory" in text))
+        or (
+            isinstance(error, RuntimeError)
+            and ("DefaultCPUAllocator" in text and "allocate memory" in text)
+        )
         or (isinstance(error, RuntimeError) and any(words in text for words in SHORT))
     )
 
 
 def gpu_fault(error: BaseException) -> bool:
-    """Is this CUDA's way to say that the process can compute no more: a device assert, illegal access, ECC."""
+    """Is this CUDA's way to say that the process can compute no more: a device assert, illegal
+    access, ECC.
+    """
     if not isinstance(error, RuntimeError) or out_of_memory(error):
         return False
-    return type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error)  # an old torch has no such type
+    # an old torch has no such type
+    return type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error)
 
 
 def release(device: torch.device) -> None:

@@ -9,15 +9,19 @@ from configs.strict import UserError
 from storage.attempts import LOCAL, Start
 
 
-def expect_life(start: Start, shard: Mapping[str, Any], session: str, most: int, named: int = 0) -> None:
-    """UserError where workers of this driver died over a shard twice as often as they may: it would never end.
+def expect_life(
+    start: Start, shard: Mapping[str, Any], session: str, most: int, named: int = 0
+) -> None:
+    """UserError where workers of this driver died over a shard twice as often as they may: it would
+    never end.
 
-    most: engine.attempts; named: deaths that are known to be a row's. A driver that works itself died with each.
+    most: engine.attempts; named: deaths that are known to be a row's. A driver that works itself
+    died with each.
     """
     if session == LOCAL or start.here < 2 * most + named:
         return
     where = f"{shard['rows']} rows from {shard['start']} of {shard['file']}"
     raise UserError(
-        f"shard {shard['index']} ({where}): expected its worker to live, or to die on one of the rows, "
-        f"got {start.here} deaths outside of any"
+        f"shard {shard['index']} ({where}): expected its worker to live, or to die on one of the"
+        f" rows, got {start.here} deaths outside of any"
     )

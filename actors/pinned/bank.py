@@ -1,4 +1,6 @@
-"""A data set in the place of a model: images read, pinned and decoded for methods that lay them beside a query."""
+"""A data set in the place of a model: images read, pinned and decoded for methods that lay them
+beside a query.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,16 @@ def bank_digest(spec: Mapping[str, Any], name: str) -> str:
 
 
 def load_bank(spec: Mapping[str, Any], name: str) -> tuple[Distractors, str]:
-    """The selected images that can be decoded, and the digest of all of them; UserError where there are none."""
+    """The selected images that can be decoded, and the digest of all of them; UserError where there
+    are none.
+    """
     data = _data(spec, name)
     stored, images, numbers = _contents(data, name), [], []
     for number, content in enumerate(stored):
         try:
-            images.append(decode(content, size=data.size, crop=data.crop, max_pixels=data.max_pixels))
+            images.append(
+                decode(content, size=data.size, crop=data.crop, max_pixels=data.max_pixels)
+            )
             numbers.append(number)
         except BadRow:  # as a row of the run it is told of; here another image does as well
             continue
@@ -40,7 +46,9 @@ def load_bank(spec: Mapping[str, Any], name: str) -> tuple[Distractors, str]:
 
 def _data(spec: Mapping[str, Any], name: str) -> DataConfig:
     """The spec read as a data set's."""
-    return check(DataConfig, {"path": spec["weights"], **spec["settings"]}, f"models.{name}.settings")
+    return check(
+        DataConfig, {"path": spec["weights"], **spec["settings"]}, f"models.{name}.settings"
+    )
 
 
 def _contents(data: DataConfig, name: str) -> list[bytes | None]:

@@ -1,4 +1,5 @@
-"""Pinned models and methods, from their settings: found, checked against their sha256, loaded once."""
+"""Pinned models and methods, from their settings: found, checked against their sha256,
+loaded once."""
 
 from __future__ import annotations
 
@@ -23,37 +24,46 @@ from storage.uri import open_store
 
 ZOO = Path(__file__).parents[2] / "counterfactory" / "zoo"
 FILE_ENDINGS = (".safetensors", ".pt", ".pth", ".pt2", ".onnx")
-HELD: WeakValueDictionary[str, nn.Module] = WeakValueDictionary()  # models live as long as a worker that holds them
+# models live as long as a worker that holds them
+HELD: WeakValueDictionary[str, nn.Module] = WeakValueDictionary()
 
 
 def pick_device(name: str, gpus: float = 0) -> torch.device:
-    """The device of a name; `auto` is the GPU where there is one. gpus: how many a worker was promised.
+    """The device of a name; `auto` is the GPU where there is one. gpus: how many a worker was
+    promised.
 
-    UserError where it was promised some and torch sees none: the work would go on, a hundred times slower.
+    UserError where it was promised some and torch sees none: the work would go on, a hundred times
+    slower.
     """
     if name == "auto":
         there = torch.cuda.is_available()
         if gpus and not there:
             raise UserError(
-                f"engine.gpus: expected a GPU that torch can use for a worker with {gpus:g}, got none: install a CUDA "
-                "build of torch and its driver there, or set engine.gpus=0"
+                f"engine.gpus: expected a GPU that torch can use for a worker with {gpus:g}, got"
+                " none: install a CUDA build of torch and its driver there, or set engine.gpus=0"
             )
         return torch.device("cuda" if there else "cpu")
     try:
         return torch.device(name)
     except RuntimeError:
-        raise UserError(f"engine.device: expected auto, cpu, cuda or cuda:N, got {name!r}") from None
+        raise UserError(
+            f"engine.device: expected auto, cpu, cuda or cuda:N, got {name!r}"
+        ) from None
 
 
 def weights_location(weights: str) -> str:
-    """A weights entry as a path or URI: `zoo:NAME` is shipped with the project, `package:NAME/PATH` with a package."""
+    """A weights entry as a path or URI: `zoo:NAME` is shipped with the project, `package:NAME/PATH`
+    with a package.
+    """
     if weights.startswith(PREFIX):
         return str(package_file(weights))
     return str(ZOO / weights.removeprefix("zoo:")) if weights.startswith("zoo:") else weights
 
 
 def read_weights_file(location: str, where: str) -> bytes:
-    """A weights file's bytes, from a disk or S3; UserError, which names the setting `where`, if there is none."""
+    """A weights file's bytes, from a disk or S3; UserError, which names the setting `where`, if
+    there is none.
+    """
     folder, _, file = location.rpartition("/")
     try:
         return open_store(folder or ".").read(file)
@@ -62,7 +72,9 @@ def read_weights_file(location: str, where: str) -> bytes:
 
 
 def weights_folder(location: str, where: str) -> Path | None:
-    """The folder that a location names, on this machine: its copy in the cache where it lies in S3; None for a file."""
+    """The folder that a location names, on this machine: its copy in the cache where it lies in S3;
+    None for a file.
+    """
     if not location.startswith("s3://"):
         return Path(location) if Path(location).is_dir() else None
     folder, _, file = location.rstrip("/").rpartition("/")
@@ -77,8 +89,8 @@ def weights_folder(location: str, where: str) -> Path | None:
 def model_digest(spec: Mapping[str, Any], name: str) -> str:
     """The sha256 that pins a model: of its weights file, or of a folder's weights and config files.
 
-    A hub id is pinned by its revision instead, since its files are only known after a download, and what a package
-    brings by itself (`package:NAME`) by the package's version.
+    A hub id is pinned by its revision instead, since its files are only known after a download, and
+    what a package brings by itself (`package:NAME`) by the package's version.
     """
     weights = spec.get("weights")
     if weights is None:
@@ -93,12 +105,19 @@ def model_digest(spec: Mapping[str, Any], name: str) -> str:
     if folder is not None:
         digest = folder_digest(folder)
         if digest is None:
-            raise UserError(f"{where}: expected a folder with safetensors and json files, got {location}")
+            raise UserError(
+                f"{where}: expected a folder with safetensors and json files, got {location}"
+            )
         return digest
-    if spec.get("source") == "huggingface" and "://" not in location and not Path(location).exists():
+    if (
+        spec.get("source") == "huggingface"
+        and "://" not in location
+        and not Path(location).exists()
+    ):
         if not spec.get("revision"):
             raise UserError(
-                f"models.{name}.revision: expected the revision that pins the hub model {weights}, got none"
+                f"models.{name}.revision: expected the revision that pins the hub model {weights},"
+                " got none"
             )
         return f"hub:{weights}@{spec['revision']}"
     return hashlib.sha256(read_weights_file(location, where)).hexdigest()
@@ -111,7 +130,9 @@ def _by_itself(weights: str) -> bool:
 def _expect_revision(spec: Mapping[str, Any], name: str, found: str) -> str:
     wanted = spec.get("revision")
     if wanted and not found.endswith(f"=={wanted}"):
-        raise UserError(f"models.{name}.revision: expected {spec['weights']} in version {wanted}, got {found}")
+        raise UserError(
+            f"models.{name}.revision: expected {spec['weights']} in version {wanted}, got {found}"
+        )
     return found
 
 
@@ -128,16 +149,19 @@ def check_digest(spec: Mapping[str, Any], name: str, got: str) -> None:
     expected = spec.get("sha256")
     if expected and expected != got:
         raise UserError(
-            f"models.{name}: expected weights with sha256 {expected}, got {got} in {spec.get('weights')}: "
-            "the file is not the one that was pinned"
+            f"models.{name}: expected weights with sha256 {expected}, got {got} in"
+            f" {spec.get('weights')}: the file is not the one that was pinned"
         )
 
 
-def load_models(config: Mapping[str, Any], names: Iterable[str], device: torch.device) -> dict[str, nn.Module]:
+def load_models(
+    config: Mapping[str, Any], names: Iterable[str], device: torch.device
+) -> dict[str, nn.Module]:
     """Load models by name, frozen and in eval mode; config: a resolved RunConfig as a dict.
 
-    A pinned model that this process holds already, for another worker, is given again and not read twice.
-    UserError where one is missing, its weights differ from their sha256, or its outputs do not fit its classes.
+    A pinned model that this process holds already, for another worker, is given again and not read
+    twice. UserError where one is missing, its weights differ from their sha256, or its outputs do
+    not fit its classes.
     """
     from counterfactory.models.wrapping.load import build
 
@@ -145,8 +169,11 @@ def load_models(config: Mapping[str, Any], names: Iterable[str], device: torch.d
     for name in names:
         spec = config["models"].get(name)
         if spec is None:
-            raise UserError(f"models: expected {name!r}, got {', '.join(config['models'])}: the method needs it")
-        key = f"{device} {json.dumps({k: v for k, v in spec.items() if k != 'preset'}, sort_keys=True, default=str)}"
+            raise UserError(
+                f"models: expected {name!r}, got {', '.join(config['models'])}: the method needs it"
+            )
+        told = {key: value for key, value in spec.items() if key != "preset"}
+        key = f"{device} {json.dumps(told, sort_keys=True, default=str)}"
         if spec.get("sha256") and (held := HELD.get(key)) is not None:
             loaded[name] = held
             continue
@@ -169,7 +196,15 @@ def load_models(config: Mapping[str, Any], names: Iterable[str], device: torch.d
                 check_digest(spec, name, hashlib.sha256(weights).hexdigest())
         try:
             loaded[name] = build(spec, weights, device)
-        except (ValueError, OSError, ImportError, AttributeError, TypeError, RuntimeError, SafetensorError) as error:
+        except (
+            ValueError,
+            OSError,
+            ImportError,
+            AttributeError,
+            TypeError,
+            RuntimeError,
+            SafetensorError,
+        ) as error:
             raise UserError(f"models.{name}: {' '.join(str(error).split())}") from error
         HELD[key] = loaded[name]
     return loaded
@@ -179,7 +214,10 @@ def load_method(config: Mapping[str, Any]) -> Any:
     """Make the method of a resolved config; UserError where its class or a setting is unknown."""
     target, settings = config["method"]["target"], config["method"]["settings"]
     if target == "elsewhere":
-        raise UserError("method: these counterfactuals were made elsewhere: `score` and what follows it work, no more")
+        raise UserError(
+            "method: these counterfactuals were made elsewhere: `score` and what follows it work,"
+            " no more"
+        )
     module_name, _, class_name = target.rpartition(".")
     try:
         method = getattr(importlib.import_module(module_name), class_name)

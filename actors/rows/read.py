@@ -32,7 +32,8 @@ class Row:
     label: int | None
     split: str | None
     carried: dict[str, Any]
-    mask: np.ndarray[Any, Any] | None = None  # (H,W) uint8, which region every pixel shows, where the data say so
+    # (H,W) uint8, which region every pixel shows, where the data say so
+    mask: np.ndarray[Any, Any] | None = None
 
 
 @dataclass
@@ -45,7 +46,9 @@ class Unusable:
 
 @dataclass
 class Record:
-    """One input row as it is stored; position: in its shard; lost: why it cannot be read, where it cannot."""
+    """One input row as it is stored; position: in its shard; lost: why it cannot be read, where it
+    cannot.
+    """
 
     id: str
     position: int
@@ -54,10 +57,13 @@ class Record:
     lost: str | None = None
 
 
-def read(shard: Mapping[str, Any], data: Mapping[str, Any], target: Mapping[str, Any]) -> Iterator[Record]:
+def read(
+    shard: Mapping[str, Any], data: Mapping[str, Any], target: Mapping[str, Any]
+) -> Iterator[Record]:
     """A shard's rows as they are stored, a few in memory at a time; FileChanged as `read_shard`.
 
-    Those that cannot be read come too, named by their id where that can be, else by their place alone.
+    Those that cannot be read come too, named by their id where that can be, else by their place
+    alone.
     """
     named = [
         data["image"],
@@ -110,7 +116,9 @@ def decoded(
     classes: Sequence[str],
     seen: set[str],
 ) -> Iterator[Row | Unusable]:
-    """Each record as a row, or with the reason why it cannot be one; seen: ids so far, of which each is used once."""
+    """Each record as a row, or with the reason why it cannot be one; seen: ids so far, of which
+    each is used once.
+    """
     for record in records:
         try:
             if record.id in seen:
@@ -122,15 +130,22 @@ def decoded(
 
 
 def as_row(record: Record, number: int, config: Mapping[str, Any], classes: Sequence[str]) -> Row:
-    """A record with its image decoded and its label looked up; BadRow or BadTarget say why it cannot be."""
+    """A record with its image decoded and its label looked up; BadRow or BadTarget say why it
+    cannot be.
+    """
     data, cells = config["data"], record.cells
     if record.lost is not None:
         raise BadRow(record.lost)
     label = class_index(cells[data["label"]], classes, "label") if data["label"] else None
-    image = decode(record.content, size=data["size"], crop=data["crop"], max_pixels=data["max_pixels"])
+    image = decode(
+        record.content, size=data["size"], crop=data["crop"], max_pixels=data["max_pixels"]
+    )
     column = split_column(data)
     split = cells[column] if column else data["split"]
-    carried = [*data["columns"], *([config["target"]["column"]] if config["target"]["column"] else [])]
+    carried = [
+        *data["columns"],
+        *([config["target"]["column"]] if config["target"]["column"] else []),
+    ]
     return Row(
         record.id,
         number,
@@ -143,13 +158,16 @@ def as_row(record: Record, number: int, config: Mapping[str, Any], classes: Sequ
 
 
 def rows_ahead(size: int | Sequence[int]) -> int:
-    """How many decoded images of a working size may wait: as many as fit in AHEAD_BYTES, from 2 to 256."""
+    """How many decoded images of a working size may wait: as many as fit in AHEAD_BYTES, from 2 to
+    256.
+    """
     width, height = sides(size)
     return max(2, min(256, AHEAD_BYTES // (3 * width * height)))
 
 
 class Ahead(Generic[T]):
-    """An iterator run in a background thread, at most `most` items ahead of its reader, who gets its errors, too.
+    """An iterator run in a background thread, at most `most` items ahead of its reader, who gets
+    its errors, too.
 
     waited: seconds that the reader has spent waiting for the next item.
     """

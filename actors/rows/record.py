@@ -11,9 +11,11 @@ from storage.schema import image_path
 
 
 def record(answered: Answered, method: str) -> dict[str, Any]:
-    """A row of storage.schema.COUNTERFACTUALS; whether it flipped is judged on the stored image, here and nowhere else.
+    """A row of storage.schema.COUNTERFACTUALS; whether it flipped is judged on the stored image,
+    here and nowhere else.
 
-    method: the dotted path of its class. BadRow where the classifier gave no numbers to judge it by.
+    method: the dotted path of its class. BadRow where the classifier gave no numbers to judge it
+    by.
     """
     row, before, after, target = answered.row, answered.before, answered.after, answered.target
     for image, p in (("original", before), ("counterfactual", after)):

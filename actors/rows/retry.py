@@ -1,6 +1,8 @@
-"""Quarantined rows tried again: what a shard's last revision answered is taken over, the rest is worked on.
+"""Quarantined rows tried again: what a shard's last revision answered is taken over, the rest is
+worked on.
 
-A try that answers nothing new is a revision as well: the next one then has starts and marked rows of its own.
+A try that answers nothing new is a revision as well: the next one then has starts and marked rows
+of its own.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ class Earlier:
 
 
 def earlier(store: Store, stage: str, shard: Mapping[str, Any]) -> Earlier | None:
-    """What the revision before the shard's holds; None where the shard is to be made for the first time."""
+    """What the revision before the shard's holds; None where the shard is to be made for the first
+    time.
+    """
     revision = shard.get("revision", 0)
     if not revision:
         return None
@@ -45,7 +49,9 @@ def earlier(store: Store, stage: str, shard: Mapping[str, Any]) -> Earlier | Non
 
 
 def unanswered(rows: Iterable[N], before: Earlier | None) -> Iterator[N]:
-    """Rows without those that are answered: of each answered id the first, since a second one was set aside for it."""
+    """Rows without those that are answered: of each answered id the first, since a second one was
+    set aside for it.
+    """
     taken: set[str] = set()
     for row in rows:
         if before is not None and row.id in before.ids and row.id not in taken:
@@ -63,5 +69,7 @@ def joined(before: Earlier | None, table: pa.Table) -> pa.Table:
         if field.name not in kept.column_names:
             kept = kept.append_column(field, pa.nulls(len(kept), field.type))
     both = pa.concat_tables([kept.select(table.schema.names).cast(table.schema), table])
-    order = pc.sort_indices(both.select(["row", "k"]), sort_keys=[("row", "ascending"), ("k", "ascending")])
+    order = pc.sort_indices(
+        both.select(["row", "k"]), sort_keys=[("row", "ascending"), ("k", "ascending")]
+    )
     return both.take(order)

@@ -14,7 +14,11 @@ from storage.codec import BadRow, decode
 
 
 def stored_images(
-    records: Sequence[Mapping[str, Any]], column: str, shard: int, data: Mapping[str, Any], device: torch.device
+    records: Sequence[Mapping[str, Any]],
+    column: str,
+    shard: int,
+    data: Mapping[str, Any],
+    device: torch.device,
 ) -> Tensor:
     """Stored images (B,3,H,W) in [0,1] on the device; data: the run's data settings.
 
@@ -27,7 +31,8 @@ def stored_images(
             images.append(decode(cell, size=data["size"], crop=None, max_pixels=data["max_pixels"]))
         except BadRow as reason:
             raise UserError(
-                f"shard {shard}, row {record['cf_id']}: expected a stored {column} that can be read, got {reason}"
+                f"shard {shard}, row {record['cf_id']}: expected a stored {column} that can be"
+                f" read, got {reason}"
             ) from None
     stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
     return stacked.to(device, torch.float32).div(255).contiguous()

@@ -10,11 +10,14 @@ from torch import Tensor
 
 
 class BadTarget(ValueError):  # noqa: N818 (the row's target is bad, not the program)
-    """The row has no label or no target that can be used; the message is the quarantine's reason."""
+    """The row has no label or no target that can be used; the message is the
+    quarantine's reason."""
 
 
 def class_index(value: Any, classes: Sequence[str], what: str) -> int:
-    """A class given as bool, index or name, as an index into `classes`; BadTarget where it is none of them."""
+    """A class given as bool, index or name, as an index into `classes`; BadTarget where it is none
+    of them.
+    """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise BadTarget(f"its {what} is missing")
     if isinstance(value, str) and value in classes:
@@ -24,13 +27,21 @@ def class_index(value: Any, classes: Sequence[str], what: str) -> int:
     if isinstance(value, bool | int) and 0 <= int(value) < len(classes):
         return int(value)
     known = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
-    raise BadTarget(f"its {what}: expected one of {known} or an index below {len(classes)}, got {str(value)[:60]!r}")
+    raise BadTarget(
+        f"its {what}: expected one of {known} or an index below {len(classes)}, got"
+        f" {str(value)[:60]!r}"
+    )
 
 
 def choose_target(
-    rule: Mapping[str, Any], probabilities: Tensor, carried: Mapping[str, Any], classes: Sequence[str]
+    rule: Mapping[str, Any],
+    probabilities: Tensor,
+    carried: Mapping[str, Any],
+    classes: Sequence[str],
 ) -> int:
-    """The target class of one row; probabilities: (K,) of the original; BadTarget where the row is there already."""
+    """The target class of one row; probabilities: (K,) of the original; BadTarget where the row is
+    there already.
+    """
     source = int(probabilities.argmax())
     if rule["rule"] == "opposite":
         return 1 - source

@@ -1,4 +1,6 @@
-"""ACE, Adversarial Counterfactual Explanations (Jeanneret et al., CVPR 2023): an attack through a diffusion model."""
+"""ACE, Adversarial Counterfactual Explanations (Jeanneret et al., CVPR 2023): an attack through a
+diffusion model.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +19,20 @@ from counterfactory.models.interfaces import Classifier, Denoiser
 
 @dataclass(frozen=True, kw_only=True)
 class ACE:
-    """PGD on the image through classifier(denoise(noise(x'))), then inpainting of what hardly changed.
+    """PGD on the image through classifier(denoise(noise(x'))), then inpainting of what hardly
+    changed.
 
-    respaced: steps that the denoiser's schedule is shortened to; levels: K (the paper's tau), how many of them x' is
-    noised by and denoised from; step: of the attack, in 8-bit levels; distance, weight: lambda times the per-sample
-    "l1" sum or "l2" norm of x' - x, in [0,1]; refine, gamma, kernel: inpaint afterwards, the mask's threshold, and the
-    side of its maximum window (odd); draws: refine again, with other noise, where that undid the flip; unrefined:
-    let the pre-explanation be the answer where no refinement flips (it may be noise). The paper has draws 1, unrefined
-    true, stop, through and mask_after null and precision float32: how the last ones save work is told in PurifiedPGD.
-    checkpoint: more denoiser calls for less memory.
+    respaced: steps that the denoiser's schedule is shortened to; levels: K (the paper's tau), how
+    many of them x' is noised by and denoised from; step: of the attack, in 8-bit levels; distance,
+    weight: lambda times the per-sample "l1" sum or "l2" norm of x' - x, in [0,1]; refine, gamma,
+    kernel: inpaint afterwards, the mask's threshold, and the side of its maximum window (odd);
+    draws: refine again, with other noise, where that undid the flip; unrefined: let the
+    pre-explanation be the answer where no refinement flips (it may be noise). The paper has draws
+    1, unrefined true, stop, through and mask_after null and precision float32: how the last ones
+    save work is told in PurifiedPGD. checkpoint: more denoiser calls for less memory.
 
-    Pixels live in [0,1] as in the public ACE, so that a step of 1 stays on the 8-bit grid; the denoiser sees [-1,1].
+    Pixels live in [0,1] as in the public ACE, so that a step of 1 stays on the 8-bit grid; the
+    denoiser sees [-1,1].
     """
 
     needs: ClassVar[tuple[str, ...]] = ("denoiser",)
@@ -53,7 +58,9 @@ class ACE:
         check_attack(self, distance=("l1", "l2"), weight=(0, inf))
 
     def __call__(self, queries: Queries, *, classifier: Classifier, denoiser: Denoiser) -> Answers:
-        """Counterfactuals: the refined image where it flips, else the pre-explanation where that does."""
+        """Counterfactuals: the refined image where it flips, else the pre-explanation where that
+        does.
+        """
         x, budget = queries.images, Budget.of(len(queries))
         schedule = respace(denoiser.alphas_cumprod, self.respaced)
         generators = row_generators(queries.seed)
@@ -91,4 +98,12 @@ class ACE:
                 denoiser=denoiser,
             )
 
-        return settle(classifier, answer, queries, pre.reasons(refined=self.refine), budget, steps=pre.steps, mask=mask)
+        return settle(
+            classifier,
+            answer,
+            queries,
+            pre.reasons(refined=self.refine),
+            budget,
+            steps=pre.steps,
+            mask=mask,
+        )

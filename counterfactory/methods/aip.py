@@ -1,5 +1,6 @@
-"""AIP, attribute-informed perturbation (Yang et al., "Generative Counterfactuals for Neural Networks via
-Attribute-Informed Perturbation"): gradient descent on a face's latent and on its attributes at once."""
+"""AIP, attribute-informed perturbation (Yang et al., "Generative Counterfactuals for Neural
+Networks via Attribute-Informed Perturbation"): gradient descent on a face's latent and on its
+attributes at once."""
 
 from __future__ import annotations
 
@@ -10,24 +11,33 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from counterfactory.methods.contract import Answers, Budget, Queries, passes_stored, row_generators, settle
+from counterfactory.methods.contract import (
+    Answers,
+    Budget,
+    Queries,
+    passes_stored,
+    row_generators,
+    settle,
+)
 from counterfactory.methods.parts.settings import check_settings
 from counterfactory.models.interfaces import AttributeAutoencoder, Classifier
 
 
 @dataclass(frozen=True, kw_only=True)
 class AIP:
-    """Algorithm 1: step down eq. 3 with decaying steps until the stored image is its target or n_max is reached.
+    """Algorithm 1: step down eq. 3 with decaying steps until the stored image is its target or
+    n_max is reached.
 
-    The printed loop goes on while the image is not its target OR n <= n_max, which never ends early: it is AND here.
-    alpha: weight of ||z - z0|| + ||a - a0||; mu, gamma: first steps on the latent z and on the attributes a; beta: what
-    both are multiplied by after each iteration. z0, a0: the query's latent, and its attributes as the autoencoder reads
-    them, 0 or 1.
+    The printed loop goes on while the image is not its target OR n <= n_max, which never ends
+    early: it is AND here. alpha: weight of ||z - z0|| + ||a - a0||; mu, gamma: first steps on the
+    latent z and on the attributes a; beta: what both are multiplied by after each iteration. z0,
+    a0: the query's latent, and its attributes as the autoencoder reads them, 0 or 1.
 
-    Beyond the paper: floor: the part of mu and gamma that decay leaves (0, the paper: all of the way that a row can go
-    is gradient x mu / (1 - beta)); threshold: probability that the target must pass beside being the prediction (0, the
-    paper); residual: x' = clip(x + dec(z,a) - dec(z0,a0)), which keeps what the autoencoder loses (False: x' =
-    dec(z,a), the paper); clamp: a stays in [0,1].
+    Beyond the paper: floor: the part of mu and gamma that decay leaves (0, the paper: all of the
+    way that a row can go is gradient x mu / (1 - beta)); threshold: probability that the target
+    must pass beside being the prediction (0, the paper); residual: x' = clip(x + dec(z,a) -
+    dec(z0,a0)), which keeps what the autoencoder loses (False: x' = dec(z,a), the paper); clamp: a
+    stays in [0,1].
     """
 
     needs: ClassVar[tuple[str, ...]] = ("attgan",)
@@ -54,7 +64,9 @@ class AIP:
             threshold=(0, 1),
         )
 
-    def __call__(self, queries: Queries, *, classifier: Classifier, attgan: AttributeAutoencoder) -> Answers:
+    def __call__(
+        self, queries: Queries, *, classifier: Classifier, attgan: AttributeAutoencoder
+    ) -> Answers:
         """Counterfactuals; a row that does not flip keeps its iterate of highest p(target)."""
         x, target = queries.images, queries.target
         budget, reasons = Budget.of(len(x)), ["not converged"] * len(x)
@@ -69,13 +81,20 @@ class AIP:
         budget.spend(everything, forward=4)
 
         def image(rows: Tensor, z_rows: Tensor, a_rows: Tensor) -> Tensor:
-            """x' of some rows: the decoded latent, or the query moved by what the decoded latent moved."""
+            """x' of some rows: the decoded latent, or the query moved by what the decoded latent
+            moved.
+            """
             decoded = attgan.decode(z_rows, a_rows, skip[rows])
             # The difference first, so that z0 and a0 give x to the last bit.
             return (x[rows] + (decoded - x0[rows])).clamp(0, 1) if self.residual else decoded
 
         z, a = z0.clone(), a0.clone()
-        best_z, best_a, best_p, answer = z0.clone(), a0.clone(), x.new_full((len(x),), -1.0), x.clone()
+        best_z, best_a, best_p, answer = (
+            z0.clone(),
+            a0.clone(),
+            x.new_full((len(x),), -1.0),
+            x.clone(),
+        )
         active = (queries.source != target).nonzero()[:, 0]  # who has the target already keeps it
         for n in range(self.n_max + 1):
             if not len(active):
@@ -87,10 +106,16 @@ class AIP:
             budget.spend(active, forward=2)
 
             p, here = log_target.detach().exp(), log_p.detach().argmax(1) == target[active]
-            hoped = p.where(here, torch.full_like(p, -1.0))  # only where it is the prediction need it be looked at
-            done = passes_stored(classifier, x_n.detach(), target[active], hoped, self.threshold, active, budget)
+            # only where it is the prediction need it be looked at
+            hoped = p.where(here, torch.full_like(p, -1.0))
+            done = passes_stored(
+                classifier, x_n.detach(), target[active], hoped, self.threshold, active, budget
+            )
             better = done | (p > best_p[active])
-            best_z[active[better]], best_a[active[better]] = z_n.detach()[better], a_n.detach()[better]
+            best_z[active[better]], best_a[active[better]] = (
+                z_n.detach()[better],
+                a_n.detach()[better],
+            )
             best_p[active[better]], answer[active[better]] = p[better], x_n.detach()[better]
             if n == self.n_max or done.all():
                 break
@@ -126,7 +151,9 @@ class AIP:
             condition_after=best_a,
         )
 
-    def ways(self, grad_z: Tensor, grad_a: Tensor, generators: list[Generator]) -> tuple[Tensor, Tensor]:
+    def ways(
+        self, grad_z: Tensor, grad_a: Tensor, generators: list[Generator]
+    ) -> tuple[Tensor, Tensor]:
         """What z and a step against, per row."""
         return grad_z, grad_a
 

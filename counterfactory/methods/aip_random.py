@@ -1,4 +1,6 @@
-"""AIP_R, AIP's control (Yang et al., section 4.1.4): the same loop, each update as long as AIP's in any direction."""
+"""AIP_R, AIP's control (Yang et al., section 4.1.4): the same loop, each update as long as AIP's in
+any direction.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,13 @@ from counterfactory.methods.contract import row_noise
 
 @dataclass(frozen=True, kw_only=True)
 class AIPRandom(AIP):
-    """AIP with its gradients' norms and none of their directions; each row draws from its own generator."""
+    """AIP with its gradients' norms and none of their directions; each row draws from its own
+    generator.
+    """
 
-    def ways(self, grad_z: Tensor, grad_a: Tensor, generators: list[Generator]) -> tuple[Tensor, Tensor]:
+    def ways(
+        self, grad_z: Tensor, grad_a: Tensor, generators: list[Generator]
+    ) -> tuple[Tensor, Tensor]:
         """Random vectors of the gradients' lengths, for z and for a."""
         return turned(grad_z, generators), turned(grad_a, generators)
 

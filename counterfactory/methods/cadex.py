@@ -1,4 +1,6 @@
-"""CADEX (arXiv 1906.10671), made for tables, on images: Adam on the few input values that its first gradient picks."""
+"""CADEX (arXiv 1906.10671), made for tables, on images: Adam on the few input values that its first
+gradient picks.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,15 @@ from counterfactory.models.interfaces import Classifier
 
 @dataclass(frozen=True, kw_only=True)
 class CADEX:
-    """Adam descent on the cross-entropy to the target, over n values of the image, until the stored image passes.
+    """Adam descent on the cross-entropy to the target, over n values of the image, until the stored
+    image passes.
 
-    n: how many values (one channel of one pixel each) may move; threshold: probability of the target at which a row is
-    done, 0 for the flip alone (the paper); lr: Adam's, in the image's range [0,1].
+    n: how many values (one channel of one pixel each) may move; threshold: probability of the
+    target at which a row is done, 0 for the flip alone (the paper); lr: Adam's, in the image's
+    range [0,1].
 
-    The paper's constraints are, on an image, its range: a value that stands at the end of [0,1] to which its gradient
-    points is not picked, and every step is clipped.
+    The paper's constraints are, on an image, its range: a value that stands at the end of [0,1] to
+    which its gradient points is not picked, and every step is clipped.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
@@ -37,7 +41,9 @@ class CADEX:
         check_settings(self, n=(1, inf), threshold=(0, 1), lr=(0, inf), max_steps=(0, inf))
 
     def __call__(self, queries: Queries, *, classifier: Classifier) -> Answers:
-        """Sparse adversarial examples; the best try of a row that never passes is its iterate of highest p(target)."""
+        """Sparse adversarial examples; the best try of a row that never passes is its iterate of
+        highest p(target).
+        """
         x, target = queries.images, queries.target
         budget, reasons = Budget.of(len(x)), ["not converged"] * len(x)
         steps = torch.zeros(len(x), dtype=torch.int64)
@@ -52,9 +58,12 @@ class CADEX:
             p = log_p.detach().exp()
             budget.spend(active, forward=1)
 
-            # Where the flip alone is asked for, any p does that is the highest: only those rows need be looked at.
+            # Where the flip alone is asked for, any p does that is the highest: only those rows
+            # need be looked at.
             flips = p.where(scores.detach().argmax(1) == target[active], -1.0)
-            done = passes_stored(classifier, x_a.detach(), target[active], flips, self.threshold, active, budget)
+            done = passes_stored(
+                classifier, x_a.detach(), target[active], flips, self.threshold, active, budget
+            )
             better = done | (p > best_p[active])
             best[active[better]], best_p[active[better]] = x_a.detach()[better], p[better]
             going = ~done
@@ -80,11 +89,14 @@ class CADEX:
 
 
 def strongest(grad: Tensor, x: Tensor, n: int) -> Tensor:
-    """1 at each row's n values of largest ascent gradient, by magnitude, that have room to move; else 0.
+    """1 at each row's n values of largest ascent gradient, by magnitude, that have room to move;
+    else 0.
 
     grad, x: (B,3,H,W), x in [0,1].
     """
     stuck = ((x <= 0) & (grad < 0)) | ((x >= 1) & (grad > 0))
     strength = grad.abs().masked_fill(stuck, 0).flatten(1)
     top = strength.topk(min(n, strength.shape[1]), dim=1)
-    return torch.zeros_like(strength).scatter_(1, top.indices, (top.values > 0).to(x.dtype)).view_as(x)
+    return (
+        torch.zeros_like(strength).scatter_(1, top.indices, (top.values > 0).to(x.dtype)).view_as(x)
+    )

@@ -1,4 +1,6 @@
-"""CECAS, causally guided adversarial steering (Qiao et al.): ACE's attack with what is spurious held still."""
+"""CECAS, causally guided adversarial steering (Qiao et al.): ACE's attack with what is spurious
+held still.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,15 @@ from counterfactory.models.interfaces import Classifier, Denoiser
 
 @dataclass(frozen=True, kw_only=True)
 class CECAS:
-    """Two attacks through the denoiser in the same batches, x' kept from spurious factors and x'' near x; then x'
-    inpainted where x'' hardly changed.
+    """Two attacks through the denoiser in the same batches, x' kept from spurious factors and x''
+    near x; then x' inpainted where x'' hardly changed.
 
-    alpha: of L_S, the soft cross-entropy of what the spurious factors say of x' and of x (eq. 6); spurious: None for
-    the model's own factors (role causal), or names of attributes where the model `spurious` tells attributes: they are
-    then what is held still, beyond the paper; weight: lambda of x'' (eq. 7); gamma, kernel: of the mask (eq. 8), the
-    threshold and the side d of its maximum window (odd). The rest is as in ACE; eq. 9 as printed pastes the original
-    where the mask says change, the text means its complement, which is done here.
+    alpha: of L_S, the soft cross-entropy of what the spurious factors say of x' and of x (eq. 6);
+    spurious: None for the model's own factors (role causal), or names of attributes where the model
+    `spurious` tells attributes: they are then what is held still, beyond the paper; weight: lambda
+    of x'' (eq. 7); gamma, kernel: of the mask (eq. 8), the threshold and the side d of its maximum
+    window (odd). The rest is as in ACE; eq. 9 as printed pastes the original where the mask says
+    change, the text means its complement, which is done here.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("denoiser", "spurious")
@@ -51,33 +54,44 @@ class CECAS:
         check_attack(self, alpha=(0, inf), weight=(0, inf))
 
     def expect(self, models: dict[str, Any]) -> None:
-        """ValueError where the model `spurious` cannot tell what is to be held still, or not of this classifier."""
+        """ValueError where the model `spurious` cannot tell what is to be held still, or not of
+        this classifier.
+        """
         known = getattr(models["spurious"], "attributes", None)
         if self.spurious is None and known is not None:
             raise ValueError(
-                "expected method.settings.spurious, names of attributes that models.spurious tells, got none"
+                "expected method.settings.spurious, names of attributes that models.spurious tells,"
+                " got none"
             )
         if self.spurious is not None and known is None:
             raise ValueError(
-                "expected models.spurious of role attributes for method.settings.spurious, got role causal"
+                "expected models.spurious of role attributes for method.settings.spurious, got role"
+                " causal"
             )
         for name in self.spurious or ():
             if name not in (known or ()):
-                raise ValueError(f"expected method.settings.spurious out of {', '.join(known or ())}, got {name!r}")
+                raise ValueError(
+                    f"expected method.settings.spurious out of {', '.join(known or ())}, got"
+                    f" {name!r}"
+                )
         if hasattr(models["spurious"], "expect"):
             models["spurious"].expect(models["classifier"])
 
-    def __call__(self, queries: Queries, *, classifier: Classifier, denoiser: Denoiser, spurious: Any) -> Answers:
+    def __call__(
+        self, queries: Queries, *, classifier: Classifier, denoiser: Denoiser, spurious: Any
+    ) -> Answers:
         """Counterfactuals: x' refined where that flips, else x' where that does."""
         self.expect({"classifier": classifier, "spurious": spurious})
         x, B = queries.images, len(queries)
         schedule = respace(denoiser.alphas_cumprod, self.respaced)
         budget = Budget.of(2 * B)
-        # Both attacks of a row see the same noise: what differs between x' and x'' is then what their terms ask for.
+        # Both attacks of a row see the same noise: what differs between x' and x'' is then what
+        # their terms ask for.
         generators = row_generators(queries.seed.repeat(2))
         with torch.no_grad():
             said = self._says(x, classifier, spurious).softmax(2)
-        calls = 1 if self.spurious else 2  # the classifier's features, and the factors' predictor on them
+        # the classifier's features, and the factors' predictor on them
+        calls = 1 if self.spurious else 2
         budget.spend(torch.arange(B), forward=calls)
 
         def terms(images: Tensor, view: Tensor, rows: Tensor) -> Tensor:
@@ -87,7 +101,12 @@ class CECAS:
             if not first or not self.alpha:
                 return torch.cat([images.new_zeros(first), distance])
             budget.spend(rows[:first], forward=calls, backward=calls)
-            return torch.cat([self.alpha * self._held(said[causal], view[:first], classifier, spurious), distance])
+            return torch.cat(
+                [
+                    self.alpha * self._held(said[causal], view[:first], classifier, spurious),
+                    distance,
+                ]
+            )
 
         both = PurifiedPGD.of(self)(
             twice(queries),
@@ -99,7 +118,9 @@ class CECAS:
             term=terms,
         )
         pre, near = both.images[:B], both.images[B:]
-        budget = Budget(budget.forward[:B] + budget.forward[B:], budget.backward[:B] + budget.backward[B:])
+        budget = Budget(
+            budget.forward[:B] + budget.forward[B:], budget.backward[:B] + budget.backward[B:]
+        )
 
         answer, mask = pre, torch.ones_like(x[:, :1])
         if self.refine:
@@ -118,11 +139,19 @@ class CECAS:
             )
 
         return settle(
-            classifier, answer, queries, both.reasons(refined=self.refine)[:B], budget, steps=both.steps[:B], mask=mask
+            classifier,
+            answer,
+            queries,
+            both.reasons(refined=self.refine)[:B],
+            budget,
+            steps=both.steps[:B],
+            mask=mask,
         )
 
     def _says(self, images: Tensor, classifier: Classifier, spurious: Any) -> Tensor:
-        """Scores (n,J,K) that the spurious factors alone give: g(S(x)), or (0, logit) for each named attribute."""
+        """Scores (n,J,K) that the spurious factors alone give: g(S(x)), or (0, logit) for each
+        named attribute.
+        """
         if self.spurious is None:
             scores: Tensor = spurious(images, classifier)
             return scores
@@ -131,7 +160,9 @@ class CECAS:
         return torch.stack([torch.zeros_like(logit), logit], 2)
 
     def _held(self, said: Tensor, view: Tensor, classifier: Classifier, spurious: Any) -> Tensor:
-        """L_S (n,): the soft cross-entropy of what is said of the view and of the query, summed over the questions."""
+        """L_S (n,): the soft cross-entropy of what is said of the view and of the query, summed
+        over the questions.
+        """
         return -(said * self._says(view, classifier, spurious).log_softmax(2)).sum((1, 2))
 
 

@@ -16,9 +16,10 @@ from counterfactory.models.interfaces import Classifier
 class Queries:
     """A batch of questions to a method.
 
-    images: (B,3,H,W) float32 in [0,1], already on the 8-bit grid; source: (B,) int64, the predicted class;
-    target: (B,) int64, the wanted class; seed: (B,) int64, made from the row's id; masks: (B,H,W) int64, which region
-    every pixel shows, where the data say so (a method that cannot do without has `needs_masks = True`).
+    images: (B,3,H,W) float32 in [0,1], already on the 8-bit grid; source: (B,) int64, the predicted
+    class; target: (B,) int64, the wanted class; seed: (B,) int64, made from the row's id; masks:
+    (B,H,W) int64, which region every pixel shows, where the data say so (a method that cannot do
+    without has `needs_masks = True`).
     """
 
     images: Tensor
@@ -35,7 +36,9 @@ class Queries:
             value: Tensor = getattr(self, name)
             if value.shape != self.images.shape[:1] or value.dtype != torch.int64:
                 got = f"{tuple(value.shape)} {value.dtype}"
-                raise ValueError(f"expected {name} of shape ({len(self.images)},) and dtype int64, got {got}")
+                raise ValueError(
+                    f"expected {name} of shape ({len(self.images)},) and dtype int64, got {got}"
+                )
         if self.masks is not None:
             wanted = (len(self.images), *self.images.shape[2:])
             if self.masks.shape != wanted or self.masks.dtype != torch.int64:
@@ -47,19 +50,26 @@ class Queries:
 
     def repeated(self, k: int) -> Queries:
         """Every query k times, one after the other, for methods that give k answers to each."""
-        columns = {name: getattr(self, name).repeat_interleave(k, 0) for name in ("images", "source", "target", "seed")}
-        return Queries(**columns, masks=None if self.masks is None else self.masks.repeat_interleave(k, 0))
+        columns = {
+            name: getattr(self, name).repeat_interleave(k, 0)
+            for name in ("images", "source", "target", "seed")
+        }
+        return Queries(
+            **columns, masks=None if self.masks is None else self.masks.repeat_interleave(k, 0)
+        )
 
 
 @dataclass(kw_only=True)
 class Answers:
-    """A batch of counterfactuals, one per query and in the queries' order; or k per query, those of one query together.
+    """A batch of counterfactuals, one per query and in the queries' order; or k per query, those of
+    one query together.
 
-    counterfactual: like the queries' images, on the 8-bit grid; flipped: (B,) bool, judged on that image;
-    steps: (B,) int64, optimisation steps spent; forward, backward: (B,) int64, model evaluations spent on the row (see
-    Budget); reasons: per row, None where it flipped, else why it did not. Where the method has them: latents (B,D), and
-    the mask (B,1,H,W) in [0,1], 1 where the row was allowed to change; and per row what was exchanged, as plain values
-    that JSON holds; condition (B,A): what a decoder that is told attributes was told.
+    counterfactual: like the queries' images, on the 8-bit grid; flipped: (B,) bool, judged on that
+    image; steps: (B,) int64, optimisation steps spent; forward, backward: (B,) int64, model
+    evaluations spent on the row (see Budget); reasons: per row, None where it flipped, else why it
+    did not. Where the method has them: latents (B,D), and the mask (B,1,H,W) in [0,1], 1 where the
+    row was allowed to change; and per row what was exchanged, as plain values that JSON holds;
+    condition (B,A): what a decoder that is told attributes was told.
     """
 
     counterfactual: Tensor
@@ -82,14 +92,19 @@ def to_8bit(images: Tensor) -> Tensor:
 
 
 def row_generators(seed: Tensor) -> list[torch.Generator]:
-    """One CPU generator per row, so that a row's noise does not depend on its batch; seed: (B,) int64."""
+    """One CPU generator per row, so that a row's noise does not depend on its batch; seed: (B,)
+    int64.
+    """
     return [torch.Generator().manual_seed(int(s) & 0x7FFF_FFFF_FFFF_FFFF) for s in seed.tolist()]
 
 
-def row_noise(generators: Sequence[torch.Generator], shape: Sequence[int], device: torch.device) -> Tensor:
+def row_noise(
+    generators: Sequence[torch.Generator], shape: Sequence[int], device: torch.device
+) -> Tensor:
     """Standard normal noise (B, *shape), row b drawn from generators[b]."""
     noise = torch.stack([torch.randn(tuple(shape), generator=g) for g in generators])
-    if device.type == "cuda":  # from pinned memory, or the copy would wait for all that the device has still to do
+    # from pinned memory, or the copy would wait for all that the device has still to do
+    if device.type == "cuda":
         return noise.pin_memory().to(device, non_blocking=True)
     return noise.to(device)
 
@@ -98,8 +113,9 @@ def row_noise(generators: Sequence[torch.Generator], shape: Sequence[int], devic
 class Budget:
     """Model evaluations spent per row; (B,) int64 each.
 
-    Every network call that a row takes part in counts one, whichever network it is, and so does every pass back through
-    one. A row is charged for what it would cost alone, so that its count does not depend on its batch.
+    Every network call that a row takes part in counts one, whichever network it is, and so does
+    every pass back through one. A row is charged for what it would cost alone, so that its count
+    does not depend on its batch.
     """
 
     forward: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
@@ -124,7 +140,8 @@ def target_log_prob(classifier: Classifier, images: Tensor, target: Tensor) -> T
 
 
 def stored_verdict(classifier: Classifier, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Is each image, as stored in 8 bits, classified as its target, and with what probability; (B,) bool, (B,).
+    """Is each image, as stored in 8 bits, classified as its target, and with what probability; (B,)
+    bool, (B,).
 
     A row whose scores are not finite is not flipped, and its probability is NaN.
     """
@@ -136,12 +153,18 @@ def stored_verdict(classifier: Classifier, images: Tensor, target: Tensor) -> tu
 
 
 def passes_stored(
-    classifier: Classifier, images: Tensor, target: Tensor, p: Tensor, threshold: float, rows: Tensor, budget: Budget
+    classifier: Classifier,
+    images: Tensor,
+    target: Tensor,
+    p: Tensor,
+    threshold: float,
+    rows: Tensor,
+    budget: Budget,
 ) -> Tensor:
     """Which images pass the threshold as stored in 8 bits, and are their target there; (n,) bool.
 
-    p: (n,) p(target) of the images as they are: only those that pass so are stored and looked at; rows: (n,) their
-    places in the batch, for the budget.
+    p: (n,) p(target) of the images as they are: only those that pass so are stored and looked at;
+    rows: (n,) their places in the batch, for the budget.
     """
     passes = p > threshold
     near = passes.nonzero()[:, 0]
@@ -164,8 +187,8 @@ def settle(
 ) -> Answers:
     """Store each row's best try in 8 bits and judge it there: how every method ends.
 
-    images: (B,3,H,W); reasons: per row, why it failed if it did; steps: (B,); kept: what else of Answers the method
-    has. A try that is not finite is replaced by its query.
+    images: (B,3,H,W); reasons: per row, why it failed if it did; steps: (B,); kept: what else of
+    Answers the method has. A try that is not finite is replaced by its query.
     """
     finite = images.isfinite().flatten(1).all(1)
     images = images.where(finite[:, None, None, None], queries.images)
@@ -173,13 +196,17 @@ def settle(
     everything = torch.arange(len(queries))
     flipped, _ = stored_verdict(classifier, stored, queries.target)
     budget.spend(everything, forward=1)
-    why: list[str | None] = [None if done else reason for done, reason in zip(flipped.tolist(), reasons, strict=True)]
+    why: list[str | None] = [
+        None if done else reason for done, reason in zip(flipped.tolist(), reasons, strict=True)
+    ]
     lost = (~flipped).nonzero()[:, 0]
     if len(lost):
         with torch.no_grad():
             predicted = classifier(images[lost]).argmax(1)
         budget.spend(lost, forward=1)
-        for row, before in zip(lost.tolist(), (predicted == queries.target[lost]).tolist(), strict=True):
+        for row, before in zip(
+            lost.tolist(), (predicted == queries.target[lost]).tolist(), strict=True
+        ):
             if not bool(finite[row]):
                 why[row] = "non-finite image"
             elif before and not bool(torch.equal(images[row], stored[row])):

@@ -1,5 +1,5 @@
-"""Counterfactual Visual Explanations (arXiv 1904.07451), Counter_Vis in tables: which cells of another image, put in
-the place of which of this one's, would turn the decision."""
+"""Counterfactual Visual Explanations (arXiv 1904.07451), Counter_Vis in tables: which cells of
+another image, put in the place of which of this one's, would turn the decision."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ Head = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class CounterVis:
-    """Greedy exchange of spatial cells with a distractor's, the best of all pairs each time, until the decision turns.
+    """Greedy exchange of spatial cells with a distractor's, the best of all pairs each time, until
+    the decision turns.
 
-    layer: whose maps the cells are of: a layer's dotted name, or "last" for the last with more than one cell (the
-    paper); None for cells of the image itself, `cells` x `cells` of them, judged by the whole classifier (black box).
-    distractor: "random" among those that the classifier takes for the target (the paper), or the "nearest" of them.
-    until: what has to turn, the decision on the edited "features" (the paper), or also on the "image" pasted together
-    from the cells' pixels, which is what is stored. max_edits: at most so many exchanges. screen: the head looks at so
-    many pairs, those of the largest gain to first order; None for all (the paper).
+    layer: whose maps the cells are of: a layer's dotted name, or "last" for the last with more than
+    one cell (the paper); None for cells of the image itself, `cells` x `cells` of them, judged by
+    the whole classifier (black box). distractor: "random" among those that the classifier takes for
+    the target (the paper), or the "nearest" of them. until: what has to turn, the decision on the
+    edited "features" (the paper), or also on the "image" pasted together from the cells' pixels,
+    which is what is stored. max_edits: at most so many exchanges. screen: the head looks at so many
+    pairs, those of the largest gain to first order; None for all (the paper).
     """
 
     needs: ClassVar[tuple[str, ...]] = ("distractors",)
@@ -44,17 +46,31 @@ class CounterVis:
 
     def __post_init__(self) -> None:
         choices, ends = ("random", "nearest"), ("features", "image")
-        check_settings(self, cells=(1, inf), distractor=choices, until=ends, max_edits=(0, inf), screen=(1, inf))
+        check_settings(
+            self,
+            cells=(1, inf),
+            distractor=choices,
+            until=ends,
+            max_edits=(0, inf),
+            screen=(1, inf),
+        )
 
     @torch.no_grad()
-    def __call__(self, queries: Queries, *, classifier: SplitClassifier, distractors: Distractors) -> Answers:
-        """Composite images: the flip is theirs, and what was exchanged and what the features said are in the edits.
+    def __call__(
+        self, queries: Queries, *, classifier: SplitClassifier, distractors: Distractors
+    ) -> Answers:
+        """Composite images: the flip is theirs, and what was exchanged and what the features said
+        are in the edits.
 
-        A row is charged one evaluation for each exchange that the head looks at, though that is a part of the network.
+        A row is charged one evaluation for each exchange that the head looks at, though that is a
+        part of the network.
         """
         x, target = queries.images, queries.target
         budget, reasons = Budget.of(len(x)), ["the edits did not turn the decision"] * len(x)
-        steps, told = torch.zeros(len(x), dtype=torch.int64), list[dict[str, Any] | None]([None] * len(x))
+        steps, told = (
+            torch.zeros(len(x), dtype=torch.int64),
+            list[dict[str, Any] | None]([None] * len(x)),
+        )
         composite, mask = x.clone(), x.new_zeros(len(x), 1, *x.shape[2:])
 
         other, number = distractors(x, target, queries.seed, classifier, self.distractor)
@@ -68,17 +84,24 @@ class CounterVis:
             for at, row in enumerate(going.tolist()):
                 edits: list[tuple[int, int]] = []
                 turned = False
-                search = self._edits(maps[at], maps[at + len(going)], head, int(target[row]), row, budget)
+                search = self._edits(
+                    maps[at], maps[at + len(going)], head, int(target[row]), row, budget
+                )
                 for edit, turned in search:
                     edits.append(edit)
                     paste(composite[row], mask[row], other[row], *edit, maps.shape[2:])
-                    if turned and (self.until == "features" or self._flips(classifier, composite, target, row, budget)):
+                    if turned and (
+                        self.until == "features"
+                        or self._flips(classifier, composite, target, row, budget)
+                    ):
                         break
                 else:
                     if len(edits) < min(self.max_edits, maps[at, 0].numel()):
                         reasons[row] = "non-finite scores"
                 if turned:
-                    reasons[row] = "the decision turned on the features, and not on the image pasted together"
+                    reasons[row] = (
+                        "the decision turned on the features, and not on the image pasted together"
+                    )
                 steps[row] = len(edits)
                 told[row] = {
                     "cells": list(maps.shape[2:]),
@@ -87,7 +110,9 @@ class CounterVis:
                     "exchanged": edits,
                 }
 
-        return settle(classifier, composite, queries, reasons, budget, steps=steps, mask=mask, edits=told)
+        return settle(
+            classifier, composite, queries, reasons, budget, steps=steps, mask=mask, edits=told
+        )
 
     def _cells(self, images: Tensor, classifier: SplitClassifier) -> tuple[Tensor, Head]:
         """The cells' values (B,D,h,w), and what turns such values into scores (B,K)."""
@@ -97,16 +122,21 @@ class CounterVis:
         if images.shape[-2:] != (side * self.cells, side * self.cells):
             got = f"{images.shape[-2]} x {images.shape[-1]} px"
             raise ValueError(
-                f"expected images that {self.cells} x {self.cells} square cells fill, got {got}: set cells"
+                f"expected images that {self.cells} x {self.cells} square cells fill, got {got}:"
+                " set cells"
             )
-        return F.pixel_unshuffle(images, side), lambda cells: classifier(F.pixel_shuffle(cells, side))
+        return F.pixel_unshuffle(images, side), lambda cells: classifier(
+            F.pixel_shuffle(cells, side)
+        )
 
     def _edits(
         self, cells: Tensor, spare: Tensor, head: Head, target: int, row: int, budget: Budget
     ) -> Iterator[tuple[tuple[int, int], bool]]:
-        """The greedy search (algorithm 1): each exchange (i,j), and whether the target is the class after it.
+        """The greedy search (algorithm 1): each exchange (i,j), and whether the target is the class
+        after it.
 
-        cells, spare: (D,h,w) the query's and the distractor's. Ends early where no pair's scores are finite.
+        cells, spare: (D,h,w) the query's and the distractor's. Ends early where no pair's scores
+        are finite.
         """
         edits: list[tuple[int, int]] = []
         one = torch.tensor([row])
@@ -124,7 +154,9 @@ class CounterVis:
             edits.append(edit)
             yield edit, turned
 
-    def _flips(self, classifier: SplitClassifier, images: Tensor, target: Tensor, row: int, budget: Budget) -> bool:
+    def _flips(
+        self, classifier: SplitClassifier, images: Tensor, target: Tensor, row: int, budget: Budget
+    ) -> bool:
         """Is a row's image, as it would be stored, its target."""
         budget.spend(torch.tensor([row]), forward=1)
         flipped, _ = stored_verdict(classifier, images[row : row + 1], target[row : row + 1])
@@ -132,15 +164,21 @@ class CounterVis:
 
 
 def free_pairs(cells: Tensor, edits: Sequence[tuple[int, int]]) -> Tensor:
-    """The pairs (N,2) of a cell and a distractor's cell that the edits so far have not used; cells: (D,h,w)."""
+    """The pairs (N,2) of a cell and a distractor's cell that the edits so far have not used; cells:
+    (D,h,w).
+    """
     places = range(cells[0].numel())
     used = [{edit[side] for edit in edits} for side in (0, 1)]
     free = [torch.tensor([place for place in places if place not in taken]) for taken in used]
     return torch.cartesian_prod(*free).to(cells.device)
 
 
-def promising(cells: Tensor, spare: Tensor, pairs: Tensor, head: Head, target: int, most: int) -> Tensor:
-    """The pairs of the largest gain in log p(target), to first order: the gradient's product with the exchange."""
+def promising(
+    cells: Tensor, spare: Tensor, pairs: Tensor, head: Head, target: int, most: int
+) -> Tensor:
+    """The pairs of the largest gain in log p(target), to first order: the gradient's product with
+    the exchange.
+    """
     with torch.enable_grad():
         at = cells.clone().requires_grad_()
         (grad,) = torch.autograd.grad(head(at[None]).log_softmax(1)[0, target], at)
@@ -152,9 +190,11 @@ def promising(cells: Tensor, spare: Tensor, pairs: Tensor, head: Head, target: i
 def best_exchange(
     cells: Tensor, spare: Tensor, pairs: Tensor, head: Head, target: int
 ) -> tuple[tuple[int, int], bool] | None:
-    """The pair (i,j) by whose exchange log p(target) is highest, and whether the target then is the class.
+    """The pair (i,j) by whose exchange log p(target) is highest, and whether the target then is the
+    class.
 
-    cells, spare: (D,h,w) the query's and the distractor's; pairs: (N,2). None where no pair's scores are finite.
+    cells, spare: (D,h,w) the query's and the distractor's; pairs: (N,2). None where no pair's
+    scores are finite.
     """
     log_p, right = [], []
     for part in torch.split(pairs, CHUNK):
@@ -178,16 +218,23 @@ def exchanged(cells: Tensor, spare: Tensor, i: int, j: int) -> Tensor:
 
 
 def paste(image: Tensor, mask: Tensor, other: Tensor, i: int, j: int, grid: Sequence[int]) -> None:
-    """Put the pixels of the distractor's cell j in the place of cell i's, and mark these in the mask (1,H,W)."""
+    """Put the pixels of the distractor's cell j in the place of cell i's, and mark these in the
+    mask (1,H,W).
+    """
     to, source = block(i, grid, image.shape[1:]), block(j, grid, image.shape[1:])
     patch = other[:, *source]
-    if patch.shape != image[:, *to].shape:  # where the cells do not divide the image, they differ by a pixel
+    # where the cells do not divide the image, they differ by a pixel
+    if patch.shape != image[:, *to].shape:
         patch = F.interpolate(patch[None], image[:, *to].shape[1:], mode="bilinear")[0]
     image[:, *to], mask[:, *to] = patch, 1.0
 
 
 def block(cell: int, grid: Sequence[int], size: Sequence[int]) -> tuple[slice, slice]:
-    """The rows and columns of an image of some size that a cell, counted along the rows of the grid, stands for."""
+    """The rows and columns of an image of some size that a cell, counted along the rows of the
+    grid, stands for.
+    """
     at = divmod(cell, grid[1])
-    ends = [(round(a * s / n), round((a + 1) * s / n)) for a, n, s in zip(at, grid, size, strict=True)]
+    ends = [
+        (round(a * s / n), round((a + 1) * s / n)) for a, n, s in zip(at, grid, size, strict=True)
+    ]
     return slice(*ends[0]), slice(*ends[1])

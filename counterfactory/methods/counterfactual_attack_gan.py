@@ -1,4 +1,6 @@
-"""Counterfactual Attacks with a GAN (arXiv 2504.15479): its latent is found by inversion, and then attacked."""
+"""Counterfactual Attacks with a GAN (arXiv 2504.15479): its latent is found by inversion, and then
+attacked.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,15 @@ from counterfactory.models.interfaces import Classifier, Generator, PerceptualDi
 class CounterfactualAttackGAN(CounterfactualAttack):
     """The latent attack from where a generator comes nearest to the query.
 
-    starts, spread: random latents to begin from, of which the nearest is kept, and their standard deviation (0.7 is
-    the truncation that the authors draw with); inversion_steps, inversion_lr, inversion_decay: AdamW's; perceptual,
-    pixels: what is near: a perceptual distance (the paper's) and the squared pixel error, a sum over the image.
-    Beyond the paper: patience, tolerance: an inversion ends when for `patience` steps the distance did not fall by that
-    share (0: never).
+    starts, spread: random latents to begin from, of which the nearest is kept, and their standard
+    deviation (0.7 is the truncation that the authors draw with); inversion_steps, inversion_lr,
+    inversion_decay: AdamW's; perceptual, pixels: what is near: a perceptual distance (the paper's)
+    and the squared pixel error, a sum over the image. Beyond the paper: patience, tolerance: an
+    inversion ends when for `patience` steps the distance did not fall by that share (0: never).
 
-    Without the residual, x' = G(z) is a rebuilt face, and what the inversion lost may flip it before any step: the
-    query's class is then no longer what is attacked. residual: true moves the query itself by what G(z) moves.
+    Without the residual, x' = G(z) is a rebuilt face, and what the inversion lost may flip it
+    before any step: the query's class is then no longer what is attacked. residual: true moves the
+    query itself by what G(z) moves.
     """
 
     starts: int = 128
@@ -53,7 +56,9 @@ class CounterfactualAttackGAN(CounterfactualAttack):
             tolerance=(0, 1),
         )
         if not self.perceptual and not self.pixels:
-            raise ValueError("expected perceptual or pixels above 0, got 0 for both: nothing says what is near")
+            raise ValueError(
+                "expected perceptual or pixels above 0, got 0 for both: nothing says what is near"
+            )
 
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -61,7 +66,12 @@ class CounterfactualAttackGAN(CounterfactualAttack):
         return ("gan", "perceptual") if self.perceptual else ("gan",)
 
     def __call__(  # type: ignore[override]
-        self, queries: Queries, *, classifier: Classifier, gan: Generator, perceptual: PerceptualDistance | None = None
+        self,
+        queries: Queries,
+        *,
+        classifier: Classifier,
+        gan: Generator,
+        perceptual: PerceptualDistance | None = None,
     ) -> Answers:
         """Counterfactuals; a row that never passes keeps its latent of highest p(target)."""
         looks = perceptual if self.perceptual else None
@@ -82,5 +92,7 @@ class CounterfactualAttackGAN(CounterfactualAttack):
             precision=self.precision,
         )
         budget, generators = Budget.of(len(queries)), row_generators(queries.seed)
-        z0 = inversion(gan, distance, queries.images, generators, budget, calls=0 if looks is None else 1)
+        z0 = inversion(
+            gan, distance, queries.images, generators, budget, calls=0 if looks is None else 1
+        )
         return self.attack(queries, z0, gan.decode, classifier, generators, budget)

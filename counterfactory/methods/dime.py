@@ -1,7 +1,9 @@
-"""DiME, Diffusion Models for Counterfactual Explanations (Jeanneret et al., ACCV 2022): guided denoising of a noised x.
+"""DiME, Diffusion Models for Counterfactual Explanations (Jeanneret et al., ACCV 2022): guided
+denoising of a noised x.
 
-Where the paper leaves a choice, the authors' code decides (github.com/guillaumejs2403/DiME, commit 46acad0); for the
-one-step estimate and the mask that of FastDiME (Weng et al., ECCV 2024; github.com/ppegiosk/FastDiME_CelebA).
+Where the paper leaves a choice, the authors' code decides (github.com/guillaumejs2403/DiME, commit
+46acad0); for the one-step estimate and the mask that of FastDiME (Weng et al., ECCV 2024;
+github.com/ppegiosk/FastDiME_CelebA).
 """
 
 from __future__ import annotations
@@ -12,7 +14,15 @@ from math import inf, sqrt
 import torch
 from torch import Tensor
 
-from counterfactory.methods.contract import Answers, Budget, Queries, row_generators, row_noise, settle, stored_verdict
+from counterfactory.methods.contract import (
+    Answers,
+    Budget,
+    Queries,
+    row_generators,
+    row_noise,
+    settle,
+    stored_verdict,
+)
 from counterfactory.methods.parts.diffusion import (
     Schedule,
     keep_mask,
@@ -29,22 +39,26 @@ from counterfactory.models.interfaces import Classifier, Denoiser, PerceptualDis
 
 @dataclass(frozen=True, kw_only=True)
 class DiME:
-    """Noise x, then denoise it step by step, each mean shifted against the gradient of a loss at a clean estimate.
+    """Noise x, then denoise it step by step, each mean shifted against the gradient of a loss at a
+    clean estimate.
 
-    respaced: steps that the denoiser's schedule is shortened to; tau: how many of them x is noised by; scales: the
-    classifier's weight (the paper's lambda_c), the next one for rows that the one before did not flip; l1, perceptual:
-    weights of the distances to x (lambda_l and lambda_p); loss: of the classifier, the target's log-odds ("logit"; for
-    two classes the sigmoid's logit, as the paper has it) or its log-probability ("log-prob").
+    respaced: steps that the denoiser's schedule is shortened to; tau: how many of them x is noised
+    by; scales: the classifier's weight (the paper's lambda_c), the next one for rows that the one
+    before did not flip; l1, perceptual: weights of the distances to x (lambda_l and lambda_p);
+    loss: of the classifier, the target's log-odds ("logit"; for two classes the sigmoid's logit, as
+    the paper has it) or its log-probability ("log-prob").
 
-    inner: how x_t is made clean: "full" denoises it through all the steps that are left, "one-step" takes the estimate
-    that the step has at hand (FastDiME). rescale: divide gradients at the clean estimate by sqrt(alpha_bar), of which
-    FastDiME does without. guided: only so many first steps are guided; None: all. mask: None, or after `warmup` steps
-    whatever differs by less of the largest change is x again, noised alike (FastDiME); kernel: the side of the mask's
-    maximum window (odd).
+    inner: how x_t is made clean: "full" denoises it through all the steps that are left, "one-step"
+    takes the estimate that the step has at hand (FastDiME). rescale: divide gradients at the clean
+    estimate by sqrt(alpha_bar), of which FastDiME does without. guided: only so many first steps
+    are guided; None: all. mask: None, or after `warmup` steps whatever differs by less of the
+    largest change is x again, noised alike (FastDiME); kernel: the side of the mask's maximum
+    window (odd).
 
-    The denoiser's and the losses' pixels live in [-1,1], as in the authors' code. Its perceptual distance is the mean
-    squared difference of VGG-19's features after relu3_4 (counterfactory.models.wrapping.perceptual.VGG19Distance); another distance has
-    another size, and wants another weight.
+    The denoiser's and the losses' pixels live in [-1,1], as in the authors' code. Its perceptual
+    distance is the mean squared difference of VGG-19's features after relu3_4
+    (counterfactory.models.wrapping.perceptual.VGG19Distance); another distance has another size,
+    and wants another weight.
     """
 
     respaced: int = 200
@@ -91,7 +105,8 @@ class DiME:
         denoiser: Denoiser,
         perceptual: PerceptualDistance | None = None,
     ) -> Answers:
-        """Counterfactuals: of each row the first try that flips, else the one of highest p(target)."""
+        """Counterfactuals: of each row the first try that flips, else the one of
+        highest p(target)."""
         x, target = queries.images, queries.target
         schedule = respace(denoiser.alphas_cumprod, self.respaced)
         generators, budget = row_generators(queries.seed), Budget.of(len(x))
@@ -105,20 +120,38 @@ class DiME:
         for scale in self.scales:
             if not len(active):
                 break
-            x_a, goal, rows = x[active], target[active], [generators[row] for row in active.tolist()]
-            tried, keep, taken, alive = self._denoise(x_a, goal, first[active], scale, schedule, rows, guide, denoiser)
+            x_a, goal, rows = (
+                x[active],
+                target[active],
+                [generators[row] for row in active.tolist()],
+            )
+            tried, keep, taken, alive = self._denoise(
+                x_a, goal, first[active], scale, schedule, rows, guide, denoiser
+            )
             flips, p = stored_verdict(classifier, tried, goal)
             looks = self._guided * (2 if self.perceptual else 1)
             budget.spend(active, forward=self.denoiser_calls + looks + 1, backward=looks)
             steps[active] += taken
             better = alive & (flips | (p > best_p[active]))
             where = active[better]
-            best[where], best_p[where], mask[where] = tried[better], p[better], (~keep[better]).to(x.dtype)
+            best[where], best_p[where], mask[where] = (
+                tried[better],
+                p[better],
+                (~keep[better]).to(x.dtype),
+            )
             bad[active] = ~alive
             active = active[alive & ~flips]
 
         reasons = ["non-finite gradient" if sick else "not converged" for sick in bad.tolist()]
-        return settle(classifier, best, queries, reasons, budget, steps=steps, mask=None if self.mask is None else mask)
+        return settle(
+            classifier,
+            best,
+            queries,
+            reasons,
+            budget,
+            steps=steps,
+            mask=None if self.mask is None else mask,
+        )
 
     @property
     def _guided(self) -> int:
@@ -126,8 +159,12 @@ class DiME:
 
     @property
     def denoiser_calls(self) -> int:
-        """Of one scale, a row: tau; for `full` also what makes x_t clean for each guided step but the first."""
-        return self.tau + (sum(self.tau - j for j in range(1, self._guided)) if self.inner == "full" else 0)
+        """Of one scale, a row: tau; for `full` also what makes x_t clean for each guided step but
+        the first.
+        """
+        return self.tau + (
+            sum(self.tau - j for j in range(1, self._guided)) if self.inner == "full" else 0
+        )
 
     @torch.no_grad()
     def _denoise(
@@ -141,14 +178,15 @@ class DiME:
         guide: Guide,
         denoiser: Denoiser,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Algorithm 1 at one scale: the image in [0,1], where x was kept (B,1,H,W), the guided steps that a row took,
-        and whether its gradients were finite throughout (B,)."""
+        """Algorithm 1 at one scale: the image in [0,1], where x was kept (B,1,H,W), the guided
+        steps that a row took, and whether its gradients were finite throughout (B,)."""
 
         def draw() -> Tensor:
             return row_noise(generators, x.shape[1:], x.device)
 
         signal = to_signal(x)
-        x_t, clean = q_sample(schedule, signal, self.tau - 1, first), signal  # the first gradient is at x itself
+        # the first gradient is at x itself
+        x_t, clean = q_sample(schedule, signal, self.tau - 1, first), signal
         keep = torch.zeros_like(x[:, :1], dtype=torch.bool)
         alive, taken = x.new_ones(len(x), dtype=torch.bool), torch.zeros_like(target)
         for done, i in enumerate(reversed(range(self.tau)), 1):
@@ -157,8 +195,11 @@ class DiME:
                 grad = guide(clean, x_t, signal, target, scale, i)
                 alive &= grad.isfinite().flatten(1).all(1)
                 taken += alive
-                # A row whose gradient is not finite goes on without one, and what comes of it is no try.
-                mean = mean - deviation**2 * grad.where(alive[:, None, None, None], torch.zeros_like(grad))
+                # A row whose gradient is not finite goes on without one, and what comes of it is no
+                # try.
+                mean = mean - deviation**2 * grad.where(
+                    alive[:, None, None, None], torch.zeros_like(grad)
+                )
             x_t = mean + deviation * draw() if i else mean
 
             if self.inner == "one-step":
@@ -170,7 +211,9 @@ class DiME:
             if self.mask is not None and done > self.warmup:
                 keep = keep_mask(x, to_image(x0), gamma=self.mask, kernel=self.kernel)
                 clean = torch.where(keep, signal, clean)
-                x_t = torch.where(keep, q_sample(schedule, signal, i - 1, draw()), x_t) if i else x_t
+                x_t = (
+                    torch.where(keep, q_sample(schedule, signal, i - 1, draw()), x_t) if i else x_t
+                )
         return torch.where(keep, x, to_image(x_t).clamp(0, 1)), keep, taken, alive
 
 
@@ -183,12 +226,15 @@ class Guide:
     classifier: Classifier
     perceptual: PerceptualDistance | None
 
-    def __call__(self, clean: Tensor, x_t: Tensor, x: Tensor, target: Tensor, scale: float, i: int) -> Tensor:
-        """Like x_t: lambda_c and lambda_p times the gradients at the clean estimate, as if at x_t, and lambda_l times
-        that of |x_t - x|, which the authors take at x_t itself; all in [-1,1], i the level of x_t.
+    def __call__(
+        self, clean: Tensor, x_t: Tensor, x: Tensor, target: Tensor, scale: float, i: int
+    ) -> Tensor:
+        """Like x_t: lambda_c and lambda_p times the gradients at the clean estimate, as if at x_t,
+        and lambda_l times that of |x_t - x|, which the authors take at x_t itself; all in [-1,1], i
+        the level of x_t.
 
-        No gradient passes through the denoiser: by x_t = sqrt(alpha_bar) x_0 + noise, a gradient at the clean estimate
-        counts 1 / sqrt(alpha_bar) times at x_t.
+        No gradient passes through the denoiser: by x_t = sqrt(alpha_bar) x_0 + noise, a gradient at
+        the clean estimate counts 1 / sqrt(alpha_bar) times at x_t.
         """
         settings, image = self.settings, to_image(x)
         with torch.enable_grad():

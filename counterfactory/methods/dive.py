@@ -1,4 +1,6 @@
-"""DiVE (Rodriguez et al. 2021, arXiv 2103.10226): several counterfactuals of a query at once, each by another way."""
+"""DiVE (Rodriguez et al. 2021, arXiv 2103.10226): several counterfactuals of a query at once, each
+by another way.
+"""
 
 from __future__ import annotations
 
@@ -23,27 +25,36 @@ from counterfactory.methods.contract import (
 from counterfactory.methods.parts.adam import Adam
 from counterfactory.methods.parts.fisher import fisher_groups, start
 from counterfactory.methods.parts.settings import check_settings
-from counterfactory.models.interfaces import AttributeAutoencoder, Autoencoder, Classifier, Distractors
+from counterfactory.models.interfaces import (
+    AttributeAutoencoder,
+    Autoencoder,
+    Classifier,
+    Distractors,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiVE:
-    """Adam on k perturbations of the latent jointly, which turn the decision, stay near, and differ in direction.
+    """Adam on k perturbations of the latent jointly, which turn the decision, stay near, and differ
+    in direction.
 
-    A row's loss is the mean of its answers' cross-entropies towards the target, plus, divided by the number of
-    coordinates that are free to move in all its answers (the authors' code): pixel_weight * |x - x'| (mean over pixels,
-    sum over channels, images in [-1,1]), latent_weight * |e| and diversity_weight * cos(e_i, e_j)^2 over ordered pairs.
+    A row's loss is the mean of its answers' cross-entropies towards the target, plus, divided by
+    the number of coordinates that are free to move in all its answers (the authors' code):
+    pixel_weight * |x - x'| (mean over pixels, sum over channels, images in [-1,1]), latent_weight *
+    |e| and diversity_weight * cos(e_i, e_j)^2 over ordered pairs.
 
-    groups: of coordinates, one for each answer: "fisher_spectral", by spectral clustering of their Fisher information;
-    "random"; "none", all are free. mask: "keep", an answer moves its own group alone (the authors' fisher_spectral), or
-    "hide", all but its own (their fisher_spectral_inv and random).
-    stop_share: a row is done when so many of its answers pass, the authors' rule for a batch. threshold: probability
-    that the target must pass beside being the prediction; init: standard deviation of the first perturbations;
-    residual: x' = clip(x + dec(z) - dec(z0)), which keeps what the autoencoder loses (False: x' = dec(z), the paper).
+    groups: of coordinates, one for each answer: "fisher_spectral", by spectral clustering of their
+    Fisher information; "random"; "none", all are free. mask: "keep", an answer moves its own group
+    alone (the authors' fisher_spectral), or "hide", all but its own (their fisher_spectral_inv and
+    random). stop_share: a row is done when so many of its answers pass, the authors' rule for a
+    batch. threshold: probability that the target must pass beside being the prediction; init:
+    standard deviation of the first perturbations; residual: x' = clip(x + dec(z) - dec(z0)), which
+    keeps what the autoencoder loses (False: x' = dec(z), the paper).
 
-    Beyond the paper, off by default: smoothing, standard deviation of noise on the latent at which the gradient is
-    taken, new every step, so that only a change that survives it counts; second_moment: Adam's, one per "coordinate"
-    (latents move alike, whether they matter or not) or one per "answer" (the step follows the gradient).
+    Beyond the paper, off by default: smoothing, standard deviation of noise on the latent at which
+    the gradient is taken, new every step, so that only a change that survives it counts;
+    second_moment: Adam's, one per "coordinate" (latents move alike, whether they matter or not) or
+    one per "answer" (the step follows the gradient).
     """
 
     answers: int = 8
@@ -81,8 +92,12 @@ class DiVE:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Models beside the classifier; Fisher information is taken over the distractors, never over a batch."""
-        return ("autoencoder", "distractors") if self.groups == "fisher_spectral" else ("autoencoder",)
+        """Models beside the classifier; Fisher information is taken over the distractors, never
+        over a batch.
+        """
+        return (
+            ("autoencoder", "distractors") if self.groups == "fisher_spectral" else ("autoencoder",)
+        )
 
     def __call__(
         self,
@@ -92,9 +107,11 @@ class DiVE:
         autoencoder: Autoencoder | AttributeAutoencoder,
         distractors: Distractors | None = None,
     ) -> Answers:
-        """B*k answers; one that does not flip keeps its iterate of highest p(target), one that does its last that does.
+        """B*k answers; one that does not flip keeps its iterate of highest p(target), one that does
+        its last that does.
 
-        An answer is charged what it would cost alone. Fisher information is taken once for the models, and not charged.
+        An answer is charged what it would cost alone. Fisher information is taken once for the
+        models, and not charged.
         """
         k, x, all_queries = self.answers, queries.images, queries.repeated(self.answers)
         budget, reasons = Budget.of(len(x) * k), ["not converged"] * (len(x) * k)
@@ -116,11 +133,13 @@ class DiVE:
 
         best, best_p = torch.zeros_like(e), x.new_full((len(x), k), -1.0)
         passed = torch.zeros_like(best_p, dtype=torch.bool)
-        active = (queries.source != queries.target).nonzero()[:, 0]  # who has the target already keeps it
+        # who has the target already keeps it
+        active = (queries.source != queries.target).nonzero()[:, 0]
         for step in range(1, self.max_steps + 2):
             if not len(active):
                 break
-            of = (active[:, None] * k + torch.arange(k, device=x.device)).flatten()  # the active rows' answers
+            # the active rows' answers
+            of = (active[:, None] * k + torch.arange(k, device=x.device)).flatten()
             target = all_queries.target[of]
             e_n = e[active].requires_grad_()
             x_n = images(active, e_n)
@@ -129,8 +148,11 @@ class DiVE:
             budget.spend(of, forward=2)
 
             p, here = log_target.detach().exp(), log_p.detach().argmax(1) == target
-            hoped = p.where(here, torch.full_like(p, -1.0))  # only where it is the prediction need it be looked at
-            passes = passes_stored(classifier, x_n.detach(), target, hoped, self.threshold, of, budget).view(-1, k)
+            # only where it is the prediction need it be looked at
+            hoped = p.where(here, torch.full_like(p, -1.0))
+            passes = passes_stored(
+                classifier, x_n.detach(), target, hoped, self.threshold, of, budget
+            ).view(-1, k)
             better = passes | (~passed[active] & (p.view(-1, k) > best_p[active]))
             best[active] = e_n.detach().where(better[..., None], best[active])
             best_p[active] = p.view(-1, k).where(better, best_p[active])
@@ -140,7 +162,9 @@ class DiVE:
                 break
 
             if self.smoothing:  # the verdict is on the latent itself, the gradient beside it
-                shake = row_noise([generators[row] for row in active.tolist()], e.shape[1:], x.device)
+                shake = row_noise(
+                    [generators[row] for row in active.tolist()], e.shape[1:], x.device
+                )
                 x_n = images(active, e_n + self.smoothing * shake)
                 log_target = target_log_prob(classifier, x_n, target)
                 budget.spend(of.view(-1, k)[~done].flatten(), forward=2)
@@ -162,7 +186,9 @@ class DiVE:
 
         with torch.no_grad():
             there = (all_queries.source == all_queries.target)[:, None, None, None]
-            tried = torch.where(there, all_queries.images, images(torch.arange(len(x), device=x.device), best))
+            tried = torch.where(
+                there, all_queries.images, images(torch.arange(len(x), device=x.device), best)
+            )
         budget.spend(everything, forward=1)
         return settle(
             classifier,
@@ -184,7 +210,9 @@ class DiVE:
             mixed = torch.randperm(d, generator=torch.Generator().manual_seed(0))
             group = torch.empty(d, dtype=torch.int64).scatter_(0, mixed, torch.arange(d) * k // d)
         elif bank is None:
-            raise ValueError("expected distractors, images that Fisher information is taken over, got none")
+            raise ValueError(
+                "expected distractors, images that Fisher information is taken over, got none"
+            )
         else:
             group = fisher_groups(classifier, autoencoder, bank, k, self.residual)
         own = group.to(flat.device) == torch.arange(k, device=flat.device)[:, None]

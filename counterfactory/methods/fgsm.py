@@ -1,4 +1,6 @@
-"""The fast gradient sign method (Goodfellow et al. 2015), the cheapest adversarial example: one step."""
+"""The fast gradient sign method (Goodfellow et al. 2015), the cheapest adversarial example: one
+step.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from counterfactory.models.interfaces import Classifier
 
 @dataclass(frozen=True, kw_only=True)
 class FGSM:
-    """x' = clip(x + eps sign(d log p(target) / dx)): equation (1) of arXiv 1412.6572, towards a class instead of away.
+    """x' = clip(x + eps sign(d log p(target) / dx)): equation (1) of arXiv 1412.6572, towards a
+    class instead of away.
 
     eps: in 8-bit levels, 1/255 of the range.
     """
@@ -29,13 +32,18 @@ class FGSM:
     def __call__(self, queries: Queries, *, classifier: Classifier) -> Answers:
         """Every row's one step; a row that has its target already is left as it is."""
         x, target = queries.images, queries.target
-        budget, reasons = Budget.of(len(x)), [f"not flipped by one step of {self.eps:g}/255"] * len(x)
+        budget, reasons = (
+            Budget.of(len(x)),
+            [f"not flipped by one step of {self.eps:g}/255"] * len(x),
+        )
         x_adv, steps = x.clone(), torch.zeros(len(x), dtype=torch.int64)
 
         going = (queries.source != target).nonzero()[:, 0]
         if len(going):
             x_g = x[going].requires_grad_()
-            (grad,) = torch.autograd.grad(target_log_prob(classifier, x_g, target[going]).sum(), x_g)
+            (grad,) = torch.autograd.grad(
+                target_log_prob(classifier, x_g, target[going]).sum(), x_g
+            )
             budget.spend(going, forward=1, backward=1)
             finite = grad.isfinite().flatten(1).all(1)
             for row in going[~finite].tolist():

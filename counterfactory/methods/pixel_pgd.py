@@ -1,4 +1,6 @@
-"""Projected gradient descent on pixels (Madry et al. 2018), the adversarial control: it flips, and explains nothing."""
+"""Projected gradient descent on pixels (Madry et al. 2018), the adversarial control: it flips, and
+explains nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +10,25 @@ from typing import ClassVar
 
 import torch
 
-from counterfactory.methods.contract import Answers, Budget, Queries, passes_stored, settle, target_log_prob
+from counterfactory.methods.contract import (
+    Answers,
+    Budget,
+    Queries,
+    passes_stored,
+    settle,
+    target_log_prob,
+)
 from counterfactory.methods.parts.settings import check_settings
 from counterfactory.models.interfaces import Classifier
 
 
 @dataclass(frozen=True, kw_only=True)
 class PixelPGD:
-    """Sign ascent on the target's log-probability inside an l_inf ball, until the stored image passes a threshold.
+    """Sign ascent on the target's log-probability inside an l_inf ball, until the stored image
+    passes a threshold.
 
-    step, eps: in 8-bit levels, 1/255 of the range; threshold: as the method that this one is the control of.
+    step, eps: in 8-bit levels, 1/255 of the range; threshold: as the method that this one is the
+    control of.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
@@ -31,7 +42,9 @@ class PixelPGD:
         check_settings(self, threshold=(0, 1), step=(0, 255), eps=(0, 255), max_steps=(0, inf))
 
     def __call__(self, queries: Queries, *, classifier: Classifier) -> Answers:
-        """Adversarial examples; the best try of a row that never passes is its iterate of highest p(target)."""
+        """Adversarial examples; the best try of a row that never passes is its iterate of highest
+        p(target).
+        """
         x, target = queries.images, queries.target
         budget, reasons = Budget.of(len(x)), ["not converged"] * len(x)
         steps = torch.zeros(len(x), dtype=torch.int64)
@@ -45,7 +58,9 @@ class PixelPGD:
             p = log_p.detach().exp()
             budget.spend(active, forward=1)
 
-            done = passes_stored(classifier, x_a.detach(), target[active], p, self.threshold, active, budget)
+            done = passes_stored(
+                classifier, x_a.detach(), target[active], p, self.threshold, active, budget
+            )
             better = done | (p > best_p[active])
             best[active[better]], best_p[active[better]] = x_a.detach()[better], p[better]
             going = ~done
@@ -60,7 +75,9 @@ class PixelPGD:
             active, grad = active[going & finite], grad[going & finite]
             if not len(active):
                 break
-            x_adv[active] = (x_adv[active] + self.step / 255 * grad.sign()).clamp(low[active], high[active])
+            x_adv[active] = (x_adv[active] + self.step / 255 * grad.sign()).clamp(
+                low[active], high[active]
+            )
             steps[active.cpu()] += 1
 
         return settle(classifier, best, queries, reasons, budget, steps=steps)

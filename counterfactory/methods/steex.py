@@ -18,18 +18,19 @@ from counterfactory.models.interfaces import Classifier, SemanticAutoencoder
 
 @dataclass(frozen=True, kw_only=True)
 class STEEX:
-    """Adam on CE(F(dec(z, mask)), target) + distance_weight * sum over regions of ||z_r - z0_r||^2, over the styles z
-    of the regions of a mask.
+    """Adam on CE(F(dec(z, mask)), target) + distance_weight * sum over regions of ||z_r - z0_r||^2,
+    over the styles z of the regions of a mask.
 
-    regions: the names of those whose styles may move, default all of them (the paper's general setting); confine: only
-    their pixels may change, x' = x + M * (x' - x), for a decoder's convolutions reach over their borders (beyond the
-    paper; nothing where all regions may move); residual: x' = clip(x + dec(z) - dec(z0)), which keeps what the
-    autoencoder loses (False: x' = dec(z), the paper); threshold: a row is done where its target has passed this
-    probability as stored (1, the paper: every row takes all steps).
+    regions: the names of those whose styles may move, default all of them (the paper's general
+    setting); confine: only their pixels may change, x' = x + M * (x' - x), for a decoder's
+    convolutions reach over their borders (beyond the paper; nothing where all regions may move);
+    residual: x' = clip(x + dec(z) - dec(z0)), which keeps what the autoencoder loses (False: x' =
+    dec(z), the paper); threshold: a row is done where its target has passed this probability as
+    stored (1, the paper: every row takes all steps).
 
-    Beyond the paper, off by default: pixel_weight of |x' - x|, a sum over the image; second_moment: Adam's, one per
-    "coordinate" (the paper: styles move alike, whether they matter or not) or one per "row" (the step follows the
-    gradient).
+    Beyond the paper, off by default: pixel_weight of |x' - x|, a sum over the image; second_moment:
+    Adam's, one per "coordinate" (the paper: styles move alike, whether they matter or not) or one
+    per "row" (the step follows the gradient).
     """
 
     needs: ClassVar[tuple[str, ...]] = ("semantic",)
@@ -63,8 +64,12 @@ class STEEX:
             if name not in known:
                 raise ValueError(f"expected regions out of {', '.join(known)}, got {name!r}")
 
-    def __call__(self, queries: Queries, *, classifier: Classifier, semantic: SemanticAutoencoder) -> Answers:
-        """Counterfactuals; a row keeps its last iterate that is its target, or its one of highest p(target)."""
+    def __call__(
+        self, queries: Queries, *, classifier: Classifier, semantic: SemanticAutoencoder
+    ) -> Answers:
+        """Counterfactuals; a row keeps its last iterate that is its target, or its one of highest
+        p(target).
+        """
         x, target, masks = queries.images, queries.target, queries.masks
         if masks is None:
             raise ValueError("expected queries with masks (data.mask), got none")
@@ -72,7 +77,9 @@ class STEEX:
         budget, reasons = Budget.of(len(x)), ["not converged"] * len(x)
         steps = torch.zeros(len(x), dtype=torch.int64)
         everything = torch.arange(len(x), device=x.device)
-        moving = torch.tensor([name in (self.regions or semantic.regions) for name in semantic.regions]).to(x.device)
+        moving = torch.tensor(
+            [name in (self.regions or semantic.regions) for name in semantic.regions]
+        ).to(x.device)
         inside = moving[masks][:, None]  # (B,1,H,W), what may change
         confined = self.confine and self.regions is not None
 
@@ -106,14 +113,18 @@ class STEEX:
             p, flips = log_target.detach().exp(), log_p.detach().argmax(1) == target[active]
             flips &= p.isfinite()
             hoped = p.where(flips, torch.full_like(p, -1.0))
-            done = passes_stored(classifier, x_n.detach(), target[active], hoped, self.threshold, active, budget)
+            done = passes_stored(
+                classifier, x_n.detach(), target[active], hoped, self.threshold, active, budget
+            )
             better = flips | (~ever[active] & (p > best_p[active]))
             best[active[better]], best_p[active[better]] = z_n.detach()[better], p[better]
             ever[active[flips]] = True
             if step > self.max_steps or done.all():
                 break
 
-            loss = -log_target + self.distance_weight * (z_n - z0[active]).square().flatten(1).sum(1)
+            loss = -log_target + self.distance_weight * (z_n - z0[active]).square().flatten(1).sum(
+                1
+            )
             loss = loss + self.pixel_weight * (x_n - x[active]).abs().flatten(1).sum(1)
             (grad,) = torch.autograd.grad(loss.sum(), z_n)
             budget.spend(active[~done], backward=2)

@@ -1,4 +1,6 @@
-"""xGEMs (Joshi et al. 2018): gradient descent on the latent alone, towards the target and near the query's pixels."""
+"""xGEMs (Joshi et al. 2018): gradient descent on the latent alone, towards the target and near the
+query's pixels.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,13 @@ Decode = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class XGEMs:
-    """Descent on CE(F(dec(z)), target) + distance_weight * ||x' - x||^2 over z, until the stored image is its target.
+    """Descent on CE(F(dec(z)), target) + distance_weight * ||x' - x||^2 over z, until the stored
+    image is its target.
 
-    distance_weight: of the squared pixel distance, a sum over the image; optimizer: "gradient" (the paper's plain
-    steps) or "adam"; threshold: probability that the target must pass beside being the prediction; residual: x' =
-    clip(x + dec(z) - dec(z0)), which keeps what the autoencoder loses (False: x' = dec(z), the paper).
+    distance_weight: of the squared pixel distance, a sum over the image; optimizer: "gradient" (the
+    paper's plain steps) or "adam"; threshold: probability that the target must pass beside being
+    the prediction; residual: x' = clip(x + dec(z) - dec(z0)), which keeps what the autoencoder
+    loses (False: x' = dec(z), the paper).
 
     An autoencoder that is told attributes (AttGAN) is told the query's throughout.
     """
@@ -49,7 +53,11 @@ class XGEMs:
         )
 
     def __call__(
-        self, queries: Queries, *, classifier: Classifier, autoencoder: Autoencoder | AttributeAutoencoder
+        self,
+        queries: Queries,
+        *,
+        classifier: Classifier,
+        autoencoder: Autoencoder | AttributeAutoencoder,
     ) -> Answers:
         """Counterfactuals; a row that does not flip keeps its iterate of highest p(target)."""
         x, target = queries.images, queries.target
@@ -63,7 +71,9 @@ class XGEMs:
         budget.spend(everything, forward=calls + 1)
 
         def image(rows: Tensor, z_rows: Tensor) -> Tensor:
-            """x' of some rows: the decoded latent, or the query moved by what the decoded latent moved."""
+            """x' of some rows: the decoded latent, or the query moved by what the decoded latent
+            moved.
+            """
             decoded = decode(rows, z_rows)
             # The difference first, so that z = z0 gives x to the last bit.
             return (x[rows] + (decoded - x0[rows])).clamp(0, 1) if self.residual else decoded
@@ -81,8 +91,11 @@ class XGEMs:
             budget.spend(active, forward=2)
 
             p, here = log_target.detach().exp(), log_p.detach().argmax(1) == target[active]
-            hoped = p.where(here, torch.full_like(p, -1.0))  # only where it is the prediction need it be looked at
-            done = passes_stored(classifier, x_n.detach(), target[active], hoped, self.threshold, active, budget)
+            # only where it is the prediction need it be looked at
+            hoped = p.where(here, torch.full_like(p, -1.0))
+            done = passes_stored(
+                classifier, x_n.detach(), target[active], hoped, self.threshold, active, budget
+            )
             better = done | (p > best_p[active])
             best[active[better]], best_p[active[better]] = z_n.detach()[better], p[better]
             answer[active[better]] = x_n.detach()[better]
@@ -113,7 +126,9 @@ class XGEMs:
 
 
 def encoded(autoencoder: Any, x: Tensor) -> tuple[Tensor, Decode, int]:
-    """Latents of the queries, what decodes some rows' latents, and the passes through the network that it took."""
+    """Latents of the queries, what decodes some rows' latents, and the passes through the network
+    that it took.
+    """
     z0: Tensor = autoencoder.encode(x)
     if not hasattr(autoencoder, "attributes_of"):
         return z0, lambda rows, z: autoencoder.decode(z), 1

@@ -12,19 +12,26 @@ from counterfactory.metrics.estimate import Measure
 
 Floats = NDArray[np.float64]
 MEASURES = (
-    Measure("causal_share", "causal_share", "mean", "flipped", "higher", "share of changed attributes"),
+    Measure(
+        "causal_share", "causal_share", "mean", "flipped", "higher", "share of changed attributes"
+    ),
     Measure("changed_causal", "changed_causal", "mean", "flipped", None, "attributes per row"),
-    Measure("changed_spurious", "changed_spurious", "mean", "flipped", "lower", "attributes per row"),
+    Measure(
+        "changed_spurious", "changed_spurious", "mean", "flipped", "lower", "attributes per row"
+    ),
 )
 MNAC = (
     Measure("mnac", "changed_all", "mean", "flipped", "lower", "attributes per row"),
-    Measure("mnac[without target]", "changed_others", "mean", "flipped", "lower", "attributes per row"),
+    Measure(
+        "mnac[without target]", "changed_others", "mean", "flipped", "lower", "attributes per row"
+    ),
 )
 
 
 @dataclass(frozen=True)
 class AttributeSums:
-    """n answers; those in which nothing changed; how often each attribute changed, (A,); its summed change, (A,).
+    """n answers; those in which nothing changed; how often each attribute changed, (A,); its summed
+    change, (A,).
 
     again: how many of the n are further answers to a row that counts already.
     """
@@ -54,15 +61,22 @@ class AttributeSums:
 
 
 def changes(before: Floats, after: Floats, threshold: float) -> NDArray[np.bool_]:
-    """Which attributes crossed the threshold, (B,A); before, after: the oracle's probabilities (B,A)."""
+    """Which attributes crossed the threshold, (B,A); before, after: the oracle's probabilities
+    (B,A).
+    """
     if before.shape != after.shape or before.ndim != 2:
-        raise ValueError(f"expected probabilities of one shape (B,A), got {before.shape} and {after.shape}")
+        raise ValueError(
+            f"expected probabilities of one shape (B,A), got {before.shape} and {after.shape}"
+        )
     return np.asarray((before > threshold) != (after > threshold))
 
 
-def causal_share(changed: NDArray[np.bool_], causal: Sequence[int]) -> tuple[Floats, Floats, Floats]:
-    """Per row: share of the changed attributes that are causal (NaN where none changed), number of causal ones that
-    changed, and of the others; (B,) each. changed: (B,A) bool; causal: columns of the attributes that should decide.
+def causal_share(
+    changed: NDArray[np.bool_], causal: Sequence[int]
+) -> tuple[Floats, Floats, Floats]:
+    """Per row: share of the changed attributes that are causal (NaN where none changed), number of
+    causal ones that changed, and of the others; (B,) each. changed: (B,A) bool; causal: columns of
+    the attributes that should decide.
     """
     is_causal = np.zeros(changed.shape[1], dtype=np.bool_)
     is_causal[list(causal)] = True
@@ -74,17 +88,26 @@ def causal_share(changed: NDArray[np.bool_], causal: Sequence[int]) -> tuple[Flo
 
 
 def numbers_changed(changed: NDArray[np.bool_], query: int | None) -> tuple[Floats, Floats]:
-    """Per row: how many attributes changed, and how many besides the query attribute's column; (B,) each, the second
-    NaN where no attribute is the query's. changed: (B,A) bool. Their means are MNAC (Rodriguez et al., "Beyond Trivial
-    Counterfactual Explanations with Diverse Valuable Explanations", ICCV 2021), which counts the target in."""
+    """Per row: how many attributes changed, and how many besides the query attribute's column; (B,)
+    each, the second NaN where no attribute is the query's. changed: (B,A) bool. Their means are
+    MNAC (Rodriguez et al., "Beyond Trivial Counterfactual Explanations with Diverse Valuable
+    Explanations", ICCV 2021), which counts the target in."""
     every = changed.sum(1).astype(np.float64)
     return every, np.full(len(changed), np.nan) if query is None else every - changed[:, query]
 
 
-def update(before: Floats, after: Floats, threshold: float, rows: NDArray[np.int64] | None = None) -> AttributeSums:
-    """Sum a batch of the oracle's probabilities (B,A); rows: (B,) which row each is of, where rows have several."""
+def update(
+    before: Floats, after: Floats, threshold: float, rows: NDArray[np.int64] | None = None
+) -> AttributeSums:
+    """Sum a batch of the oracle's probabilities (B,A); rows: (B,) which row each is of, where rows
+    have several.
+    """
     changed = changes(before, after, threshold)
     again = 0 if rows is None else len(rows) - len(np.unique(rows))
     return AttributeSums(
-        len(changed), int((~changed.any(1)).sum()), changed.sum(0).astype(np.int64), (after - before).sum(0), again
+        len(changed),
+        int((~changed.any(1)).sum()),
+        changed.sum(0).astype(np.int64),
+        (after - before).sum(0),
+        again,
     )

@@ -27,21 +27,24 @@ class Changed:
     def above(self, other: Changed) -> bool:
         """More often than another, for sure: the intervals do not overlap.
 
-        Stricter than a test of the difference, whatever the two have to do with each other, which pays for having
-        picked the highest of many.
+        Stricter than a test of the difference, whatever the two have to do with each other, which
+        pays for having picked the highest of many.
         """
         return self.low > other.high
 
 
 def audit(names: Sequence[str], causal: Sequence[str], sums: AttributeSums) -> dict[str, Any]:
-    """The verdict on flipped rows; names: the oracle's (A,); causal: the names that should decide, maybe none.
+    """The verdict on flipped rows; names: the oracle's (A,); causal: the names that should decide,
+    maybe none.
 
-    depends_on and spurious are None where the rows do not decide; top is the attribute that changed most often, with
-    its rate, margin the distance to the runner-up's; unchanged is the share of flips in which the oracle saw no change.
+    depends_on and spurious are None where the rows do not decide; top is the attribute that changed
+    most often, with its rate, margin the distance to the runner-up's; unchanged is the share of
+    flips in which the oracle saw no change.
     """
     if len(names) != len(sums.changed) or not set(causal) <= set(names):
         raise ValueError(
-            f"expected causal attributes among {len(sums.changed)} names, got {list(causal)} and {list(names)}"
+            f"expected causal attributes among {len(sums.changed)} names, got {list(causal)} and"
+            f" {list(names)}"
         )
     empty = (
         "depends_on",
@@ -59,7 +62,8 @@ def audit(names: Sequence[str], causal: Sequence[str], sums: AttributeSums) -> d
         verdict = "No row was flipped, so nothing can be said about what decisions depend on."
         return {**dict.fromkeys(empty), "expected": list(causal), "n": 0, "verdict": verdict}
     found = [
-        _changed(name, RateSums(sums.n, int(hits), sums.again)) for name, hits in zip(names, sums.changed, strict=True)
+        _changed(name, RateSums(sums.n, int(hits), sums.again))
+        for name, hits in zip(names, sums.changed, strict=True)
     ]
     ranked = sorted(found, key=lambda c: -c.rate)
     top, runner_up = ranked[0], ranked[1] if len(ranked) > 1 else None
@@ -89,10 +93,14 @@ def _changed(name: str, sums: RateSums) -> Changed:
     return Changed(name, span.value, span.low, span.high)
 
 
-def _verdict(ranked: list[Changed], causal: set[str], sums: AttributeSums) -> tuple[bool, bool | None, str]:
+def _verdict(
+    ranked: list[Changed], causal: set[str], sums: AttributeSums
+) -> tuple[bool, bool | None, str]:
     """Do the rows decide; is what they name spurious (None: not known); the sentence."""
     top = ranked[0]
-    by_top = f"Decisions were flipped {'mostly' if top.low > 0.5 else 'most often'} by changing {top}"
+    by_top = (
+        f"Decisions were flipped {'mostly' if top.low > 0.5 else 'most often'} by changing {top}"
+    )
     right = [c for c in ranked if c.name in causal]
     wrong = [c for c in ranked if c.name not in causal]
     if sums.unchanged == sums.n and top.high < UNEXPLAINED:
@@ -103,8 +111,8 @@ def _verdict(ranked: list[Changed], causal: set[str], sums: AttributeSums) -> tu
             False,
             None,
             (
-                f"No attribute explains the flips: the one that changed most often, {top.name}, changed in "
-                f"{_percent(top.rate)} of them, and none changed in {none}."
+                f"No attribute explains the flips: the one that changed most often, {top.name},"
+                f" changed in {_percent(top.rate)} of them, and none changed in {none}."
             ),
         )
     if not wrong:
@@ -112,7 +120,11 @@ def _verdict(ranked: list[Changed], causal: set[str], sums: AttributeSums) -> tu
     if not right:
         if len(wrong) > 1 and not top.above(wrong[1]):
             return False, None, _undecided(top, wrong[1], sums)
-        return True, None, f"{by_top}; no attribute is named as the one that should decide (score.causal)."
+        return (
+            True,
+            None,
+            f"{by_top}; no attribute is named as the one that should decide (score.causal).",
+        )
     if wrong[0].above(right[0]):
         # Spurious ones that cannot be told from the first are named with it.
         tied = "".join(f" or {c}" for c in wrong[1:3] if not top.above(c))
@@ -129,8 +141,8 @@ def _verdict(ranked: list[Changed], causal: set[str], sums: AttributeSums) -> tu
             True,
             False,
             (
-                f"{by_top}, as expected; of the other attributes {wrong[0].name} changed most often "
-                f"({_percent(wrong[0].rate)})."
+                f"{by_top}, as expected; of the other attributes {wrong[0].name} changed most often"
+                f" ({_percent(wrong[0].rate)})."
             ),
         )
     first, second = sorted((right[0], wrong[0]), key=lambda c: -c.rate)
@@ -142,7 +154,10 @@ def _undecided(first: Changed, second: Changed, sums: AttributeSums) -> str:
         return f"{c.name} changed in {_percent(c.rate)} ({100 * c.low:.0f} to {_percent(c.high)})"
 
     what = f"flipped {'answer' if sums.again else 'row'}{'' if sums.n == 1 else 's'}"
-    return f"Undecided: {told(first)} and {told(second)} of {sums.n} {what}, too close to tell which one decides."
+    return (
+        f"Undecided: {told(first)} and {told(second)} of {sums.n} {what}, too close to tell which"
+        " one decides."
+    )
 
 
 def _percent(share: float) -> str:

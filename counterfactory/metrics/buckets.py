@@ -1,7 +1,8 @@
-"""Rows by a hash of their ids: buckets whose sums add, and an interval from leaving out one bucket at a time.
+"""Rows by a hash of their ids: buckets whose sums add, and an interval from leaving out one bucket
+at a time.
 
-A bootstrap would need every sum once per replicate, which moments of 2,048 features do not allow, and repeated rows
-bias distances between distributions upwards; leaving out a bucket does neither.
+A bootstrap would need every sum once per replicate, which moments of 2,048 features do not allow,
+and repeated rows bias distances between distributions upwards; leaving out a bucket does neither.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def halves(repeats: int, seed: int) -> list[tuple[list[int], list[int]]]:
 
 
 def jackknife(value: float, without: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval about a value, from what it comes to without each of 2 to 20 buckets (Student's t)."""
+    """The 95 % interval about a value, from what it comes to without each of 2 to 20 buckets
+    (Student's t).
+    """
     left, g = np.asarray(without, dtype=np.float64), len(without)
     if not 2 <= g <= BUCKETS:
         raise ValueError(f"expected values without 2 to {BUCKETS} buckets, got {g}")

@@ -15,8 +15,8 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class CorrelationSums:
-    """n rows, and of them and of each of R bootstrap replicates: weight (1+R,), sums (1+R,A) of the values, of their
-    squares and of their products with the query attribute's value."""
+    """n rows, and of them and of each of R bootstrap replicates: weight (1+R,), sums (1+R,A) of the
+    values, of their squares and of their products with the query attribute's value."""
 
     n: int
     weight: Floats
@@ -40,26 +40,36 @@ class CorrelationSums:
 
 
 def update(values: Floats, query: int, weights: Floats) -> CorrelationSums:
-    """Sum a batch; values: (B,A), the changes (-1, 0, 1) of attributes by `signed_changes`, or labels 0 and 1; query:
-    the column of the attribute that was asked about; weights: (B,R) of the bootstrap."""
+    """Sum a batch; values: (B,A), the changes (-1, 0, 1) of attributes by `signed_changes`, or
+    labels 0 and 1; query: the column of the attribute that was asked about; weights: (B,R) of the
+    bootstrap."""
     if values.ndim != 2 or len(values) != len(weights) or not 0 <= query < values.shape[1]:
         raise ValueError(
-            f"expected values (B,A), weights (B,R) and a column, got {values.shape}, {weights.shape} and {query}"
+            f"expected values (B,A), weights (B,R) and a column, got {values.shape},"
+            f" {weights.shape} and {query}"
         )
     drawn = np.concatenate([np.ones((len(values), 1)), weights], axis=1).T
     asked = values[:, query : query + 1]
     return CorrelationSums(
-        len(values), drawn.sum(1), drawn @ values, drawn @ np.square(values), drawn @ (values * asked)
+        len(values),
+        drawn.sum(1),
+        drawn @ values,
+        drawn @ np.square(values),
+        drawn @ (values * asked),
     )
 
 
 def signed_changes(before: Floats, after: Floats, threshold: float) -> Floats:
-    """-1, 0 or 1: how each attribute crossed the threshold, (B,A); before, after: an oracle's probabilities (B,A)."""
+    """-1, 0 or 1: how each attribute crossed the threshold, (B,A); before, after: an oracle's
+    probabilities (B,A).
+    """
     return (after > threshold).astype(np.float64) - (before > threshold).astype(np.float64)
 
 
 def correlations(sums: CorrelationSums, query: int) -> Floats:
-    """Pearson's correlation of each attribute with the query attribute, (1+R,A); 0 where one of the two is constant."""
+    """Pearson's correlation of each attribute with the query attribute, (1+R,A); 0 where one of the
+    two is constant.
+    """
     n = np.maximum(sums.weight, 1)[:, None]
     # n times the (co)variances; of whole numbers, so that a constant's is exactly 0
     variance = n * sums.square - np.square(sums.total)
@@ -71,20 +81,23 @@ def correlations(sums: CorrelationSums, query: int) -> Floats:
 
 
 class Difference(NamedTuple):
-    """Correlation difference over all attributes, and what it is made of: each attribute's correlation with the query
-    attribute among the changes and in the data, (A,) each."""
+    """Correlation difference over all attributes, and what it is made of: each attribute's
+    correlation with the query attribute among the changes and in the data, (A,) each."""
 
     estimate: Estimate
     changes: Floats
     data: Floats
 
 
-def compute(changes: CorrelationSums, data: CorrelationSums, query: int, *, target: bool) -> Difference:
-    """Sum over attributes of |corr_cf - corr_data|, with the percentile interval of resampled rows; lower is better.
+def compute(
+    changes: CorrelationSums, data: CorrelationSums, query: int, *, target: bool
+) -> Difference:
+    """Sum over attributes of |corr_cf - corr_data|, with the percentile interval of resampled rows;
+    lower is better.
 
-    data: sums of labels or of an oracle's view of originals; target: whether the query attribute's own difference
-    counts (public code leaves it in: it is 0, or 1 where it never changes). Jeanneret et al., "Diffusion Models for
-    Counterfactual Explanations", ACCV 2022.
+    data: sums of labels or of an oracle's view of originals; target: whether the query attribute's
+    own difference counts (public code leaves it in: it is 0, or 1 where it never changes).
+    Jeanneret et al., "Diffusion Models for Counterfactual Explanations", ACCV 2022.
     """
     truth = correlations(data, query)[0]
     found = correlations(changes, query)
@@ -94,10 +107,18 @@ def compute(changes: CorrelationSums, data: CorrelationSums, query: int, *, targ
     if changes.n == 0:
         return Difference(NOTHING, found[0], truth)
     if data.n == 0:
-        return Difference(Estimate(None, None, None, changes.n, "no row to learn the data's from"), found[0], truth)
+        return Difference(
+            Estimate(None, None, None, changes.n, "no row to learn the data's from"),
+            found[0],
+            truth,
+        )
     value = float(values[0])
     drawn = values[1:][changes.weight[1:] > 0]
     if changes.n == 1 or not len(drawn):
-        return Difference(Estimate(value, None, None, changes.n, f"n = {changes.n}: no interval"), found[0], truth)
+        return Difference(
+            Estimate(value, None, None, changes.n, f"n = {changes.n}: no interval"), found[0], truth
+        )
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return Difference(Estimate(value, min(float(low), value), max(float(high), value), changes.n), found[0], truth)
+    return Difference(
+        Estimate(value, min(float(low), value), max(float(high), value), changes.n), found[0], truth
+    )

@@ -27,9 +27,9 @@ NOTHING = Estimate(None, None, None, 0, "n = 0")
 class Measure:
     """How a column of per-row scores is told as a figure.
 
-    kind: a `rate` of rows (0 or 1 each) has Wilson's interval, a `mean` a bootstrap's; a `set` has no column, being of
-    all rows at once. subset: over which rows it is told by default; better: which direction is good, None where neither
-    is.
+    kind: a `rate` of rows (0 or 1 each) has Wilson's interval, a `mean` a bootstrap's; a `set` has
+    no column, being of all rows at once. subset: over which rows it is told by default; better:
+    which direction is good, None where neither is.
     """
 
     name: str

@@ -24,7 +24,8 @@ Floats = NDArray[np.float64]
 
 @dataclass
 class BucketMoments:
-    """Moments of a set's features in 20 buckets by a hash of the rows' ids; only buckets with rows take memory.
+    """Moments of a set's features in 20 buckets by a hash of the rows' ids; only buckets with rows
+    take memory.
 
     A bucket's few rows of a shard wait until their outer products are worth a pass over a matrix.
     """
@@ -69,9 +70,11 @@ class BucketMoments:
 
 
 def fid(originals: BucketMoments, counterfactuals: BucketMoments) -> Estimate:
-    """FID of two sets of features, n told of the counterfactuals; the interval leaves out a bucket at a time.
+    """FID of two sets of features, n told of the counterfactuals; the interval leaves out a bucket
+    at a time.
 
-    Below 2,048 rows on a side a note warns: FID's bias falls with n, so sets of different sizes do not compare.
+    Below 2,048 rows on a side a note warns: FID's bias falls with n, so sets of different sizes do
+    not compare.
     """
     a, b = originals.of(range(BUCKETS)), counterfactuals.of(range(BUCKETS))
     value = frechet(a, b)
@@ -84,7 +87,10 @@ def fid(originals: BucketMoments, counterfactuals: BucketMoments) -> Estimate:
     empty = Moments.zero(originals.width)
     if originals.width > WIDE or len(used) < 2:
         return Estimate(value, None, None, b.n, "; ".join([*notes, "no interval"]))
-    left = [frechet(a - originals.parts.get(k, empty), b - counterfactuals.parts.get(k, empty)) for k in used]
+    left = [
+        frechet(a - originals.parts.get(k, empty), b - counterfactuals.parts.get(k, empty))
+        for k in used
+    ]
     whole = [v for v in left if v is not None]
     if len(whole) < len(used):
         return Estimate(value, None, None, b.n, "; ".join([*notes, "no interval"]))
@@ -93,10 +99,14 @@ def fid(originals: BucketMoments, counterfactuals: BucketMoments) -> Estimate:
 
 
 def sfid(
-    originals: BucketMoments, counterfactuals: BucketMoments, repeats: int = REPEATS, seed: int = SEED
+    originals: BucketMoments,
+    counterfactuals: BucketMoments,
+    repeats: int = REPEATS,
+    seed: int = SEED,
 ) -> Estimate:
-    """Split FID: a half of the originals against the other half's counterfactuals, both pairings, mean over seeded
-    splits, so that no counterfactual is compared with a set that holds its own original (ACE, CVPR 2023)."""
+    """Split FID: a half of the originals against the other half's counterfactuals, both pairings,
+    mean over seeded splits, so that no counterfactual is compared with a set that holds its own
+    original (ACE, CVPR 2023)."""
     a, b = originals.of(range(BUCKETS)), counterfactuals.of(range(BUCKETS))
     if b.n == 0 or a.n == 0:
         return NOTHING
@@ -108,5 +118,9 @@ def sfid(
     if len(found) < len(values):
         return Estimate(None, None, None, b.n, f"n = {b.n}: too few rows to split")
     note = f"mean of {repeats} splits, no interval"
-    few = f"; n < {ENOUGH:,} a half: too few rows for FID, compare KID" if min(a.n, b.n) < 2 * ENOUGH else ""
+    few = (
+        f"; n < {ENOUGH:,} a half: too few rows for FID, compare KID"
+        if min(a.n, b.n) < 2 * ENOUGH
+        else ""
+    )
     return Estimate(float(np.mean(found)), None, None, b.n, note + few)

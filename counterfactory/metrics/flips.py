@@ -1,4 +1,5 @@
-"""Whether the decision moved: by the classifier that was asked, and by a second one that never was."""
+"""Whether the decision moved: by the classifier that was asked, and by a second one
+that never was."""
 
 from __future__ import annotations
 
@@ -20,10 +21,11 @@ ANY = Measure("flip_rate[any]", "any_flipped", "rate", "all", "higher")
 
 
 def flips(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Is each stored counterfactual classified as its target, (B,) bool, and with what probability, (B,) float64.
+    """Is each stored counterfactual classified as its target, (B,) bool, and with what probability,
+    (B,) float64.
 
-    scores: (B,K), whose softmax over K is the probability; target: (B,) int64. The paper of AIP prints the flip rate's
-    condition as F(x0) = y*; it means F(x*).
+    scores: (B,K), whose softmax over K is the probability; target: (B,) int64. The paper of AIP
+    prints the flip rate's condition as F(x0) = y*; it means F(x*).
     """
     p = scores.double().softmax(1)
     return p.argmax(1) == target, p.gather(1, target[:, None])[:, 0]
@@ -32,7 +34,8 @@ def flips(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 def agreement(scores: Tensor, wanted: Tensor) -> Tensor:
     """1 where a second classifier predicts the class wanted, else 0, (B,) float64.
 
-    With the counterfactuals' scores and targets, over the flipped rows: do the flips convince a model that was never
-    attacked? With the originals' scores and the first model's predictions: how often the two agree anyway.
+    With the counterfactuals' scores and targets, over the flipped rows: do the flips convince a
+    model that was never attacked? With the originals' scores and the first model's predictions: how
+    often the two agree anyway.
     """
     return (scores.argmax(1) == wanted).to(torch.float64)

@@ -14,10 +14,11 @@ MEASURES = (Measure("tflops", "", "set", "all", "lower", "TFLOP per row"),)
 
 
 def tflops(work: Callable[[], object]) -> float:
-    """Tera floating-point operations of a call, forward and backward (a multiply and an add are two).
+    """Tera floating-point operations of a call, forward and backward (a multiply and an add are
+    two).
 
-    Of matrix products, convolutions and attention only, by the formulas of torch.utils.flop_counter; elementwise
-    operations and foreign runtimes (ONNX) count nothing.
+    Of matrix products, convolutions and attention only, by the formulas of
+    torch.utils.flop_counter; elementwise operations and foreign runtimes (ONNX) count nothing.
     """
     counter = _Counter()
     with counter:
@@ -26,7 +27,9 @@ def tflops(work: Callable[[], object]) -> float:
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """FlopCounterMode without its tracking of modules, whose hooks fail under torch.autograd.grad (torch 2.13)."""
+    """FlopCounterMode without its tracking of modules, whose hooks fail under torch.autograd.grad
+    (torch 2.13).
+    """
 
     def __init__(self) -> None:
         from torch.utils.flop_counter import flop_registry

@@ -1,4 +1,6 @@
-"""Global importances: the mean over rows of how far a counterfactual moved each descriptor, with its interval."""
+"""Global importances: the mean over rows of how far a counterfactual moved each descriptor, with
+its interval.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ImportanceSums:
-    """n rows and their totals (D,), and in each replicate the rows' weight (R,) and weighted totals (D,R)."""
+    """n rows and their totals (D,), and in each replicate the rows' weight (R,) and weighted totals
+    (D,R).
+    """
 
     n: int
     total: Floats
@@ -26,23 +30,37 @@ class ImportanceSums:
 
     @classmethod
     def zero(cls, descriptors: int, replicates: int) -> ImportanceSums:
-        return cls(0, np.zeros(descriptors), np.zeros(replicates), np.zeros((descriptors, replicates)))
+        return cls(
+            0, np.zeros(descriptors), np.zeros(replicates), np.zeros((descriptors, replicates))
+        )
 
     def __add__(self, other: ImportanceSums) -> ImportanceSums:
         return ImportanceSums(
-            self.n + other.n, self.total + other.total, self.weight + other.weight, self.weighted + other.weighted
+            self.n + other.n,
+            self.total + other.total,
+            self.weight + other.weight,
+            self.weighted + other.weighted,
         )
 
 
 def update(importances: Floats, weights: Floats) -> ImportanceSums:
-    """Sum a batch (B,D); weights: (B,R) by `means.bootstrap_weights`. Rows with NaN must be left out before."""
-    return ImportanceSums(len(importances), importances.sum(0), weights.sum(0), importances.T @ weights)
+    """Sum a batch (B,D); weights: (B,R) by `means.bootstrap_weights`. Rows with NaN must be left
+    out before.
+    """
+    return ImportanceSums(
+        len(importances), importances.sum(0), weights.sum(0), importances.T @ weights
+    )
 
 
 def compute(sums: ImportanceSums) -> list[Estimate]:
-    """Each descriptor's mean with its 95 % percentile interval (Goldwasser & Hooker 2025: global importances)."""
+    """Each descriptor's mean with its 95 % percentile interval (Goldwasser & Hooker 2025: global
+    importances).
+    """
     columns = zip(sums.total, sums.weighted, strict=True)
-    return [means.compute(MeanSums(sums.n, float(total), sums.weight, drawn)) for total, drawn in columns]
+    return [
+        means.compute(MeanSums(sums.n, float(total), sums.weight, drawn))
+        for total, drawn in columns
+    ]
 
 
 def ranked(found: Sequence[Estimate]) -> list[int]:
@@ -51,7 +69,8 @@ def ranked(found: Sequence[Estimate]) -> list[int]:
 
 
 def clear(found: Sequence[Estimate]) -> bool | None:
-    """Whether the first descriptor moved farther than the second for sure: the intervals of their sizes do not meet.
+    """Whether the first descriptor moved farther than the second for sure: the intervals of their
+    sizes do not meet.
 
     None where there is no second, or no interval.
     """

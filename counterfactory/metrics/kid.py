@@ -17,10 +17,11 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Sample:
-    """The features (m,D) of at most `rows` rows, those of the smallest hashes (m,), in their order; n rows were seen.
+    """The features (m,D) of at most `rows` rows, those of the smallest hashes (m,), in their order;
+    n rows were seen.
 
-    Sums of the kernel over all pairs of rows do not add over shards; the smallest hashes do: whatever the shards and
-    their order, the same rows are kept.
+    Sums of the kernel over all pairs of rows do not add over shards; the smallest hashes do:
+    whatever the shards and their order, the same rows are kept.
     """
 
     n: int
@@ -41,11 +42,15 @@ class Sample:
 def update(features: NDArray[np.floating], hashes: NDArray[np.uint64], rows: int = ROWS) -> Sample:
     """Sample a batch: features (B,D), hashes (B,) of the rows' ids."""
     if features.ndim != 2 or len(features) != len(hashes):
-        raise ValueError(f"expected features (B,D) and hashes (B,), got {features.shape} and {hashes.shape}")
+        raise ValueError(
+            f"expected features (B,D) and hashes (B,), got {features.shape} and {hashes.shape}"
+        )
     return _smallest(len(hashes), rows, hashes, features)
 
 
-def _smallest(n: int, rows: int, keys: NDArray[np.uint64], features: NDArray[np.floating]) -> Sample:
+def _smallest(
+    n: int, rows: int, keys: NDArray[np.uint64], features: NDArray[np.floating]
+) -> Sample:
     kept = np.argsort(keys, kind="stable")[:rows]
     return Sample(n, rows, keys[kept], features[kept])
 
@@ -53,10 +58,11 @@ def _smallest(n: int, rows: int, keys: NDArray[np.uint64], features: NDArray[np.
 def compute(originals: Sample, counterfactuals: Sample) -> Estimate:
     """The unbiased squared MMD under the kernel (x'y/D + 1)^3; it may be negative.
 
-    A row's own counterfactual is left out of the cross term (Gretton et al., "A Kernel Two-Sample Test", JMLR 2012,
-    eq. 4), or pairs would draw it down, and pairs of answers to one row, which would draw it up, are left out too; sets
-    that share no rows give the usual estimator (Binkowski et al., "Demystifying MMD GANs", ICLR 2018). The interval
-    leaves out one of 20 buckets of rows at a time.
+    A row's own counterfactual is left out of the cross term (Gretton et al., "A Kernel Two-Sample
+    Test", JMLR 2012, eq. 4), or pairs would draw it down, and pairs of answers to one row, which
+    would draw it up, are left out too; sets that share no rows give the usual estimator (Binkowski
+    et al., "Demystifying MMD GANs", ICLR 2018). The interval leaves out one of 20 buckets of rows
+    at a time.
     """
     n = counterfactuals.n
     if n == 0 or originals.n == 0:
@@ -66,7 +72,9 @@ def compute(originals: Sample, counterfactuals: Sample) -> Estimate:
     if value is None:
         return Estimate(None, None, None, n, f"n = {min(n, originals.n)}: no pairs")
     most = max(len(originals.hashes), len(counterfactuals.hashes))
-    notes = [f"of {most:,} rows of a side, by hash of their ids"] if max(n, originals.n) > most else []
+    notes = (
+        [f"of {most:,} rows of a side, by hash of their ids"] if max(n, originals.n) > most else []
+    )
     left = [sums.without(b) for b in sums.used]
     whole = [v for v in left if v is not None]
     if len(left) < 2 or len(whole) < len(left):
@@ -76,7 +84,8 @@ def compute(originals: Sample, counterfactuals: Sample) -> Estimate:
 
 
 class _Sums:
-    """Kernel sums between the buckets of rows, from which any choice of buckets has its distance."""
+    """Kernel sums between the buckets of rows, from which any choice of buckets has
+    its distance."""
 
     def __init__(self, originals: Sample, counterfactuals: Sample) -> None:
         x, y = (np.asarray(s.features, dtype=np.float64) for s in (originals, counterfactuals))
@@ -85,11 +94,13 @@ class _Sums:
         np.fill_diagonal(xx, 0.0)
         own = originals.hashes[:, None] == counterfactuals.hashes[None, :]
         xy[own] = 0.0
-        same = counterfactuals.hashes[:, None] == counterfactuals.hashes[None, :]  # answers to one row, and themselves
+        # answers to one row, and themselves
+        same = counterfactuals.hashes[:, None] == counterfactuals.hashes[None, :]
         yy[same] = 0.0
         self.xx, self.yy, self.xy = bx.T @ xx @ bx, by.T @ yy @ by, bx.T @ xy @ by
         self.own = bx.T @ own.astype(np.float64) @ by
-        self.same = (by.T @ same.astype(np.float64) @ by).diagonal()  # a row's answers are in one bucket
+        # a row's answers are in one bucket
+        self.same = (by.T @ same.astype(np.float64) @ by).diagonal()
         self.nx, self.ny = bx.sum(0), by.sum(0)
         self.used = np.flatnonzero(self.nx + self.ny).tolist()
 

@@ -1,8 +1,9 @@
 """Means over rows, and a Poisson bootstrap for their interval whose sums add.
 
-Every row gets a Poisson(1) weight in each of R replicates, a hash of its id and the replicate's number (Chamandy et
-al., "Estimating uncertainty for massive data streams", 2012). So a row weighs the same in whatever shard it is met,
-several answers to one row are resampled together, and the replicates of two shards add.
+Every row gets a Poisson(1) weight in each of R replicates, a hash of its id and the replicate's
+number (Chamandy et al., "Estimating uncertainty for massive data streams", 2012). So a row weighs
+the same in whatever shard it is met, several answers to one row are resampled together, and the
+replicates of two shards add.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ GOLDEN = 0x9E3779B97F4A7C15
 
 @dataclass(frozen=True)
 class MeanSums:
-    """n rows and their total, and in each replicate the rows' weight (R,) and weighted total (R,)."""
+    """n rows and their total, and in each replicate the rows' weight (R,) and weighted
+    total (R,)."""
 
     n: int
     total: float
@@ -39,23 +41,35 @@ class MeanSums:
 
     def __add__(self, other: MeanSums) -> MeanSums:
         return MeanSums(
-            self.n + other.n, self.total + other.total, self.weight + other.weight, self.weighted + other.weighted
+            self.n + other.n,
+            self.total + other.total,
+            self.weight + other.weight,
+            self.weighted + other.weighted,
         )
 
 
 def bootstrap_weights(ids: Sequence[str], replicates: int) -> Floats:
     """Poisson(1) weights (B,R) of rows by their ids."""
-    seeds = np.array([int.from_bytes(hashlib.sha256(i.encode()).digest()[:8], "little") for i in ids], dtype=np.uint64)
+    seeds = np.array(
+        [int.from_bytes(hashlib.sha256(i.encode()).digest()[:8], "little") for i in ids],
+        dtype=np.uint64,
+    )
     steps = np.array([(GOLDEN * (r + 1)) % 2**64 for r in range(replicates)], dtype=np.uint64)
     bits = seeds[:, None] + steps[None, :]  # splitmix64's stream, replicate r being its r-th number
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     bits ^= bits >> np.uint64(31)
-    return np.searchsorted(THRESHOLDS, bits.ravel(), side="right").reshape(bits.shape).astype(np.float64)
+    return (
+        np.searchsorted(THRESHOLDS, bits.ravel(), side="right")
+        .reshape(bits.shape)
+        .astype(np.float64)
+    )
 
 
 def update(values: Floats, weights: Floats) -> MeanSums:
-    """Sum a batch; values: (B,), NaN where a row was not measured; weights: (B,R) by `bootstrap_weights`."""
+    """Sum a batch; values: (B,), NaN where a row was not measured; weights: (B,R) by
+    `bootstrap_weights`.
+    """
     seen = ~np.isnan(values)
     if not seen.all():
         values, weights = values[seen], weights[seen]

@@ -52,11 +52,12 @@ def mean_and_covariance(sums: Moments) -> tuple[Floats, Floats]:
 
 
 def frechet(a: Moments, b: Moments) -> float | None:
-    """Frechet distance of the normal distributions with these moments; None where a side has fewer than two rows.
+    """Frechet distance of the normal distributions with these moments; None where a side has fewer
+    than two rows.
 
-    |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^1/2), whose root's trace is that of (C1^1/2 C2 C1^1/2)^1/2, a symmetric
-    matrix: no complex numbers, and covariances of fewer rows than features need no added diagonal (Heusel et al.,
-    "GANs Trained by a Two Time-Scale Update Rule", NeurIPS 2017).
+    |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^1/2), whose root's trace is that of (C1^1/2 C2 C1^1/2)^1/2,
+    a symmetric matrix: no complex numbers, and covariances of fewer rows than features need no
+    added diagonal (Heusel et al., "GANs Trained by a Two Time-Scale Update Rule", NeurIPS 2017).
     """
     if min(a.n, b.n) < 2:
         return None

@@ -1,7 +1,8 @@
 """Shares of answers, and Wilson's interval for them.
 
-Several answers to one row are no independent evidence, so the interval is that of as many rows: right where they all
-agree, and wider than need be where they do not (the variance of a row's mean share p is at most p (1 - p)).
+Several answers to one row are no independent evidence, so the interval is that of as many rows:
+right where they all agree, and wider than need be where they do not (the variance of a row's mean
+share p is at most p (1 - p)).
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ Z95 = 1.959963984540054  # the normal distribution's 97.5 % point
 class RateSums:
     """Answers measured, and those that hit; sums of two batches are the sums of both.
 
-    again: how many of the n are further answers to a row that counts already; 0 where a row has one.
+    again: how many of the n are further answers to a row that counts already; 0 where a row has
+    one.
     """
 
     n: int = 0
@@ -33,11 +35,14 @@ class RateSums:
 
 
 def update(values: NDArray[np.float64], rows: NDArray[np.int64] | None = None) -> RateSums:
-    """Count a batch; values: (B,) of 0, 1, or NaN where an answer was not measured; rows: (B,) which row each is to, by
-    any numbers; None: each to one of its own. All answers to a row must be in one batch."""
+    """Count a batch; values: (B,) of 0, 1, or NaN where an answer was not measured; rows: (B,)
+    which row each is to, by any numbers; None: each to one of its own. All answers to a row must be
+    in one batch."""
     there = ~np.isnan(values)
     n = int(there.sum())
-    return RateSums(n, int(values[there].sum()), 0 if rows is None else n - len(np.unique(rows[there])))
+    return RateSums(
+        n, int(values[there].sum()), 0 if rows is None else n - len(np.unique(rows[there]))
+    )
 
 
 def compute(sums: RateSums) -> Estimate:
@@ -50,7 +55,9 @@ def compute(sums: RateSums) -> Estimate:
 
 
 def wilson(hits: float, n: int, z: float = Z95) -> tuple[float, float]:
-    """Wilson's score interval of a share within [0,1]; n >= 1 (Wilson 1927, without continuity correction)."""
+    """Wilson's score interval of a share within [0,1]; n >= 1 (Wilson 1927, without continuity
+    correction).
+    """
     p = hits / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * sqrt(p * (1 - p) / n + z * z / (4 * n * n))

@@ -31,15 +31,17 @@ def update(
     weights: Floats,
     rows: NDArray[np.int64] | None = None,
 ) -> Sums:
-    """Sum a batch; columns: (B,) each, NaN where not measured, with `correct` and `flipped` among them as 0, 1 or NaN
-    (a row without a label is neither correct nor wrong); weights: (B,R) of the bootstrap; rows: (B,) which row each
-    answer is to, where rows have several."""
+    """Sum a batch; columns: (B,) each, NaN where not measured, with `correct` and `flipped` among
+    them as 0, 1 or NaN (a row without a label is neither correct nor wrong); weights: (B,R) of the
+    bootstrap; rows: (B,) which row each answer is to, where rows have several."""
     sums: Sums = {}
     for subset, mask in masks(columns).items():
         drawn, mine = weights[mask], None if rows is None else rows[mask]
         for m in measures:
             values = columns[m.column][mask]
-            sums[m.name, subset] = rates.update(values, mine) if m.kind == "rate" else means.update(values, drawn)
+            sums[m.name, subset] = (
+                rates.update(values, mine) if m.kind == "rate" else means.update(values, drawn)
+            )
     return sums
 
 

@@ -1,4 +1,6 @@
-"""How far a counterfactual text is from its query, in words, and how likely a language model finds it."""
+"""How far a counterfactual text is from its query, in words, and how likely a language model finds
+it.
+"""
 
 from __future__ import annotations
 
@@ -33,14 +35,16 @@ def edit_distance(query: Sequence[str], answer: Sequence[str]) -> int:
 
 
 def words_kept(query: Sequence[str], answer: Sequence[str]) -> float | None:
-    """Share of the query's words that the answer holds, each as often as it stood there, wherever; None: no words."""
+    """Share of the query's words that the answer holds, each as often as it stood there, wherever;
+    None: no words.
+    """
     return sum((Counter(query) & Counter(answer)).values()) / len(query) if query else None
 
 
 @dataclass(frozen=True)
 class BleuSums:
-    """n rows; n-grams of orders 1 to 4 that answers share with their queries, and that they have, (4,) int64 each; the
-    answers' and the queries' tokens."""
+    """n rows; n-grams of orders 1 to 4 that answers share with their queries, and that they have,
+    (4,) int64 each; the answers' and the queries' tokens."""
 
     n: int
     shared: NDArray[np.int64]
@@ -71,8 +75,8 @@ def bleu_update(query: Sequence[str], answer: Sequence[str]) -> BleuSums:
 
 
 def bleu(sums: BleuSums) -> Estimate:
-    """BLEU-4 of all rows as one corpus, within [0,1], without smoothing: 0 where an order has no shared n-gram; no
-    interval (Papineni et al., ACL 2002)."""
+    """BLEU-4 of all rows as one corpus, within [0,1], without smoothing: 0 where an order has no
+    shared n-gram; no interval (Papineni et al., ACL 2002)."""
     if sums.n == 0:
         return NOTHING
     if sums.answer == 0 or not sums.shared.all():
@@ -88,7 +92,9 @@ def _grams(tokens: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class PerplexitySums:
-    """n rows; their tokens and negative log-likelihood (nats), and both in each of R replicates, (R,)."""
+    """n rows; their tokens and negative log-likelihood (nats), and both in each of R replicates,
+    (R,).
+    """
 
     n: int
     tokens: float
@@ -111,13 +117,17 @@ class PerplexitySums:
 
 
 def perplexity_update(nll: Floats, tokens: Floats, weights: Floats) -> PerplexitySums:
-    """Sum a batch: nll (B,), each text's summed negative log-likelihood in nats; tokens (B,); weights (B,R)."""
-    return PerplexitySums(len(nll), float(tokens.sum()), float(nll.sum()), tokens @ weights, nll @ weights)
+    """Sum a batch: nll (B,), each text's summed negative log-likelihood in nats; tokens (B,);
+    weights (B,R).
+    """
+    return PerplexitySums(
+        len(nll), float(tokens.sum()), float(nll.sum()), tokens @ weights, nll @ weights
+    )
 
 
 def perplexity(sums: PerplexitySums) -> Estimate:
-    """exp of the mean negative log-likelihood of a token over all rows, with the percentile interval of resampled rows;
-    None, with a note, where it is too large for a float."""
+    """exp of the mean negative log-likelihood of a token over all rows, with the percentile
+    interval of resampled rows; None, with a note, where it is too large for a float."""
     if sums.n == 0 or sums.tokens == 0:
         return NOTHING
     rate = sums.nll / sums.tokens
@@ -127,4 +137,6 @@ def perplexity(sums: PerplexitySums) -> Estimate:
         return Estimate(exp(rate), None, None, sums.n, f"n = {sums.n}: no interval")
     drawn = sums.drawn_tokens > 0
     low, high = np.quantile(sums.drawn_nll[drawn] / sums.drawn_tokens[drawn], [0.025, 0.975])
-    return Estimate(exp(rate), exp(min(float(low), rate)), exp(min(max(float(high), rate), log(1e300))), sums.n)
+    return Estimate(
+        exp(rate), exp(min(float(low), rate)), exp(min(max(float(high), rate), log(1e300))), sums.n
+    )

@@ -1,5 +1,5 @@
-"""AttGAN (He et al. 2019): an autoencoder whose decoder is told attributes, with the reader and the critic it is
-trained against."""
+"""AttGAN (He et al. 2019): an autoencoder whose decoder is told attributes, with the reader and the
+critic it is trained against."""
 
 from __future__ import annotations
 
@@ -20,29 +20,35 @@ def down(before: int, after: int, norm: bool = True) -> nn.Sequential:
 def up(before: int, after: int) -> nn.Sequential:
     """Twice the side: (B,before,H,W) to (B,after,2H,2W)."""
     return nn.Sequential(
-        nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False), nn.BatchNorm2d(after), nn.LeakyReLU(0.2)
+        nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False),
+        nn.BatchNorm2d(after),
+        nn.LeakyReLU(0.2),
     )
 
 
 def network(size: int, widths: tuple[int, ...], outputs: int, *, norm: bool) -> nn.Sequential:
     """Images (B,3,size,size) in [-1,1] to (B,outputs)."""
     stages = [down(before, after, norm) for before, after in pairwise((3, *widths))]
-    return nn.Sequential(*stages, nn.Flatten(), nn.Linear(widths[-1] * (size >> len(widths)) ** 2, outputs))
+    return nn.Sequential(
+        *stages, nn.Flatten(), nn.Linear(widths[-1] * (size >> len(widths)) ** 2, outputs)
+    )
 
 
 class AttGAN(nn.Module):
-    """Images (B,3,size,size) in [0,1] to latents (B,widths[-1],s,s), s = size / 2^len(widths), and back under
-    attributes (Yang et al., "Generative Counterfactuals for Neural Networks via Attribute-Informed Perturbation",
-    table 3).
+    """Images (B,3,size,size) in [0,1] to latents (B,widths[-1],s,s), s = size / 2^len(widths), and
+    back under attributes (Yang et al., "Generative Counterfactuals for Neural Networks via
+    Attribute-Informed Perturbation", table 3).
 
-    attributes: how many; the decoder is told (2a - 1) / 2 at every place of the latent. shortcut: so many stages of
-    the encoder, from the last but one up, also go to the decoder (He et al., 3.4): pictures are rebuilt better, and
-    whoever moves the latent holds them still. inject: so many further stages of the decoder are told the attributes
-    again, as the authors' code has it. judge: widths of critic and reader; default the encoder's.
+    attributes: how many; the decoder is told (2a - 1) / 2 at every place of the latent. shortcut:
+    so many stages of the encoder, from the last but one up, also go to the decoder (He et al.,
+    3.4): pictures are rebuilt better, and whoever moves the latent holds them still. inject: so
+    many further stages of the decoder are told the attributes again, as the authors' code has it.
+    judge: widths of critic and reader; default the encoder's.
 
-    The reader of attributes is kept, since it also says which ones a query has; the critic is for training alone. He et
-    al. have one trunk for both: but the gradient penalty is of each image by itself, which forbids the critic batch
-    norm (Gulrajani et al. 2017, section 4), and without it attributes are learnt many times slower.
+    The reader of attributes is kept, since it also says which ones a query has; the critic is for
+    training alone. He et al. have one trunk for both: but the gradient penalty is of each image by
+    itself, which forbids the critic batch norm (Gulrajani et al. 2017, section 4), and without it
+    attributes are learnt many times slower.
     """
 
     def __init__(
@@ -60,26 +66,41 @@ class AttGAN(nn.Module):
         side = size >> len(widths)
         if len(widths) < 2 or side < 1 or side << len(widths) != size:
             raise ValueError(
-                f"expected size divisible by {2 ** len(widths)} and 2 widths or more, got {size}, {widths}"
+                f"expected size divisible by {2 ** len(widths)} and 2 widths or more, got {size},"
+                f" {widths}"
             )
         if not max(int(shortcut), inject) < len(widths):
-            raise ValueError(f"expected shortcut and inject below {len(widths)}, got {shortcut} and {inject}")
-        self.size, self.shortcut, self.inject, self.judge = size, int(shortcut), inject, tuple(judge or widths)
+            raise ValueError(
+                f"expected shortcut and inject below {len(widths)}, got {shortcut} and {inject}"
+            )
+        self.size, self.shortcut, self.inject, self.judge = (
+            size,
+            int(shortcut),
+            inject,
+            tuple(judge or widths),
+        )
         # Of each shortcut: how many channels, and the side.
         self.skipped = [(widths[-2 - place], side << (place + 1)) for place in range(self.shortcut)]
-        self.encoder = nn.ModuleList(down(before, after) for before, after in pairwise((3, *widths)))
+        self.encoder = nn.ModuleList(
+            down(before, after) for before, after in pairwise((3, *widths))
+        )
         inputs = [widths[-1] + attributes, *reversed(widths[1:])]
         for place, (channels, _) in enumerate(self.skipped, 1):
             inputs[place] += channels
         for place in range(1, inject + 1):
             inputs[place] += attributes
         outputs = [*reversed(widths[1:]), 3]
-        stages: list[nn.Module] = [up(before, after) for before, after in zip(inputs[:-1], outputs[:-1], strict=True)]
-        self.decoder = nn.ModuleList([*stages, nn.ConvTranspose2d(inputs[-1], outputs[-1], 4, 2, 1)])
+        stages: list[nn.Module] = [
+            up(before, after) for before, after in zip(inputs[:-1], outputs[:-1], strict=True)
+        ]
+        self.decoder = nn.ModuleList(
+            [*stages, nn.ConvTranspose2d(inputs[-1], outputs[-1], 4, 2, 1)]
+        )
         self.reader = network(size, self.judge, attributes, norm=True)
 
     def encoded(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents (B,C,s,s), and the shortcuts, laid end to end (B,N); N is 0 where there is none."""
+        """Latents (B,C,s,s), and the shortcuts, laid end to end (B,N); N is 0 where
+        there is none."""
         x, stages = images * 2 - 1, []
         for stage in self.encoder:
             x = stage(x)
@@ -105,7 +126,9 @@ class AttGAN(nn.Module):
         return self.read(images).sigmoid()
 
     def decode(self, latents: Tensor, attributes: Tensor, skip: Tensor) -> Tensor:
-        """Images (B,3,size,size) in [0,1]; attributes (B,A), 0 without and 1 with, and anything between and beyond."""
+        """Images (B,3,size,size) in [0,1]; attributes (B,A), 0 without and 1 with, and anything
+        between and beyond.
+        """
         told = ((2 * attributes - 1) / 2).to(latents)[:, :, None, None]
         skips: list[Tensor] = []
         for channels, side in self.skipped:
@@ -122,5 +145,7 @@ class AttGAN(nn.Module):
         return (torch.tanh(x.float()) + 1) / 2
 
     def critic(self) -> nn.Sequential:
-        """A new opponent for training: images (B,3,size,size) in [-1,1] to how real they look, (B,1), of no scale."""
+        """A new opponent for training: images (B,3,size,size) in [-1,1] to how real they look,
+        (B,1), of no scale.
+        """
         return network(self.size, self.judge, 1, norm=False)

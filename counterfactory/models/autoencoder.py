@@ -12,8 +12,9 @@ from torch.nn import functional as F
 class Block(nn.Module):
     """Two 3x3 convolutions with group norm and SiLU beside a shortcut.
 
-    style > 0: a vector of that length scales and shifts the second norm's channels (as in Dhariwal & Nichol 2021), so
-    that what holds for the whole image, such as a colour, need not pass through the coarse layers.
+    style > 0: a vector of that length scales and shifts the second norm's channels (as in Dhariwal
+    & Nichol 2021), so that what holds for the whole image, such as a colour, need not pass through
+    the coarse layers.
     """
 
     def __init__(self, channels: int, style: int = 0) -> None:
@@ -37,7 +38,8 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """Latent vectors (B,latent) to images (B,3,size,size) before the sigmoid.
 
-    Every level adds a learned map to its input: faces are aligned, so where something is says much about what it is.
+    Every level adds a learned map to its input: faces are aligned, so where something is says much
+    about what it is.
     """
 
     def __init__(self, *, size: int, latent: int, widths: tuple[int, ...]) -> None:
@@ -49,7 +51,9 @@ class Decoder(nn.Module):
             torch.zeros(1, width, self.side << level, self.side << level)
             for level, width in enumerate(reversed(widths))
         )
-        self.grow = nn.ModuleList(nn.Conv2d(before, after, 3, 1, 1) for after, before in pairwise(widths))
+        self.grow = nn.ModuleList(
+            nn.Conv2d(before, after, 3, 1, 1) for after, before in pairwise(widths)
+        )
         self.norm = nn.GroupNorm(8, widths[0])
         self.last = nn.Conv2d(widths[0], 12, 3, 1, 1)
 
@@ -66,14 +70,19 @@ class Decoder(nn.Module):
 class Autoencoder(nn.Module):
     """Images (B,3,size,size) in [0,1] to a latent vector (B,latent) and back.
 
-    The image is folded 2x2 into channels at both ends, so that every convolution runs at half the side or less;
-    `widths` are the channels at size/2, size/4, ... The encoder gives mean and log-variance; `encode` is the mean,
-    deterministic. `attributes` > 0 adds a linear head on the latent, a training aid that makes labelled attributes
-    directions of it.
+    The image is folded 2x2 into channels at both ends, so that every convolution runs at half the
+    side or less; `widths` are the channels at size/2, size/4, ... The encoder gives mean and
+    log-variance; `encode` is the mean, deterministic. `attributes` > 0 adds a linear head on the
+    latent, a training aid that makes labelled attributes directions of it.
     """
 
     def __init__(
-        self, *, size: int = 64, latent: int = 128, widths: tuple[int, ...] = (32, 48, 64, 96), attributes: int = 0
+        self,
+        *,
+        size: int = 64,
+        latent: int = 128,
+        widths: tuple[int, ...] = (32, 48, 64, 96),
+        attributes: int = 0,
     ) -> None:
         super().__init__()
         widths = tuple(widths)
@@ -86,7 +95,8 @@ class Autoencoder(nn.Module):
         self.latent_shape = (latent,)
         self.encoder = nn.Sequential(*layers, nn.GroupNorm(8, widths[-1]), nn.SiLU(), nn.Flatten())
         self.moments = nn.Linear(widths[-1] * side**2, 2 * latent)
-        with torch.no_grad():  # start with little noise on the latent: what is worth its nats is learnt from there
+        # start with little noise on the latent: what is worth its nats is learnt from there
+        with torch.no_grad():
             self.moments.weight[latent:] *= 0.1
             self.moments.bias[latent:] = -6.0
         self.decoder = Decoder(size=size, latent=latent, widths=widths)

@@ -13,14 +13,17 @@ Head = Callable[[Tensor], Tensor]
 
 
 class CausalVAE(nn.Module):
-    """A VAE of a classifier's penultimate features whose latent is (C, S), and a classifier g of S alone.
+    """A VAE of a classifier's penultimate features whose latent is (C, S), and a classifier g of S
+    alone.
 
-    C is trained to decide what the classifier says (`flow`), C and S together to rebuild R (O'Shaughnessy et al. 2020,
-    "Generative causal explanations of black-box classifiers"; CECAS, section 4.1).
+    C is trained to decide what the classifier says (`flow`), C and S together to rebuild R
+    (O'Shaughnessy et al. 2020, "Generative causal explanations of black-box classifiers"; CECAS,
+    section 4.1).
 
-    features: size of R; directions: its principal directions that are kept, each counting alike (R is whitened inside
-    by `mean`, `basis` and `std`); causal, spurious: sizes of C and S; answers: classes that g tells apart; hidden:
-    width of the encoder's and decoder's hidden layers; guess: of g's, 0 for a linear g.
+    features: size of R; directions: its principal directions that are kept, each counting alike (R
+    is whitened inside by `mean`, `basis` and `std`); causal, spurious: sizes of C and S; answers:
+    classes that g tells apart; hidden: width of the encoder's and decoder's hidden layers; guess:
+    of g's, 0 for a linear g.
     """
 
     mean: Tensor
@@ -42,8 +45,9 @@ class CausalVAE(nn.Module):
         super().__init__()
         if min(features, directions, causal, spurious, hidden) < 1 or guess < 0 or answers < 2:
             raise ValueError(
-                "expected features, directions, causal, spurious and hidden of at least 1, guess of at least 0 and "
-                f"answers of at least 2, got {(features, directions, causal, spurious, hidden, guess, answers)}"
+                "expected features, directions, causal, spurious and hidden of at least 1, guess"
+                " of at least 0 and answers of at least 2, got"
+                f" {(features, directions, causal, spurious, hidden, guess, answers)}"
             )
         self.causal, self.spurious, codes = causal, spurious, causal + spurious
         directions = min(directions, features)
@@ -55,7 +59,8 @@ class CausalVAE(nn.Module):
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("basis", torch.eye(features)[:, :directions].clone())
         self.register_buffer("std", torch.ones(directions))
-        self.register_buffer("sample", torch.zeros(directions))  # of one known picture: whose features these are
+        # of one known picture: whose features these are
+        self.register_buffer("sample", torch.zeros(directions))
 
     def standardise(self, features: Tensor) -> None:
         """Take mean, principal directions and their standard deviations from R (N,F)."""
@@ -64,14 +69,15 @@ class CausalVAE(nn.Module):
         kept = len(self.std)
         self.basis.copy_(basis.flip(1)[:, :kept])
         spread = variance.flip(0)[:kept].clamp(min=0).sqrt()
-        self.std.copy_(spread.clamp(min=max(1e-3 * float(spread[0]), 1e-4)))  # what hardly varies stays near 0
+        # what hardly varies stays near 0
+        self.std.copy_(spread.clamp(min=max(1e-3 * float(spread[0]), 1e-4)))
 
     def normal(self, features: Tensor) -> Tensor:
         """R (B,F) along its principal directions (B,D), in their standard deviations."""
         if features.ndim != 2 or features.shape[1] != len(self.mean):
             raise ValueError(
-                f"expected features (B,{len(self.mean)}), as the classifier gave that h was trained with, "
-                f"got {tuple(features.shape)}"
+                f"expected features (B,{len(self.mean)}), as the classifier gave that h was trained"
+                f" with, got {tuple(features.shape)}"
             )
         return (features - self.mean) @ self.basis / self.std
 
@@ -83,7 +89,10 @@ class CausalVAE(nn.Module):
     def sampled(self, features: Tensor, generator: torch.Generator) -> Tensor:
         """Codes (B,C+S) of R (B,F), drawn from the posterior."""
         mean, log_variance = self.posterior(features)
-        return mean + torch.randn(mean.shape, generator=generator).to(mean) * (0.5 * log_variance).exp()
+        return (
+            mean
+            + torch.randn(mean.shape, generator=generator).to(mean) * (0.5 * log_variance).exp()
+        )
 
     def decode(self, codes: Tensor) -> Tensor:
         """R (B,F) of codes (B,C+S), C first."""
@@ -107,11 +116,13 @@ def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(first, nn.SiLU(), second, nn.SiLU(), nn.Linear(hidden, outputs))
 
 
-def elbo(net: CausalVAE, features: Tensor, generator: torch.Generator, *, noise: float, kl: float = 1.0) -> Tensor:
+def elbo(
+    net: CausalVAE, features: Tensor, generator: torch.Generator, *, noise: float, kl: float = 1.0
+) -> Tensor:
     """Evidence lower bound of R's directions (B,D) in nats per row, up to a constant (B,).
 
-    noise: standard deviation of the decoder's Gaussian, in the directions' own; kl: weight of the divergence from the
-    normal.
+    noise: standard deviation of the decoder's Gaussian, in the directions' own; kl: weight of the
+    divergence from the normal.
     """
     mean, log_variance = net.posterior(features)
     eps = torch.randn(mean.shape, generator=generator).to(mean)
@@ -133,9 +144,10 @@ def flow(
 ) -> Tensor:
     """Information flow from C (or, of="spurious", from S) to the classifier's decision, in nats.
 
-    I(C; Y) where C and S are set to independent draws of the normal (Ay & Polani 2008; O'Shaughnessy et al. 2020, eq. 3
-    and its estimate in their appendix): `draws` values of the one, for each of them `others` values of the other. It is
-    at most ln K; the estimate is too high by about (K-1) / (2 others) where the factor says nothing.
+    I(C; Y) where C and S are set to independent draws of the normal (Ay & Polani 2008;
+    O'Shaughnessy et al. 2020, eq. 3 and its estimate in their appendix): `draws` values of the one,
+    for each of them `others` values of the other. It is at most ln K; the estimate is too high by
+    about (K-1) / (2 others) where the factor says nothing.
     """
     size = net.causal + net.spurious
     codes = torch.randn(draws, others, size, generator=generator).to(net.mean)
@@ -163,7 +175,8 @@ class CausalWrapper(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network: Any = network
-        self.known: WeakSet[nn.Module] = WeakSet()  # classifiers that were found to be the one of the training
+        # classifiers that were found to be the one of the training
+        self.known: WeakSet[nn.Module] = WeakSet()
 
     def forward(self, images: Tensor, classifier: Any) -> Tensor:
         """g(S) as scores (B,1,K); images (B,3,H,W) in [0,1]. ValueError as `expect` has it."""
@@ -173,20 +186,27 @@ class CausalWrapper(nn.Module):
 
     @torch.no_grad()
     def expect(self, classifier: Any) -> None:
-        """ValueError where the classifier has no penultimate features, or is not the one that h was trained on: another
-        gives other features of one picture, and g would make nothing of them. Looked at once."""
+        """ValueError where the classifier has no penultimate features, or is not the one that h was
+        trained on: another gives other features of one picture, and g would make nothing of them.
+        Looked at once."""
         if classifier in self.known:
             return
         if not callable(getattr(classifier, "features", None)):
             raise ValueError(
-                f"expected a classifier with penultimate features for the causal model, got {type(classifier).__name__}"
+                "expected a classifier with penultimate features for the causal model, got"
+                f" {type(classifier).__name__}"
             )
         sample = self.network.sample
-        away = float((self.network.normal(features_of_sample(classifier, sample.device)) - sample).abs().mean())
+        away = float(
+            (self.network.normal(features_of_sample(classifier, sample.device)) - sample)
+            .abs()
+            .mean()
+        )
         if not away < FOREIGN:
             raise ValueError(
-                "expected the classifier that the causal model was trained with, got another: its features of one "
-                f"picture are {away:.2f} standard deviations away: `counterfactory train causal` makes a model of it"
+                "expected the classifier that the causal model was trained with, got another: its"
+                f" features of one picture are {away:.2f} standard deviations away: `counterfactory"
+                " train causal` makes a model of it"
             )
         self.known.add(classifier)
 

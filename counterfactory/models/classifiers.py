@@ -1,5 +1,5 @@
-"""Two small convolutional classifiers of different families, for 32 to 128 px; also used with sigmoid outputs for
-attributes."""
+"""Two small convolutional classifiers of different families, for 32 to 128 px; also used with
+sigmoid outputs for attributes."""
 
 from __future__ import annotations
 
@@ -8,22 +8,33 @@ from torch.nn import functional as F
 
 
 class ConvNet(nn.Module):
-    """Plain strided convolutions with batch norm and ReLU, then an average over what is left of the image.
+    """Plain strided convolutions with batch norm and ReLU, then an average over what is left of the
+    image.
 
-    outputs: scores per image; width: channels of the first stage, doubled at each of `stages` halvings (at most 8 x
-    width).
+    outputs: scores per image; width: channels of the first stage, doubled at each of `stages`
+    halvings (at most 8 x width).
     """
 
-    def __init__(self, *, outputs: int, width: int = 24, stages: int = 4, dropout: float = 0.0) -> None:
+    def __init__(
+        self, *, outputs: int, width: int = 24, stages: int = 4, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         before = 3
         for stage in range(stages):
             after = width * min(2**stage, 8)
             kernel = 4 if stage == 0 else 3
-            layers += [nn.Conv2d(before, after, kernel, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+            layers += [
+                nn.Conv2d(before, after, kernel, 2, 1, bias=False),
+                nn.BatchNorm2d(after),
+                nn.ReLU(),
+            ]
             if stage:
-                layers += [nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+                layers += [
+                    nn.Conv2d(after, after, 3, 1, 1, bias=False),
+                    nn.BatchNorm2d(after),
+                    nn.ReLU(),
+                ]
             before = after
         self.body = nn.Sequential(*layers)
         self.dropout = nn.Dropout(dropout)
@@ -41,7 +52,9 @@ class ConvNet(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions before which come norm and SiLU, and a shortcut (pre-activation, He et al. 2016)."""
+    """Two 3x3 convolutions before which come norm and SiLU, and a shortcut (pre-activation, He et
+    al. 2016).
+    """
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
@@ -62,15 +75,19 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A small pre-activation residual network: a strided stem, then one block per width, each but the first halving
-    the image."""
+    """A small pre-activation residual network: a strided stem, then one block per width, each but
+    the first halving the image."""
 
-    def __init__(self, *, outputs: int, widths: tuple[int, ...] = (24, 48, 96, 128), dropout: float = 0.0) -> None:
+    def __init__(
+        self, *, outputs: int, widths: tuple[int, ...] = (24, 48, 96, 128), dropout: float = 0.0
+    ) -> None:
         super().__init__()
         widths = tuple(widths)
         self.stem = nn.Conv2d(3, widths[0], 5, 2, 2, bias=False)
         pairs = zip((widths[0], *widths), widths, strict=False)
-        self.blocks = nn.Sequential(*(ResidualBlock(a, b, 1 if i == 0 else 2) for i, (a, b) in enumerate(pairs)))
+        self.blocks = nn.Sequential(
+            *(ResidualBlock(a, b, 1 if i == 0 else 2) for i, (a, b) in enumerate(pairs))
+        )
         self.norm = nn.BatchNorm2d(widths[-1])
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(widths[-1], outputs)

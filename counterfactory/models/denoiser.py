@@ -13,8 +13,8 @@ from torch.nn import functional as F
 class FoldedUNet(nn.Module):
     """A UNet2DModel on fold x fold pixel-unshuffled images.
 
-    Folding is a permutation, so noise in pixels is noise in the folded image, and every layer runs at 1/fold of the
-    side. Input and output are (B,3,H,W) in the scale where images are [-1,1].
+    Folding is a permutation, so noise in pixels is noise in the folded image, and every layer runs
+    at 1/fold of the side. Input and output are (B,3,H,W) in the scale where images are [-1,1].
     """
 
     def __init__(
@@ -38,8 +38,10 @@ class FoldedUNet(nn.Module):
             out_channels=3 * fold**2,
             block_out_channels=tuple(widths),
             layers_per_block=layers,
-            down_block_types=("DownBlock2D",) * plain + ("AttnDownBlock2D" if attention else "DownBlock2D",),
-            up_block_types=("AttnUpBlock2D" if attention else "UpBlock2D",) + ("UpBlock2D",) * plain,
+            down_block_types=("DownBlock2D",) * plain
+            + ("AttnDownBlock2D" if attention else "DownBlock2D",),
+            up_block_types=("AttnUpBlock2D" if attention else "UpBlock2D",)
+            + ("UpBlock2D",) * plain,
             norm_num_groups=8,
             attention_head_dim=min(32, widths[-1]),
             add_attention=attention,
@@ -55,8 +57,8 @@ class FoldedUNet(nn.Module):
 def alphas_cumprod(schedule: str, steps: int, *, first: float = 1e-4, last: float = 0.02) -> Tensor:
     """The signal's share of variance at each of `steps` trained steps, (T,) float64.
 
-    linear: betas from `first` to `last` (Ho et al. 2020); scaled_linear: linear in their roots (latent diffusion);
-    squaredcos_cap_v2: Nichol & Dhariwal 2021. Names are diffusers'.
+    linear: betas from `first` to `last` (Ho et al. 2020); scaled_linear: linear in their roots
+    (latent diffusion); squaredcos_cap_v2: Nichol & Dhariwal 2021. Names are diffusers'.
     """
     if schedule == "linear":
         betas = torch.linspace(first, last, steps, dtype=torch.float64)
@@ -67,5 +69,7 @@ def alphas_cumprod(schedule: str, steps: int, *, first: float = 1e-4, last: floa
         bar = torch.cos((edges + 0.008) / 1.008 * math.pi / 2) ** 2
         betas = (1 - bar[1:] / bar[:-1]).clamp(max=0.999)
     else:
-        raise ValueError(f"expected a schedule out of linear, scaled_linear, squaredcos_cap_v2, got {schedule!r}")
+        raise ValueError(
+            f"expected a schedule out of linear, scaled_linear, squaredcos_cap_v2, got {schedule!r}"
+        )
     return torch.cumprod(1 - betas, 0)

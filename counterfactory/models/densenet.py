@@ -1,4 +1,5 @@
-"""DenseNet-121 (Huang et al. 2017, arXiv 1608.06993), its weights named as torchvision names them."""
+"""DenseNet-121 (Huang et al. 2017, arXiv 1608.06993), its weights named as torchvision
+names them."""
 
 from __future__ import annotations
 
@@ -21,7 +22,10 @@ class DenseLayer(nn.Module):
 
     def __init__(self, before: int) -> None:
         super().__init__()
-        self.norm1, self.conv1 = nn.BatchNorm2d(before), nn.Conv2d(before, BOTTLENECK * GROWTH, 1, bias=False)
+        self.norm1, self.conv1 = (
+            nn.BatchNorm2d(before),
+            nn.Conv2d(before, BOTTLENECK * GROWTH, 1, bias=False),
+        )
         self.norm2 = nn.BatchNorm2d(BOTTLENECK * GROWTH)
         self.conv2 = nn.Conv2d(BOTTLENECK * GROWTH, GROWTH, 3, 1, 1, bias=False)
 
@@ -36,8 +40,8 @@ class DenseNet121(nn.Module):
 
     def __init__(self, *, outputs: int = 1000) -> None:
         super().__init__()
-        # The weights' names want a submodule `features` and the house a method of that name. In look-ups the method
-        # wins, so the submodule is registered past nn.Module's check.
+        # The weights' names want a submodule `features` and the house a method of that name. In
+        # look-ups the method wins, so the submodule is registered past nn.Module's check.
         self._modules["features"], width = body()
         self.classifier = nn.Linear(width, outputs)
 

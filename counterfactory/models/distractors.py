@@ -1,4 +1,6 @@
-"""Images of a data set for methods that lay one beside the query (Counter_Vis' distractors) or ask all (DiVE)."""
+"""Images of a data set for methods that lay one beside the query (Counter_Vis' distractors) or ask
+all (DiVE).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ BATCH = 64
 
 
 class Distractors(nn.Module):
-    """A bank of images, of which each row is given one that the classifier takes for the row's target.
+    """A bank of images, of which each row is given one that the classifier takes for the row's
+    target.
 
     images: (N,3,S,S) uint8; numbers: (N,), the place of each in the data set.
     """
@@ -30,17 +33,25 @@ class Distractors(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, images: Tensor, target: Tensor, seed: Tensor, classifier: Classifier, choice: str = "random"
+        self,
+        images: Tensor,
+        target: Tensor,
+        seed: Tensor,
+        classifier: Classifier,
+        choice: str = "random",
     ) -> tuple[Tensor, Tensor]:
-        """A distractor of each row (B,3,H,W) in [0,1], and its place in the data set (B,) int64, -1 where none fits.
+        """A distractor of each row (B,3,H,W) in [0,1], and its place in the data set (B,) int64, -1
+        where none fits.
 
-        images: (B,3,H,W) the queries; target, seed: (B,) int64. choice: at random by the row's seed, or the nearest to
-        the query by the sum of squared differences. ValueError where the bank's images are of another size.
+        images: (B,3,H,W) the queries; target, seed: (B,) int64. choice: at random by the row's
+        seed, or the nearest to the query by the sum of squared differences. ValueError where the
+        bank's images are of another size.
         """
         if images.shape[1:] != self.images.shape[1:]:
             want, got = tuple(self.images.shape[1:]), tuple(images.shape[1:])
             raise ValueError(
-                f"expected queries of the distractors' shape {want}, got {got}: set the size of both alike"
+                f"expected queries of the distractors' shape {want}, got {got}: set the size of"
+                " both alike"
             )
         classes = self.classes_by(classifier)
         chosen, numbers = images.clone(), torch.full_like(target, -1)
@@ -58,8 +69,12 @@ class Distractors(nn.Module):
         return chosen, numbers
 
     def classes_by(self, classifier: Classifier) -> Tensor:
-        """The class (N,) that a classifier sees in each image, -1 where its scores are not finite; looked at once."""
+        """The class (N,) that a classifier sees in each image, -1 where its scores are not finite;
+        looked at once.
+        """
         if classifier not in self._seen:
-            scores = torch.cat([classifier(part.float() / 255) for part in torch.split(self.images, BATCH)])
+            scores = torch.cat(
+                [classifier(part.float() / 255) for part in torch.split(self.images, BATCH)]
+            )
             self._seen[classifier] = scores.argmax(1).where(scores.isfinite().all(1), -1)
         return self._seen[classifier]

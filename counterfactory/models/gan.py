@@ -8,9 +8,10 @@ from torch import Tensor, nn
 class DCGAN(nn.Module):
     """Latents (B,latent), standard normal, to images (B,3,size,size) in [0,1].
 
-    A transposed convolution to 4x4, then one for each doubling of the side, with batch norm and ReLU between them and
-    tanh at the end. width: channels before the last one, twice as many at each level below (size 64: 8, 4, 2, 1 times).
-    Weights are named as in the many public ones that follow PyTorch's DCGAN tutorial, so that they load as they are.
+    A transposed convolution to 4x4, then one for each doubling of the side, with batch norm and
+    ReLU between them and tanh at the end. width: channels before the last one, twice as many at
+    each level below (size 64: 8, 4, 2, 1 times). Weights are named as in the many public ones that
+    follow PyTorch's DCGAN tutorial, so that they load as they are.
     """
 
     def __init__(self, *, size: int = 64, latent: int = 100, width: int = 64) -> None:
@@ -24,7 +25,11 @@ class DCGAN(nn.Module):
         channels = [width << level for level in reversed(range(levels))]
         layers: list[nn.Module] = [nn.ConvTranspose2d(latent, channels[0], 4, 1, 0, bias=False)]
         for before, after in zip(channels, [*channels[1:], 3], strict=True):
-            layers += [nn.BatchNorm2d(before), nn.ReLU(), nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False)]
+            layers += [
+                nn.BatchNorm2d(before),
+                nn.ReLU(),
+                nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False),
+            ]
         self.main = nn.Sequential(*layers, nn.Tanh())
 
     def decode(self, latents: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
-"""The UNet of guided-diffusion (Dhariwal & Nichol 2021, arXiv 2105.05233), its weights named as the published
-checkpoints name them: those of DiME, ACE and CECAS load as they are."""
+"""The UNet of guided-diffusion (Dhariwal & Nichol 2021, arXiv 2105.05233), its weights named as the
+published checkpoints name them: those of DiME, ACE and CECAS load as they are."""
 
 from __future__ import annotations
 
@@ -15,16 +15,24 @@ Resample = Callable[[Tensor], Tensor]
 
 
 class ResBlock(nn.Module):
-    """Two convolutions and a shortcut, scaled and shifted by the noise level; `resample` changes the side within."""
+    """Two convolutions and a shortcut, scaled and shifted by the noise level; `resample` changes
+    the side within.
+    """
 
-    def __init__(self, before: int, after: int, level: int, *, resample: Resample | None = None) -> None:
+    def __init__(
+        self, before: int, after: int, level: int, *, resample: Resample | None = None
+    ) -> None:
         super().__init__()
         self.resample = resample
         self.in_layers = nn.Sequential(norm(before), nn.SiLU(), conv(before, after))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(level, 2 * after))
         # The published networks drop nothing, but their weights' numbers count a dropout layer.
-        self.out_layers = nn.Sequential(norm(after), nn.SiLU(), nn.Identity(), zeroed(conv(after, after)))
-        self.skip_connection: nn.Module = nn.Identity() if before == after else nn.Conv2d(before, after, 1)
+        self.out_layers = nn.Sequential(
+            norm(after), nn.SiLU(), nn.Identity(), zeroed(conv(after, after))
+        )
+        self.skip_connection: nn.Module = (
+            nn.Identity() if before == after else nn.Conv2d(before, after, 1)
+        )
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         """(B,after,H',W'); x (B,before,H,W), level (B,E)."""
@@ -39,7 +47,9 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over places; a head's queries, keys and values lie side by side in `qkv`'s channels."""
+    """Self-attention over places; a head's queries, keys and values lie side by side in `qkv`'s
+    channels.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -50,20 +60,24 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Like x, (B,width,H,W)."""
         flat = x.flatten(2)
-        heads = self.qkv(self.norm(flat)).unflatten(1, (self.heads, -1)).transpose(2, 3)  # (B,heads,HW,3c)
+        # (B,heads,HW,3c)
+        heads = self.qkv(self.norm(flat)).unflatten(1, (self.heads, -1)).transpose(2, 3)
         mixed = F.scaled_dot_product_attention(*heads.chunk(3, 3)).transpose(2, 3).flatten(1, 2)
         attended: Tensor = self.proj_out(mixed)
         return (flat + attended).view_as(x)
 
 
 class GuidedUNet(nn.Module):
-    """An unconditional UNet (x_t, t) -> noise and, with learned_variance, its 3 further channels (B,6,H,W).
+    """An unconditional UNet (x_t, t) -> noise and, with learned_variance, its 3 further channels
+    (B,6,H,W).
 
-    The settings are guided-diffusion's flags: size (--image_size), channels (--num_channels), multiples
-    (--channel_mult, which follows from the size there), blocks (--num_res_blocks), attention (--attention_resolutions:
-    sides of the maps that have it, at the size; the middle always has it), heads (--num_heads) or head_channels
-    (--num_head_channels). Its flags --resblock_updown and --use_scale_shift_norm are true, --class_cond is false and
-    --dropout is 0, as in all published weights of the counterfactual papers. Images may have other sides than `size`.
+    The settings are guided-diffusion's flags: size (--image_size), channels (--num_channels),
+    multiples (--channel_mult, which follows from the size there), blocks (--num_res_blocks),
+    attention (--attention_resolutions: sides of the maps that have it, at the size; the middle
+    always has it), heads (--num_heads) or head_channels (--num_head_channels). Its flags
+    --resblock_updown and --use_scale_shift_norm are true, --class_cond is false and --dropout is 0,
+    as in all published weights of the counterfactual papers. Images may have other sides than
+    `size`.
     """
 
     def __init__(
@@ -81,11 +95,15 @@ class GuidedUNet(nn.Module):
         super().__init__()
         self.channels, self.fold = channels, 2 ** (len(multiples) - 1)
         level, widths = 4 * channels, [channels * multiple for multiple in multiples]
-        self.time_embed = nn.Sequential(nn.Linear(channels, level), nn.SiLU(), nn.Linear(level, level))
+        self.time_embed = nn.Sequential(
+            nn.Linear(channels, level), nn.SiLU(), nn.Linear(level, level)
+        )
 
         def block(before: int, after: int, depth: int) -> nn.ModuleList:
             """A residual block, and attention where maps of this depth have it."""
-            attended = [attend(after)] if any(size // side == 2**depth for side in attention) else []
+            attended = (
+                [attend(after)] if any(size // side == 2**depth for side in attention) else []
+            )
             return nn.ModuleList([ResBlock(before, after, level), *attended])
 
         def attend(width: int) -> Attention:
@@ -100,7 +118,9 @@ class GuidedUNet(nn.Module):
                 width = after
                 skips.append(width)
             if depth < len(widths) - 1:
-                self.input_blocks.append(nn.ModuleList([ResBlock(width, width, level, resample=smaller)]))
+                self.input_blocks.append(
+                    nn.ModuleList([ResBlock(width, width, level, resample=smaller)])
+                )
                 skips.append(width)
 
         middle = [ResBlock(width, width, level), attend(width), ResBlock(width, width, level)]
@@ -115,12 +135,18 @@ class GuidedUNet(nn.Module):
                 last = self.output_blocks[-1]
                 assert isinstance(last, nn.ModuleList)
                 last.append(ResBlock(width, width, level, resample=larger))
-        self.out = nn.Sequential(norm(width), nn.SiLU(), zeroed(conv(width, 6 if learned_variance else 3)))
+        self.out = nn.Sequential(
+            norm(width), nn.SiLU(), zeroed(conv(width, 6 if learned_variance else 3))
+        )
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Raw output (B,6 or 3,H,W); x_t (B,3,H,W) in the scale where images are [-1,1], t (B,) trained steps."""
+        """Raw output (B,6 or 3,H,W); x_t (B,3,H,W) in the scale where images are [-1,1], t (B,)
+        trained steps.
+        """
         if x_t.shape[2] % self.fold or x_t.shape[3] % self.fold:
-            raise ValueError(f"expected images of sides divisible by {self.fold}, got {tuple(x_t.shape[2:])}")
+            raise ValueError(
+                f"expected images of sides divisible by {self.fold}, got {tuple(x_t.shape[2:])}"
+            )
         level = self.time_embed(sinusoids(t, self.channels))
         h, skips = x_t, []
         for layers in self.input_blocks:
@@ -141,9 +167,12 @@ def through(layers: nn.Module, x: Tensor, level: Tensor) -> Tensor:
 
 
 def sinusoids(t: Tensor, width: int) -> Tensor:
-    """Cosines, then sines, of t at frequencies from 1 to 1/10,000 (Vaswani et al. 2017); (B,width)."""
+    """Cosines, then sines, of t at frequencies from 1 to 1/10,000 (Vaswani et al.
+    2017); (B,width)."""
     half = width // 2
-    rates = torch.exp(torch.arange(half, device=t.device, dtype=torch.float32) * (-math.log(10_000) / half))
+    rates = torch.exp(
+        torch.arange(half, device=t.device, dtype=torch.float32) * (-math.log(10_000) / half)
+    )
     angles = t[:, None].float() * rates
     return torch.cat([angles.cos(), angles.sin()], 1)
 

@@ -28,7 +28,8 @@ class SplitClassifier(Classifier, Protocol):
     """A classifier that can be cut in two behind a layer."""
 
     def split(self, images: Tensor, layer: str) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """The maps (B,D,h,w) that a layer gives of images (B,3,H,W), and what turns such maps into scores (B,K).
+        """The maps (B,D,h,w) that a layer gives of images (B,3,H,W), and what turns such maps into
+        scores (B,K).
 
         layer: its dotted name, or `last`, for the last whose maps have more than one cell.
         """
@@ -36,7 +37,9 @@ class SplitClassifier(Classifier, Protocol):
 
 
 class Distractors(Protocol):
-    """Images of a data set, of which a row is given one that the classifier takes for the row's target."""
+    """Images of a data set, of which a row is given one that the classifier takes for the row's
+    target.
+    """
 
     @property
     def images(self) -> Tensor:
@@ -46,7 +49,8 @@ class Distractors(Protocol):
     def __call__(
         self, images: Tensor, target: Tensor, seed: Tensor, classifier: Classifier, choice: str
     ) -> tuple[Tensor, Tensor]:
-        """A distractor of each query (B,3,H,W) in [0,1], and its place in the data set (B,) int64, -1 where none fits.
+        """A distractor of each query (B,3,H,W) in [0,1], and its place in the data set (B,) int64,
+        -1 where none fits.
 
         choice: `random`, by the row's seed, or `nearest` to the query.
         """
@@ -72,7 +76,8 @@ class SpuriousModel(Protocol):
     def __call__(self, images: Tensor, classifier: Classifier) -> Tensor:
         """Scores (B,J,K): J questions of K answers each, softmax over K; images (B,3,H,W) in [0,1].
 
-        classifier: the one that is explained, whose penultimate features the factors may be taken from.
+        classifier: the one that is explained, whose penultimate features the factors may be taken
+        from.
         """
         ...
 
@@ -81,7 +86,9 @@ class Autoencoder(Protocol):
     """Images to latents and back."""
 
     def encode(self, images: Tensor) -> Tensor:
-        """Latents (B,...), float32, deterministic (a VAE gives its mean); images (B,3,H,W) in [0,1]."""
+        """Latents (B,...), float32, deterministic (a VAE gives its mean); images (B,3,H,W) in
+        [0,1].
+        """
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -119,11 +126,14 @@ class AttributeAutoencoder(Protocol):
         ...
 
     def skip(self, images: Tensor) -> Tensor:
-        """What the decoder is given of images beside the latent, (B,...): a method holds it still."""
+        """What the decoder is given of images beside the latent, (B,...): a method
+        holds it still."""
         ...
 
     def decode(self, latents: Tensor, attributes: Tensor, skip: Tensor) -> Tensor:
-        """Images (B,3,H,W) in [0,1]; attributes (B,A), 0 without and 1 with, and anything between and beyond."""
+        """Images (B,3,H,W) in [0,1]; attributes (B,A), 0 without and 1 with, and anything between
+        and beyond.
+        """
         ...
 
 
@@ -136,8 +146,8 @@ class SemanticAutoencoder(Protocol):
         ...
 
     def encode(self, images: Tensor, masks: Tensor) -> Tensor:
-        """Styles (B,R,S), float32, zeros for a region that a mask has nothing of; images (B,3,H,W) in [0,1], masks
-        (B,H,W) int64 of indices below R."""
+        """Styles (B,R,S), float32, zeros for a region that a mask has nothing of; images (B,3,H,W)
+        in [0,1], masks (B,H,W) int64 of indices below R."""
         ...
 
     def decode(self, styles: Tensor, masks: Tensor) -> Tensor:
@@ -156,14 +166,16 @@ class Denoiser(Protocol):
     def __call__(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
         """(eps, v) of x_t (B,3,H,W) at t, (B,) int64 trained steps in [0,T).
 
-        eps: the predicted noise, like x_t. v: the learned variance's interpolation weight in [0,1] (1 = beta, 0 = the
-        posterior's beta), or None where the variance is fixed.
+        eps: the predicted noise, like x_t. v: the learned variance's interpolation weight in [0,1]
+        (1 = beta, 0 = the posterior's beta), or None where the variance is fixed.
         """
         ...
 
 
 class FeatureNetwork(Protocol):
-    """Images to feature vectors: what fid, sfid, kid and s3 (there a SimSiam projector's output) look through."""
+    """Images to feature vectors: what fid, sfid, kid and s3 (there a SimSiam projector's output)
+    look through.
+    """
 
     def __call__(self, images: Tensor) -> Tensor:
         """Features (B,D) float32; images (B,3,H,W) in [0,1] at any size."""
@@ -182,5 +194,7 @@ class FaceEmbedder(Protocol):
     """Faces to identity embeddings: fva and fs take the cosine of two of them."""
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Embeddings (B,D) float32, not normalised; images (B,3,H,W) in [0,1] at any size, one face in each."""
+        """Embeddings (B,D) float32, not normalised; images (B,3,H,W) in [0,1] at any size, one face
+        in each.
+        """
         ...

@@ -19,11 +19,14 @@ WANTED: dict[str, tuple[str, ...]] = {
     "fs": ("faces",),
     "cd": ("oracle",),
     "mnac": ("oracle",),
-    "lpr": ("encoder", "autoencoder", "attgan"),  # encoder: either kind, for runs of several methods
+    # encoder: either kind, for runs of several methods
+    "lpr": ("encoder", "autoencoder", "attgan"),
 }
-ROLE = {"features": "features", "simsiam": "features", "perceptual": "perceptual", "faces": "faces"}  # of those names
+# of those names
+ROLE = {"features": "features", "simsiam": "features", "perceptual": "perceptual", "faces": "faces"}
 
-# The networks of the literature, by the `target` that makes them: figures made with one bear the plain name.
+# The networks of the literature, by the `target` that makes them: figures made with one bear the
+# plain name.
 PLAIN = {
     "fid": "counterfactory.models.wrapping.features.inception",
     "sfid": "counterfactory.models.wrapping.features.inception",
@@ -35,16 +38,19 @@ PLAIN = {
 
 
 def network_of(metric: str, models: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The name in a run's `models` (ModelConfigs as dicts) that a metric looks through; None: there is none, and the
-    metric is left out."""
+    """The name in a run's `models` (ModelConfigs as dicts) that a metric looks through; None: there
+    is none, and the metric is left out."""
     for name in WANTED[metric]:
-        if name in models and not (name == "oracle" and "features" in WANTED[metric] and not _gives(models[name])):
+        if name in models and not (
+            name == "oracle" and "features" in WANTED[metric] and not _gives(models[name])
+        ):
             return name
     return None
 
 
 def figure_name(metric: str, models: Mapping[str, Mapping[str, Any]]) -> str:
-    """`fid` where the literature's network is used, else with the network in brackets: `fid[faces-oracle]`.
+    """`fid` where the literature's network is used, else with the network in brackets:
+    `fid[faces-oracle]`.
 
     Metrics that read attributes or latents (cd, mnac, lpr) bear the plain name.
     """
@@ -56,8 +62,15 @@ def figure_name(metric: str, models: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def called(spec: Mapping[str, Any]) -> str:
-    """What figures call a network: its `label`, else its preset, else what makes it, or its file."""
-    name = spec.get("label") or spec.get("preset") or spec.get("target") or spec.get("weights") or "unnamed"
+    """What figures call a network: its `label`, else its preset, else what makes it,
+    or its file."""
+    name = (
+        spec.get("label")
+        or spec.get("preset")
+        or spec.get("target")
+        or spec.get("weights")
+        or "unnamed"
+    )
     short = str(name).rpartition("/")[2].removesuffix(".yaml")
     return short if spec.get("label") or spec.get("preset") else short.rpartition(".")[2] or short
 
@@ -67,6 +80,8 @@ def _gives(spec: Mapping[str, Any]) -> bool:
     if spec.get("layer"):
         return True
     try:
-        return spec.get("source", "torch") == "torch" and hasattr(find(str(spec["target"])), "features")
+        return spec.get("source", "torch") == "torch" and hasattr(
+            find(str(spec["target"])), "features"
+        )
     except ValueError:
         return False

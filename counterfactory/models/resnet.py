@@ -1,5 +1,5 @@
-"""ResNet-50 (He et al. 2016, with the stride in the 3x3 convolution), its weights named as everybody's checkpoints name
-them."""
+"""ResNet-50 (He et al. 2016, with the stride in the 3x3 convolution), its weights named as
+everybody's checkpoints name them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ class Bottleneck(nn.Module):
         super().__init__()
         after = 4 * width
         self.conv1, self.bn1 = nn.Conv2d(before, width, 1, bias=False), nn.BatchNorm2d(width)
-        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = (
+            nn.Conv2d(width, width, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(width),
+        )
         self.conv3, self.bn3 = nn.Conv2d(width, after, 1, bias=False), nn.BatchNorm2d(after)
         self.downsample: nn.Module | None = None
         if stride != 1 or before != after:
-            self.downsample = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+            self.downsample = nn.Sequential(
+                nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,4 width,H/stride,W/stride)."""

@@ -1,4 +1,6 @@
-"""A small autoencoder of images by their regions: a style vector for every region, and a decoder of mask and styles."""
+"""A small autoencoder of images by their regions: a style vector for every region, and a decoder of
+mask and styles.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +13,23 @@ from torch.nn import functional as F
 
 
 def shares(masks: Tensor, regions: int, side: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """What share of every place each region has, (B,R,h,w) in [0,1], of masks (B,H,W) of indices below R."""
-    one_hot = (masks[:, None] == torch.arange(regions, device=masks.device)[:, None, None]).to(dtype)
+    """What share of every place each region has, (B,R,h,w) in [0,1], of masks (B,H,W) of indices
+    below R.
+    """
+    one_hot = (masks[:, None] == torch.arange(regions, device=masks.device)[:, None, None]).to(
+        dtype
+    )
     return one_hot if one_hot.shape[-2:] == side else F.adaptive_avg_pool2d(one_hot, side)
 
 
 def places(share: Tensor) -> Tensor:
-    """What is told of every place, (B,8,h,w): where in the picture it lies, x and y from -1 to 1, and 1, u, v, u^2, uv
-    and v^2 of where in its own region, from the region's middle in its standard deviations: so that what a style draws
-    moves and grows with its region."""
+    """What is told of every place, (B,8,h,w): where in the picture it lies, x and y from -1 to 1,
+    and 1, u, v, u^2, uv and v^2 of where in its own region, from the region's middle in its
+    standard deviations: so that what a style draws moves and grows with its region."""
     height, width = share.shape[-2:]
-    y, x = (torch.linspace(-1, 1, n, device=share.device, dtype=share.dtype) for n in (height, width))
+    y, x = (
+        torch.linspace(-1, 1, n, device=share.device, dtype=share.dtype) for n in (height, width)
+    )
     grid = torch.stack([x.expand(height, width), y[:, None].expand(height, width)])
     area = share.sum((2, 3)).clamp(min=1e-3)
     middle = torch.einsum("brhw,chw->brc", share, grid) / area[..., None]
@@ -30,24 +38,36 @@ def places(share: Tensor) -> Tensor:
     frame = torch.einsum("brhw,brc->bchw", share, torch.cat([middle, spread], 2))
     u, v = ((grid - frame[:, :2]) / frame[:, 2:].clamp(min=1e-2)).clamp(-3, 3).unbind(1)
     return torch.stack(
-        [*grid.expand(len(share), -1, -1, -1).unbind(1), torch.ones_like(u), u, v, u * u, u * v, v * v], 1
+        [
+            *grid.expand(len(share), -1, -1, -1).unbind(1),
+            torch.ones_like(u),
+            u,
+            v,
+            u * u,
+            u * v,
+            v * v,
+        ],
+        1,
     )
 
 
 def local_norm(x: Tensor) -> Tensor:
-    """Each place's channels by their root mean square (Karras et al. 2018, 4.2): unlike batch or group norm it carries
-    nothing from one place to another, and so nothing from one region to another."""
+    """Each place's channels by their root mean square (Karras et al. 2018, 4.2): unlike batch or
+    group norm it carries nothing from one place to another, and so nothing from one region to
+    another."""
     return x * ((x * x).mean(1, keepdim=True) + 1e-6).rsqrt()
 
 
 class Block(nn.Module):
-    """3x3 convolutions beside a shortcut, each after a norm that the styles scale and shift (Zhu et al. 2020, SEAN:
-    a region's style goes to every place of the region)."""
+    """3x3 convolutions beside a shortcut, each after a norm that the styles scale and shift (Zhu et
+    al. 2020, SEAN: a region's style goes to every place of the region)."""
 
     def __init__(self, channels: int, style: int, convolutions: int = 2) -> None:
         super().__init__()
         self.told = nn.ModuleList(nn.Conv2d(style, 2 * channels, 1) for _ in range(convolutions))
-        self.convolutions = nn.ModuleList(nn.Conv2d(channels, channels, 3, 1, 1) for _ in range(convolutions))
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(channels, channels, 3, 1, 1) for _ in range(convolutions)
+        )
 
     def forward(self, x: Tensor, styles: Tensor) -> Tensor:
         """Like x (B,C,h,w); styles (B,S,h,w)."""
@@ -72,17 +92,20 @@ class PerRegion(nn.Module):
 
 
 class SemanticNet(nn.Module):
-    """Images (B,3,size,size) in [0,1] under masks (B,size,size) to styles (B,R,style), and back under the same masks.
+    """Images (B,3,size,size) in [0,1] under masks (B,size,size) to styles (B,R,style), and back
+    under the same masks.
 
-    The encoder averages convolutional features over each region (SEAN), and their moments in its own frame; the
-    decoder sees the image only through the styles, each of which is spelt as quadratic functions over its region: how a
-    mouth is bent is a number in either. As in a VAE the styles are noisy in training, with a spread learnt per
-    coordinate, so that small steps from a style give an image, too.
+    The encoder averages convolutional features over each region (SEAN), and their moments in its
+    own frame; the decoder sees the image only through the styles, each of which is spelt as
+    quadratic functions over its region: how a mouth is bent is a number in either. As in a VAE the
+    styles are noisy in training, with a spread learnt per coordinate, so that small steps from a
+    style give an image, too.
 
-    widths: channels at a quarter, half and the whole of the side. A region that a mask has nothing of has a style of
-    zeros. attributes: None where it is not to be trained, which alone asks for the styles' noise; above 0, a linear
-    head on the styles, a training aid: what decides an attribute, such as how a mouth is bent, is encoded long before
-    the decoder would have asked for it.
+    widths: channels at a quarter, half and the whole of the side. A region that a mask has nothing
+    of has a style of zeros. attributes: None where it is not to be trained, which alone asks for
+    the styles' noise; above 0, a linear head on the styles, a training aid: what decides an
+    attribute, such as how a mouth is bent, is encoded long before the decoder would have asked for
+    it.
     """
 
     def __init__(
@@ -107,9 +130,12 @@ class SemanticNet(nn.Module):
         self.coarse = nn.Conv2d(second, third, 3, 2, 1)
         self.moments = nn.Conv2d(second, moments, 1)
         self.head = PerRegion(regions, 6 * moments + third, style)
-        self.log_variance = None if attributes is None else nn.Parameter(torch.full((regions, style), -4.0))
+        self.log_variance = (
+            None if attributes is None else nn.Parameter(torch.full((regions, style), -4.0))
+        )
         quarter, half, whole = widths
-        self.spell = PerRegion(regions, style, told * 6)  # SEAN's layer per region, before styles go to their places
+        # SEAN's layer per region, before styles go to their places
+        self.spell = PerRegion(regions, style, told * 6)
         self.start = nn.Conv2d(regions + 8, quarter, 3, 1, 1)
         self.low = Block(quarter, told)
         self.middle = nn.Conv2d(quarter, half, 3, 1, 1)
@@ -125,9 +151,12 @@ class SemanticNet(nn.Module):
         seen = torch.cat([images * 2 - 1, share, places(share)], 1)
         fine = F.silu(self.fine(F.silu(self.stem(seen))))
         coarse = F.silu(self.coarse(fine))
-        own = places(shares(masks, self.regions, (self.size // 2, self.size // 2), images.dtype))[:, 2:]
+        own = places(shares(masks, self.regions, (self.size // 2, self.size // 2), images.dtype))[
+            :, 2:
+        ]
         one, u, v, uu, _, vv = own.unbind(1)
-        basis = torch.stack([one, u, v, uu, vv, uu * v], 1)  # u^2 v: up at the ends and down in the middle, as smiles
+        # u^2 v: up at the ends and down in the middle, as smiles
+        basis = torch.stack([one, u, v, uu, vv, uu * v], 1)
         moments = (self.moments(fine).float()[:, :, None] * basis[:, None]).flatten(1, 2)
         pooled = [average(x.float(), masks, self.regions) for x in (moments, coarse)]
         there = (share.sum((2, 3)) > 0)[..., None]
@@ -142,12 +171,17 @@ class SemanticNet(nn.Module):
         share = shares(masks, self.regions, (size // 2, size // 2), styles.dtype)
         x = self.high(self.middle(F.interpolate(x, scale_factor=2.0)), spread_out(spelt, share))
         share = shares(masks, self.regions, (size, size), styles.dtype)
-        x = self.top(F.pixel_shuffle(self.fold(x), 2), torch.einsum("brs,brhw->bshw", spelt[..., 0], share.to(spelt)))
+        x = self.top(
+            F.pixel_shuffle(self.fold(x), 2),
+            torch.einsum("brs,brhw->bshw", spelt[..., 0], share.to(spelt)),
+        )
         return torch.sigmoid(self.last(F.silu(x)).float())
 
 
 def spread_out(spelt: Tensor, share: Tensor) -> Tensor:
-    """Styles at their places, (B,S,h,w): the quadratic functions (B,R,S,6) over each region; share (B,R,h,w)."""
+    """Styles at their places, (B,S,h,w): the quadratic functions (B,R,S,6) over each region; share
+    (B,R,h,w).
+    """
     weights = torch.einsum("brsk,brhw->bskhw", spelt, share.to(spelt))
     told: Tensor = (weights * places(share)[:, None, 2:].to(weights)).sum(2)
     return told
@@ -160,13 +194,20 @@ def average(x: Tensor, masks: Tensor, regions: int) -> Tensor:
 
 
 class SemanticWrapper(nn.Module):
-    """A network with `encode` and `decode` under masks as a SemanticAutoencoder, for images of one size."""
+    """A network with `encode` and `decode` under masks as a SemanticAutoencoder, for images of one
+    size.
+    """
 
-    def __init__(self, network: nn.Module, *, regions: Sequence[str], size: int | None = None) -> None:
+    def __init__(
+        self, network: nn.Module, *, regions: Sequence[str], size: int | None = None
+    ) -> None:
         super().__init__()
         for name in ("encode", "decode"):
             if not callable(getattr(network, name, None)):
-                raise ValueError(f"expected a network with a method `{name}`, got {type(network).__name__} without")
+                raise ValueError(
+                    f"expected a network with a method `{name}`, got {type(network).__name__}"
+                    " without"
+                )
         self.network: Any = network
         self.regions, self.size = tuple(regions), size
 
@@ -174,10 +215,14 @@ class SemanticWrapper(nn.Module):
         """Styles (B,R,S) float32; masks (B,H,W) int64, indices into the regions."""
         if self.size is not None and images.shape[-2:] != (self.size, self.size):
             got = tuple(images.shape[-2:])
-            raise ValueError(f"expected images of {self.size} x {self.size} px (data.size), got {got}")
+            raise ValueError(
+                f"expected images of {self.size} x {self.size} px (data.size), got {got}"
+            )
         styles: Tensor = self.network.encode(images, masks)
         if styles.shape[1] != len(self.regions):
-            raise ValueError(f"expected a style for each of {len(self.regions)} regions, got {styles.shape[1]}")
+            raise ValueError(
+                f"expected a style for each of {len(self.regions)} regions, got {styles.shape[1]}"
+            )
         return styles.float()
 
     def decode(self, styles: Tensor, masks: Tensor) -> Tensor:

@@ -1,4 +1,6 @@
-"""SimSiam (Chen & He 2021, arXiv 2011.10566): an encoder with a projector, and the predictor that training needs."""
+"""SimSiam (Chen & He 2021, arXiv 2011.10566): an encoder with a projector, and the predictor that
+training needs.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +11,28 @@ from counterfactory.models.resnet import ResNet50
 
 
 class SimSiam(nn.Module):
-    """An encoder whose last layer, the attribute `last`, gives way to the projector; the output is the projector's.
+    """An encoder whose last layer, the attribute `last`, gives way to the projector; the output is
+    the projector's.
 
-    inputs: what the encoder feeds its last layer; dim: the output's size; hidden: the predictor's bottleneck, 0 for no
-    predictor, which only training asks.
+    inputs: what the encoder feeds its last layer; dim: the output's size; hidden: the predictor's
+    bottleneck, 0 for no predictor, which only training asks.
     """
 
-    def __init__(self, encoder: nn.Module, last: str, *, inputs: int, dim: int, hidden: int) -> None:
+    def __init__(
+        self, encoder: nn.Module, last: str, *, inputs: int, dim: int, hidden: int
+    ) -> None:
         super().__init__()
         setattr(encoder, last, projector(inputs, dim))
         self.encoder = encoder
         self.predictor = nn.Sequential()
         if hidden:
             self.predictor.extend(
-                [nn.Linear(dim, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, dim)]
+                [
+                    nn.Linear(dim, hidden, bias=False),
+                    nn.BatchNorm1d(hidden),
+                    nn.ReLU(),
+                    nn.Linear(hidden, dim),
+                ]
             )
 
     def forward(self, images: Tensor) -> Tensor:
@@ -45,7 +55,9 @@ def simsiam_resnet50(*, dim: int = 2048, hidden: int = 512) -> SimSiam:
     return SimSiam(ResNet50(outputs=1), "fc", inputs=2048, dim=dim, hidden=hidden)
 
 
-def simsiam_convnet(*, width: int = 16, stages: int = 4, dim: int = 128, hidden: int = 32) -> SimSiam:
+def simsiam_convnet(
+    *, width: int = 16, stages: int = 4, dim: int = 128, hidden: int = 32
+) -> SimSiam:
     """A small one for images of 32 to 128 px."""
     encoder = ConvNet(outputs=1, width=width, stages=stages)
     return SimSiam(encoder, "head", inputs=encoder.head.in_features, dim=dim, hidden=hidden)

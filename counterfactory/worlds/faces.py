@@ -1,8 +1,8 @@
 """Drawn faces: cartoon portraits whose every attribute is caused by exactly one visible thing.
 
-Row i of seed s is the same face in whatever chunk, order or table it is drawn: each of its parameters is a hash of
-(seed, row, parameter's name). Flipping one bit of a row's attributes redraws the same head with that one thing changed:
-its true counterfactual.
+Row i of seed s is the same face in whatever chunk, order or table it is drawn: each of its
+parameters is a hash of (seed, row, parameter's name). Flipping one bit of a row's attributes
+redraws the same head with that one thing changed: its true counterfactual.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,8 @@ from counterfactory.worlds.faces_masks import outline
 
 ATTRIBUTES: tuple[str, ...] = (
     "Smiling",  # the mouth's corners are up, else level or down
-    "Blond_Hair",  # the hair is golden, else black, brown or auburn (the brows keep their own colour)
+    # the hair is golden, else black, brown or auburn (the brows keep their own colour)
+    "Blond_Hair",
     "Eyeglasses",  # dark frames around both eyes
     "Male",  # short hair and free ears, else hair down to the shoulders
     "Pale_Skin",  # light skin, else tan to brown
@@ -26,24 +27,30 @@ ATTRIBUTES: tuple[str, ...] = (
     "Bushy_Eyebrows",  # thick brows, else thin ones
     "Wearing_Lipstick",  # saturated red lips, else lips near the skin's colour
 )
-CHUNK = 64  # faces painted together: some megabytes of float32, and long enough an inner loop for numpy
+# faces painted together: some megabytes of float32, and long enough an inner loop for numpy
+CHUNK = 64
 
 Bits = NDArray[np.bool_]
 Rows = NDArray[np.int64]
 
 
-def labels(seed: int, rows: Rows, *, label: str = "Smiling", correlations: Mapping[str, float] = {}) -> Bits:
+def labels(
+    seed: int, rows: Rows, *, label: str = "Smiling", correlations: Mapping[str, float] = {}
+) -> Bits:
     """Deal each row its attributes: fair coins, but for those tied to the label.
 
-    correlations[name] is the agreement probability P(name == label) within [0, 1]: 0.5 is independent, 1 fully
-    confounded, 0 always opposite. Every attribute's own probability stays 0.5. Returns (N, A) in the order of
-    ATTRIBUTES; raises ValueError on unknown names, values outside [0, 1] and the label tied to itself.
+    correlations[name] is the agreement probability P(name == label) within [0, 1]: 0.5 is
+    independent, 1 fully confounded, 0 always opposite. Every attribute's own probability stays 0.5.
+    Returns (N, A) in the order of ATTRIBUTES; raises ValueError on unknown names, values outside
+    [0, 1] and the label tied to itself.
     """
     expect_name(label)
     for name, agreement in correlations.items():
         expect_name(name)
         if name == label:
-            raise ValueError(f"expected correlations of attributes other than the label, got {name!r}")
+            raise ValueError(
+                f"expected correlations of attributes other than the label, got {name!r}"
+            )
         if not 0 <= agreement <= 1:
             raise ValueError(f"expected correlations[{name!r}] within [0, 1], got {agreement!r}")
     target = uniform(seed, rows, f"label {label}") < 0.5
@@ -55,7 +62,9 @@ def labels(seed: int, rows: Rows, *, label: str = "Smiling", correlations: Mappi
 
 
 def draw(seed: int, rows: Rows, *, attributes: Bits, size: int = 64) -> NDArray[np.uint8]:
-    """Draw rows (N,) with attributes (N, A): (N, size, size, 3) RGB; the shapes are made for size 32 to 128."""
+    """Draw rows (N,) with attributes (N, A): (N, size, size, 3) RGB; the shapes are made for size
+    32 to 128.
+    """
     expect_drawable(rows, attributes, size)
     images = np.empty((len(rows), size, size, 3), dtype=np.uint8)
     for start in range(0, len(rows), CHUNK):
@@ -65,7 +74,9 @@ def draw(seed: int, rows: Rows, *, attributes: Bits, size: int = 64) -> NDArray[
 
 
 def masks(seed: int, rows: Rows, *, attributes: Bits, size: int = 64) -> NDArray[np.uint8]:
-    """What every pixel of `draw`'s pictures shows: (N, size, size), indices into counterfactory.worlds.faces_masks.REGIONS."""
+    """What every pixel of `draw`'s pictures shows: (N, size, size), indices into
+    counterfactory.worlds.faces_masks.REGIONS.
+    """
     expect_drawable(rows, attributes, size)
     found = np.empty((len(rows), size, size), dtype=np.uint8)
     for start in range(0, len(rows), CHUNK):
@@ -76,7 +87,10 @@ def masks(seed: int, rows: Rows, *, attributes: Bits, size: int = 64) -> NDArray
 
 def expect_drawable(rows: Rows, attributes: Bits, size: int) -> None:
     if np.shape(attributes) != (len(rows), len(ATTRIBUTES)):
-        raise ValueError(f"expected attributes of shape {(len(rows), len(ATTRIBUTES))}, got {np.shape(attributes)}")
+        raise ValueError(
+            f"expected attributes of shape {(len(rows), len(ATTRIBUTES))}, got"
+            f" {np.shape(attributes)}"
+        )
     if size < 8:
         raise ValueError(f"expected size of at least 8, got {size}")
 
@@ -87,8 +101,12 @@ def expect_name(name: str) -> None:
 
 
 def uniform(seed: int, rows: Rows, name: str) -> NDArray[np.float64]:
-    """The named number of each row, uniform in [0, 1): a hash, so that a new name moves no old number."""
-    key = np.array([(seed * 0x9E3779B97F4A7C15 + (crc32(name.encode()) << 20)) % 2**64], dtype=np.uint64)
+    """The named number of each row, uniform in [0, 1): a hash, so that a new name moves no old
+    number.
+    """
+    key = np.array(
+        [(seed * 0x9E3779B97F4A7C15 + (crc32(name.encode()) << 20)) % 2**64], dtype=np.uint64
+    )
     bits = mix(np.asarray(rows).astype(np.int64).view(np.uint64) + mix(key))
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
@@ -102,7 +120,9 @@ def mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def look(seed: int, rows: Rows, attributes: Bits) -> Look:
-    """All numbers the painter needs: (N,) lengths in 1/64 of the picture, y down; (3, N) colours in 0 to 255."""
+    """All numbers the painter needs: (N,) lengths in 1/64 of the picture, y down; (3, N) colours in
+    0 to 255.
+    """
 
     def between(name: str, low: float, high: float) -> Array:
         return (low + (high - low) * uniform(seed, rows, name)).astype(np.float32)
@@ -111,11 +131,15 @@ def look(seed: int, rows: Rows, attributes: Bits) -> Look:
         return np.asarray(attributes)[:, ATTRIBUTES.index(name)]
 
     def either(name: str, on: tuple[float, float], off: tuple[float, float]) -> Array:
-        """One number in one of two ranges that do not meet; where in its range it lies does not depend on the bit."""
+        """One number in one of two ranges that do not meet; where in its range it lies does not
+        depend on the bit.
+        """
         return np.where(has(name), between(name, *on), between(name, *off))
 
     def shade(name: str, *stops: tuple[int, int, int]) -> Array:
-        """A colour somewhere between the stops: a corner, then where the other two of a triangle pull it."""
+        """A colour somewhere between the stops: a corner, then where the other two of a triangle
+        pull it.
+        """
         corner, *others = (np.array(stop, dtype=np.float32)[:, None] for stop in stops)
         far = others[0] + (others[-1] - others[0]) * between(f"{name} kind", 0, 1)
         return np.asarray(corner + (far - corner) * between(name, 0, 1), dtype=np.float32)

@@ -1,8 +1,9 @@
-"""The painter of drawn faces: signed-distance shapes with smooth edges over float32 grids, faces in the last axis.
+"""The painter of drawn faces: signed-distance shapes with smooth edges over float32 grids, faces in
+the last axis.
 
-With faces last, a number per face broadcasts without reshaping, and every shape looks only at the part of the picture
-that it can reach. Only sums, products, quotients and square roots are used, which IEEE 754 rounds in one way: the same
-bytes on every machine, in every chunk.
+With faces last, a number per face broadcasts without reshaping, and every shape looks only at the
+part of the picture that it can reach. Only sums, products, quotients and square roots are used,
+which IEEE 754 rounds in one way: the same bytes on every machine, in every chunk.
 """
 
 from collections.abc import Mapping
@@ -16,12 +17,15 @@ Array = NDArray[Any]  # float32 throughout; numpy's stubs lose that in arithmeti
 Look = Mapping[str, Array]
 
 CENTRE = 31.5  # of the unmoved head in the picture of 64 x 64 units
-REACH = 4.5  # how far centre, scale and tilt may carry a point of the head away from its unmoved place, in units
+# how far centre, scale and tilt may carry a point of the head away from its unmoved place, in units
+REACH = 4.5
 
 
 @dataclass(frozen=True)
 class Patch:
-    """A window of all pictures: rgb (3, h, w, N), the head's coordinates x and y (h, w, N), a pixel's width (N,)."""
+    """A window of all pictures: rgb (3, h, w, N), the head's coordinates x and y (h, w, N), a
+    pixel's width (N,).
+    """
 
     rgb: Array
     x: Array
@@ -33,14 +37,19 @@ class Patch:
         size = self.rgb.shape[1]
 
         def span(low: float, high: float) -> slice:
-            ends = np.clip(np.rint((np.array([low - REACH, high + REACH]) + CENTRE) * size / 64), 0, size)
+            ends = np.clip(
+                np.rint((np.array([low - REACH, high + REACH]) + CENTRE) * size / 64), 0, size
+            )
             return slice(int(ends[0]), int(ends[1]))
 
         rows, columns = span(top, bottom), span(-half, half)
-        return Patch(self.rgb[:, rows, columns], self.x[rows, columns], self.y[rows, columns], self.pixel)
+        return Patch(
+            self.rgb[:, rows, columns], self.x[rows, columns], self.y[rows, columns], self.pixel
+        )
 
     def cover(self, distance: Array) -> Array:
-        """How much of each pixel lies inside a shape, 0 to 1, from the signed distance to its edge."""
+        """How much of each pixel lies inside a shape, 0 to 1, from the signed distance
+        to its edge."""
         share = distance / -self.pixel
         share += 0.5
         return np.clip(share, 0, 1, out=share)
@@ -87,7 +96,9 @@ def bump(share: Array) -> Array:
 def backdrop(look: Look, size: int) -> Patch:
     """An empty sheet: one colour with a soft glow behind the head, and the head's coordinates."""
     units = units_of(size)
-    glow = bump(ellipse(units[None, :, None] - 18 * look["glow x"], units[:, None, None] + 10, 52.0, 52.0))
+    glow = bump(
+        ellipse(units[None, :, None] - 18 * look["glow x"], units[:, None, None] + 10, 52.0, 52.0)
+    )
     rgb = look["backdrop"][:, None, None] * (1 - look["glow"]) + (255 * look["glow"]) * glow
     return sheet_of(look, rgb)
 
@@ -97,13 +108,18 @@ def sheet_of(look: Look, rgb: Array) -> Patch:
     size = rgb.shape[1]
     units = units_of(size)
     across, down = units[None, :, None] - look["centre x"], units[:, None, None] - look["centre y"]
-    x, y = (across + look["tilt"] * down) / look["scale"], (down - look["tilt"] * across) / look["scale"]
+    x, y = (
+        (across + look["tilt"] * down) / look["scale"],
+        (down - look["tilt"] * across) / look["scale"],
+    )
     return Patch(rgb, x, y, np.float32(64 / size) / look["scale"])
 
 
 def units_of(size: int) -> Array:
     """The pixels' middles along a side, in units from the unmoved head's."""
-    return (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(64 / size) - np.float32(CENTRE)
+    return (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(
+        64 / size
+    ) - np.float32(CENTRE)
 
 
 def body(sheet: Patch, look: Look) -> None:
@@ -129,7 +145,9 @@ def neck_edge(patch: Patch) -> Array:
 
 
 def head(sheet: Patch, look: Look) -> None:
-    """Ears, then the head: an ellipse that narrows towards the chin, rounded by light and flushed at the cheeks."""
+    """Ears, then the head: an ellipse that narrows towards the chin, rounded by light and flushed
+    at the cheeks.
+    """
     width, height = look["width"], look["height"]
     sides = sheet.cut(-5, 8, 20)
     ear = ear_ellipse(sides, look)
@@ -156,7 +174,9 @@ def head_ellipse(patch: Patch, look: Look) -> Array:
 
 
 def wrinkles(sheet: Patch, look: Look) -> None:
-    """Age: lines on the forehead (under a fringe), bags under the eyes, and folds from the nose to beside the mouth."""
+    """Age: lines on the forehead (under a fringe), bags under the eyes, and folds from the nose to
+    beside the mouth.
+    """
     colour = look["skin"] * np.array([[0.55], [0.46], [0.42]], dtype=np.float32)
 
     def stroke(patch: Patch, off: Array, along: Array, strength: float) -> None:
@@ -172,7 +192,9 @@ def wrinkles(sheet: Patch, look: Look) -> None:
     stroke(bag, bag.y - 3.8 + 0.13 * np.square(across), across / 3.0, 0.6)
     fold = sheet.cut(4, 14, 11)
     down = fold.y - 8.8
-    stroke(fold, (np.abs(fold.x) - 7.8 - 0.45 * down + 0.075 * np.square(down)) * 0.85, down / 4.2, 0.8)
+    stroke(
+        fold, (np.abs(fold.x) - 7.8 - 0.45 * down + 0.075 * np.square(down)) * 0.85, down / 4.2, 0.8
+    )
 
 
 def nose(sheet: Patch, look: Look) -> None:
@@ -182,29 +204,40 @@ def nose(sheet: Patch, look: Look) -> None:
     side = np.where(look["light x"] > 0, patch.x, -patch.x)
     ridge = bump(ellipse(side + 1.5, tip + 3.4, 1.3, 4.4)) * 0.22
     patch.lay(look["skin"] * np.float32(0.6), ridge)
-    wings = bump(ellipse(patch.x, tip - 0.55 + 0.12 * np.square(patch.x), look["nose width"] + 0.9, 1.25))
+    wings = bump(
+        ellipse(patch.x, tip - 0.55 + 0.12 * np.square(patch.x), look["nose width"] + 0.9, 1.25)
+    )
     patch.lay(look["skin"] * np.array([[0.62], [0.5], [0.46]], dtype=np.float32), wings * 0.85)
     shine = bump(ellipse(patch.x, tip + 1.0, 1.4, 1.5))
     patch.lay(np.full_like(look["skin"], 255), shine * 0.22)
 
 
 def mouth(sheet: Patch, look: Look) -> None:
-    """Two lips along a parabola whose corners are lifted or not; opened, the lower lip drops from teeth and dark."""
+    """Two lips along a parabola whose corners are lifted or not; opened, the lower lip drops from
+    teeth and dark.
+    """
     patch = sheet.cut(6, 17, 8)
     across = patch.x / look["mouth width"]
     across *= across
     arc = np.clip(1 - across, 0, 1)
     slope = np.sqrt(1 + np.square(2 * look["lift"] * patch.x / np.square(look["mouth width"])))
-    below = patch.y - look["mouth y"] + look["lift"] * (across - 0.4)  # of the seam that the upper lip ends at
+    # of the seam that the upper lip ends at
+    below = patch.y - look["mouth y"] + look["lift"] * (across - 0.4)
     gap = look["open"] * arc
     round_off = np.sqrt(arc) * look["lips"]
     ends = (across - 1) * (0.5 * look["mouth width"])
     lips = np.maximum(np.maximum(-below - round_off, below - gap - 1.25 * round_off) / slope, ends)
     shade = 1 + 0.08 * np.clip(below - gap, -1, 1)
     patch.lay(look["lip colour"][:, None, None] * shade, patch.cover(lips))
-    seam = patch.cover(np.maximum((np.abs(below - 0.5 * gap) - 0.5 * gap - 0.3) / slope, ends + 0.35))
-    patch.lay(look["lip colour"] * np.float32(0.22) + np.array([[16], [4], [6]], dtype=np.float32), seam)
-    teeth = patch.cover(np.maximum(np.abs(below - 0.3 * gap) - 0.3 * gap, ends + 1) / slope) * (look["open"] > 0)
+    seam = patch.cover(
+        np.maximum((np.abs(below - 0.5 * gap) - 0.5 * gap - 0.3) / slope, ends + 0.35)
+    )
+    patch.lay(
+        look["lip colour"] * np.float32(0.22) + np.array([[16], [4], [6]], dtype=np.float32), seam
+    )
+    teeth = patch.cover(np.maximum(np.abs(below - 0.3 * gap) - 0.3 * gap, ends + 1) / slope) * (
+        look["open"] > 0
+    )
     patch.lay(np.full_like(look["skin"], 246), teeth)
 
 
@@ -230,7 +263,9 @@ def brows(sheet: Patch, look: Look) -> None:
     across = np.abs(patch.x) - look["eye x"] - 0.2
     along = across / 4.1
     along *= along
-    off = np.abs(patch.y - look["brow y"] - look["arch"] * (along - 0.4) - look["brow slope"] * across)
+    off = np.abs(
+        patch.y - look["brow y"] - look["arch"] * (along - 0.4) - look["brow slope"] * across
+    )
     thick = look["brow"] * (1 - 0.06 * across)
     patch.lay(look["brow colour"], patch.cover(np.maximum(off - thick, (along - 1) * 2)))
 
@@ -239,7 +274,9 @@ def glasses(sheet: Patch, look: Look) -> None:
     """Two rims with faintly white lenses, a bridge, and arms to the ears."""
     patch = sheet.cut(-5, 5, 17)
     lens, frame = lens_and_frame(patch, look)
-    patch.lay(np.full_like(look["skin"], 255), patch.cover(lens) * (np.float32(0.14) * look["glasses"]))
+    patch.lay(
+        np.full_like(look["skin"], 255), patch.cover(lens) * (np.float32(0.14) * look["glasses"])
+    )
     patch.lay(look["frame"], patch.cover(frame) * look["glasses"])
 
 
@@ -255,7 +292,9 @@ def lens_and_frame(patch: Patch, look: Look) -> tuple[Array, Array]:
 
 def hair_ellipse(patch: Patch, look: Look) -> Array:
     """Where a point lies within the hair's outline above the head: 1 on its edge."""
-    return ellipse(patch.x, patch.y + 1, look["width"] + look["volume"], look["height"] + look["volume"])
+    return ellipse(
+        patch.x, patch.y + 1, look["width"] + look["volume"], look["height"] + look["volume"]
+    )
 
 
 def hair_colour(patch: Patch, look: Look, share: Array) -> Array:
@@ -273,7 +312,9 @@ def hair_behind(sheet: Patch, look: Look) -> None:
 
 def behind_edge(patch: Patch, look: Look) -> Array:
     """Signed distance to the outline of long hair behind the neck."""
-    share = ellipse(patch.x, patch.y - 5, look["width"] + look["volume"] + 0.8, 1.25 * look["length"])
+    share = ellipse(
+        patch.x, patch.y - 5, look["width"] + look["volume"] + 0.8, 1.25 * look["length"]
+    )
     return np.asarray((share - 1) * 18)
 
 
@@ -305,5 +346,7 @@ def cap_edge(patch: Patch, look: Look, share: Array) -> Array:
     line = look["hairline"] + bend * (patch.x - 0.7 * look["part"])
     wave = patch.x / 5 + look["strands"]
     fringe = look["fringe"] + look["sweep"] * patch.x + 3 * np.square(wave - np.rint(wave))
-    below = np.maximum((patch.y - np.maximum(line, fringe)) / np.sqrt(1 + 4 * np.square(bend)), patch.y + 1)
+    below = np.maximum(
+        (patch.y - np.maximum(line, fringe)) / np.sqrt(1 + 4 * np.square(bend)), patch.y + 1
+    )
     return np.asarray(np.maximum((share - 1) * 18, below))

@@ -1,9 +1,10 @@
 """Which part of a drawn face every pixel shows: segmentation masks, exact to the drawing.
 
-A pixel belongs to the last region drawn that covers at least half of it. What an attribute may change the shape of
-without anything being put on or taken off is held by a region wider than any shape it may take: `mouth` reaches around
-every mouth this face could have, smiling or not, open or not, and `brows` around thick ones and thin ones. So a mask
-tells hair, glasses and where things are, and nothing of what the mouth does: that is the region's style.
+A pixel belongs to the last region drawn that covers at least half of it. What an attribute may
+change the shape of without anything being put on or taken off is held by a region wider than any
+shape it may take: `mouth` reaches around every mouth this face could have, smiling or not, open or
+not, and `brows` around thick ones and thin ones. So a mask tells hair, glasses and where things
+are, and nothing of what the mouth does: that is the region's style.
 """
 
 import numpy as np
@@ -27,12 +28,25 @@ from counterfactory.worlds.faces_draw import (
 )
 
 # In their index's order.
-REGIONS = ("background", "cloth", "neck", "skin", "nose", "mouth", "eyes", "brows", "glasses", "hair")
+REGIONS = (
+    "background",
+    "cloth",
+    "neck",
+    "skin",
+    "nose",
+    "mouth",
+    "eyes",
+    "brows",
+    "glasses",
+    "hair",
+)
 BACKGROUND, CLOTH, NECK, SKIN, NOSE, MOUTH, EYES, BROWS, GLASSES, HAIR = range(len(REGIONS))
 
 
 def outline(look: Look, size: int) -> NDArray[np.uint8]:
-    """The masks of N faces, back to front as they are painted: (N, size, size), indices into REGIONS."""
+    """The masks of N faces, back to front as they are painted: (N, size, size), indices into
+    REGIONS.
+    """
     sheet = sheet_of(look, np.zeros((1, size, size, len(look["width"])), dtype=np.float32))
     patch = sheet.cut(-14, 30, 22)
     stamp(patch, HAIR, behind_edge(patch, look), look["long"])
@@ -62,20 +76,29 @@ def outline(look: Look, size: int) -> NDArray[np.uint8]:
 
 
 def stamp(patch: Patch, region: int, distance: Array, there: Array | float = 1.0) -> None:
-    """Give a region every pixel that it covers at least half of; there: (N,) 0 for faces without it."""
+    """Give a region every pixel that it covers at least half of; there: (N,) 0 for faces without
+    it.
+    """
     patch.rgb[0][patch.cover(distance) * there >= 0.5] = region
 
 
 def mouth_room(patch: Patch, look: Look) -> Array:
-    """A box with round corners around every mouth that this face may have, whatever `lift` and `open`."""
-    across, down = np.square(patch.x / (look["mouth width"] + 1.6)), np.square((patch.y - look["mouth y"] - 1.9) / 5.2)
+    """A box with round corners around every mouth that this face may have, whatever `lift` and
+    `open`.
+    """
+    across, down = (
+        np.square(patch.x / (look["mouth width"] + 1.6)),
+        np.square((patch.y - look["mouth y"] - 1.9) / 5.2),
+    )
     return np.asarray((np.sqrt(np.sqrt(np.square(across) + np.square(down))) - 1) * 5)
 
 
 def eye_room(patch: Patch, look: Look) -> Array:
     """Around each eye and its lashes."""
     across = patch.x - np.copysign(look["eye x"], patch.x)
-    return np.asarray((ellipse(across, patch.y, look["eye width"] * 1.35, look["eye height"] * 1.35) - 1) * 3)
+    return np.asarray(
+        (ellipse(across, patch.y, look["eye width"] * 1.35, look["eye height"] * 1.35) - 1) * 3
+    )
 
 
 def brow_room(patch: Patch, look: Look) -> Array:
@@ -83,7 +106,9 @@ def brow_room(patch: Patch, look: Look) -> Array:
     across = np.abs(patch.x) - look["eye x"] - 0.2
     along = across / 4.1
     along *= along
-    off = np.abs(patch.y - look["brow y"] - look["arch"] * (along - 0.4) - look["brow slope"] * across)
+    off = np.abs(
+        patch.y - look["brow y"] - look["arch"] * (along - 0.4) - look["brow slope"] * across
+    )
     return np.asarray(np.maximum(off - 1.9 * (1 - 0.06 * across) - 0.5, (along - 1) * 2 - 0.6))
 
 

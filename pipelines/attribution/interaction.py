@@ -1,4 +1,6 @@
-"""Feature interaction (Yang et al. 2021, 4.6.1): which attributes a method moved beside the image, by row and all."""
+"""Feature interaction (Yang et al. 2021, 4.6.1): which attributes a method moved beside the image,
+by row and all.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +22,22 @@ FAR = 0.1  # of an attribute's whole way, from 0 to 1
 
 
 def interaction(store: Store, row: str | None = None) -> str:
-    """A page of text: per attribute how far the flipped rows' moved, by the class they were turned to, the farthest
-    first; row: of that row alone. UserError where the run's method moves no attributes, or no such row is there."""
+    """A page of text: per attribute how far the flipped rows' moved, by the class they were turned
+    to, the farthest first; row: of that row alone. UserError where the run's method moves no
+    attributes, or no such row is there."""
     config = plan_of(store)["config"]
     names, classes = attribute_names(config), config["models"]["classifier"]["classes"]
     found = [record for record in moved(store) if row is None or record["id"] == row]
     if not found:
         what = "rows" if row is None else f"a row {row!r} among those"
-        raise UserError(f"{store.uri}: expected {what} whose attributes a method moved (AIP does), got none")
+        raise UserError(
+            f"{store.uri}: expected {what} whose attributes a method moved (AIP does), got none"
+        )
     ways = np.array([record["way"] for record in found])
     if ways.shape[1] != len(names):
-        raise UserError(f"{store.uri}: expected {len(names)} attributes in every row, got {ways.shape[1]}")
+        raise UserError(
+            f"{store.uri}: expected {len(names)} attributes in every row, got {ways.shape[1]}"
+        )
     several = any(record["k"] for record in found)
     if row is not None:
         lines = []
@@ -38,7 +45,10 @@ def interaction(store: Store, row: str | None = None) -> str:
             which = f", answer {record['k']}" if several else ""
             verdict = "flipped" if record["flipped"] else "not flipped"
             lines.append(f"{row}{which}: {verdict}, from what it was to what it became")
-            lines += [f"  {names[place]:24s} {way[place]:+.3f}" for place in np.argsort(-np.abs(way), kind="stable")]
+            lines += [
+                f"  {names[place]:24s} {way[place]:+.3f}"
+                for place in np.argsort(-np.abs(way), kind="stable")
+            ]
         return "\n".join(lines)
     flipped = np.array([record["flipped"] for record in found])
     targets = np.array([record["target"] for record in found])
@@ -53,21 +63,28 @@ def interaction(store: Store, row: str | None = None) -> str:
         ]
         for place in np.argsort(-np.abs(of).mean(0), kind="stable"):
             way, far = of[:, place], (np.abs(of[:, place]) > FAR).mean()
-            lines.append(f"  {names[place]:24s} {way.mean():+9.3f} {np.abs(way).mean():12.3f} {far:12.1%}")
+            lines.append(
+                f"  {names[place]:24s} {way.mean():+9.3f} {np.abs(way).mean():12.3f} {far:12.1%}"
+            )
     return "\n".join(lines)
 
 
 def moved(store: Store) -> Iterator[dict[str, Any]]:
-    """Answers whose attributes were moved: id, k, target, flipped, and the way (A,) from what they were."""
+    """Answers whose attributes were moved: id, k, target, flipped, and the way (A,) from what they
+    were.
+    """
     for commit in generated(store):
         for record in read_committed(store, commit, columns=COLUMNS).to_pylist():
-            if record.get("condition_after") is not None:  # a run made before there was such a column has none
+            # a run made before there was such a column has none
+            if record.get("condition_after") is not None:
                 way = np.subtract(record["condition_after"], record["condition_before"])
                 yield {**{name: record[name] for name in TOLD}, "way": way}
 
 
 def attribute_names(config: Mapping[str, Any]) -> list[str]:
-    """What the autoencoder's attributes are called; UserError where the run has none that is told attributes."""
+    """What the autoencoder's attributes are called; UserError where the run has none that is told
+    attributes.
+    """
     for spec in config["models"].values():
         if spec["role"] == "attgan":
             return list(spec["classes"])

@@ -1,4 +1,6 @@
-"""`counterfactory attribution`: which descriptors a run's counterfactuals moved, row by row and on the whole."""
+"""`counterfactory attribution`: which descriptors a run's counterfactuals moved, row by row and on
+the whole.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ from storage.uri import Store
 
 VERSION = 1  # of what the worker computes: a change here attributes every run again
 PREDICTORS = "attribution"  # what they are called among a run's models
-ENCODERS = ("encoder", "autoencoder", "attgan")  # what the encoder may be called, the first that is there
+# what the encoder may be called, the first that is there
+ENCODERS = ("encoder", "autoencoder", "attgan")
 ROLES = ("autoencoder", "attgan")
 MOST_WAYS = 64  # directions told apart; flips of further ones together
 Way = tuple[int, int]
@@ -38,7 +41,8 @@ Way = tuple[int, int]
 def attribute(
     store: Store, config: RunConfig, run_stage: Callable[..., Any] = run_stage, part: Part = WHOLE
 ) -> dict[str, Any]:
-    """Attribute the generated shards of `part` not attributed yet, then write attribution/table.json and .csv.
+    """Attribute the generated shards of `part` not attributed yet, then write
+    attribution/table.json and .csv.
 
     The table is always summed again, so a second call is cheap. UserError as `expect` has it.
     """
@@ -61,48 +65,72 @@ def attribute(
 
 
 def with_models(config: RunConfig, predictors: str | None, encoder: str | None) -> RunConfig:
-    """The settings with these predictors and this encoder, each a model preset's name or a YAML file's path."""
+    """The settings with these predictors and this encoder, each a model preset's name or a YAML
+    file's path.
+    """
     given = {PREDICTORS: predictors, "encoder": encoder}
-    over = {name: check(ModelConfig, expand(of, "model"), f"models.{name}") for name, of in given.items() if of}
+    over = {
+        name: check(ModelConfig, expand(of, "model"), f"models.{name}")
+        for name, of in given.items()
+        if of
+    }
     return config.model_copy(update={"models": {**config.models, **over}})
 
 
 def encoder_of(config: RunConfig) -> str:
-    """What the encoder is called among the run's models; UserError where none is there, or it is none."""
+    """What the encoder is called among the run's models; UserError where none is there, or it is
+    none.
+    """
     name = next((name for name in ENCODERS if name in config.models), None)
     if name is None:
         raise UserError(
-            f"models: expected an `encoder` for the attribution (or an autoencoder), got {', '.join(config.models)}"
+            "models: expected an `encoder` for the attribution (or an autoencoder), got"
+            f" {', '.join(config.models)}"
         )
     if config.models[name].role not in ROLES:
-        raise UserError(f"models.{name}: expected the role {' or '.join(ROLES)}, got {config.models[name].role}")
+        raise UserError(
+            f"models.{name}: expected the role {' or '.join(ROLES)}, got {config.models[name].role}"
+        )
     return name
 
 
 def expect(config: RunConfig) -> None:
-    """Load both models and try them on one picture; UserError, before any work, where they do not fit together."""
+    """Load both models and try them on one picture; UserError, before any work, where they do not
+    fit together.
+    """
     spec = config.models.get(PREDICTORS)
     if spec is None or spec.role != PREDICTORS:
         got = "none" if spec is None else f"one of role {spec.role}"
         raise UserError(
-            f"models.attribution: expected predictors of role attribution, got {got}: name them in the run's "
-            "config, or with `counterfactory attribution RUN --predictors MODEL`"
+            f"models.attribution: expected predictors of role attribution, got {got}: name them in"
+            " the run's config, or with `counterfactory attribution RUN --predictors MODEL`"
         )
     name = encoder_of(config)
-    models: dict[str, Any] = dict(load_models(config.model_dump(), [name, PREDICTORS], torch.device("cpu")))
+    models: dict[str, Any] = dict(
+        load_models(config.model_dump(), [name, PREDICTORS], torch.device("cpu"))
+    )
     width, height = sides(config.data.size)
     try:
         models[PREDICTORS].expect(models[name], (height, width))
     except (ValueError, RuntimeError) as error:
-        raise UserError(f"models.attribution, models.{name}: {' '.join(str(error).split())}") from None
+        raise UserError(
+            f"models.attribution, models.{name}: {' '.join(str(error).split())}"
+        ) from None
 
 
-def work_left(store: Store, config: RunConfig, part: Part = WHOLE) -> tuple[str, list[dict[str, Any]], dict[str, Any]]:
-    """The stage's name, its shards that are generated and not attributed yet, and what its workers are told."""
+def work_left(
+    store: Store, config: RunConfig, part: Part = WHOLE
+) -> tuple[str, list[dict[str, Any]], dict[str, Any]]:
+    """The stage's name, its shards that are generated and not attributed yet, and what its workers
+    are told.
+    """
     plan, made, encoder = plan_of(store), set(made_shards(store)), encoder_of(config)
     digests = pin({name: config.models[name].model_dump() for name in (encoder, PREDICTORS)})
     models = {
-        role: [digests[name], config.models[name].model_dump(exclude={"preset", "weights", "sha256", "label"})]
+        role: [
+            digests[name],
+            config.models[name].model_dump(exclude={"preset", "weights", "sha256", "label"}),
+        ]
         for role, name in (("encoder", encoder), ("predictors", PREDICTORS))
     }
     stage = f"attribution-{fingerprint({'version': VERSION, 'models': models})}"
@@ -114,8 +142,8 @@ def work_left(store: Store, config: RunConfig, part: Part = WHOLE) -> tuple[str,
 class Sums:
     """What is summed over the attributed rows; a shard is added, then forgotten.
 
-    ways: the flipped rows by direction; signed: all of them, towards the second of two classes, those of the other
-    direction with their sign turned; sizes: all of them without signs.
+    ways: the flipped rows by direction; signed: all of them, towards the second of two classes,
+    those of the other direction with their sign turned; sizes: all of them without signs.
     """
 
     signed: ImportanceSums
@@ -150,5 +178,7 @@ def sum_up(store: Store, stage: str, config: RunConfig) -> Sums:
             mine = (pairs == (source, target)).all(1)
             way: Way | None = (int(source), int(target))
             way = way if way in sums.ways or len(sums.ways) < MOST_WAYS else None
-            sums.ways[way] = sums.ways.get(way, zero) + importance.update(values[mine], weights[mine])
+            sums.ways[way] = sums.ways.get(way, zero) + importance.update(
+                values[mine], weights[mine]
+            )
     return sums

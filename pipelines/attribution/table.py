@@ -1,4 +1,6 @@
-"""Global importances as people and programs read them: from sums to table.json, its CSV, and lines of text."""
+"""Global importances as people and programs read them: from sums to table.json, its CSV, and lines
+of text.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +25,20 @@ TABLE_CSV = "attribution/table.csv"
 COLUMNS = ("descriptor", "by", "n", "value", "low", "high")
 
 
-def tell(sums: Sums, names: Sequence[str], continuous: Sequence[str], classes: list[str]) -> dict[str, Any]:
+def tell(
+    sums: Sums, names: Sequence[str], continuous: Sequence[str], classes: list[str]
+) -> dict[str, Any]:
     """The table's parts, from sums.
 
-    `global` is signed towards the second class where there are two. With more there is no sign that all flips share:
-    it is the mean size then, and the directions tell the signs.
+    `global` is signed towards the second class where there are two. With more there is no sign that
+    all flips share: it is the mean size then, and the directions tell the signs.
     """
     signed = len(classes) == 2
     whole = importance.compute(sums.signed if signed else sums.sizes)
     order = importance.ranked(whole)
-    ways = sorted(sums.ways.items(), key=lambda item: (item[0] is None, -item[1].n, item[0] or (0, 0)))
+    ways = sorted(
+        sums.ways.items(), key=lambda item: (item[0] is None, -item[1].n, item[0] or (0, 0))
+    )
     return {
         "descriptors": list(names),
         "continuous": list(continuous),
@@ -57,24 +63,37 @@ def tell(sums: Sums, names: Sequence[str], continuous: Sequence[str], classes: l
 
 def arrow(direction: Mapping[str, Any]) -> str:
     """A direction by the names of its classes."""
-    return "other directions" if direction["source"] is None else f"{direction['source']} -> {direction['target']}"
+    return (
+        "other directions"
+        if direction["source"] is None
+        else f"{direction['source']} -> {direction['target']}"
+    )
 
 
 def summary(table: Mapping[str, Any]) -> str:
     """The descriptor that moved farthest, and the next, in a line."""
-    told = [f"{line['descriptor']} {_figure(line)}" for line in table["global"][:2] if line["value"] is not None]
+    told = [
+        f"{line['descriptor']} {_figure(line)}"
+        for line in table["global"][:2]
+        if line["value"] is not None
+    ]
     if not told:
         return f"no flipped row of {table['rows']}"
     towards = f", towards {table['towards']}" if table["towards"] else " (sizes)"
     margin = "" if table["clear"] or len(told) < 2 else "; too close to tell which moved farther"
-    return f"{told[0]}{', then ' + told[1] if len(told) > 1 else ''}{towards} (n {table['n']}){margin}"
+    return (
+        f"{told[0]}{', then ' + told[1] if len(told) > 1 else ''}{towards} (n {table['n']}){margin}"
+    )
 
 
 def text(table: Mapping[str, Any], top: int) -> Iterator[str]:
     """The `top` first descriptors on the whole and by direction, as lines."""
     towards = f"signed towards {table['towards']}" if table["towards"] else "sizes"
     rest = f", {table['not_finite']} not finite" if table["not_finite"] else ""
-    yield f"{table['n']} flipped of {table['rows']} rows{rest}, by {table['predictors']} on {table['encoder']}"
+    yield (
+        f"{table['n']} flipped of {table['rows']} rows{rest}, by {table['predictors']} on"
+        f" {table['encoder']}"
+    )
     yield from _told(f"mean importance, {towards}", table["global"], top)
     for way in table["directions"]:
         lines = sorted(way["importances"], key=lambda line: -abs(line["value"] or 0.0))
@@ -82,13 +101,16 @@ def text(table: Mapping[str, Any], top: int) -> Iterator[str]:
 
 
 def of_row(store: Store, table: Mapping[str, Any], name: str) -> Iterator[str]:
-    """The importances of one row's counterfactuals as lines, the largest first; UserError where there is no such row.
+    """The importances of one row's counterfactuals as lines, the largest first; UserError where
+    there is no such row.
 
     table: as `attribute` gives it.
     """
     names, seen = table["descriptors"], False
     for commit in iterate_commits(store, table["stage"]):
-        found = read_committed(store, commit, ["id", "k", "flipped", "before", "after", "importance"])
+        found = read_committed(
+            store, commit, ["id", "k", "flipped", "before", "after", "importance"]
+        )
         for row in found.filter(pc.equal(found["id"], name)).to_pylist():
             seen = True
             yield f"{name}, answer {row['k']}: {'flipped' if row['flipped'] else 'not flipped'}"
@@ -115,10 +137,18 @@ def to_csv(table: Mapping[str, Any]) -> bytes:
     return out.getvalue().encode()
 
 
-def _lines(sums: ImportanceSums, names: Sequence[str], order: Sequence[int]) -> list[dict[str, Any]]:
+def _lines(
+    sums: ImportanceSums, names: Sequence[str], order: Sequence[int]
+) -> list[dict[str, Any]]:
     found = importance.compute(sums)
     return [
-        {"descriptor": names[d], "value": found[d].value, "low": found[d].low, "high": found[d].high} for d in order
+        {
+            "descriptor": names[d],
+            "value": found[d].value,
+            "low": found[d].low,
+            "high": found[d].high,
+        }
+        for d in order
     ]
 
 

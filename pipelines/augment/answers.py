@@ -1,4 +1,5 @@
-"""Several answers to one row in a training set: those that differ, and no more of them than wanted."""
+"""Several answers to one row in a training set: those that differ, and no more of them
+than wanted."""
 
 from __future__ import annotations
 
@@ -21,13 +22,16 @@ Pixels = NDArray[np.uint8]
 
 
 def apart(
-    rows: Sequence[Row], images: Callable[[list[str]], dict[str, Pixels]], least: float, most: int | None
+    rows: Sequence[Row],
+    images: Callable[[list[str]], dict[str, Pixels]],
+    least: float,
+    most: int | None,
 ) -> tuple[list[Row], dict[str, int]]:
     """The rows of SCORES that stay, in their order, and how many are left out for which reason.
 
-    Of the answers to one row, in the order of k: those that are at least `least` from each one kept before (mean
-    absolute difference of a pixel, on a scale of 1), and of these the first `most`. images: pictures by cf_id; asked
-    only about rows with several answers.
+    Of the answers to one row, in the order of k: those that are at least `least` from each one kept
+    before (mean absolute difference of a pixel, on a scale of 1), and of these the first `most`.
+    images: pictures by cf_id; asked only about rows with several answers.
     """
     groups: dict[str, list[Row]] = {}
     for row in rows:
@@ -40,7 +44,11 @@ def apart(
         mine: list[str] = []
         for row in sorted(group, key=lambda row: row["k"]):
             name = row["cf_id"]
-            if mine and pictures and min(_distance(pictures[name], pictures[other]) for other in mine) < least:
+            if (
+                mine
+                and pictures
+                and min(_distance(pictures[name], pictures[other]) for other in mine) < least
+            ):
                 left_out[ALIKE] += 1
             elif most is not None and len(mine) >= most:
                 left_out[BEYOND] += 1
@@ -57,11 +65,15 @@ def reader(store: Store, config: RunConfig, index: int) -> Callable[[list[str]],
         commit = read_commit(store, commit_path(GENERATE, index, revisions(store, GENERATE)[index]))
         table = read_committed(store, commit, ["cf_id", "counterfactual"])
         found: dict[str, Pixels] = {}
-        for batch in table.filter(pc.is_in(table["cf_id"], value_set=pa.array(names))).to_batches(max_chunksize=64):
+        for batch in table.filter(pc.is_in(table["cf_id"], value_set=pa.array(names))).to_batches(
+            max_chunksize=64
+        ):
             for row in batch.to_pylist():
                 data = config.data
                 png = row["counterfactual"]["bytes"]
-                found[row["cf_id"]] = decode(png, size=data.size, crop=None, max_pixels=data.max_pixels)
+                found[row["cf_id"]] = decode(
+                    png, size=data.size, crop=None, max_pixels=data.max_pixels
+                )
         return found
 
     return read

@@ -16,8 +16,9 @@ configs:
 
 {summary}
 
-Each row is a generated image that the classifier sees as `target`, made from the data set's row `source_id`, which it
-saw as `source`. {label}{several} Images are PNG as they were stored and scored.
+Each row is a generated image that the classifier sees as `target`, made from the data set's row
+`source_id`, which it saw as `source`. {label}{several}
+Images are PNG as they were stored and scored.
 
 | | rows |
 |---|---:|
@@ -29,17 +30,20 @@ A row that fails is counted at the first gate it fails, in this order.
 {per_class}
 Gates: {gates}. Method: `{method}`. Splits: {splits}.
 
-    datasets.load_dataset("parquet", data_files="data/part-*.parquet")   # an Image and a ClassLabel
-    pandas.read_parquet("data")                                            # image is {{"bytes": PNG, "path": name}}
+    datasets.load_dataset("parquet", data_files="data/part-*.parquet")  # Image, ClassLabel
+    pandas.read_parquet("data")  # image is {{"bytes": PNG, "path": name}}
 """
 LABELS = {
     "target": "Its `label` is the target class: what the image was changed to show.",
-    "original": "Its `label` is that of the original: the change should not have moved the decision.",
+    "original": (
+        "Its `label` is that of the original: the change should not have moved the decision."
+    ),
 }
 # What a reader must know who cuts the set again.
 SEVERAL = (
-    " A row of the data set may have several answers here, `k` says which: answers that are alike are left out, all of "
-    "a row's are in its split, and whoever splits the set again should split by `source_id`."
+    " A row of the data set may have several answers here, `k` says which: answers that are alike"
+    " are left out, all of a row's are in its split, and whoever splits the set again should split"
+    " by `source_id`."
 )
 GATES = ("min_target", "max_l1", "min_cout", "max_other_attributes", "min_judge")
 
@@ -54,15 +58,25 @@ def summary(counts: dict[str, Any]) -> str:
         return told + (f"; none of class {', '.join(missing)}" if missing else "")
     if not considered:
         return "kept no row: the run has none"
-    reasons = ", ".join(f"{n} {gate}" for gate, n in sorted(rejected.items(), key=lambda item: -item[1]))
-    hint = "; no row says which split it is of (data.split)" if counts["without_split"] == considered else ""
+    reasons = ", ".join(
+        f"{n} {gate}" for gate, n in sorted(rejected.items(), key=lambda item: -item[1])
+    )
+    hint = (
+        "; no row says which split it is of (data.split)"
+        if counts["without_split"] == considered
+        else ""
+    )
     return f"kept none of {_rows(counts)}: {reasons}{hint}"
 
 
 def _rows(counts: dict[str, Any]) -> str:
     """What was considered: rows, or where they have several answers these."""
     considered, originals = counts["considered"], counts.get("originals", counts["considered"])
-    return f"{considered} rows" if considered == originals else f"{considered} answers to {originals} rows"
+    return (
+        f"{considered} rows"
+        if considered == originals
+        else f"{considered} answers to {originals} rows"
+    )
 
 
 def card(config: RunConfig, counts: dict[str, Any]) -> str:

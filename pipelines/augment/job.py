@@ -1,4 +1,5 @@
-"""A training set of counterfactuals: the flipped rows that pass the gates, balanced over classes."""
+"""A training set of counterfactuals: the flipped rows that pass the gates, balanced
+over classes."""
 
 from __future__ import annotations
 
@@ -24,17 +25,28 @@ from storage.uri import Store
 
 CARD, COUNTS = "augment/README.md", "augment/counts.json"
 COPIED = ("source", "target", "label", "flipped", "split")
-MEASURED = ("p_target", "cout", "l1", "l2", "sparsity", "second_p_target", "causal_share", "changed_spurious")
+MEASURED = (
+    "p_target",
+    "cout",
+    "l1",
+    "l2",
+    "sparsity",
+    "second_p_target",
+    "causal_share",
+    "changed_spurious",
+)
 UNBALANCED = "left out to balance the classes"
 Ids = NDArray[np.bytes_]
 Row = dict[str, Any]
 
 
 def augment(store: Store, config: RunConfig) -> dict[str, Any]:
-    """Write augment/data/part-00000.parquet and on, counts.json and a card; gives the counts and `summary`, a sentence.
+    """Write augment/data/part-00000.parquet and on, counts.json and a card; gives the counts and
+    `summary`, a sentence.
 
-    Two passes: one over columns, to count and pick; one over the images of what was picked. Needs the scores. The
-    same run and settings give the same rows. Parts of an earlier, larger set are emptied.
+    Two passes: one over columns, to count and pick; one over the images of what was picked. Needs
+    the scores. The same run and settings give the same rows. Parts of an earlier, larger set are
+    emptied.
     """
     _check_gates(store, config)
     settings, shards, stage = config.augment, made_shards(store), scored_stage(store)
@@ -56,7 +68,9 @@ def augment(store: Store, config: RunConfig) -> dict[str, Any]:
                 rejected[failed] += 1
             else:
                 good.append(row)
-        good, left_out = apart(good, reader(store, config, index), settings.min_apart, settings.per_row)
+        good, left_out = apart(
+            good, reader(store, config, index), settings.min_apart, settings.per_row
+        )
         for name, n in left_out.items():
             rejected[name] += n
         for row in good:
@@ -123,9 +137,11 @@ def gates_of(settings: AugmentConfig) -> dict[str, Callable[[Row], bool]]:
 
 
 def pick(passed: dict[int, Ids], balance: bool) -> dict[int, Ids]:
-    """Which rows to keep, by target class: all, or from every class that has any as many as the smallest has.
+    """Which rows to keep, by target class: all, or from every class that has any as many as the
+    smallest has.
 
-    Those are the ones with the smallest cf_id, which is a hash: a fair sample that does not depend on order.
+    Those are the ones with the smallest cf_id, which is a hash: a fair sample that does not depend
+    on order.
     """
     if not balance or not passed:
         return {target: np.sort(ids) for target, ids in passed.items()}
@@ -138,7 +154,9 @@ def _scores(store: Store, stage: str, shards: list[int]) -> dict[int, str]:
     scored = revisions(store, stage)
     for index in shards:
         if index not in scored:
-            raise UserError(f"expected scores of shard {index}, got none: run the score stage to its end first")
+            raise UserError(
+                f"expected scores of shard {index}, got none: run the score stage to its end first"
+            )
     return {index: commit_path(stage, index, scored[index]) for index in shards}
 
 
@@ -150,14 +168,19 @@ def _rows(store: Store, path: str, judged: Judged) -> Iterator[dict[str, Any]]:
         yield {**row, "judge": judge}
 
 
-def _images(store: Store, scores: dict[int, str], judged: Judged, chosen: dict[int, Ids]) -> Iterator[dict[str, Any]]:
-    """The chosen rows with their images, in the order of shards; images of shards without one are not read."""
+def _images(
+    store: Store, scores: dict[int, str], judged: Judged, chosen: dict[int, Ids]
+) -> Iterator[dict[str, Any]]:
+    """The chosen rows with their images, in the order of shards; images of shards without one are
+    not read.
+    """
     last = {target: ids[-1].decode() for target, ids in chosen.items() if len(ids)}
     for commit in generated(store):
         rows = [
             row
             for row in _rows(store, scores[commit["shard"]["index"]], judged)
-            if row["cf_id"] <= last.get(row["target"], "") and _among(row["cf_id"], chosen[row["target"]])
+            if row["cf_id"] <= last.get(row["target"], "")
+            and _among(row["cf_id"], chosen[row["target"]])
         ]
         if not rows:
             continue
@@ -198,9 +221,14 @@ def _told(row: dict[str, Any], names: list[str], config: RunConfig) -> dict[str,
 
 def _check_gates(store: Store, config: RunConfig) -> None:
     """UserError where a gate is set that this run can measure on no row at all."""
-    if config.augment.max_other_attributes is not None and not (config.score.causal and "oracle" in config.models):
-        raise UserError("augment.max_other_attributes: expected an oracle in models and score.causal, got none")
+    if config.augment.max_other_attributes is not None and not (
+        config.score.causal and "oracle" in config.models
+    ):
+        raise UserError(
+            "augment.max_other_attributes: expected an oracle in models and score.causal, got none"
+        )
     if config.augment.min_judge is not None and not store.exists(JUDGE_SCORES):
         raise UserError(
-            "augment.min_judge: expected the judge's answers, got none: parse them by `judge --answers` first"
+            "augment.min_judge: expected the judge's answers, got none: parse them by `judge"
+            " --answers` first"
         )

@@ -26,7 +26,10 @@ class Judged:
         asked = np.array([name.encode() for name in names], dtype=np.bytes_)
         at = np.minimum(np.searchsorted(self.ids, asked), len(self.ids) - 1)
         known = self.ids[at] == asked
-        return [float(value) if there else None for value, there in zip(self.values[at], known, strict=True)]
+        return [
+            float(value) if there else None
+            for value, there in zip(self.values[at], known, strict=True)
+        ]
 
 
 def read_judged(store: Store) -> Judged:
@@ -36,7 +39,12 @@ def read_judged(store: Store) -> Judged:
         with store.parquet(SCORES) as file:
             for batch in file.iter_batches(columns=["cf_id", "judge"]):
                 rows = batch.filter(batch.column("judge").is_valid())
-                ids.append(np.array([name.encode() for name in rows.column("cf_id").to_pylist()], dtype=np.bytes_))
+                ids.append(
+                    np.array(
+                        [name.encode() for name in rows.column("cf_id").to_pylist()],
+                        dtype=np.bytes_,
+                    )
+                )
                 values.append(rows.column("judge").to_numpy(zero_copy_only=False))
     joined = np.concatenate(ids)
     order = np.argsort(joined)

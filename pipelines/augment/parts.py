@@ -1,4 +1,5 @@
-"""The augmentation set's files: Parquet that Hugging Face `datasets` and pandas both read as it is."""
+"""The augmentation set's files: Parquet that Hugging Face `datasets` and pandas both
+read as it is."""
 
 from __future__ import annotations
 
@@ -14,11 +15,13 @@ from storage.uri import Store
 
 PARTS = "augment/data/part-"
 PART_BYTES = 64_000_000  # of a file, before the next one is begun
-GROUP_ROWS, GROUP_BYTES = 256, 16_000_000  # of a row group, so that readers can take a part in pieces
+# of a row group, so that readers can take a part in pieces
+GROUP_ROWS, GROUP_BYTES = 256, 16_000_000
 
 
 def schema_of(classes: list[str]) -> pa.Schema:
-    """Columns of the set, with the metadata that makes `datasets` show an Image and a ClassLabel."""
+    """Columns of the set, with the metadata that makes `datasets` show an Image and a
+    ClassLabel."""
     columns: list[tuple[str, pa.DataType]] = [
         ("id", pa.string()),  # cf_id
         ("image", IMAGE),
@@ -34,17 +37,28 @@ def schema_of(classes: list[str]) -> pa.Schema:
         ("original_label", pa.string()),
         *(
             (name, pa.float64())
-            for name in ("p_target", "cout", "l1", "l2", "sparsity", "second_p_target", "causal_share")
+            for name in (
+                "p_target",
+                "cout",
+                "l1",
+                "l2",
+                "sparsity",
+                "second_p_target",
+                "causal_share",
+            )
         ),
         ("changed_spurious", pa.int32()),
         ("judge", pa.float64()),
     ]
     features: dict[str, Any] = {
-        name: {"dtype": {"double": "float64"}.get(str(kind), str(kind)), "_type": "Value"} for name, kind in columns
+        name: {"dtype": {"double": "float64"}.get(str(kind), str(kind)), "_type": "Value"}
+        for name, kind in columns
     }
     features["image"] = {"_type": "Image"}
     features["label"] = {"names": classes, "_type": "ClassLabel"}
-    return pa.schema(columns, metadata={b"huggingface": json.dumps({"info": {"features": features}}).encode()})
+    return pa.schema(
+        columns, metadata={b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+    )
 
 
 class Parts:
@@ -65,7 +79,9 @@ class Parts:
                 self._end()
 
     def close(self) -> list[str]:
-        """Write what is left, at least one part, and empty the parts of an earlier, larger set; the parts' names."""
+        """Write what is left, at least one part, and empty the parts of an earlier, larger set; the
+        parts' names.
+        """
         self._group()
         if not self.empty or not self.files:
             self._end()

@@ -25,7 +25,8 @@ BATCH = 32
 def look_at_classifier(
     name: str, model: Any, images: Tensor, labels: Sequence[int | None]
 ) -> tuple[list[Finding], Tensor | None]:
-    """Check a wrapped classifier on sampled images (n,3,H,W); labels: class index per image, or None.
+    """Check a wrapped classifier on sampled images (n,3,H,W); labels: class index per image, or
+    None.
 
     Gives its predictions (n,) too, or None where it fails.
     """
@@ -36,7 +37,9 @@ def look_at_classifier(
         return [problem(name, text, "set its size, and see that its head and output fit")], None
     if not scores.isfinite().all():
         rows = int((~scores.isfinite().all(1)).sum())
-        return [problem(name, f"gives NaN or infinity on {rows} of {len(images)} sampled images")], None
+        return [
+            problem(name, f"gives NaN or infinity on {rows} of {len(images)} sampled images")
+        ], None
     found, probabilities, predicted = [], scores.softmax(1), scores.argmax(1)
     sure = float(probabilities.max(1).values.mean())
     if len(images) > 1 and float(scores.std(0).max()) <= 1e-6 * float(1 + scores.abs().max()):
@@ -47,19 +50,32 @@ def look_at_classifier(
         found.append(warning(name, text, "give the network without its last softmax"))
     counts = Counter(predicted.tolist())
     shown = ", ".join(f"{model.classes[index]} {count}" for index, count in counts.most_common(5))
-    found.append(ok(name, f"predicts {shown} of {len(images)} sampled images, with mean confidence {sure:.2f}"))
+    found.append(
+        ok(
+            name,
+            f"predicts {shown} of {len(images)} sampled images, with mean confidence {sure:.2f}",
+        )
+    )
     if len(counts) == 1 and len(images) >= 16:
-        found.append(warning(name, f"predicts {shown} for every sampled image", "are mean and std right?"))
+        found.append(
+            warning(name, f"predicts {shown} for every sampled image", "are mean and std right?")
+        )
     found += _accuracy(name, model, images, scores, labels)
     return found, predicted
 
 
-def _accuracy(name: str, model: Any, images: Tensor, scores: Tensor, labels: Sequence[int | None]) -> Iterator[Finding]:
+def _accuracy(
+    name: str, model: Any, images: Tensor, scores: Tensor, labels: Sequence[int | None]
+) -> Iterator[Finding]:
     keep = [i for i, label in enumerate(labels) if label is not None and label < scores.shape[1]]
     if not keep:
         yield ok(name, "no labels to compare with")
         return
-    truth, images, predicted = torch.tensor([labels[i] or 0 for i in keep]), images[keep], scores[keep].argmax(1)
+    truth, images, predicted = (
+        torch.tensor([labels[i] or 0 for i in keep]),
+        images[keep],
+        scores[keep].argmax(1),
+    )
     right, classes = float((predicted == truth).float().mean()), scores.shape[1]
     chance, noise = 1 / classes, 2 * sqrt(0.25 / len(keep))
     text = f"right on {right:.0%} of {len(keep)} labelled images of the sample"
@@ -67,21 +83,34 @@ def _accuracy(name: str, model: Any, images: Tensor, scores: Tensor, labels: Seq
     renamed = _renamed(predicted, truth, model.classes)
     if better and better[1] > right + max(0.1, noise) and not (renamed and renamed[1] >= better[1]):
         yield warning(
-            name, f"{text}, but on {better[1]:.0%} with {better[0]}", "was it trained so? Set its mean and std"
+            name,
+            f"{text}, but on {better[1]:.0%} with {better[0]}",
+            "was it trained so? Set its mean and std",
         )
     elif renamed and renamed[1] > right + max(0.2, noise):
         yield warning(
-            name, f"{text}, and on {renamed[1]:.0%} if {renamed[0]}", "are its classes in the outputs' order?"
+            name,
+            f"{text}, and on {renamed[1]:.0%} if {renamed[0]}",
+            "are its classes in the outputs' order?",
         )
     elif right < chance + noise:
-        yield warning(name, f"{text}, no better than chance ({chance:.0%})", "do labels and classes mean the same?")
+        yield warning(
+            name,
+            f"{text}, no better than chance ({chance:.0%})",
+            "do labels and classes mean the same?",
+        )
     else:
         yield ok(name, text)
 
 
 def best_reading(model: Any, images: Tensor, truth: Tensor) -> tuple[str, float] | None:
-    """The other way to show images (normalisation, channel order, inverted) that gives the highest accuracy."""
-    changed = {"the channels in the order blue, green, red": images.flip(1), "black for white": 1 - images}
+    """The other way to show images (normalisation, channel order, inverted) that gives the highest
+    accuracy.
+    """
+    changed = {
+        "the channels in the order blue, green, red": images.flip(1),
+        "black for white": 1 - images,
+    }
     mean, std = getattr(model, "mean", None), getattr(model, "std", None)
     if isinstance(mean, Tensor) and isinstance(std, Tensor):
         mean, std = mean.cpu(), std.cpu()
@@ -101,10 +130,15 @@ def best_reading(model: Any, images: Tensor, truth: Tensor) -> tuple[str, float]
 
 
 def _renamed(predicted: Tensor, truth: Tensor, classes: Sequence[str]) -> tuple[str, float] | None:
-    """What the accuracy would be if each output meant the class it mostly goes with; None where nothing says so."""
+    """What the accuracy would be if each output meant the class it mostly goes with; None where
+    nothing says so.
+    """
     if len(truth) < 5 * len(classes):
         return None  # with few rows a class the best renaming fits the noise
-    votes = {p: Counter(truth[predicted == p].tolist()).most_common(1)[0] for p in sorted(set(predicted.tolist()))}
+    votes = {
+        p: Counter(truth[predicted == p].tolist()).most_common(1)[0]
+        for p in sorted(set(predicted.tolist()))
+    }
     moved = [f"{classes[p]} is {classes[t]}" for p, (t, _) in votes.items() if p != t]
     if not moved or len({t for t, _ in votes.values()}) < len(votes):
         return None

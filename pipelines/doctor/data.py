@@ -33,8 +33,8 @@ ORIENTATION = 0x0112  # EXIF tag
 class Sample:
     """Decoded rows spread over the data.
 
-    rows: selected rows in all; images: (n,size,size,3) uint8; records: their other columns; facts: label, split, id and
-    target columns of many more rows; columns: all there are.
+    rows: selected rows in all; images: (n,size,size,3) uint8; records: their other columns; facts:
+    label, split, id and target columns of many more rows; columns: all there are.
     """
 
     rows: int
@@ -49,7 +49,9 @@ class Sample:
 
 
 def look_at_data(config: RunConfig, extra: Sequence[str]) -> tuple[list[Finding], Sample | None]:
-    """Check files, columns and a sample of rows; extra: columns to sample where they are there (true attributes)."""
+    """Check files, columns and a sample of rows; extra: columns to sample where they are there
+    (true attributes).
+    """
     data = config.data
     try:
         shards, schema = plan_shards(data.path, shard_rows=2**62, rows=data.rows)
@@ -62,27 +64,45 @@ def look_at_data(config: RunConfig, extra: Sequence[str]) -> tuple[list[Finding]
     found = [ok("data", f"{rows:,} rows in {len(shards)} files at {data.path}")]
     first, _, stop = (data.rows or ":").partition(":")
     if stop and int(stop) - int(first or 0) > rows:
-        text = f"expected {int(stop) - int(first or 0):,} rows by {data.rows}, got {rows:,}: the data end before"
+        text = (
+            f"expected {int(stop) - int(first or 0):,} rows by {data.rows}, got {rows:,}: the data"
+            " end before"
+        )
         found.append(warning("data.rows", text))
     for key, name in wanted.items():
         if key not in there:
-            found.append(problem(key, f"expected a column of {data.path}, got {name!r}", nearest(name, schema.names)))
+            found.append(
+                problem(
+                    key,
+                    f"expected a column of {data.path}, got {name!r}",
+                    nearest(name, schema.names),
+                )
+            )
     found += _types(there, schema)
     if any(f.level == "problem" for f in found):
         return found, None
     facts_columns = [name for key, name in there.items() if key not in ("data.image", "data.mask")]
     masks = [data.mask] if data.mask else []
     columns = list(
-        dict.fromkeys([data.image, *masks, *facts_columns, *(name for name in extra if name in schema.names)])
+        dict.fromkeys(
+            [data.image, *masks, *facts_columns, *(name for name in extra if name in schema.names)]
+        )
     )
     try:
-        cells = [row for part in spread(shards, PLACES, EACH) for row in read_shard(part, columns).to_pylist()]
+        cells = [
+            row
+            for part in spread(shards, PLACES, EACH)
+            for row in read_shard(part, columns).to_pylist()
+        ]
         facts: dict[str, list[Any]] = {name: [] for name in facts_columns}
         for part in spread(shards, FACTS, FACTS_EACH) if facts_columns else ():
             for name, column in read_shard(part, facts_columns).to_pydict().items():
                 facts[name] += column
     except (OSError, ValueError, pa.ArrowException) as error:
-        return [*found, problem("data", f"reading rows failed: {error}", "write the file again")], None
+        return [
+            *found,
+            problem("data", f"reading rows failed: {error}", "write the file again"),
+        ], None
     images, records = _decoded(cells, data, rows, found)
     return [*found, *_facts(facts, config)], Sample(rows, images, records, facts, schema.names)
 
@@ -104,7 +124,9 @@ def named_columns(config: RunConfig) -> dict[str, str]:
 
 
 def spread(shards: Sequence[dict[str, Any]], places: int, each: int) -> Iterator[dict[str, Any]]:
-    """Parts of at most `each` rows at evenly spread places; every row where there are no more than places * each."""
+    """Parts of at most `each` rows at evenly spread places; every row where there are no more than
+    places * each.
+    """
     rows = sum(shard["rows"] for shard in shards)
     if rows <= places * each:
         yield from shards
@@ -113,7 +135,12 @@ def spread(shards: Sequence[dict[str, Any]], places: int, each: int) -> Iterator
         at = place * (rows - each) // (places - 1)
         shard = next(s for s in shards if s["offset"] <= at < s["offset"] + s["rows"])
         skip = at - shard["offset"]
-        yield {**shard, "start": shard["start"] + skip, "rows": min(each, shard["rows"] - skip), "offset": at}
+        yield {
+            **shard,
+            "start": shard["start"] + skip,
+            "rows": min(each, shard["rows"] - skip),
+            "offset": at,
+        }
 
 
 def _types(there: dict[str, str], schema: pa.Schema) -> Iterator[Finding]:
@@ -121,11 +148,18 @@ def _types(there: dict[str, str], schema: pa.Schema) -> Iterator[Finding]:
         kind = schema.field(name).type
         if key in ("data.image", "data.mask"):
             if not holds_images(kind):
-                hint = "paths are not read: `counterfactory prepare images` writes image files as Parquet"
-                yield problem(key, f"expected {name!r} as struct<bytes, path> or binary, got {kind}", hint)
+                hint = (
+                    "paths are not read: `counterfactory prepare images` writes image files as"
+                    " Parquet"
+                )
+                yield problem(
+                    key, f"expected {name!r} as struct<bytes, path> or binary, got {kind}", hint
+                )
         elif key == "data.label" and pa.types.is_floating(kind):
             yield warning(
-                key, f"{name!r} is {kind}: rows without a label are set aside, whole numbers are read as classes"
+                key,
+                f"{name!r} is {kind}: rows without a label are set aside, whole numbers are read as"
+                " classes",
             )
         elif key == "data.label" and not _label_type(kind):
             yield problem(key, f"expected {name!r} as bool, class index or class name, got {kind}")
@@ -160,17 +194,26 @@ def _decoded(
             lying += header.getexif().get(ORIENTATION, 1) != 1
     width, height = sides(data.size)
     if not images:
-        found.append(problem("images", f"none of {len(cells)} sampled rows can be used: {most(bad)}"))
+        found.append(
+            problem("images", f"none of {len(cells)} sampled rows can be used: {most(bad)}")
+        )
         return np.zeros((0, height, width, 3), dtype=np.uint8), records
     good = f"{len(images)} of {len(cells)} sampled rows decode, {_sizes(sizes)} to {width}x{height}"
     found.append(ok("images", good + (f" by the crop {list(data.crop)}" if data.crop else "")))
     if bad:
         share = bad.total() / len(cells)
-        text = f"{bad.total()} of {len(cells)} sampled rows would be quarantined, {share * rows:,.0f} or so in all: "
+        text = (
+            f"{bad.total()} of {len(cells)} sampled rows would be quarantined, {share * rows:,.0f}"
+            " or so in all: "
+        )
         found.append((problem if share > 0.5 else warning)("images", text + most(bad)))
     if lying:
         found.append(
-            warning("images", f"{lying} have an EXIF orientation, which is not applied", "prepare images --convert")
+            warning(
+                "images",
+                f"{lying} have an EXIF orientation, which is not applied",
+                "prepare images --convert",
+            )
         )
     flat = sum(int(image.min() == image.max()) for image in images)
     if flat:
@@ -181,7 +224,11 @@ def _decoded(
 
 def _sizes(sizes: Counter[tuple[int, int]]) -> str:
     width, height = sizes.most_common(1)[0][0]
-    return f"{width}x{height}" if len(sizes) == 1 else f"{len(sizes)} sizes, most of them {width}x{height},"
+    return (
+        f"{width}x{height}"
+        if len(sizes) == 1
+        else f"{len(sizes)} sizes, most of them {width}x{height},"
+    )
 
 
 def _fit(sizes: Counter[tuple[int, int]], data: DataConfig) -> Iterator[Finding]:
@@ -192,11 +239,17 @@ def _fit(sizes: Counter[tuple[int, int]], data: DataConfig) -> Iterator[Finding]
         width, height = data.crop[2] - data.crop[0], data.crop[3] - data.crop[1]
     if not 0.9 < (width / height) / (wide / high) < 1.1:
         shape = f"a square of {wide}" if wide == high else f"{wide}x{high}"
-        yield warning("data.crop", f"{width}x{height} is stretched to {shape}", "set data.crop to the same shape")
+        yield warning(
+            "data.crop",
+            f"{width}x{height} is stretched to {shape}",
+            "set data.crop to the same shape",
+        )
     if max(width, height) * 2 < max(wide, high):
         shown = wide if wide == high else f"{wide}x{high}"
         yield warning(
-            "data.size", f"{width}x{height} is enlarged to {shown}: blurred", f"try data.size={max(width, height)}"
+            "data.size",
+            f"{width}x{height} is enlarged to {shown}: blurred",
+            f"try data.size={max(width, height)}",
         )
 
 
@@ -204,23 +257,37 @@ def _facts(facts: dict[str, list[Any]], config: RunConfig) -> Iterator[Finding]:
     """Splits and ids over the rows looked at."""
     data = config.data
     if data.id:
-        twice = [id for id, count in Counter(facts[data.id]).items() if count > 1 and id is not None]
+        twice = [
+            id for id, count in Counter(facts[data.id]).items() if count > 1 and id is not None
+        ]
         if twice:
-            text = f"{len(twice)} ids of {len(facts[data.id]):,} rows looked at stand twice, such as {twice[0]!r}"
+            text = (
+                f"{len(twice)} ids of {len(facts[data.id]):,} rows looked at stand twice, such as"
+                f" {twice[0]!r}"
+            )
             yield problem("data.id", text, "name a column of distinct ids, or none")
         else:
             yield ok("data.id", f"{len(facts[data.id]):,} ids looked at, all distinct")
     splits = (
-        Counter(str(value) for value in facts[data.split]) if data.split in facts else Counter({str(data.split): 1})
+        Counter(str(value) for value in facts[data.split])
+        if data.split in facts
+        else Counter({str(data.split): 1})
     )
     if data.split in facts:
         yield ok("data.split", f"of {splits.total():,} rows looked at: {most(splits, 5)}")
         if "None" in splits:
-            yield warning("data.split", f"{splits['None']} rows have none and are in no augmentation set")
+            yield warning(
+                "data.split", f"{splits['None']} rows have none and are in no augmentation set"
+            )
     if not set(config.augment.splits) & set(splits):
-        wanted, got = ", ".join(config.augment.splits), ", ".join(splits) if data.split else "no split"
+        wanted, got = (
+            ", ".join(config.augment.splits),
+            ", ".join(splits) if data.split else "no split",
+        )
         text = f"expected rows of {wanted} for the augmentation set, got {got}: it will be empty"
-        yield warning("augment.splits", text, "set data.split to a column, or to train where all rows are")
+        yield warning(
+            "augment.splits", text, "set data.split to a column, or to train where all rows are"
+        )
 
 
 def look_at_labels(values: Sequence[Any], classes: Sequence[str], what: str) -> Iterator[Finding]:
@@ -233,18 +300,28 @@ def look_at_labels(values: Sequence[Any], classes: Sequence[str], what: str) -> 
             bad[str(reason)] += 1
     about = f"data.{what}" if what == "label" else "target.column"
     if bad:
-        text = f"{bad.total():,} of {len(values):,} rows looked at would be quarantined: {one_line(most(bad))}"
+        text = (
+            f"{bad.total():,} of {len(values):,} rows looked at would be quarantined:"
+            f" {one_line(most(bad))}"
+        )
         yield (problem if not counts or bad.total() > len(values) / 2 else warning)(about, text)
     if not counts:
         return
     shares = {name: counts[index] / counts.total() for index, name in enumerate(classes)}
-    shown = ", ".join(f"{name} {share:.1%}" for name, share in sorted(shares.items(), key=lambda s: -s[1])[:6])
-    yield ok(about, f"of {counts.total():,} rows looked at: {shown}" + (", ..." if len(shares) > 6 else ""))
+    shown = ", ".join(
+        f"{name} {share:.1%}" for name, share in sorted(shares.items(), key=lambda s: -s[1])[:6]
+    )
+    yield ok(
+        about,
+        f"of {counts.total():,} rows looked at: {shown}" + (", ..." if len(shares) > 6 else ""),
+    )
     empty = [name for name, share in shares.items() if share == 0]
     if empty and counts.total() >= 10 * len(classes):
         text = f"no row of {', '.join(empty[:5])} among {counts.total():,} looked at"
         yield warning(about, text, "are these the classifier's classes, and in its order?")
     elif max(shares.values()) > 0.95:
         yield warning(
-            about, f"{max(shares.values()):.1%} of the rows are of one class: figures say little on the others"
+            about,
+            f"{max(shares.values()):.1%} of the rows are of one class: figures say little on the"
+            " others",
         )

@@ -9,7 +9,9 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked at, what was found there, and what to do about it; a problem stops or spoils a run."""
+    """What was looked at, what was found there, and what to do about it; a problem stops or spoils
+    a run.
+    """
 
     level: Literal["ok", "warning", "problem"]
     about: str
@@ -17,7 +19,9 @@ class Finding:
     do: str = ""
 
     def __str__(self) -> str:
-        return f"{self.level:<8} {self.about}: {one_line(self.text)}" + (f": {one_line(self.do)}" if self.do else "")
+        return f"{self.level:<8} {self.about}: {one_line(self.text)}" + (
+            f": {one_line(self.do)}" if self.do else ""
+        )
 
 
 def ok(about: str, text: str) -> Finding:

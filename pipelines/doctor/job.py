@@ -1,4 +1,5 @@
-"""`counterfactory doctor CONFIG`: what would go wrong in a run, said before it; nothing is written."""
+"""`counterfactory doctor CONFIG`: what would go wrong in a run, said before it;
+nothing is written."""
 
 from __future__ import annotations
 
@@ -26,16 +27,20 @@ def doctor(config: RunConfig) -> list[Finding]:
     try:
         device = pick_device(config.engine.device)
         torch.zeros(1, device=device)
-    except (UserError, RuntimeError, AssertionError):  # a GPU that is not there: look_at_machine says so
+    except (UserError, RuntimeError, AssertionError):
+        # a GPU that is not there: look_at_machine says so
         device = torch.device("cpu")
     if device.type == "cpu":
-        torch.set_num_threads(config.engine.threads)  # as a worker does, so that the timed call is like a worker's
+        # as a worker does, so that the timed call is like a worker's
+        torch.set_num_threads(config.engine.threads)
     oracle = config.models.get("oracle")
     found, sample = look_at_data(config, oracle.classes if oracle else [])
     more, loaded = load_each(config, device)
     found += more
     classifier = loaded.get("classifier")
-    classes = list(classifier.classes if classifier is not None else config.models["classifier"].classes)
+    classes = list(
+        classifier.classes if classifier is not None else config.models["classifier"].classes
+    )
     if sample is not None and classes:
         if config.data.label:
             found += look_at_labels(sample.facts[config.data.label], classes, "label")
@@ -46,7 +51,11 @@ def doctor(config: RunConfig) -> list[Finding]:
         found += look_at_networks(loaded, sample.tensor())
     found += look_at_metrics(config)
     found += look_at_method(config, loaded, classes, sample, workers(config))
-    size = sum(t.numel() * t.element_size() for m in loaded.values() for t in [*m.parameters(), *m.buffers()])
+    size = sum(
+        t.numel() * t.element_size()
+        for m in loaded.values()
+        for t in [*m.parameters(), *m.buffers()]
+    )
     return found + list(look_at_machine(config, sample.rows if sample else 0, size))
 
 
@@ -56,8 +65,13 @@ def _look_at_models(config: RunConfig, loaded: dict[str, Any], sample: Sample) -
     predicted: dict[str, torch.Tensor | None] = {}
     for name in ("classifier", "second"):
         if name in loaded:
-            labels = [_index(row.get(config.data.label or ""), loaded[name].classes) for row in sample.records]
-            found, predicted[name] = look_at_classifier(f"models.{name}", loaded[name], images, labels)
+            labels = [
+                _index(row.get(config.data.label or ""), loaded[name].classes)
+                for row in sample.records
+            ]
+            found, predicted[name] = look_at_classifier(
+                f"models.{name}", loaded[name], images, labels
+            )
             yield from found
             if predicted[name] is None:
                 del loaded[name]  # nothing more can be tried with it
@@ -65,22 +79,29 @@ def _look_at_models(config: RunConfig, loaded: dict[str, Any], sample: Sample) -
             wants, given = loaded[name].size, max(sides(config.data.size))
             if wants and wants > 2 * given:
                 text = f"images of {given} px are enlarged to {wants}"
-                yield warning(f"models.{name}", text, "raise data.size, or take a network for small images")
+                yield warning(
+                    f"models.{name}", text, "raise data.size, or take a network for small images"
+                )
     first, second = predicted.get("classifier"), predicted.get("second")
     if first is not None and second is not None:
         if tuple(loaded["second"].classes) != tuple(loaded["classifier"].classes):
             got = ", ".join(loaded["second"].classes[:5])
-            yield warning("models.second", f"expected the classifier's classes in its order, got {got}")
+            yield warning(
+                "models.second", f"expected the classifier's classes in its order, got {got}"
+            )
         yield ok(
             "models.second",
-            f"agrees with the classifier on {float((first == second).float().mean()):.0%} of the sample",
+            f"agrees with the classifier on {float((first == second).float().mean()):.0%} of the"
+            " sample",
         )
     if "oracle" in loaded:
         yield from look_at_oracle(loaded["oracle"], images, sample.records, config)
     elif config.score.causal and "oracle" not in config.models:
         yield warning("score.causal", "no oracle to measure attributes with", "add models.oracle")
     if "autoencoder" in loaded:
-        yield from look_at_autoencoder(loaded["autoencoder"], images, loaded.get("classifier"), first)
+        yield from look_at_autoencoder(
+            loaded["autoencoder"], images, loaded.get("classifier"), first
+        )
     if "denoiser" in loaded:
         yield from look_at_denoiser(loaded["denoiser"], images)
 
@@ -99,5 +120,7 @@ def main(config: RunConfig) -> int:
         print(finding)
     problems = sum(f.level == "problem" for f in found)
     warnings = sum(f.level == "warning" for f in found)
-    print(f"{problems} problems, {warnings} warnings" if problems or warnings else "no problem found")
+    print(
+        f"{problems} problems, {warnings} warnings" if problems or warnings else "no problem found"
+    )
     return 1 if problems else 0

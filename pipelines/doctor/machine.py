@@ -1,4 +1,6 @@
-"""The doctor on the machine: GPU, workers, memory, and the place where the run is written. Nothing is written."""
+"""The doctor on the machine: GPU, workers, memory, and the place where the run is written. Nothing
+is written.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from pipelines.generate.job import open_run
 from storage.codec import sides
 
 ROW_BYTES = (
-    1.2  # of a stored row, as a multiple of its two raw images: PNGs are smaller, latents and scores come on top
+    # of a stored row, as a multiple of its two raw images: PNGs are smaller, latents and scores
+    # come on top
+    1.2
 )
 WORKER_BYTES = 600 * 2**20  # resident memory of a worker with torch loaded, before its models
 
@@ -51,7 +55,9 @@ def look_at_machine(config: RunConfig, rows: int, model_bytes: int) -> Iterator[
         )
     elif cuda and engine.device == "cpu":
         yield warning(
-            "engine.device", f"{torch.cuda.get_device_name()} is here, and not used", "set engine.device=auto"
+            "engine.device",
+            f"{torch.cuda.get_device_name()} is here, and not used",
+            "set engine.device=auto",
         )
     elif cuda and not engine.gpus and engine.kind == "ray":
         yield warning(
@@ -60,7 +66,10 @@ def look_at_machine(config: RunConfig, rows: int, model_bytes: int) -> Iterator[
             "set engine.gpus=1, or a fraction",
         )
     else:
-        yield ok("engine.device", torch.cuda.get_device_name() if cuda else f"CPU, torch {torch.__version__}")
+        yield ok(
+            "engine.device",
+            torch.cuda.get_device_name() if cuda else f"CPU, torch {torch.__version__}",
+        )
     yield from _workers(config)
     yield from _memory(config, model_bytes)
     yield from _output(config, rows)
@@ -71,32 +80,50 @@ def _workers(config: RunConfig) -> Iterator[Finding]:
     busy = count * engine.threads
     if engine.kind == "ray" and (engine.address or os.environ.get("RAY_ADDRESS")):
         if engine.workers and not engine.gpus:
-            text = f"{engine.workers} workers on a running cluster: a pool that takes every CPU of it hangs"
+            text = (
+                f"{engine.workers} workers on a running cluster: a pool that takes every CPU of it"
+                " hangs"
+            )
             yield warning("engine.workers", text, "leave at least one CPU free")
     elif busy > here:
         text = f"{count} on {here} CPUs slow each other down, threads a worker: {engine.threads}"
-        yield warning("engine.workers", text, f"set engine.workers={max(1, here // engine.threads)}")
+        yield warning(
+            "engine.workers", text, f"set engine.workers={max(1, here // engine.threads)}"
+        )
     else:
         yield ok("engine.workers", f"{count} on {here} CPUs, threads a worker: {engine.threads}")
 
 
 def _memory(config: RunConfig, model_bytes: int) -> Iterator[Finding]:
     free, count = available_memory(), workers(config)
-    need = count * (WORKER_BYTES + 2 * model_bytes)  # twice: the file's bytes are there while the model is filled
+    # twice: the file's bytes are there while the model is filled
+    need = count * (WORKER_BYTES + 2 * model_bytes)
     text = f"about {need / 2**30:.1f} GiB for {count} workers"
     if free is not None and need > free:
         fit = max(1, int(free // (WORKER_BYTES + 2 * model_bytes)))
-        yield problem("memory", f"expected {text}, got {free / 2**30:.1f} GiB free", f"set engine.workers={fit}")
+        yield problem(
+            "memory",
+            f"expected {text}, got {free / 2**30:.1f} GiB free",
+            f"set engine.workers={fit}",
+        )
     else:
-        yield ok("memory", text + (f", {free / 2**30:.1f} GiB are free" if free is not None else ""))
+        yield ok(
+            "memory", text + (f", {free / 2**30:.1f} GiB are free" if free is not None else "")
+        )
     if torch.cuda.is_available() and config.engine.device != "cpu":
         left, total = torch.cuda.mem_get_info()
         text = f"{left / 2**30:.1f} of {total / 2**30:.1f} GiB free on the GPU"
-        yield warning("memory", text, "end what else runs there") if left < total / 2 else ok("memory", text)
+        yield (
+            warning("memory", text, "end what else runs there")
+            if left < total / 2
+            else ok("memory", text)
+        )
 
 
 def available_memory() -> int | None:
-    """Bytes that a new process may take: what the machine has left, and its container; None where neither says."""
+    """Bytes that a new process may take: what the machine has left, and its container; None where
+    neither says.
+    """
     free = None
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
@@ -118,20 +145,36 @@ def _output(config: RunConfig, rows: int) -> Iterator[Finding]:
         begun = store.exists("plan.json")
     except Exception as error:  # whatever a client of S3 raises
         yield problem(
-            "out", f"{config.out}: {type(error).__name__}: {error}", "check the name, the endpoint and the credentials"
+            "out",
+            f"{config.out}: {type(error).__name__}: {error}",
+            "check the name, the endpoint and the credentials",
         )
         return
     if begun:
-        yield ok("out", f"{store.uri} holds a run already: the same settings go on with it, others are refused")
+        yield ok(
+            "out",
+            f"{store.uri} holds a run already: the same settings go on with it, others are refused",
+        )
     if store.uri.startswith("s3://"):
-        yield ok("out", f"{store.uri} answers; whether it can be written to shows at the first write")
+        yield ok(
+            "out", f"{store.uri} answers; whether it can be written to shows at the first write"
+        )
         return
     folder = Path(store.uri)
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        yield problem("out", f"expected a folder to write to, got {folder} without the right to", "set another out")
+        yield problem(
+            "out",
+            f"expected a folder to write to, got {folder} without the right to",
+            "set another out",
+        )
         return
-    free, need = shutil.disk_usage(folder).free, int(rows * 6 * math.prod(sides(config.data.size)) * ROW_BYTES)
-    text = f"at most {need / 2**30:.2f} GiB for {rows:,} rows, {free / 2**30:.1f} GiB free at {folder}"
+    free, need = (
+        shutil.disk_usage(folder).free,
+        int(rows * 6 * math.prod(sides(config.data.size)) * ROW_BYTES),
+    )
+    text = (
+        f"at most {need / 2**30:.2f} GiB for {rows:,} rows, {free / 2**30:.1f} GiB free at {folder}"
+    )
     yield problem("out", f"expected {text}", "set another out") if need > free else ok("out", text)

@@ -29,7 +29,9 @@ def look_at_method(
     sample: Sample | None,
     workers: int,
 ) -> Iterator[Finding]:
-    """Check settings, needs and target, then time one call on a few sampled rows and say what the run would take."""
+    """Check settings, needs and target, then time one call on a few sampled rows and say what the
+    run would take.
+    """
     try:
         method = load_method(config.model_dump())
     except UserError as error:
@@ -38,7 +40,10 @@ def look_at_method(
     needs = method_models(method)
     missing = [name for name in needs if name not in config.models]
     if getattr(method, "needs_masks", False) and config.data.mask is None:
-        text = f"expected the column of segmentation masks, which {config.method.target} needs, got none"
+        text = (
+            f"expected the column of segmentation masks, which {config.method.target} needs, got"
+            " none"
+        )
         yield problem("data.mask", text, "name it, or choose another method")
         return
     for name in missing:
@@ -46,18 +51,30 @@ def look_at_method(
         yield problem("method", text, f"add models.{name}")
     wrong = list(_target(config, classes)) if classes else []
     yield from wrong
-    if missing or wrong or sample is None or not sample.records or any(name not in loaded for name in needs):
+    if (
+        missing
+        or wrong
+        or sample is None
+        or not sample.records
+        or any(name not in loaded for name in needs)
+    ):
         return
-    queries, reasons = _queries(config, loaded["classifier"], sample.tensor()[:TRIED], sample.records[:TRIED])
+    queries, reasons = _queries(
+        config, loaded["classifier"], sample.tensor()[:TRIED], sample.records[:TRIED]
+    )
     if queries is None:
-        yield warning("method", f"none of {len(reasons)} rows could be tried: {one_line(reasons[0])}")
+        yield warning(
+            "method", f"none of {len(reasons)} rows could be tried: {one_line(reasons[0])}"
+        )
         return
     try:
         started = time.perf_counter()
         answers = method(queries, **{name: loaded[name] for name in needs})
         seconds = time.perf_counter() - started
     except Exception as error:
-        yield problem("method", f"fails on {len(queries)} sampled rows: {type(error).__name__}: {error}")
+        yield problem(
+            "method", f"fails on {len(queries)} sampled rows: {type(error).__name__}: {error}"
+        )
         return
     flipped, each = int(answers.flipped.sum()), seconds / len(queries)
     given, rest = divmod(len(answers.counterfactual), len(queries))
@@ -65,13 +82,22 @@ def look_at_method(
         got = f"gives {len(answers.counterfactual)} answers to {len(queries)} rows"
         yield problem("method", got, "it must give each row as many")
         return
-    what = "sampled rows" if given == 1 else f"answers, {given} to each of {len(queries)} sampled rows,"
+    what = (
+        "sampled rows"
+        if given == 1
+        else f"answers, {given} to each of {len(queries)} sampled rows,"
+    )
     tried = f"{flipped} of {len(answers.counterfactual)} {what} flipped in {seconds:.1f} s"
     why = next((reason for reason in answers.reasons if reason), None)
     stuck = warning("method", f"{tried}: {why}", "more steps, another rate, another method?")
     yield ok("method", tried) if flipped else stuck
-    whole = f"about {spoken(sample.rows * each / workers)} for {sample.rows:,} rows on {_workers(workers)}"
-    yield ok("time", f"{whole} at {each:.2f} s a row; batches of {config.engine.batch} may be faster")
+    whole = (
+        f"about {spoken(sample.rows * each / workers)} for {sample.rows:,} rows on"
+        f" {_workers(workers)}"
+    )
+    yield ok(
+        "time", f"{whole} at {each:.2f} s a row; batches of {config.engine.batch} may be faster"
+    )
 
 
 def _workers(count: int) -> str:
@@ -87,7 +113,9 @@ def _target(config: RunConfig, classes: Sequence[str]) -> Iterator[Finding]:
             "use runner-up, a name or a column",
         )
     if target.name is not None and target.name not in classes:
-        yield problem("target", f"expected a class, got {target.name!r}", nearest(target.name, classes))
+        yield problem(
+            "target", f"expected a class, got {target.name!r}", nearest(target.name, classes)
+        )
 
 
 def _queries(
@@ -99,7 +127,9 @@ def _queries(
     targets, reasons = {}, []
     for i, row in enumerate(probabilities):
         try:
-            targets[i] = choose_target(config.target.model_dump(), row, carried[i], classifier.classes)
+            targets[i] = choose_target(
+                config.target.model_dump(), row, carried[i], classifier.classes
+            )
         except BadTarget as reason:
             reasons.append(str(reason))
     if not targets:
@@ -108,7 +138,12 @@ def _queries(
     source, seed = probabilities.argmax(1)[rows].to(device), torch.arange(len(rows), device=device)
     name = config.data.mask
     masks = stacked([carried[i][name] for i in rows] if name else [], device)
-    return Queries(images=images[rows].to(device), source=source, target=wanted, seed=seed, masks=masks), reasons
+    return (
+        Queries(
+            images=images[rows].to(device), source=source, target=wanted, seed=seed, masks=masks
+        ),
+        reasons,
+    )
 
 
 def spoken(seconds: float) -> str:

@@ -42,17 +42,28 @@ def load_each(config: RunConfig, device: torch.device) -> tuple[list[Finding], d
         except Exception as error:  # a foreign network may raise anything
             text = str(error).removeprefix(f"models.{name}: ")
             found.append(
-                problem(f"models.{name}", text if isinstance(error, UserError) else f"{type(error).__name__}: {text}")
+                problem(
+                    f"models.{name}",
+                    text if isinstance(error, UserError) else f"{type(error).__name__}: {text}",
+                )
             )
             continue
         loaded[name] = model
         count = sum(p.numel() for p in model.parameters())
         if spec.weights is None:
             found.append(
-                warning(f"models.{name}", f"{count:,} parameters and no weights: untrained", "set its weights")
+                warning(
+                    f"models.{name}",
+                    f"{count:,} parameters and no weights: untrained",
+                    "set its weights",
+                )
             )
         else:
-            pinned = "pinned by its sha256" if spec.sha256 else f"sha256 {digest}, not pinned in the config"
+            pinned = (
+                "pinned by its sha256"
+                if spec.sha256
+                else f"sha256 {digest}, not pinned in the config"
+            )
             found.append(ok(f"models.{name}", f"{count:,} parameters, {pinned}"))
     return found, loaded
 
@@ -64,26 +75,39 @@ def look_at_oracle(
     names, causal = list(model.attributes), config.score.causal
     for name in causal:
         if name not in names:
-            yield problem("score.causal", f"expected an attribute of the oracle, got {name!r}", nearest(name, names))
+            yield problem(
+                "score.causal",
+                f"expected an attribute of the oracle, got {name!r}",
+                nearest(name, names),
+            )
     try:
         probabilities = in_batches(model, images)
     except Exception as error:
-        yield problem("models.oracle", f"fails on the sampled images: {type(error).__name__}: {error}")
+        yield problem(
+            "models.oracle", f"fails on the sampled images: {type(error).__name__}: {error}"
+        )
         return
     if not probabilities.isfinite().all():
         yield problem("models.oracle", "gives NaN or infinity on the sampled images")
         return
     right = {}
     for index, name in enumerate(names):
-        pairs = [(i, bool(r[name])) for i, r in enumerate(records) if isinstance(r.get(name), bool | int)]
+        pairs = [
+            (i, bool(r[name])) for i, r in enumerate(records) if isinstance(r.get(name), bool | int)
+        ]
         if pairs:
             said = probabilities[[i for i, _ in pairs], index] > config.score.threshold
-            right[name] = float((said == torch.tensor([truth for _, truth in pairs])).float().mean())
+            right[name] = float(
+                (said == torch.tensor([truth for _, truth in pairs])).float().mean()
+            )
     if not right:
         yield ok("models.oracle", f"{len(names)} attributes, none of them a column to compare with")
         return
     worst = min(right, key=lambda name: right[name])
-    text = f"right on {sum(right.values()) / len(right):.0%} of {len(records)} rows, mean over {len(right)} attributes"
+    text = (
+        f"right on {sum(right.values()) / len(right):.0%} of {len(records)} rows, mean over"
+        f" {len(right)} attributes"
+    )
     text += f", worst {worst} {right[worst]:.0%}"
     yield (
         warning("models.oracle", text, "do not trust what it says changed")
@@ -93,20 +117,26 @@ def look_at_oracle(
 
 
 @torch.no_grad()
-def look_at_autoencoder(model: Any, images: Tensor, classifier: Any, predicted: Tensor | None) -> Iterator[Finding]:
-    """Check reconstructions: their error, and whether the classifier still sees the same in them."""
+def look_at_autoencoder(
+    model: Any, images: Tensor, classifier: Any, predicted: Tensor | None
+) -> Iterator[Finding]:
+    """Check reconstructions: their error, and whether the classifier still sees the
+    same in them."""
     try:
         device = next(model.parameters()).device
         latents = torch.cat([model.encode(part.to(device)) for part in torch.split(images, 32)])
         again = torch.cat([model.decode(part) for part in torch.split(latents, 32)]).cpu()
     except Exception as error:
         yield problem(
-            "models.autoencoder", f"fails on images of {images.shape[-1]} px: {type(error).__name__}: {error}"
+            "models.autoencoder",
+            f"fails on images of {images.shape[-1]} px: {type(error).__name__}: {error}",
         )
         return
     if again.shape != images.shape or not again.isfinite().all():
         what = "NaN or infinity" if again.shape == images.shape else f"{tuple(again.shape)}"
-        yield problem("models.autoencoder", f"expected images {tuple(images.shape)} back, got {what}")
+        yield problem(
+            "models.autoencoder", f"expected images {tuple(images.shape)} back, got {what}"
+        )
         return
     lost = float((again - images).abs().mean())
     text = f"mean reconstruction error {lost:.3f} of [0,1], latents {tuple(latents.shape[1:])}"
@@ -121,10 +151,20 @@ def look_at_autoencoder(model: Any, images: Tensor, classifier: Any, predicted: 
 
 @torch.no_grad()
 def look_at_denoiser(model: Any, images: Tensor) -> Iterator[Finding]:
-    """Check the predicted noise at the step where half of the variance is signal, against the best linear guess."""
+    """Check the predicted noise at the step where half of the variance is signal, against the best
+    linear guess.
+    """
     bar = model.alphas_cumprod.double().cpu()
-    if bar.ndim != 1 or not bool((bar[1:] <= bar[:-1]).all()) or not 0 < float(bar[-1]) < float(bar[0]) <= 1:
-        yield problem("models.denoiser", "expected alphas_cumprod to fall from near 1 to near 0", "check its schedule")
+    if (
+        bar.ndim != 1
+        or not bool((bar[1:] <= bar[:-1]).all())
+        or not 0 < float(bar[-1]) < float(bar[0]) <= 1
+    ):
+        yield problem(
+            "models.denoiser",
+            "expected alphas_cumprod to fall from near 1 to near 0",
+            "check its schedule",
+        )
         return
     step = int((bar - 0.5).abs().argmin())
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
@@ -132,15 +172,21 @@ def look_at_denoiser(model: Any, images: Tensor) -> Iterator[Finding]:
 
     def error(x0: Tensor) -> float:
         device = next(model.parameters()).device
-        x_t, t = (signal * x0 + loud * noise).to(device), torch.full((len(x0),), step, device=device)
-        eps = torch.cat([model(x, s)[0] for x, s in zip(torch.split(x_t, 16), torch.split(t, 16), strict=True)])
+        x_t, t = (
+            (signal * x0 + loud * noise).to(device),
+            torch.full((len(x0),), step, device=device),
+        )
+        eps = torch.cat(
+            [model(x, s)[0] for x, s in zip(torch.split(x_t, 16), torch.split(t, 16), strict=True)]
+        )
         return float((eps.cpu() - noise).square().mean())
 
     try:
         got, narrow = error(images * 2 - 1), error(images)
     except Exception as failure:
         yield problem(
-            "models.denoiser", f"fails on images of {images.shape[-1]} px: {type(failure).__name__}: {failure}"
+            "models.denoiser",
+            f"fails on images of {images.shape[-1]} px: {type(failure).__name__}: {failure}",
         )
         return
     power = float((images * 2 - 1 - (images * 2 - 1).mean()).square().mean()) * signal**2
@@ -150,7 +196,9 @@ def look_at_denoiser(model: Any, images: Tensor) -> Iterator[Finding]:
         yield problem("models.denoiser", f"gives NaN at step {step}")
     elif narrow < 0.7 * got and got > 0.5 * linear:
         yield warning(
-            "models.denoiser", f"{text}, {narrow:.3f} with images in [0,1]", "it must be trained on images in [-1,1]"
+            "models.denoiser",
+            f"{text}, {narrow:.3f} with images in [0,1]",
+            "it must be trained on images in [-1,1]",
         )
     elif got > linear:
         advice = "check schedule, prediction and weights, and that it was trained on such images"

@@ -24,7 +24,8 @@ HINTS = {
 
 
 def look_at_metrics(config: RunConfig) -> Iterator[Finding]:
-    """Say which figures will be made through which network, and which are left out for want of one."""
+    """Say which figures will be made through which network, and which are left out for
+    want of one."""
     models = {name: spec.model_dump() for name, spec in config.models.items()}
     through: dict[str, list[str]] = {}
     missing: dict[str, list[str]] = {}
@@ -53,7 +54,9 @@ def look_at_networks(loaded: Mapping[str, Any], images: Tensor) -> Iterator[Find
             first, second = images.to(device), images.flip(0).to(device)
             output = model(first, second) if name == "perceptual" else model(first)
         except Exception as error:  # a foreign network may raise anything
-            yield problem(about, f"fails on images of {images.shape[-1]} px: {type(error).__name__}: {error}")
+            yield problem(
+                about, f"fails on images of {images.shape[-1]} px: {type(error).__name__}: {error}"
+            )
             continue
         wants, side = getattr(model, "size", None) or 0, images.shape[-1]
         enlarged = f", images of {side} px enlarged to {wants}" if wants > side else ""
@@ -61,11 +64,18 @@ def look_at_networks(loaded: Mapping[str, Any], images: Tensor) -> Iterator[Find
             yield problem(about, "gives NaN or infinity on the sampled images")
         elif name == "perceptual":
             zero, far = float(model(first, first).abs().max()), float(output.mean())
-            text = f"distance {far:.3f} between images of the sample, {zero:.1g} from an image to itself{enlarged}"
+            text = (
+                f"distance {far:.3f} between images of the sample, {zero:.1g} from an image to"
+                f" itself{enlarged}"
+            )
             sound = zero < 1e-4 and (far > zero or len(images) < 2)
             yield ok(about, text) if sound else warning(about, text, "is this a distance?")
         else:
             spread = float(output.float().std(0, correction=0).mean())
             text = f"{output.shape[1]} features{enlarged}"
             same = len(images) > 1 and spread == 0
-            yield warning(about, f"{text}, the same for every image", "weights?") if same else ok(about, text)
+            yield (
+                warning(about, f"{text}, the same for every image", "weights?")
+                if same
+                else ok(about, text)
+            )

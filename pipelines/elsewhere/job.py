@@ -1,4 +1,6 @@
-"""`counterfactory score --originals A --counterfactuals B`: an ordinary run of counterfactuals that others made."""
+"""`counterfactory score --originals A --counterfactuals B`: an ordinary run of counterfactuals that
+others made.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +23,36 @@ def arguments(score: argparse.ArgumentParser) -> None:
     own = score.add_argument_group("counterfactuals made elsewhere, instead of a run")
     text = "folder of images, or Parquet as PATH#COLUMN (default column: %s)"
     own.add_argument("--originals", metavar="A", help=text % "image")
-    own.add_argument("--counterfactuals", metavar="B", help=text % "counterfactual; files pair by name, rows by --id")
+    own.add_argument(
+        "--counterfactuals",
+        metavar="B",
+        help=text % "counterfactual; files pair by name, rows by --id",
+    )
     for name in MODELS:
         own.add_argument(f"--{name}", metavar="MODEL", help="a model preset or a YAML file")
-    own.add_argument("--target", help="the class they aim at: opposite (default), runner-up or a name")
-    own.add_argument("--target-column", metavar="COLUMN", help="the same, row by row, in the originals' Parquet")
+    own.add_argument(
+        "--target", help="the class they aim at: opposite (default), runner-up or a name"
+    )
+    own.add_argument(
+        "--target-column", metavar="COLUMN", help="the same, row by row, in the originals' Parquet"
+    )
     own.add_argument("--label", metavar="COLUMN", help="the true class, in the originals' Parquet")
-    own.add_argument("--id", metavar="COLUMN", help="names the rows of Parquet (default: id where there is one)")
-    own.add_argument("--size", type=int, metavar="PIXELS", help="working size (default: the first image's larger side)")
+    own.add_argument(
+        "--id", metavar="COLUMN", help="names the rows of Parquet (default: id where there is one)"
+    )
+    own.add_argument(
+        "--size",
+        type=int,
+        metavar="PIXELS",
+        help="working size (default: the first image's larger side)",
+    )
     own.add_argument("--name", help="of the run's folder (default: after B)")
 
 
 def main(args: argparse.Namespace, sets: list[str]) -> int:
-    """Make the run's folder, take the pairs in, score them; the same command again goes on or sums up again."""
+    """Make the run's folder, take the pairs in, score them; the same command again goes on or sums
+    up again.
+    """
     from pipelines.run import run, say
     from storage.uri import open_store
 
@@ -41,7 +60,10 @@ def main(args: argparse.Namespace, sets: list[str]) -> int:
         raise UserError(f"expected a run or --originals, got both ({args.run})")
     for name in ("originals", "counterfactuals", "classifier"):
         if getattr(args, name) is None:
-            raise UserError(f"expected --{name} beside the other options for counterfactuals made elsewhere, got none")
+            raise UserError(
+                f"expected --{name} beside the other options for counterfactuals made elsewhere,"
+                " got none"
+            )
     b, _ = source(args.counterfactuals, "")
     out, name = (args.out or "runs").rstrip("/"), args.name or name_of(b)
     store = open_store(f"{out}/{name}")
@@ -52,28 +74,44 @@ def main(args: argparse.Namespace, sets: list[str]) -> int:
 
 
 def paired(args: argparse.Namespace, store: Store) -> dict[str, Any]:
-    """Where the pairs lie, as data settings: as they are where they are two columns of one Parquet, else written into
-    the run's folder. The last of `columns` holds the counterfactuals."""
+    """Where the pairs lie, as data settings: as they are where they are two columns of one Parquet,
+    else written into the run's folder. The last of `columns` holds the counterfactuals."""
     from pipelines.elsewhere.pairs import from_folders, from_parquet, write_pairs
     from pipelines.run import say
 
-    (a, image), (b, made) = source(args.originals, "image"), source(args.counterfactuals, "counterfactual")
+    (a, image), (b, made) = (
+        source(args.originals, "image"),
+        source(args.counterfactuals, "counterfactual"),
+    )
     if is_images(args.originals):
         for option in ("label", "target_column", "id"):
             if getattr(args, option):
                 told = f"--{option.replace('_', '-')}"
-                raise UserError(f"{told}: expected it with Parquet, got a folder of images, which has no columns")
+                raise UserError(
+                    f"{told}: expected it with Parquet, got a folder of images, which has no"
+                    " columns"
+                )
         path = write_pairs(store, from_folders(Path(a), Path(b), say))
     elif a != b:
         further = list(dict.fromkeys(name for name in (args.label, args.target_column) if name))
         made = made if "#" in args.counterfactuals else either(b, (made, "image"))
-        path = write_pairs(store, from_parquet((a, image), (b, made), args.id or "id", further, say))
+        path = write_pairs(
+            store, from_parquet((a, image), (b, made), args.id or "id", further, say)
+        )
     elif image == made:
-        raise UserError(f"expected two columns of {a}, got {image} for both: name them as PATH#COLUMN")
+        raise UserError(
+            f"expected two columns of {a}, got {image} for both: name them as PATH#COLUMN"
+        )
     else:
         own = args.id or ("id" if "id" in columns(a) else None)
         return {"path": a, "image": image, "id": own, "label": args.label, "columns": [image, made]}
-    return {"path": path, "image": "image", "id": "id", "label": args.label, "columns": ["image", "counterfactual"]}
+    return {
+        "path": path,
+        "image": "image",
+        "id": "id",
+        "label": args.label,
+        "columns": ["image", "counterfactual"],
+    }
 
 
 def settings(args: argparse.Namespace, sets: list[str], known: dict[str, Any]) -> RunConfig:
@@ -89,12 +127,19 @@ def settings(args: argparse.Namespace, sets: list[str], known: dict[str, Any]) -
         **known,
         "data": {**data, **({"size": args.size} if args.size else {})},
         "models": {name: getattr(args, name) for name in MODELS if getattr(args, name)},
-        "method": {"target": "elsewhere", "settings": {"column": data["columns"][-1], "made": args.counterfactuals}},
-        "target": {"column": args.target_column} if args.target_column else args.target or "opposite",
+        "method": {
+            "target": "elsewhere",
+            "settings": {"column": data["columns"][-1], "made": args.counterfactuals},
+        },
+        "target": (
+            {"column": args.target_column} if args.target_column else args.target or "opposite"
+        ),
     }
     config = resolve_run(raw, sets, "score --originals")
     if (config.out, config.name) != (known["out"], known["name"]):
-        raise UserError("--set: expected the run's name and place as --name and --out, got them as settings")
+        raise UserError(
+            "--set: expected the run's name and place as --name and --out, got them as settings"
+        )
     return config
 
 
@@ -110,20 +155,36 @@ def take_in(store: Store, config: RunConfig) -> str:
     from storage.commit import iterate_commits, todo, totals
 
     digests = pin(config.model_dump()["models"])
-    classifier: Any = load_models(config.model_dump(), ["classifier"], torch.device("cpu"))["classifier"]
+    classifier: Any = load_models(config.model_dump(), ["classifier"], torch.device("cpu"))[
+        "classifier"
+    ]
     classes = list(classifier.classes)
     if config.target.rule == "opposite" and len(classes) != 2:
-        raise UserError(f"--target: expected it for a classifier of {len(classes)} classes, got none")
+        raise UserError(
+            f"--target: expected it for a classifier of {len(classes)} classes, got none"
+        )
     if config.target.name is not None and config.target.name not in classes:
         raise UserError(
-            f"--target: expected a class, got {config.target.name!r}: {nearest(config.target.name, classes)}"
+            f"--target: expected a class, got {config.target.name!r}:"
+            f" {nearest(config.target.name, classes)}"
         )
     plan = make_plan(store, config, digests)
     left = todo(plan, store, STAGE)
-    run_stage(store, config, stage=STAGE, actor=Elsewhere, shards=left, settings=worker_config(config, digests))
+    run_stage(
+        store,
+        config,
+        stage=STAGE,
+        actor=Elsewhere,
+        shards=left,
+        settings=worker_config(config, digests),
+    )
     expect_sound(store, STAGE)
     counts = totals(iterate_commits(store, STAGE))
-    bad = f", {counts['quarantined']} quarantined (`counterfactory show {store.uri}`)" if counts["quarantined"] else ""
+    bad = (
+        f", {counts['quarantined']} quarantined (`counterfactory show {store.uri}`)"
+        if counts["quarantined"]
+        else ""
+    )
     if not counts["rows_out"]:
         raise UserError(f"expected pairs that can be read, got none of {counts['rows_in']}{bad}")
     return f"{store.uri}: {counts['rows_out']} pairs from {counts['rows_in']} names{bad}"

@@ -1,4 +1,6 @@
-"""Originals and counterfactuals from two folders, or two Parquet files, as one table of pairs in a run's folder."""
+"""Originals and counterfactuals from two folders, or two Parquet files, as one table of pairs in a
+run's folder.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ Pair = dict[str, Any]
 
 
 class Pairs(NamedTuple):
-    """of: what identifies them; types: of the further columns; rows: {"id", "image", "counterfactual", ...}."""
+    """of: what identifies them; types: of the further columns; rows: {"id", "image",
+    "counterfactual", ...}.
+    """
 
     of: dict[str, Any]
     types: dict[str, pa.DataType]
@@ -36,20 +40,29 @@ class Pairs(NamedTuple):
 def from_folders(originals: Path, counterfactuals: Path, say: Say) -> Pairs:
     """The pairs of two folders, by path within the folder, whatever the ending.
 
-    A name that one folder lacks stays a row without that image. UserError: no name in common, a name twice.
+    A name that one folder lacks stays a row without that image. UserError: no name in common, a
+    name twice.
     """
     ours, theirs = (images_in(folder, say) for folder in (originals, counterfactuals))
     both = ours.keys() & theirs.keys()
     if not both:
         raise UserError(
-            f"expected files of the same names in {originals} and {counterfactuals}, got {_some(ours)} and "
-            f"{_some(theirs)}"
+            f"expected files of the same names in {originals} and {counterfactuals}, got"
+            f" {_some(ours)} and {_some(theirs)}"
         )
-    for missing, where in ((ours.keys() - theirs.keys(), counterfactuals), (theirs.keys() - ours.keys(), originals)):
+    for missing, where in (
+        (ours.keys() - theirs.keys(), counterfactuals),
+        (theirs.keys() - ours.keys(), originals),
+    ):
         if missing:
-            say(f"{len(missing):,} of {len(ours.keys() | theirs.keys()):,} names are not in {where}: {_some(missing)}")
+            say(
+                f"{len(missing):,} of {len(ours.keys() | theirs.keys()):,} names are not in"
+                f" {where}: {_some(missing)}"
+            )
     of = {
-        side: fingerprint([[n, f.stat().st_size, f.stat().st_mtime_ns] for n, f in sorted(found.items())])
+        side: fingerprint(
+            [[n, f.stat().st_size, f.stat().st_mtime_ns] for n, f in sorted(found.items())]
+        )
         for side, found in (("originals", ours), ("counterfactuals", theirs))
     }
 
@@ -58,14 +71,19 @@ def from_folders(originals: Path, counterfactuals: Path, say: Say) -> Pairs:
             files = {"image": ours.get(name), "counterfactual": theirs.get(name)}
             yield {
                 "id": name,
-                **{column: file and _cell(file.read_bytes(), file.name) for column, file in files.items()},
+                **{
+                    column: file and _cell(file.read_bytes(), file.name)
+                    for column, file in files.items()
+                },
             }
 
     return Pairs(of, {}, pairs())
 
 
 def images_in(folder: Path, say: Say) -> dict[str, Path]:
-    """The image files of a folder and its subfolders, by path without the ending; UserError where one name is twice."""
+    """The image files of a folder and its subfolders, by path without the ending; UserError where
+    one name is twice.
+    """
     if not folder.is_dir():
         raise UserError(f"expected a folder of images or a Parquet file at {folder}, got neither")
     found: dict[str, Path] = {}
@@ -79,28 +97,39 @@ def images_in(folder: Path, say: Say) -> dict[str, Path]:
             continue
         name = "/".join(parts).removesuffix(file.suffix)
         if name in found:
-            raise UserError(f"{folder}: expected each name once, got {found[name].name} and {file.name}")
+            raise UserError(
+                f"{folder}: expected each name once, got {found[name].name} and {file.name}"
+            )
         found[name] = file
     if others:
-        say(f"{folder}: {len(others):,} files are no images by their ending and are left out: {_some(others)}")
+        say(
+            f"{folder}: {len(others):,} files are no images by their ending and are left out:"
+            f" {_some(others)}"
+        )
     if not found:
         raise UserError(f"expected images ({' '.join(ENDINGS)}) in {folder}, got none")
     return found
 
 
 def from_parquet(
-    originals: tuple[str, str], counterfactuals: tuple[str, str], key: str, further: Sequence[str], say: Say
+    originals: tuple[str, str],
+    counterfactuals: tuple[str, str],
+    key: str,
+    further: Sequence[str],
+    say: Say,
 ) -> Pairs:
-    """The same of two Parquet files, folders or globs, each with the column of its images, paired by the column `key`.
+    """The same of two Parquet files, folders or globs, each with the column of its images, paired
+    by the column `key`.
 
-    further: columns of the originals to keep. UserError: a column is missing, an id twice, no id in common.
+    further: columns of the originals to keep. UserError: a column is missing, an id twice, no id in
+    common.
     """
     ours, theirs = Side(*originals, key, further), Side(*counterfactuals, key)
     both = ours.places.keys() & theirs.places.keys()
     if not both:
         raise UserError(
-            f"expected the same values of {key} in {ours.path} and {theirs.path}, got {_some(ours.places)} and "
-            f"{_some(theirs.places)}"
+            f"expected the same values of {key} in {ours.path} and {theirs.path}, got"
+            f" {_some(ours.places)} and {_some(theirs.places)}"
         )
     for missing, where in (
         (ours.places.keys() - both, theirs.path),
@@ -111,7 +140,11 @@ def from_parquet(
 
     def pairs() -> Iterator[Pair]:
         for name in [*ours.places, *(n for n in theirs.places if n not in ours.places)]:
-            mine = ours.row(name, further) if name in ours.places else dict.fromkeys([ours.column, *further])
+            mine = (
+                ours.row(name, further)
+                if name in ours.places
+                else dict.fromkeys([ours.column, *further])
+            )
             made = theirs.row(name, ()) if name in theirs.places else {theirs.column: None}
             kept = {column: mine[column] for column in further}
             yield {
@@ -121,12 +154,19 @@ def from_parquet(
                 **kept,
             }
 
-    of = {"originals": ours.version, "counterfactuals": theirs.version, "key": key, "further": list(further)}
+    of = {
+        "originals": ours.version,
+        "counterfactuals": theirs.version,
+        "key": key,
+        "further": list(further),
+    }
     return Pairs(of, {name: ours.types[name] for name in further}, pairs())
 
 
 class Side:
-    """One side's Parquet files: where each id's row is, and the row; a few row groups are held in memory."""
+    """One side's Parquet files: where each id's row is, and the row; a few row groups are held in
+    memory.
+    """
 
     def __init__(self, path: str, column: str, key: str, further: Sequence[str] = ()) -> None:
         self.path, self.column, self.key = path, column, key
@@ -135,7 +175,9 @@ class Side:
             self.files = data_files(path)
         except (FileNotFoundError, ValueError) as error:
             raise UserError(str(error)) from None
-        self.version = fingerprint([[name, store.version(name)] for store, name in self.files] + [column])
+        self.version = fingerprint(
+            [[name, store.version(name)] for store, name in self.files] + [column]
+        )
         for number, (store, name) in enumerate(self.files):
             with store.parquet(name) as file:
                 self.types = {field.name: field.type for field in file.schema_arrow}
@@ -147,14 +189,19 @@ class Side:
                     ids = file.read_row_group(group, columns=[key])[key].to_pylist()
                     for at, one in enumerate(ids):
                         if one is None or str(one) in self.places:
-                            raise UserError(f"{store.url(name)}: expected each {key} once, got {one!r} again or empty")
+                            raise UserError(
+                                f"{store.url(name)}: expected each {key} once, got {one!r} again or"
+                                " empty"
+                            )
                         self.places[str(one)] = (number, group, at)
         self._group = lru_cache(maxsize=4)(self._read)
 
     def row(self, name: str, further: Sequence[str]) -> Mapping[str, Any]:
         """The image column and `further` of an id's row."""
         number, group, at = self.places[name]
-        rows: list[dict[str, Any]] = self._group(number, group, tuple(further)).slice(at, 1).to_pylist()
+        rows: list[dict[str, Any]] = (
+            self._group(number, group, tuple(further)).slice(at, 1).to_pylist()
+        )
         return rows[0]
 
     def _read(self, number: int, group: int, further: tuple[str, ...]) -> pa.Table:
@@ -164,23 +211,33 @@ class Side:
 
 
 def write_pairs(store: Store, pairs: Pairs) -> str:
-    """Put pairs into the run's folder, once; gives the folder. UserError where it holds other pairs."""
+    """Put pairs into the run's folder, once; gives the folder. UserError where it holds other
+    pairs.
+    """
     told = json.dumps(pairs.of, sort_keys=True)
     if store.exists(MARK):
         if json.loads(store.read(MARK)) != json.loads(told):
             raise UserError(
-                f"{store.uri} holds other pairs, or the files have changed; nothing was changed: give another --name"
+                f"{store.uri} holds other pairs, or the files have changed; nothing was changed:"
+                " give another --name"
             )
         return store.url(FOLDER)
     number = 0
     while rows := list(islice(pairs.rows, FILE_ROWS)):
         columns: dict[str, pa.Array] = {
             "id": pa.array([row["id"] for row in rows], pa.string()),
-            **{side: pa.array([row[side] for row in rows], IMAGE) for side in ("image", "counterfactual")},
-            **{name: pa.array([row[name] for row in rows], kind) for name, kind in pairs.types.items()},
+            **{
+                side: pa.array([row[side] for row in rows], IMAGE)
+                for side in ("image", "counterfactual")
+            },
+            **{
+                name: pa.array([row[name] for row in rows], kind)
+                for name, kind in pairs.types.items()
+            },
         }
         out = io.BytesIO()
-        pq.write_table(pa.table(columns), out, row_group_size=100, compression="none")  # images are compressed
+        # images are compressed
+        pq.write_table(pa.table(columns), out, row_group_size=100, compression="none")
         store.write(f"{FOLDER}/pairs-{number:05d}.parquet", out.getvalue())
         number += 1
     store.replace(MARK, told.encode())

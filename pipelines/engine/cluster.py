@@ -1,4 +1,6 @@
-"""What every node of a Ray cluster must have before work begins: this code, the run's folder, data and models."""
+"""What every node of a Ray cluster must have before work begins: this code, the run's folder, data
+and models.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,19 @@ WAIT = 120.0  # seconds for a node's answer; one that is busy starting is not wa
 
 
 def workers_that_fit(nodes: list[Mapping[str, float]], gpus: float) -> int:
-    """How many workers with `gpus` GPUs each a cluster has room for: a fraction shares one GPU and never spans two."""
+    """How many workers with `gpus` GPUs each a cluster has room for: a fraction shares one GPU and
+    never spans two.
+    """
     here = [int(node.get("GPU", 0)) for node in nodes]
-    return sum(here) * int(1 / gpus + 1e-9) if gpus < 1 else sum(int(count // gpus) for count in here)
+    return (
+        sum(here) * int(1 / gpus + 1e-9) if gpus < 1 else sum(int(count // gpus) for count in here)
+    )
 
 
 def expect_listener(address: str) -> None:
-    """UserError where nothing listens at host:port: Ray would try for a minute, and then end the process."""
+    """UserError where nothing listens at host:port: Ray would try for a minute, and then end the
+    process.
+    """
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or "/" in host:
         return  # auto, ray://...: left to Ray
@@ -33,21 +41,26 @@ def expect_listener(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except (OSError, OverflowError) as error:
         told = getattr(error, "strerror", None) or type(error).__name__
-        raise UserError(f"engine.address: expected a running Ray cluster at {address}, got {told}") from None
+        raise UserError(
+            f"engine.address: expected a running Ray cluster at {address}, got {told}"
+        ) from None
 
 
 def check_nodes(store: Store, plain: Mapping[str, Any], shards: list[dict[str, Any]]) -> None:
     """UserError where a node of the connected cluster lacks what the work needs.
 
-    A file is written into the run's folder and looked for by every node, so a folder that only bears the same name on
-    each machine is noticed.
+    A file is written into the run's folder and looked for by every node, so a folder that only
+    bears the same name on each machine is noticed.
     """
     import ray
 
     probe, mark = f".probe-{uuid.uuid4().hex}", uuid.uuid4().hex
     store.write(probe, mark.encode())
     try:
-        told = _ask([node for node in ray.nodes() if node["Alive"]], needs(store, plain, shards[0], probe, mark))
+        told = _ask(
+            [node for node in ray.nodes() if node["Alive"]],
+            needs(store, plain, shards[0], probe, mark),
+        )
     finally:
         with suppress(OSError):  # without the right to delete it stays: hidden, and known to gc
             store.remove(probe)
@@ -56,9 +69,15 @@ def check_nodes(store: Store, plain: Mapping[str, Any], shards: list[dict[str, A
         raise UserError(f"{told[0]}{more}")
 
 
-def needs(store: Store, plain: Mapping[str, Any], shard: Mapping[str, Any], probe: str, mark: str) -> dict[str, Any]:
-    """What a node is asked for, as plain values; weights are those that the driver can read as files."""
-    weights = {name: spec["weights"] for name, spec in plain["models"].items() if spec.get("weights")}
+def needs(
+    store: Store, plain: Mapping[str, Any], shard: Mapping[str, Any], probe: str, mark: str
+) -> dict[str, Any]:
+    """What a node is asked for, as plain values; weights are those that the driver can read as
+    files.
+    """
+    weights = {
+        name: spec["weights"] for name, spec in plain["models"].items() if spec.get("weights")
+    }
     return {
         "version": versions()["counterfactory"],
         "run": {"uri": store.uri, "probe": probe, "mark": mark},
@@ -71,7 +90,10 @@ def lacks(asked: Mapping[str, Any]) -> str | None:
     """What of it this machine does not have, and what to do; None if nothing."""
     version, run, data = versions()["counterfactory"], asked["run"], asked["data"]
     if version != asked["version"]:
-        return f"expected counterfactory {asked['version']} as on the driver's machine, got {version}: use one image"
+        return (
+            f"expected counterfactory {asked['version']} as on the driver's machine, got {version}:"
+            " use one image"
+        )
     try:
         found = open_store(run["uri"]).read(run["probe"]).decode()
     except (OSError, UnicodeDecodeError) as error:
@@ -92,7 +114,9 @@ def lacks(asked: Mapping[str, Any]) -> str | None:
 
 
 def _is_file_here(where: str) -> bool:
-    """Is a model's location a file or folder of this machine or of a bucket; a hub's name is neither."""
+    """Is a model's location a file or folder of this machine or of a bucket; a hub's name is
+    neither.
+    """
     folder, _, name = weights_location(where).rpartition("/")
     try:
         return open_store(folder or ".").exists(name)
@@ -103,14 +127,18 @@ def _is_file_here(where: str) -> bool:
 
 
 def _ask(nodes: list[Mapping[str, Any]], asked: dict[str, Any]) -> list[str]:
-    """What each of the nodes lacks, a line each; one that is gone or does not answer is left to Ray."""
+    """What each of the nodes lacks, a line each; one that is gone or does not answer is left to
+    Ray.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     look = ray.remote(_look())
     where = {
         look.options(
-            num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False), max_retries=0
+            num_cpus=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+            max_retries=0,
         ).remote(asked): node["NodeManagerHostname"]
         for node in nodes
     }
@@ -130,7 +158,10 @@ def _look() -> Callable[[dict[str, Any]], str | None]:
         try:
             from pipelines.engine.cluster import lacks
         except ImportError as error:
-            return f"expected counterfactory {asked['version']} to be installed, got {error}: use one image"
+            return (
+                f"expected counterfactory {asked['version']} to be installed, got {error}: use one"
+                " image"
+            )
         return lacks(asked)
 
     return look

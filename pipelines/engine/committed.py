@@ -24,15 +24,21 @@ def plan_of(store: Store) -> dict[str, Any]:
 
 
 def made_shards(store: Store) -> list[int]:
-    """Indices of the shards that were generated, in order, from names alone; UserError where there is none."""
+    """Indices of the shards that were generated, in order, from names alone; UserError where there
+    is none.
+    """
     shards = committed(store, GENERATE)
     if not shards:
-        raise UserError(f"expected counterfactuals in {store.uri}, got none: run the generate stage first")
+        raise UserError(
+            f"expected counterfactuals in {store.uri}, got none: run the generate stage first"
+        )
     return shards
 
 
 def generated(store: Store) -> Iterator[dict[str, Any]]:
-    """Commits of the generate stage in the order of shards, a few at a time; UserError where there is none."""
+    """Commits of the generate stage in the order of shards, a few at a time; UserError where there
+    is none.
+    """
     made_shards(store)
     return iterate_commits(store, GENERATE)
 
@@ -42,19 +48,26 @@ def scored_stage(store: Store) -> str:
     try:
         return str(json.loads(store.read(TABLE))["stage"])
     except FileNotFoundError:
-        raise UserError(f"expected scores in {store.uri}, got none: run the score stage first") from None
+        raise UserError(
+            f"expected scores in {store.uri}, got none: run the score stage first"
+        ) from None
 
 
 def attributed_stage(store: Store) -> str:
-    """The stage of the importances that the run's table of them tells; UserError where there is none yet."""
+    """The stage of the importances that the run's table of them tells; UserError where there is
+    none yet.
+    """
     try:
         return str(json.loads(store.read(ATTRIBUTED))["stage"])
     except FileNotFoundError:
-        raise UserError(f"expected importances in {store.uri}, got none: `counterfactory attribution` first") from None
+        raise UserError(
+            f"expected importances in {store.uri}, got none: `counterfactory attribution` first"
+        ) from None
 
 
 def class_names(store: Store, config: RunConfig) -> list[str]:
-    """The classifier's class names: from the config, or as the model itself named them when it scored or generated.
+    """The classifier's class names: from the config, or as the model itself named them when it
+    scored or generated.
 
     UserError where none of them knows.
     """
@@ -64,7 +77,10 @@ def class_names(store: Store, config: RunConfig) -> list[str]:
         first = next(iterate_commits(store, stage), None)  # what one worker saw they all saw
         if first is not None and first["extra"].get("classes"):
             return list(first["extra"]["classes"])
-    raise UserError("models.classifier.classes: expected the names of the classes, got none: give them, or score first")
+    raise UserError(
+        "models.classifier.classes: expected the names of the classes, got none: give them, or"
+        " score first"
+    )
 
 
 def class_name(names: list[str], index: int) -> str:

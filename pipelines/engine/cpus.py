@@ -6,12 +6,17 @@ import math
 import os
 from pathlib import Path
 
-QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of cgroup v2, as a container sees its own: "MICROSECONDS PERIOD" or "max ..."
+# of cgroup v2, as a container sees its own: "MICROSECONDS PERIOD" or "max ..."
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def cpus() -> int:
-    """CPUs that this process may use: those of its affinity mask, less where its container has a quota; at least 1."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPUs that this process may use: those of its affinity mask, less where its container has a
+    quota; at least 1.
+    """
+    count = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     try:
         quota, period = QUOTA.read_text().split()
         return count if quota == "max" else max(1, min(count, math.ceil(int(quota) / int(period))))

@@ -26,15 +26,25 @@ def disk_errors(uri: str) -> Iterator[None]:
 
 
 def disk_error(error: BaseException, uri: str) -> UserError | None:
-    """The user's error behind an OSError of a run in `uri`; None where it is no matter of a disk."""
+    """The user's error behind an OSError of a run in `uri`; None where it is no matter
+    of a disk."""
     if not isinstance(error, OSError) or error.errno is None:
         return None
     name = errno.errorcode.get(error.errno, str(error.errno))
-    where = f" at {error.filename}" if error.filename and not str(error.filename).startswith(uri) else ""
+    where = (
+        f" at {error.filename}"
+        if error.filename and not str(error.filename).startswith(uri)
+        else ""
+    )
     if error.errno in FULL:
         return UserError(f"expected room in {uri}, got {name}{where}: free some and {AGAIN}")
     if error.errno in CLOSED:
-        return UserError(f"expected {uri} to be readable and writable, got {name}{where}: open it and {AGAIN}")
+        return UserError(
+            f"expected {uri} to be readable and writable, got {name}{where}: open it and {AGAIN}"
+        )
     if error.errno == errno.EIO:
-        return UserError(f"expected {uri} and the input to work, got {name}{where}: look after the disk and {AGAIN}")
+        return UserError(
+            f"expected {uri} and the input to work, got {name}{where}: look after the disk and"
+            f" {AGAIN}"
+        )
     return None

@@ -14,9 +14,11 @@ from storage.uri import Store
 
 @dataclass(frozen=True)
 class Part:
-    """What to work on now: nothing of it changes the plan, an id or the fingerprint, and a later call goes on.
+    """What to work on now: nothing of it changes the plan, an id or the fingerprint, and a later
+    call goes on.
 
-    limit: at most so many rows; shards: only those from a to before b; retry: quarantined rows of committed shards too.
+    limit: at most so many rows; shards: only those from a to before b; retry: quarantined rows of
+    committed shards too.
     """
 
     limit: int | None = None
@@ -34,22 +36,32 @@ class Part:
             return left
         return [shard for shard in left if self.shards[0] <= shard["index"] < self.shards[1]]
 
-    def choose(self, plan: Mapping[str, Any], store: Store, stage: str) -> tuple[list[dict[str, Any]], int]:
-        """The shards to generate now, in order, and how many have a commit; UserError as `expect_room`."""
+    def choose(
+        self, plan: Mapping[str, Any], store: Store, stage: str
+    ) -> tuple[list[dict[str, Any]], int]:
+        """The shards to generate now, in order, and how many have a commit; UserError as
+        `expect_room`.
+        """
         missing = todo(plan, store, stage)
         left = self.of([*missing, *(to_retry(plan, store) if self.retry else [])])
         self.expect_room(plan["shards"], left)
         return self._first(left), len(plan["shards"]) - len(missing)
 
-    def expect_room(self, planned: Sequence[Mapping[str, Any]], left: Sequence[Mapping[str, Any]]) -> None:
-        """UserError where the range is outside the plan, or the limit under the first shard that is left."""
+    def expect_room(
+        self, planned: Sequence[Mapping[str, Any]], left: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """UserError where the range is outside the plan, or the limit under the first shard that is
+        left.
+        """
         if self.shards is not None and self.shards[0] >= len(planned):
             a, b = self.shards
-            raise UserError(f"--shards: expected some of the run's shards, 0:{len(planned)}, got {a}:{b}")
+            raise UserError(
+                f"--shards: expected some of the run's shards, 0:{len(planned)}, got {a}:{b}"
+            )
         if self.limit is not None and left and work(left[0]) > self.limit:
             raise UserError(
-                f"--limit: expected at least {work(left[0])}, the rows of the next shard, got {self.limit} "
-                "(engine.shard_rows cuts a run's shards when it is first started)"
+                f"--limit: expected at least {work(left[0])}, the rows of the next shard, got"
+                f" {self.limit} (engine.shard_rows cuts a run's shards when it is first started)"
             )
 
     def _first(self, left: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -81,5 +93,7 @@ def parse(limit: int | None, shards: str | None, retry: bool) -> Part:
         return Part(limit, None, retry)
     match = re.fullmatch(r"(\d+):(\d+)", shards)
     if match is None or int(match[1]) >= int(match[2]):
-        raise UserError(f"--shards: expected a:b with a < b, the shards from a to before b, got {shards!r}")
+        raise UserError(
+            f"--shards: expected a:b with a < b, the shards from a to before b, got {shards!r}"
+        )
     return Part(limit, (int(match[1]), int(match[2])), retry)

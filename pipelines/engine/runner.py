@@ -1,4 +1,6 @@
-"""Run a stage's worker over shards, in this process or on Ray Data; what is done is decided by storage."""
+"""Run a stage's worker over shards, in this process or on Ray Data; what is done is decided by
+storage.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +31,21 @@ from storage.secrets import hide
 from storage.uri import Store, open_store
 
 # They score answers and change none.
-JUDGES = ("oracle", "second", "features", "perceptual", "simsiam", "faces", "encoder", "attribution")
+JUDGES = (
+    "oracle",
+    "second",
+    "features",
+    "perceptual",
+    "simsiam",
+    "faces",
+    "encoder",
+    "attribution",
+)
 
 
 def worker_config(config: RunConfig, digests: dict[str, str]) -> dict[str, Any]:
-    """The plain settings that workers get: every model pinned, and the fingerprint that seeds noise and ids.
+    """The plain settings that workers get: every model pinned, and the fingerprint that seeds noise
+    and ids.
 
     Local weights are named in full: a worker's working folder is not the driver's.
     """
@@ -49,12 +61,17 @@ def worker_config(config: RunConfig, digests: dict[str, str]) -> dict[str, Any]:
 
 
 def method_fingerprint(config: RunConfig, digests: dict[str, str]) -> str:
-    """What a row's answer depends on besides the row: method, settings, seed and the models' digests."""
+    """What a row's answer depends on besides the row: method, settings, seed and the models'
+    digests.
+    """
     return fingerprint(
         {
             "method": config.method.model_dump(exclude={"preset", "paper"}),
             "seed": config.seed,
-            "models": {name: model_fingerprint(config, name, digests[name]) for name in answering(config, digests)},
+            "models": {
+                name: model_fingerprint(config, name, digests[name])
+                for name in answering(config, digests)
+            },
         }
     )
 
@@ -62,7 +79,8 @@ def method_fingerprint(config: RunConfig, digests: dict[str, str]) -> str:
 def answering(config: RunConfig, names: Iterable[str]) -> list[str]:
     """The models, out of `names`, that a row's answer depends on: all but those that only judge it.
 
-    A network that judges and that the method is called with as well (DiME with a perceptual distance) is one of them.
+    A network that judges and that the method is called with as well (DiME with a perceptual
+    distance) is one of them.
     """
     needed: tuple[str, ...] = ()
     if config.method.target != "elsewhere":
@@ -71,8 +89,12 @@ def answering(config: RunConfig, names: Iterable[str]) -> list[str]:
 
 
 def model_fingerprint(config: RunConfig, name: str, digest: str) -> str:
-    """What a model's outputs depend on: its weights and how they are read, wherever the file is kept."""
-    return fingerprint([digest, config.models[name].model_dump(exclude={"preset", "weights", "sha256"})])
+    """What a model's outputs depend on: its weights and how they are read, wherever the file is
+    kept.
+    """
+    return fingerprint(
+        [digest, config.models[name].model_dump(exclude={"preset", "weights", "sha256"})]
+    )
 
 
 def run_stage(
@@ -86,10 +108,12 @@ def run_stage(
     done: int = 0,
     planned: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Run `actor(config, stage, run_uri)` over the shards given; receipts in the order of completion.
+    """Run `actor(config, stage, run_uri)` over the shards given; receipts in the order of
+    completion.
 
-    done, planned: how many of the run's shards were done before, of how many, where that is to be told.
-    settings: the plain worker settings, where the caller has them; nothing to do starts nothing.
+    done, planned: how many of the run's shards were done before, of how many, where that is to be
+    told. settings: the plain worker settings, where the caller has them; nothing to do starts
+    nothing.
     """
     if done and planned:
         note(f"{stage}: {done:,} of {planned:,} shards were committed before")
@@ -115,14 +139,19 @@ def run_stage(
 
 
 def _local(
-    uri: str, plain: dict[str, Any], engine: EngineConfig, stage: str, actor: type, shards: list[dict[str, Any]]
+    uri: str,
+    plain: dict[str, Any],
+    engine: EngineConfig,
+    stage: str,
+    actor: type,
+    shards: list[dict[str, Any]],
 ) -> Iterator[dict[str, Any]]:
     worker = actor(config=plain, stage=stage, run_uri=uri)
     if not hasattr(worker, "begin"):
         yield from map(worker, shards)
         return
-    # The next shard is begun (its rows are read and decoded) in a thread; the work stays in this one, where a debugger
-    # and Ctrl-C find it.
+    # The next shard is begun (its rows are read and decoded) in a thread; the work stays in this
+    # one, where a debugger and Ctrl-C find it.
     with ThreadPoolExecutor(1, thread_name_prefix="begin") as beginner:
         coming = beginner.submit(worker.begin, shards[0])
         try:
@@ -137,7 +166,12 @@ def _local(
 
 
 def _on_ray(
-    uri: str, plain: dict[str, Any], engine: EngineConfig, stage: str, actor: type, shards: list[dict[str, Any]]
+    uri: str,
+    plain: dict[str, Any],
+    engine: EngineConfig,
+    stage: str,
+    actor: type,
+    shards: list[dict[str, Any]],
 ) -> Iterator[dict[str, Any]]:
     import ray
 
@@ -145,19 +179,22 @@ def _on_ray(
     if _address(engine):
         check_nodes(open_store(uri), plain, shards)
     together = getattr(actor, "together", 1)
-    data = ray.data.from_items([{"shard": json.dumps(shard)} for shard in shards], override_num_blocks=len(shards))
+    data = ray.data.from_items(
+        [{"shard": json.dumps(shard)} for shard in shards], override_num_blocks=len(shards)
+    )
     data = data.map(
         _RayWorker,
         fn_constructor_kwargs={"actor": actor, "config": plain, "stage": stage, "run_uri": uri},
-        # A worker that takes two shards reads one while it computes the other; no more, or the last shards would wait
-        # for one worker while others have nothing to do.
+        # A worker that takes two shards reads one while it computes the other; no more, or the last
+        # shards would wait for one worker while others have nothing to do.
         compute=ray.data.ActorPoolStrategy(
             size=workers,
             max_tasks_in_flight_per_actor=together,
             max_concurrent_calls_per_actor=together,
             enable_true_multi_threading=together > 1,
         ),
-        num_cpus=0 if engine.gpus else 1,  # else Ray asks for a CPU too, and a node with few would leave GPUs idle
+        # else Ray asks for a CPU too, and a node with few would leave GPUs idle
+        num_cpus=0 if engine.gpus else 1,
         num_gpus=engine.gpus or None,
     )
     for row in data.iter_rows():
@@ -171,7 +208,12 @@ class WorkerError(RuntimeError):
     """A worker failed in a way that is no row's and no user's fault; holds its traceback."""
 
 
-KINDS: dict[str, type[Exception]] = {"user": UserError, "file": FileChanged, "away": NoAnswer, "bug": WorkerError}
+KINDS: dict[str, type[Exception]] = {
+    "user": UserError,
+    "file": FileChanged,
+    "away": NoAnswer,
+    "bug": WorkerError,
+}
 
 
 class _RayWorker:
@@ -209,9 +251,11 @@ def _told(error: Exception, uri: str) -> dict[str, Any]:
 
 
 def start_ray(engine: EngineConfig) -> int:
-    """Connect to the cluster that is named, or start a local one; gives how many workers to run there.
+    """Connect to the cluster that is named, or start a local one; gives how many workers to run
+    there.
 
-    A local cluster is told of two CPUs more than there are workers: a pool that takes every CPU hangs.
+    A local cluster is told of two CPUs more than there are workers: a pool that takes every CPU
+    hangs.
     """
     import ray
 
@@ -221,7 +265,11 @@ def start_ray(engine: EngineConfig) -> int:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         told = {"log_to_driver": False, "logging_level": "ERROR"}
-        local = {"num_cpus": (wanted or cpus()) + 2, "include_dashboard": False, "_temp_dir": _short_temp()}
+        local = {
+            "num_cpus": (wanted or cpus()) + 2,
+            "include_dashboard": False,
+            "_temp_dir": _short_temp(),
+        }
         if address:
             expect_listener(address)
         try:
@@ -232,26 +280,32 @@ def start_ray(engine: EngineConfig) -> int:
                 _start_local({**told, **local})
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise UserError(
-                f"engine.address: expected a running Ray cluster at {address}, got {type(error).__name__}: "
-                f"{' '.join(str(error).split())[:200]}"
+                f"engine.address: expected a running Ray cluster at {address}, got"
+                f" {type(error).__name__}: {' '.join(str(error).split())[:200]}"
             ) from None
     context = ray.data.DataContext.get_current()
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    if hasattr(context, "execution_no_progress_timeout_s"):  # Ray 2.60 would end a run whose shards take half an hour
+    # Ray 2.60 would end a run whose shards take half an hour
+    if hasattr(context, "execution_no_progress_timeout_s"):
         context.execution_no_progress_timeout_s = -1  # none: engine.row_seconds is the limit
     if engine.gpus:
-        fit = workers_that_fit([node["Resources"] for node in ray.nodes() if node["Alive"]], engine.gpus)
+        fit = workers_that_fit(
+            [node["Resources"] for node in ray.nodes() if node["Alive"]], engine.gpus
+        )
         if fit < (wanted or 1) and not (address and wanted):  # Ray would wait for ever
             less = f"set engine.workers={fit}" if fit else "set engine.gpus=0"
             raise UserError(
-                f"engine.gpus: expected GPUs for {wanted or 1} workers with {engine.gpus:g} each, got room for "
-                f"{fit or 'none'}: {less}"
+                f"engine.gpus: expected GPUs for {wanted or 1} workers with {engine.gpus:g} each,"
+                f" got room for {fit or 'none'}: {less}"
             )
         if wanted and fit < wanted:  # a cluster may grow
-            note(f"engine.workers: {wanted} with {engine.gpus:g} GPUs each, {address} has room for {fit} now")
+            note(
+                f"engine.workers: {wanted} with {engine.gpus:g} GPUs each, {address} has room for"
+                f" {fit} now"
+            )
         return wanted or fit
     if wanted is not None:
         return wanted
@@ -259,7 +313,9 @@ def start_ray(engine: EngineConfig) -> int:
 
 
 def _start_local(told: dict[str, Any]) -> None:
-    """Start Ray on this machine; what it waits for its own processes (30 s) may be too short once, on a busy one."""
+    """Start Ray on this machine; what it waits for its own processes (30 s) may be too short once,
+    on a busy one.
+    """
     import ray
 
     reason = ""
@@ -284,7 +340,9 @@ def _address(engine: EngineConfig) -> str | None:
 
 @contextmanager
 def _native_stderr_held(show: bool = True) -> Iterator[None]:
-    """Hold back what Ray's native code says while it starts; with `show` it is said where the start fails."""
+    """Hold back what Ray's native code says while it starts; with `show` it is said where the start
+    fails.
+    """
     with tempfile.TemporaryFile() as held:
         sys.stderr.flush()
         kept = os.dup(2)
@@ -301,5 +359,7 @@ def _native_stderr_held(show: bool = True) -> Iterator[None]:
 
 
 def _short_temp() -> str | None:
-    """Ray's socket paths must stay under 107 characters: leave a long TMPDIR alone by naming a short one."""
+    """Ray's socket paths must stay under 107 characters: leave a long TMPDIR alone by naming a
+    short one.
+    """
     return None if len(tempfile.gettempdir()) < 40 else "/tmp/ray"

@@ -7,15 +7,24 @@ from typing import Any
 
 
 def what_changed(ours: Mapping[str, Any], standing: Mapping[str, Any]) -> str:
-    """Which input file or model of two plans differs first, and how to go on; "" where neither does."""
-    fields = [name for name in ours["fingerprint"] if ours["fingerprint"][name] != standing["fingerprint"].get(name)]
+    """Which input file or model of two plans differs first, and how to go on; "" where neither
+    does.
+    """
+    fields = [
+        name
+        for name in ours["fingerprint"]
+        if ours["fingerprint"][name] != standing["fingerprint"].get(name)
+    ]
     if "data" in fields:
         return _data(_versions(ours), _versions(standing))
     for field in fields:
         name = field.removeprefix("models.")
         before, now = standing["models"].get(name), ours["models"].get(name)
         if field.startswith("models.") and before is not None and before != now:
-            return f"models.{name}: expected the weights the run was planned with, sha256 {before}, got {now}"
+            return (
+                f"models.{name}: expected the weights the run was planned with, sha256 {before},"
+                f" got {now}"
+            )
     return ""
 
 
@@ -24,10 +33,21 @@ def _data(now: dict[str, str], before: dict[str, str]) -> str:
         if file not in now:
             return f"data.path: expected {file}, which the run was planned with, got no such file"
         if now[file] != version:
-            told = "" if "-" not in version else " (bytes and time of the last change: `cp -p` keeps it)"
-            return f"data.path: {file} changed since the run was planned: expected {version}, got {now[file]}{told}"
+            told = (
+                ""
+                if "-" not in version
+                else " (bytes and time of the last change: `cp -p` keeps it)"
+            )
+            return (
+                f"data.path: {file} changed since the run was planned: expected {version}, got"
+                f" {now[file]}{told}"
+            )
     more = next((file for file in now if file not in before), None)
-    return "" if more is None else f"data.path: expected the files the run was planned with, got {more} as well"
+    return (
+        ""
+        if more is None
+        else f"data.path: expected the files the run was planned with, got {more} as well"
+    )
 
 
 def _versions(plan: Mapping[str, Any]) -> dict[str, str]:

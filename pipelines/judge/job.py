@@ -1,4 +1,5 @@
-"""Prompts for a vision-language judge as batch files, and the way back from its answers to scores."""
+"""Prompts for a vision-language judge as batch files, and the way back from its
+answers to scores."""
 
 from __future__ import annotations
 
@@ -43,10 +44,12 @@ ANSWERS = pa.schema(
 
 
 def build_prompts(store: Store, config: RunConfig) -> dict[str, Any]:
-    """Write judge/prompts-00000.jsonl and on, in the order of shards and rows; gives {"prompts", "files", ...}.
+    """Write judge/prompts-00000.jsonl and on, in the order of shards and rows; gives {"prompts",
+    "files", ...}.
 
-    With judge.max_rows, the rows are those with the smallest cf_id: a fair sample, the same in every run of the stage,
-    and part of every larger one. The same run gives the same bytes. Files of an earlier, longer set are emptied.
+    With judge.max_rows, the rows are those with the smallest cf_id: a fair sample, the same in
+    every run of the stage, and part of every larger one. The same run gives the same bytes. Files
+    of an earlier, longer set are emptied.
     """
     made_shards(store)
     wording, names = read_wording(config.judge.wording), class_names(store, config)
@@ -96,12 +99,16 @@ def last_id(store: Store, max_rows: int | None) -> str | None:
     if max_rows == 0:
         return ""
     columns = (read_committed(store, commit, ["cf_id"])["cf_id"] for commit in generated(store))
-    smallest = heapq.nsmallest(max_rows, (name for column in columns for name in column.to_pylist()))
+    smallest = heapq.nsmallest(
+        max_rows, (name for column in columns for name in column.to_pylist())
+    )
     return smallest[-1] if smallest else ""
 
 
 def _rows(store: Store, last: str | None) -> Iterator[dict[str, Any]]:
-    """Rows to prompt for, one shard in memory at a time; images of shards without such rows are not read."""
+    """Rows to prompt for, one shard in memory at a time; images of shards without such rows are not
+    read.
+    """
     columns = ["cf_id", "source", "target", "original", "counterfactual"]
     for commit in generated(store):
         if last is not None:
@@ -115,11 +122,12 @@ def _rows(store: Store, last: str | None) -> Iterator[dict[str, Any]]:
 
 
 def parse_answers(store: Store, config: RunConfig, answers_path: str) -> dict[str, Any]:
-    """Write judge/scores.parquet from answer files, matched by custom_id; gives counts, and reasons of unparsable ones.
+    """Write judge/scores.parquet from answer files, matched by custom_id; gives counts, and reasons
+    of unparsable ones.
 
-    answers_path: a JSONL file, or a folder of them. Rows are those prompted for, and any other row of the run that was
-    answered. Of several answers to one prompt the last that parses counts, so that a retry's file can be added. The
-    next `score` tells the judge's figures in its table.
+    answers_path: a JSONL file, or a folder of them. Rows are those prompted for, and any other row
+    of the run that was answered. Of several answers to one prompt the last that parses counts, so
+    that a retry's file can be added. The next `score` tells the judge's figures in its table.
     """
     answers, counts = _read_answers(answers_path)
     if store.exists(PROMPTS):
@@ -130,14 +138,18 @@ def parse_answers(store: Store, config: RunConfig, answers_path: str) -> dict[st
     with pq.ParquetWriter(out, ANSWERS, compression="zstd") as writer:
         for commit in generated(store):
             rows = []
-            for row in read_committed(store, commit, ["cf_id", "id", "correct", "flipped"]).to_pylist():
+            for row in read_committed(
+                store, commit, ["cf_id", "id", "correct", "flipped"]
+            ).to_pylist():
                 answer = answers.pop(row["cf_id"], None)
                 if answer is None and last is not None and row["cf_id"] > last:
                     continue
                 if isinstance(answer, tuple):
                     counts["parsed"] += 1
                     scores = dict(zip(CRITERIA, answer, strict=True))
-                    rows.append({**row, **scores, "judge": sum(answer) / len(CRITERIA), "error": None})
+                    rows.append(
+                        {**row, **scores, "judge": sum(answer) / len(CRITERIA), "error": None}
+                    )
                     continue
                 if answer is None:
                     counts["missing"] += 1
@@ -152,10 +164,15 @@ def parse_answers(store: Store, config: RunConfig, answers_path: str) -> dict[st
 
 
 def _read_answers(path: str) -> tuple[dict[str, Answer], dict[str, int]]:
-    """Scores, or why there are none, by custom_id; and how many lines were duplicates or named no prompt."""
-    counts = dict.fromkeys(("parsed", "unparsable", "missing", "unknown", "duplicate", "nameless"), 0)
+    """Scores, or why there are none, by custom_id; and how many lines were duplicates or named no
+    prompt.
+    """
+    counts = dict.fromkeys(
+        ("parsed", "unparsable", "missing", "unknown", "duplicate", "nameless"), 0
+    )
     answers: dict[str, Answer] = {}
-    told: dict[Answer, Answer] = {}  # each distinct answer is held once: there are 10^4 scores, and few reasons
+    # each distinct answer is held once: there are 10^4 scores, and few reasons
+    told: dict[Answer, Answer] = {}
     for line in _answer_lines(path):
         name, found = read_line(line)
         if name is None:
@@ -165,16 +182,25 @@ def _read_answers(path: str) -> tuple[dict[str, Answer], dict[str, int]]:
             counts["duplicate"] += 1
             if isinstance(found, BadAnswer):
                 continue
-        answer = str(found) if isinstance(found, BadAnswer) else tuple(found[criterion] for criterion in CRITERIA)
+        answer = (
+            str(found)
+            if isinstance(found, BadAnswer)
+            else tuple(found[criterion] for criterion in CRITERIA)
+        )
         answers[name] = told.setdefault(answer, answer)
     return answers, counts
 
 
 def _answer_lines(path: str) -> Iterator[bytes]:
-    """The lines of a JSONL file, or of all those in a folder, in name order; UserError where there is none."""
+    """The lines of a JSONL file, or of all those in a folder, in name order; UserError where there
+    is none.
+    """
     folder, name = split_url(open_store(path).uri)
     if not folder.is_file(name):
-        folder, names = open_store(path), [file for file in open_store(path).list("") if file.endswith(".jsonl")]
+        folder, names = (
+            open_store(path),
+            [file for file in open_store(path).list("") if file.endswith(".jsonl")],
+        )
     else:
         names = [name]
     if not names:

@@ -16,7 +16,8 @@ ANSWER = (
     + ", ".join(CRITERIA)
     + ", each with a whole number from 1 (worst) to 10 (best)."
 )
-# The numbers as an enum: every server that takes strict schemas knows it, while not all know minimum and maximum.
+# The numbers as an enum: every server that takes strict schemas knows it, while not all know
+# minimum and maximum.
 SCHEMA = {
     "type": "object",
     "properties": {name: {"type": "integer", "enum": list(range(1, 11))} for name in CRITERIA},
@@ -31,20 +32,30 @@ class BadAnswer(ValueError):  # noqa: N818 (the answer is bad, not the program)
 
 
 def read_wording(name: str) -> str:
-    """A wording of configs/judge by name, or a .yaml file by path; its `prompt` may hold {source} and {target}."""
+    """A wording of configs/judge by name, or a .yaml file by path; its `prompt` may hold {source}
+    and {target}.
+    """
     found = read_preset("judge", name)
     if list(found) != ["prompt"] or not isinstance(found["prompt"], str):
         raise UserError(
-            f"judge.wording: expected one key, `prompt`, a text, in {name}, got {', '.join(found) or 'none'}"
+            f"judge.wording: expected one key, `prompt`, a text, in {name}, got"
+            f" {', '.join(found) or 'none'}"
         )
     unknown = set(re.findall(r"\{(\w*)\}", found["prompt"])) - {"source", "target"}
     if unknown:
-        raise UserError(f"judge.wording: expected {{source}} and {{target}} in {name}, got {{{sorted(unknown)[0]}}}")
+        raise UserError(
+            f"judge.wording: expected {{source}} and {{target}} in {name}, got"
+            f" {{{sorted(unknown)[0]}}}"
+        )
     return str(found["prompt"]).strip()
 
 
-def request(row: dict[str, Any], wording: str, source: str, target: str, settings: JudgeConfig) -> bytes:
-    """One line of a batch file (OpenAI's format, which vLLM's run-batch reads too) for a row with both PNGs."""
+def request(
+    row: dict[str, Any], wording: str, source: str, target: str, settings: JudgeConfig
+) -> bytes:
+    """One line of a batch file (OpenAI's format, which vLLM's run-batch reads too) for a row with
+    both PNGs.
+    """
     said = {"source": source, "target": target}
     text = re.sub(r"\{(source|target)\}", lambda found: said[found[1]], wording)
     body = {
@@ -68,18 +79,27 @@ def request(row: dict[str, Any], wording: str, source: str, target: str, setting
         "max_tokens": settings.max_tokens,
         "temperature": 0,
     }
-    line = {"custom_id": row["cf_id"], "method": "POST", "url": "/v1/chat/completions", "body": body}
+    line = {
+        "custom_id": row["cf_id"],
+        "method": "POST",
+        "url": "/v1/chat/completions",
+        "body": body,
+    }
     return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
 def _picture(png: bytes) -> dict[str, Any]:
-    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{base64.b64encode(png).decode()}"}}
+    return {
+        "type": "image_url",
+        "image_url": {"url": f"data:image/png;base64,{base64.b64encode(png).decode()}"},
+    }
 
 
 def read_line(line: bytes) -> tuple[str | None, dict[str, int] | BadAnswer]:
     """The custom_id and the four scores of one line of an answer file, or why there are none.
 
-    Takes OpenAI's lines (response.body.choices) and those of servers that put the completion straight into `response`.
+    Takes OpenAI's lines (response.body.choices) and those of servers that put the completion
+    straight into `response`.
     """
     try:
         answer = json.loads(line)
@@ -96,8 +116,8 @@ def read_line(line: bytes) -> tuple[str | None, dict[str, int] | BadAnswer]:
 def read_scores(content: str) -> dict[str, int]:
     """Four whole numbers from 1 to 10 out of a model's text; BadAnswer otherwise.
 
-    A code fence and white space around the JSON are forgiven. A fraction is not, nor 8.0: rounding it would be our
-    judgement, and a model that gives one has not kept to the schema.
+    A code fence and white space around the JSON are forgiven. A fraction is not, nor 8.0: rounding
+    it would be our judgement, and a model that gives one has not kept to the schema.
     """
     text = content.strip()
     fenced = FENCE.match(text)
@@ -118,18 +138,24 @@ def read_scores(content: str) -> dict[str, int]:
 
 
 def _content(answer: dict[str, Any]) -> str:
-    """The model's text; reasons hold no more of the line than a status, an error's code or a finish reason."""
+    """The model's text; reasons hold no more of the line than a status, an error's code or a finish
+    reason.
+    """
     error, response = answer.get("error"), answer.get("response")
     if error:
         code = error.get("code") or error.get("type") if isinstance(error, dict) else None
-        raise BadAnswer(f"the server answered with an error{f' ({str(code)[:40]})' if code else ''}")
+        raise BadAnswer(
+            f"the server answered with an error{f' ({str(code)[:40]})' if code else ''}"
+        )
     if not isinstance(response, dict):
         raise BadAnswer("the line has no response")
     if response.get("status_code", 200) != 200:
         raise BadAnswer(f"the server answered with status {str(response['status_code'])[:10]}")
     body = response["body"] if isinstance(response.get("body"), dict) else response
     choices = body.get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    choice = (
+        choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    )
     message = choice["message"] if isinstance(choice.get("message"), dict) else {}
     if message.get("refusal"):
         raise BadAnswer("the model refused")

@@ -1,6 +1,8 @@
-"""CelebA as its authors give it out (Liu et al., ICCV 2015): JPEGs, list_attr_celeba.txt, list_eval_partition.txt.
+"""CelebA as its authors give it out (Liu et al., ICCV 2015): JPEGs, list_attr_celeba.txt,
+list_eval_partition.txt.
 
-Also read: the same lists as CSV (`image_id,5_o_Clock_Shadow,...` and `image_id,partition`), as found on Kaggle.
+Also read: the same lists as CSV (`image_id,5_o_Clock_Shadow,...` and `image_id,partition`), as
+found on Kaggle.
 """
 
 from __future__ import annotations
@@ -15,19 +17,28 @@ TRUTH = {"1": True, "-1": False, "0": False}
 
 
 def celeba(
-    images: Path, attributes: Path, *, partition: Path | None = None, label: str = "Smiling", test_fraction: float = 0.1
+    images: Path,
+    attributes: Path,
+    *,
+    partition: Path | None = None,
+    label: str = "Smiling",
+    test_fraction: float = 0.1,
 ) -> Source:
-    """Every row of the attribute list, image bytes as they are; without a partition file the id's hash splits.
+    """Every row of the attribute list, image bytes as they are; without a partition file the id's
+    hash splits.
 
-    Raises FileNotFoundError where a file or the folder is missing, ValueError (file and line named) where a list is
-    malformed or has no attribute `label`. Images that are missing or unreadable are Skipped.
+    Raises FileNotFoundError where a file or the folder is missing, ValueError (file and line named)
+    where a list is malformed or has no attribute `label`. Images that are missing or unreadable are
+    Skipped.
     """
     for path, what in ((images, "a folder of images"), (attributes, "the attribute list")):
         if not path.exists():
             raise FileNotFoundError(f"expected {what} at {path}, got nothing")
     names, first, total = _header(attributes)
     if label not in names:
-        raise ValueError(f"{attributes}: expected an attribute named {label!r}, got {', '.join(names)}")
+        raise ValueError(
+            f"{attributes}: expected an attribute named {label!r}, got {', '.join(names)}"
+        )
     splits = _partition(partition) if partition else None
 
     def rows() -> Iterator[Row | Skipped]:
@@ -41,14 +52,20 @@ def celeba(
                 where = f"{attributes} line {number}"
                 if len(values) != len(names) or any(value not in TRUTH for value in values):
                     got = next(
-                        (f"the value {value!r}" for value in values if value not in TRUTH), f"{len(values)} values"
+                        (f"the value {value!r}" for value in values if value not in TRUTH),
+                        f"{len(values)} values",
                     )
-                    raise ValueError(f"{where}: expected a file name and {len(names)} values of 1 or -1, got {got}")
+                    raise ValueError(
+                        f"{where}: expected a file name and {len(names)} values of 1 or -1, got"
+                        f" {got}"
+                    )
                 if splits is not None and file not in splits:
                     raise ValueError(f"{where}: expected {file} in {partition}, got no such line")
                 yield _row(images, file, dict(zip(names, (TRUTH[v] for v in values), strict=True)))
         if count != total:
-            raise ValueError(f"{attributes}: expected the {total} rows that its first line says, got {count}")
+            raise ValueError(
+                f"{attributes}: expected the {total} rows that its first line says, got {count}"
+            )
 
     def _row(folder: Path, file: str, bits: dict[str, bool]) -> Row | Skipped:
         id = Path(file).stem
@@ -78,7 +95,8 @@ def _header(path: Path) -> tuple[list[str], int, int]:
         second = next(lines, "")
     if not first.strip().isdigit() or not second.strip():
         raise ValueError(
-            f"{path}: expected a line with the number of rows and a line of attribute names, got {first.strip()[:60]!r}"
+            f"{path}: expected a line with the number of rows and a line of attribute names, got"
+            f" {first.strip()[:60]!r}"
         )
     return second.split(), 3, int(first)
 
@@ -94,6 +112,9 @@ def _partition(path: Path) -> dict[str, str]:
             if not fields or (number == 1 and fields[-1] == "partition"):
                 continue
             if len(fields) != 2 or fields[1] not in SPLITS:
-                raise ValueError(f"{path} line {number}: expected a file name and 0, 1 or 2, got {line.strip()[:60]!r}")
+                raise ValueError(
+                    f"{path} line {number}: expected a file name and 0, 1 or 2, got"
+                    f" {line.strip()[:60]!r}"
+                )
             splits[fields[0]] = SPLITS[fields[1]]
     return splits

@@ -1,4 +1,6 @@
-"""scikit-learn's digits: 1,797 real ones, 8x8 pixels of 17 grey levels (Alpaydin and Kaynak, 1998, UCI)."""
+"""scikit-learn's digits: 1,797 real ones, 8x8 pixels of 17 grey levels (Alpaydin and Kaynak, 1998,
+UCI).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from pipelines.prepare.source import Row, Skipped, Source, png, split_of
 
 def digits(*, test_fraction: float = 0.2) -> Source:
     """The digits as 8x8 RGB PNGs, labelled 0 to 9; the split goes by the id's hash."""
-    from sklearn.datasets import load_digits  # slow to import, and its data come with it: nothing is downloaded
+    # slow to import, and its data come with it: nothing is downloaded
+    from sklearn.datasets import load_digits
 
     bunch = load_digits()
     # 0..16 to 0..255: white ink on black, as the data set has it.
@@ -22,6 +25,12 @@ def digits(*, test_fraction: float = 0.2) -> Source:
         for number, (image, label) in enumerate(zip(images, classes, strict=True)):
             id = f"digit-{number:04d}"
             rgb = np.repeat(image[:, :, None], 3, axis=2)
-            yield Row(id=id, image=png(rgb), path=f"{id}.png", label=label, split=split_of(id, test_fraction))
+            yield Row(
+                id=id,
+                image=png(rgb),
+                path=f"{id}.png",
+                label=label,
+                split=split_of(id, test_fraction),
+            )
 
     return Source(rows=rows(), total=len(classes), classes=tuple("0123456789"))

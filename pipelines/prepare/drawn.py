@@ -24,13 +24,15 @@ def drawn_faces(
     correlations: Mapping[str, float],
     masked: bool = False,
 ) -> Source:
-    """Faces start .. start + rows of a seed, then test_rows for testing, labelled by one of their attributes.
+    """Faces start .. start + rows of a seed, then test_rows for testing, labelled by one of their
+    attributes.
 
-    Further columns: every attribute, and `row`, the face's number; masked: and the mask. ValueError on unknown
-    attributes and bad agreements.
+    Further columns: every attribute, and `row`, the face's number; masked: and the mask. ValueError
+    on unknown attributes and bad agreements.
     """
     nobody = np.zeros(0, dtype=np.int64)
-    labels(seed, nobody, label=label, correlations=correlations)  # refuses now, not at the first row
+    # refuses now, not at the first row
+    labels(seed, nobody, label=label, correlations=correlations)
     end = start + rows + test_rows
 
     def stream() -> Iterator[Row | Skipped]:
@@ -38,8 +40,14 @@ def drawn_faces(
             numbers = np.arange(first, min(first + CHUNK, end), dtype=np.int64)
             bits = labels(seed, numbers, label=label, correlations=correlations)
             faces = draw(seed, numbers, attributes=bits, size=size)
-            outlines = masks(seed, numbers, attributes=bits, size=size) if masked else [None] * len(numbers)
-            for number, drawn, face, mask in zip(numbers.tolist(), bits.tolist(), faces, outlines, strict=True):
+            outlines = (
+                masks(seed, numbers, attributes=bits, size=size)
+                if masked
+                else [None] * len(numbers)
+            )
+            for number, drawn, face, mask in zip(
+                numbers.tolist(), bits.tolist(), faces, outlines, strict=True
+            ):
                 truth = dict(zip(ATTRIBUTES, drawn, strict=True))
                 id = f"face-{seed}-{number:07d}"
                 split = "test" if number >= start + rows else "train"

@@ -1,4 +1,6 @@
-"""A folder of image files: a folder per class, a folder per split of those, or a CSV that says which file is what."""
+"""A folder of image files: a folder per class, a folder per split of those, or a CSV that says
+which file is what.
+"""
 
 from __future__ import annotations
 
@@ -11,34 +13,59 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from pipelines.prepare.source import MAX_PIXELS, Kind, Row, Skipped, Source, png, split_of, unreadable
+from pipelines.prepare.source import (
+    MAX_PIXELS,
+    Kind,
+    Row,
+    Skipped,
+    Source,
+    png,
+    split_of,
+    unreadable,
+)
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
+SPLITS = {
+    "train": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
 ORIENTATION = 0x0112  # EXIF tag
 TRUTH = {"1": True, "true": True, "yes": True, "0": False, "-1": False, "false": False, "no": False}
 
 
-def images(folder: Path, *, labels: Path | None = None, test_fraction: float = 0.1, convert: bool = False) -> Source:
-    """Every image file of a folder in path order (of a CSV in its order), bytes as they are; the id is the path.
+def images(
+    folder: Path, *, labels: Path | None = None, test_fraction: float = 0.1, convert: bool = False
+) -> Source:
+    """Every image file of a folder in path order (of a CSV in its order), bytes as they are; the id
+    is the path.
 
-    labels: CSV with the columns file and label, perhaps split, and further ones: bool where all values are 1/0,
-    true/false or yes/no, else text. Where neither folders nor CSV name a split the id's hash splits. convert: images
-    that are not RGB or grey become RGB PNGs (alpha on white) instead of being Skipped, and lying ones (EXIF) are stood
-    up. Raises FileNotFoundError or ValueError where there are no files, fewer than 2 classes, or a bad CSV.
+    labels: CSV with the columns file and label, perhaps split, and further ones: bool where all
+    values are 1/0, true/false or yes/no, else text. Where neither folders nor CSV name a split the
+    id's hash splits. convert: images that are not RGB or grey become RGB PNGs (alpha on white)
+    instead of being Skipped, and lying ones (EXIF) are stood up. Raises FileNotFoundError or
+    ValueError where there are no files, fewer than 2 classes, or a bad CSV.
     """
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"expected a folder of images at {folder}, got {'a file' if folder.exists() else 'nothing'}"
+            f"expected a folder of images at {folder}, got"
+            f" {'a file' if folder.exists() else 'nothing'}"
         )
     items = _listed(labels) if labels else list(_walk(folder))
     classes = _sorted({item["label"] for item in items if item["label"] is not None})
     if len(classes) < 2:
-        what = f"the labels of {labels}" if labels else f"the subfolders of {folder} (one per class)"
-        raise ValueError(f"expected at least 2 classes in {what}, got {', '.join(classes) or 'none'}")
+        what = (
+            f"the labels of {labels}" if labels else f"the subfolders of {folder} (one per class)"
+        )
+        raise ValueError(
+            f"expected at least 2 classes in {what}, got {', '.join(classes) or 'none'}"
+        )
     further = [name for name in items[0] if name not in ("file", "label", "split")]
     kinds: dict[str, Kind] = {
-        name: "bool" if all(str(item[name]).lower() in TRUTH for item in items) else "string" for name in further
+        name: "bool" if all(str(item[name]).lower() in TRUTH for item in items) else "string"
+        for name in further
     }
 
     def rows() -> Iterator[Row | Skipped]:
@@ -58,7 +85,8 @@ def images(folder: Path, *, labels: Path | None = None, test_fraction: float = 0
                 label=classes.index(item["label"]),
                 split=item["split"] or split_of(file, test_fraction),
                 columns={
-                    n: TRUTH[str(item[n]).lower()] if kind == "bool" else str(item[n]) for n, kind in kinds.items()
+                    n: TRUTH[str(item[n]).lower()] if kind == "bool" else str(item[n])
+                    for n, kind in kinds.items()
                 },
             )
 
@@ -69,8 +97,14 @@ Item = Mapping[str, str | None]
 
 
 def _walk(folder: Path) -> Iterator[Item]:
-    """file, label and split of every file that is not hidden; label None: it lies in no class's folder."""
-    tops = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    """file, label and split of every file that is not hidden; label None: it lies in no class's
+    folder.
+    """
+    tops = sorted(
+        entry.name
+        for entry in folder.iterdir()
+        if entry.is_dir() and not entry.name.startswith(".")
+    )
     by_split = bool(tops) and all(name.lower() in SPLITS for name in tops)
     depth = 3 if by_split else 2
     for top in ["", *tops]:
@@ -98,7 +132,9 @@ def _listed(path: Path) -> list[Item]:
         reader = csv.DictReader(lines)
         columns = list(reader.fieldnames or [])
         if "file" not in columns or "label" not in columns:
-            raise ValueError(f"{path}: expected the columns file and label, got {', '.join(columns) or 'none'}")
+            raise ValueError(
+                f"{path}: expected the columns file and label, got {', '.join(columns) or 'none'}"
+            )
         items: list[Item] = []
         for row in reader:
             where = f"{path} line {reader.line_num}"
@@ -111,7 +147,9 @@ def _listed(path: Path) -> list[Item]:
             seen.add(row["file"])
             split = (row.get("split") or "").lower()
             if split and split not in SPLITS:
-                raise ValueError(f"{where}: expected a split out of {', '.join(SPLITS)}, got {split!r}")
+                raise ValueError(
+                    f"{where}: expected a split out of {', '.join(SPLITS)}, got {split!r}"
+                )
             items.append({**row, "split": SPLITS.get(split)})
     if not items:
         raise ValueError(f"{path}: expected rows under its header, got none")
@@ -146,7 +184,9 @@ def upright(image: bytes) -> bool:
 
 
 def _rgb(image: bytes) -> bytes | None:
-    """Any image that Pillow reads as an RGB PNG: upright, transparency on white; None where it cannot be read."""
+    """Any image that Pillow reads as an RGB PNG: upright, transparency on white; None where it
+    cannot be read.
+    """
     try:
         with Image.open(io.BytesIO(image)) as opened:
             if opened.width * opened.height > MAX_PIXELS:

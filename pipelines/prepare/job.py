@@ -32,10 +32,11 @@ def prepare_faces(
     masks: bool = False,
     shard_rows: int = SHARD_ROWS,
 ) -> Written | None:
-    """Drawn faces: `rows` for training, then test_rows (or test_fraction * rows) further ones for testing.
+    """Drawn faces: `rows` for training, then test_rows (or test_fraction * rows) further ones for
+    testing.
 
-    masks: with a column `mask` of what every pixel shows. None: they are there already. UserError on unknown
-    attributes.
+    masks: with a column `mask` of what every pixel shows. None: they are there already. UserError
+    on unknown attributes.
     """
     import numpy as np
 
@@ -46,21 +47,51 @@ def prepare_faces(
 
     for name in (label, *correlations):
         if name not in ATTRIBUTES:
-            raise UserError(f"expected an attribute of the drawn faces, got {name!r}: {nearest(name, ATTRIBUTES)}")
+            raise UserError(
+                f"expected an attribute of the drawn faces, got {name!r}:"
+                f" {nearest(name, ATTRIBUTES)}"
+            )
     test = round(rows * test_fraction) if test_rows is None else test_rows
     # Of one face, so that faces drawn by another version are noticed.
-    drawing = draw(seed, np.array([start]), attributes=np.zeros((1, len(ATTRIBUTES)), dtype=np.bool_), size=size)
-    spec = {"seed": seed, "start": start, "size": size, "label": label, "correlations": dict(correlations)}
-    source = drawn_faces(
-        rows, test_rows=test, seed=seed, start=start, size=size, label=label, correlations=correlations, masked=masks
+    drawing = draw(
+        seed,
+        np.array([start]),
+        attributes=np.zeros((1, len(ATTRIBUTES)), dtype=np.bool_),
+        size=size,
     )
-    settings = {"source": "faces", "rows": rows, "test_rows": test, **spec, "drawing": fingerprint(drawing.tolist())}
+    spec = {
+        "seed": seed,
+        "start": start,
+        "size": size,
+        "label": label,
+        "correlations": dict(correlations),
+    }
+    source = drawn_faces(
+        rows,
+        test_rows=test,
+        seed=seed,
+        start=start,
+        size=size,
+        label=label,
+        correlations=correlations,
+        masked=masks,
+    )
+    settings = {
+        "source": "faces",
+        "rows": rows,
+        "test_rows": test,
+        **spec,
+        "drawing": fingerprint(drawing.tolist()),
+    }
     if masks:
-        settings["masks"] = True  # not told where there are none: folders from before there could be any stay the same
+        # not told where there are none: folders from before there could be any stay the same
+        settings["masks"] = True
     return write_source(source, out, settings, shard_rows=shard_rows)
 
 
-def prepare_digits(out: str, *, test_fraction: float = 0.2, shard_rows: int = SHARD_ROWS) -> Written | None:
+def prepare_digits(
+    out: str, *, test_fraction: float = 0.2, shard_rows: int = SHARD_ROWS
+) -> Written | None:
     """scikit-learn's digits, 8x8; None: they are there already."""
     from pipelines.prepare.digits import digits
     from pipelines.prepare.shards import write_source
@@ -79,12 +110,20 @@ def prepare_celeba(
     test_fraction: float = 0.1,
     shard_rows: int = SHARD_ROWS,
 ) -> Written | None:
-    """CelebA from its official files; test_fraction counts only without a partition file. None: it is there already."""
+    """CelebA from its official files; test_fraction counts only without a partition file. None: it
+    is there already.
+    """
     from pipelines.prepare.celeba import celeba
     from pipelines.prepare.shards import write_source
 
-    source = celeba(images, attributes, partition=partition, label=label, test_fraction=test_fraction)
-    files = {"images": str(images), "attributes": str(attributes), "partition": str(partition) if partition else None}
+    source = celeba(
+        images, attributes, partition=partition, label=label, test_fraction=test_fraction
+    )
+    files = {
+        "images": str(images),
+        "attributes": str(attributes),
+        "partition": str(partition) if partition else None,
+    }
     settings = {"source": "celeba", **files, "label": label, "test_fraction": test_fraction}
     return write_source(source, out, settings, shard_rows=shard_rows)
 
@@ -117,49 +156,101 @@ JOBS: dict[str, Callable[..., Written | None]] = {
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `prepare`; an option that is not given is left to the functions' defaults."""
-    sources = parser.add_subparsers(dest="source", required=True, metavar="faces|digits|celeba|images")
+    """The command line of `prepare`; an option that is not given is left to the functions'
+    defaults.
+    """
+    sources = parser.add_subparsers(
+        dest="source", required=True, metavar="faces|digits|celeba|images"
+    )
 
-    def add(name: str, text: str, of: str = "of the rows", fraction: float = 0.1) -> argparse.ArgumentParser:
-        sub = sources.add_parser(name, help=text, description=text, argument_default=argparse.SUPPRESS)
+    def add(
+        name: str, text: str, of: str = "of the rows", fraction: float = 0.1
+    ) -> argparse.ArgumentParser:
+        sub = sources.add_parser(
+            name, help=text, description=text, argument_default=argparse.SUPPRESS
+        )
         sub.add_argument("out", metavar="OUT", help="folder to write to, local or s3://")
-        sub.add_argument("--shard-rows", type=_count, metavar="N", help=f"rows per file (default {SHARD_ROWS})")
+        sub.add_argument(
+            "--shard-rows", type=_count, metavar="N", help=f"rows per file (default {SHARD_ROWS})"
+        )
         help = f"share {of} for testing (default {fraction})"
         sub.add_argument("--test-fraction", type=_fraction, metavar="F", help=help)
         return sub
 
-    faces = add("faces", "drawn faces whose every attribute is caused by one visible thing", "of --rows in addition")
+    faces = add(
+        "faces",
+        "drawn faces whose every attribute is caused by one visible thing",
+        "of --rows in addition",
+    )
     faces.add_argument("--rows", type=_count, metavar="N", help="rows for training (default 10000)")
     faces.add_argument(
-        "--test-rows", type=_number, metavar="N", help="further rows for testing (default a tenth of --rows)"
+        "--test-rows",
+        type=_number,
+        metavar="N",
+        help="further rows for testing (default a tenth of --rows)",
     )
-    faces.add_argument("--seed", type=_number, metavar="S", help="another seed draws other faces (default 0)")
-    faces.add_argument("--start", type=_number, metavar="ROW", help="number of the first row (default 0)")
-    faces.add_argument("--size", type=_count, metavar="PIXELS", help="side of the images (default 64)")
-    faces.add_argument("--label", metavar="NAME", help="the attribute that is the label (default Smiling)")
-    help = "attribute NAME (default Blond_Hair) agrees with the label in a share P of the rows: a known wrong reason"
+    faces.add_argument(
+        "--seed", type=_number, metavar="S", help="another seed draws other faces (default 0)"
+    )
+    faces.add_argument(
+        "--start", type=_number, metavar="ROW", help="number of the first row (default 0)"
+    )
+    faces.add_argument(
+        "--size", type=_count, metavar="PIXELS", help="side of the images (default 64)"
+    )
+    faces.add_argument(
+        "--label", metavar="NAME", help="the attribute that is the label (default Smiling)"
+    )
+    help = (
+        "attribute NAME (default Blond_Hair) agrees with the label in a share P of the rows: a"
+        " known wrong reason"
+    )
     faces.add_argument("--correlate", action="append", metavar="[NAME=]P", help=help)
     help = "also a column `mask` of what every pixel shows (docs/regions.md)"
     faces.add_argument("--masks", action="store_true", help=help)
     add("digits", "scikit-learn's 1,797 real handwritten digits, 8x8", fraction=0.2)
     real = add("celeba", "CelebA from its official files", "of the rows, without a partition file,")
-    real.add_argument("--images", type=Path, required=True, metavar="DIR", help="the folder img_align_celeba")
-    real.add_argument("--attributes", type=Path, required=True, metavar="FILE", help="list_attr_celeba.txt or .csv")
-    real.add_argument("--partition", type=Path, metavar="FILE", help="list_eval_partition.txt or .csv")
-    real.add_argument("--label", metavar="NAME", help="the attribute that is the label (default Smiling)")
+    real.add_argument(
+        "--images", type=Path, required=True, metavar="DIR", help="the folder img_align_celeba"
+    )
+    real.add_argument(
+        "--attributes",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="list_attr_celeba.txt or .csv",
+    )
+    real.add_argument(
+        "--partition", type=Path, metavar="FILE", help="list_eval_partition.txt or .csv"
+    )
+    real.add_argument(
+        "--label", metavar="NAME", help="the attribute that is the label (default Smiling)"
+    )
     own = add(
         "images",
         "a folder of images: a subfolder per class, or train/ and test/ with those",
         "of the rows, where no split is named,",
     )
-    own.add_argument("--folder", type=Path, required=True, metavar="DIR", help="where the images are")
-    own.add_argument("--labels", type=Path, metavar="CSV", help="columns file, label, perhaps split, and further ones")
-    help = "turn images that are not RGB or grey into RGB instead of skipping them, and stand lying photographs up"
+    own.add_argument(
+        "--folder", type=Path, required=True, metavar="DIR", help="where the images are"
+    )
+    own.add_argument(
+        "--labels",
+        type=Path,
+        metavar="CSV",
+        help="columns file, label, perhaps split, and further ones",
+    )
+    help = (
+        "turn images that are not RGB or grey into RGB instead of skipping them, and stand lying"
+        " photographs up"
+    )
     own.add_argument("--convert", action="store_true", help=help)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Prepare as the command line says and tell what was written; UserError for what the user can mend."""
+    """Prepare as the command line says and tell what was written; UserError for what the user can
+    mend.
+    """
     job = JOBS[args.source]
     given = vars(args).copy()
     if "test_rows" in given and "test_fraction" in given:
@@ -183,14 +274,18 @@ def main(args: argparse.Namespace) -> int:
 
 
 def correlations(given: Sequence[str]) -> dict[str, float]:
-    """`Blond_Hair=0.99` (or `0.99` alone) as {attribute: share of the rows in which it agrees with the label}."""
+    """`Blond_Hair=0.99` (or `0.99` alone) as {attribute: share of the rows in which it agrees with
+    the label}.
+    """
     out = {}
     for item in given:
         name, _, text = item.rpartition("=")
         try:
             out[name or "Blond_Hair"] = float(text)
         except ValueError:
-            raise UserError(f"--correlate: expected NAME=P such as Blond_Hair=0.99, got {item!r}") from None
+            raise UserError(
+                f"--correlate: expected NAME=P such as Blond_Hair=0.99, got {item!r}"
+            ) from None
     return out
 
 

@@ -1,4 +1,6 @@
-"""Writing a data set as Parquet shards that runs, Hugging Face `datasets` and pandas read as they are."""
+"""Writing a data set as Parquet shards that runs, Hugging Face `datasets` and pandas read as they
+are.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,12 @@ from storage.schema import IMAGE, REGIONS
 from storage.uri import Store, open_store
 
 GROUP = 100  # rows per row group: what a reader must fetch for one row
-SHARD_BYTES = 256 * 2**20  # a shard also ends here, so that folders of large photographs fit in memory
-HOPELESS = 100  # rows skipped at the start with none good before giving up: the folder is the wrong one
-CARD = "_prepare.yaml"  # the underscore hides it from pyarrow and pandas; `datasets` takes .json and .csv for data
+# a shard also ends here, so that folders of large photographs fit in memory
+SHARD_BYTES = 256 * 2**20
+# rows skipped at the start with none good before giving up: the folder is the wrong one
+HOPELESS = 100
+# the underscore hides it from pyarrow and pandas; `datasets` takes .json and .csv for data
+CARD = "_prepare.yaml"
 ARROW = {"bool": pa.bool_(), "int64": pa.int64(), "string": pa.string()}
 
 
@@ -34,22 +39,33 @@ class Written:
     skipped: list[Skipped] = field(default_factory=list)
 
 
-def write_source(source: Source, out: str, settings: Mapping[str, Any], *, shard_rows: int) -> Written | None:
-    """Write a source into the folder `out`; None where these very settings have been written there before, to the end.
+def write_source(
+    source: Source, out: str, settings: Mapping[str, Any], *, shard_rows: int
+) -> Written | None:
+    """Write a source into the folder `out`; None where these very settings have been written there
+    before, to the end.
 
-    settings: all that the rows depend on; kept in the folder's `_prepare.yaml`, so that an interrupted command goes on
-    when given again and any other is refused (UserError). ValueError where no row is good.
+    settings: all that the rows depend on; kept in the folder's `_prepare.yaml`, so that an
+    interrupted command goes on when given again and any other is refused (UserError). ValueError
+    where no row is good.
     """
     store = open_store(out)
     settings = {**settings, "shard_rows": shard_rows}
     card = parse_yaml(store.read(CARD).decode(), store.url(CARD)) if store.exists(CARD) else {}
     before = card.get("settings", {})
     keys = dict.fromkeys([*settings, *before])
-    differ = [f"{k} = {before.get(k)!r}, not {settings.get(k)!r}" for k in keys if before.get(k) != settings.get(k)]
+    differ = [
+        f"{k} = {before.get(k)!r}, not {settings.get(k)!r}"
+        for k in keys
+        if before.get(k) != settings.get(k)
+    ]
     others = [path for path in store.list("") if path.endswith(".parquet")]
     if others and differ:
         of = f" written with {differ[0]}" if before else f", such as {others[0]}"
-        raise UserError(f"{out}: expected a folder without Parquet files, got {len(others)}{of}: choose another folder")
+        raise UserError(
+            f"{out}: expected a folder without Parquet files, got {len(others)}{of}: choose another"
+            " folder"
+        )
     if card.get("complete") and not differ and set(card["files"]) == set(others):
         return None
     _card(store, {"settings": settings, "complete": False})
@@ -75,7 +91,9 @@ def schema_of(source: Source) -> pa.Schema:
     own |= {"mask": IMAGE} if source.regions else {}
     taken = sorted(own.keys() & source.columns.keys())
     if taken:
-        raise ValueError(f"expected further columns named other than {', '.join(own)}, got {', '.join(taken)}")
+        raise ValueError(
+            f"expected further columns named other than {', '.join(own)}, got {', '.join(taken)}"
+        )
     schema = pa.schema({**own, **{name: ARROW[kind] for name, kind in source.columns.items()}})
     features: dict[str, Any] = {f.name: {"dtype": str(f.type), "_type": "Value"} for f in schema}
     features |= {field.name: {"_type": "Image"} for field in schema if field.type == IMAGE}
@@ -90,21 +108,33 @@ def schema_of(source: Source) -> pa.Schema:
 def parquet(rows: Sequence[Row], schema: pa.Schema) -> bytes:
     """Rows as one Parquet file; the same rows give the same bytes."""
     cells: list[dict[str, Any]] = [
-        {"id": r.id, "image": {"bytes": r.image, "path": r.path}, "label": r.label, "split": r.split, **r.columns}
+        {
+            "id": r.id,
+            "image": {"bytes": r.image, "path": r.path},
+            "label": r.label,
+            "split": r.split,
+            **r.columns,
+        }
         for r in rows
     ]
     if "mask" in schema.names:
-        cells = [{**cell, "mask": {"bytes": r.mask, "path": None}} for cell, r in zip(cells, rows, strict=True)]
+        cells = [
+            {**cell, "mask": {"bytes": r.mask, "path": None}}
+            for cell, r in zip(cells, rows, strict=True)
+        ]
     plain = [field.name for field in schema if field.type != IMAGE]
     sink = pa.BufferOutputStream()
-    # Images are compressed already and never alike: no dictionary, and no minimum and maximum of them in the footer.
+    # Images are compressed already and never alike: no dictionary, and no minimum and maximum of
+    # them in the footer.
     settings = {"row_group_size": GROUP, "use_dictionary": plain, "write_statistics": plain}
     pq.write_table(pa.Table.from_pylist(cells, schema=schema), sink, compression="zstd", **settings)
     return bytes(sink.getvalue())
 
 
 def _stream(source: Source, store: Store, shard_rows: int, what: str) -> Written:
-    """Write the rows into train-00000.parquet, train-00001.parquet, ..., test-00000.parquet as they come."""
+    """Write the rows into train-00000.parquet, train-00001.parquet, ..., test-00000.parquet as they
+    come.
+    """
     schema, written, progress = schema_of(source), Written(), Progress(what, source.total)
     waiting: dict[str, list[Row]] = {}
     shards, sizes, news = Counter[str](), Counter[str](), Counter[str]()
@@ -112,15 +142,21 @@ def _stream(source: Source, store: Store, shard_rows: int, what: str) -> Written
     def flush(split: str) -> None:
         path = f"{split}-{shards[split]:05d}.parquet"
         data = parquet(waiting.pop(split), schema)
-        # A file of this name can only come from the same command begun before: then it holds the same bytes.
+        # A file of this name can only come from the same command begun before: then it holds the
+        # same bytes.
         if not store.put_new(path, data) and store.read(path) != data:
-            raise ValueError(f"{store.url(path)}: expected the same bytes as before, got others: choose another folder")
+            raise ValueError(
+                f"{store.url(path)}: expected the same bytes as before, got others: choose another"
+                " folder"
+            )
         written.files.append(path)
         shards[split] += 1
         sizes[split] = 0
 
     def tell() -> None:
-        progress.add({"rows_in": news.total(), "rows_out": news["good"], "quarantined": news["skipped"]})
+        progress.add(
+            {"rows_in": news.total(), "rows_out": news["good"], "quarantined": news["skipped"]}
+        )
         news.clear()
 
     for row in source.rows:

@@ -1,4 +1,6 @@
-"""What every data set that we can write as Parquet is: a stream of rows, and what their columns are."""
+"""What every data set that we can write as Parquet is: a stream of rows, and what their columns
+are.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,15 @@ from PIL import Image
 from storage.codec import BadRow, decode
 
 Kind = Literal["bool", "int64", "string"]
-CHECK_SIZE = 32  # side that images are decoded to when they are only checked; small, for the time it takes
+# side that images are decoded to when they are only checked; small, for the time it takes
+CHECK_SIZE = 32
 MAX_PIXELS = 50_000_000  # of DataConfig.max_pixels: what a run would quarantine is skipped here
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row: stable id, the image file's bytes and name, label (class index, or bool), split, further columns.
+    """One row: stable id, the image file's bytes and name, label (class index, or bool), split,
+    further columns.
 
     mask: PNG bytes of what every pixel shows, indices into the source's regions.
     """
@@ -45,7 +49,8 @@ class Skipped:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A data set: rows (read once, in a fixed order), how many, class names (none: bool labels), further columns.
+    """A data set: rows (read once, in a fixed order), how many, class names (none: bool labels),
+    further columns.
 
     regions: what the values of every row's mask mean, in their order; none: rows have no masks.
     """
@@ -67,13 +72,17 @@ def unreadable(image: bytes) -> str | None:
 
 
 def png(image: NDArray[np.uint8]) -> bytes:
-    """PNG bytes of (H,W,3) or (H,W) uint8: level 1 is 2.5 times as fast as the default, 15 % larger on drawn faces."""
+    """PNG bytes of (H,W,3) or (H,W) uint8: level 1 is 2.5 times as fast as the default, 15 % larger
+    on drawn faces.
+    """
     out = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(out, format="PNG", compress_level=1)
     return out.getvalue()
 
 
 def split_of(id: str, test_fraction: float) -> str:
-    """`test` for about that fraction of the ids, else `train`: by hash, so rows stay when others come or go."""
+    """`test` for about that fraction of the ids, else `train`: by hash, so rows stay when others
+    come or go.
+    """
     share = int.from_bytes(hashlib.sha256(id.encode()).digest()[:8], "big") / 2**64
     return "test" if share < test_fraction else "train"

@@ -1,4 +1,6 @@
-"""Importances in the report: which descriptors the flips moved, as charts by direction, and as chips of single rows."""
+"""Importances in the report: which descriptors the flips moved, as charts by direction, and as
+chips of single rows.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +13,15 @@ from pipelines.report.charts import Bar, signed_bars
 from pipelines.report.data import RunData
 from pipelines.report.figures import short_number
 
-MOST_WAYS, MOST_BARS, MOST_CHIPS = 6, 12, 3  # directions drawn; descriptors drawn in each; chips of a row
+# directions drawn; descriptors drawn in each; chips of a row
+MOST_WAYS, MOST_BARS, MOST_CHIPS = 6, 12, 3
 LEAST = 0.1  # of a chip's importance: a tenth of the way from surely absent to surely there
 
 
 def importance_panels(runs: Sequence[RunData]) -> list[dict[str, Any]]:
-    """Per run that was attributed: a chart of all flips and one by direction, on one axis, and all of it as a table."""
+    """Per run that was attributed: a chart of all flips and one by direction, on one axis, and all
+    of it as a table.
+    """
     found = [(run, run.attribution) for run in runs if run.attribution and run.attribution["n"]]
     parts = [lines for _, table in found for _, _, lines in _parts(table)]
     reach = _reach(parts)
@@ -25,20 +30,31 @@ def importance_panels(runs: Sequence[RunData]) -> list[dict[str, Any]]:
             "run": run.name,
             "predictors": table["predictors"],
             "encoder": table["encoder"],
-            "panels": [(head, n, _chart(run, head, lines, reach)) for head, n, lines in _parts(table)],
+            "panels": [
+                (head, n, _chart(run, head, lines, reach)) for head, n, lines in _parts(table)
+            ],
             "more": max(len(table["directions"]) - MOST_WAYS, 0),
             "close": not table["clear"],
-            "table": [(head, line["descriptor"], *_cells(line)) for head, _, lines in _parts(table) for line in lines],
+            "table": [
+                (head, line["descriptor"], *_cells(line))
+                for head, _, lines in _parts(table)
+                for line in lines
+            ],
         }
         for run, table in found
     ]
 
 
 def importance_chips(run: RunData, importances: Sequence[float] | None) -> list[dict[str, Any]]:
-    """The descriptors that a row's counterfactual moved farthest, with signs; none where it moved none far."""
+    """The descriptors that a row's counterfactual moved farthest, with signs; none where it moved
+    none far.
+    """
     if importances is None or run.attribution is None:
         return []
-    pairs = sorted(zip(run.attribution["descriptors"], importances, strict=True), key=lambda pair: -abs(pair[1]))
+    pairs = sorted(
+        zip(run.attribution["descriptors"], importances, strict=True),
+        key=lambda pair: -abs(pair[1]),
+    )
     kinds = _kinds(run)
     return [
         {"name": name.replace("_", " "), "value": signed(value), "kind": kinds(name)}
@@ -54,12 +70,19 @@ def signed(value: float) -> str:
 
 
 def _parts(table: Mapping[str, Any]) -> list[tuple[str, int, list[dict[str, Any]]]]:
-    """(heading, rows, lines) of all flips, where there are several directions, and of the most frequent ones."""
+    """(heading, rows, lines) of all flips, where there are several directions, and of the most
+    frequent ones.
+    """
     ways = table["directions"]
-    towards = f"all flips, signed towards {table['towards']}" if table["towards"] else "all flips, sizes without signs"
+    towards = (
+        f"all flips, signed towards {table['towards']}"
+        if table["towards"]
+        else "all flips, sizes without signs"
+    )
     whole = [(towards, table["n"], table["global"])] if len(ways) > 1 else []
     return whole + [
-        (arrow(way).replace("->", "\N{RIGHTWARDS ARROW}"), way["n"], way["importances"]) for way in ways[:MOST_WAYS]
+        (arrow(way).replace("->", "\N{RIGHTWARDS ARROW}"), way["n"], way["importances"])
+        for way in ways[:MOST_WAYS]
     ]
 
 
@@ -67,7 +90,11 @@ def _chart(run: RunData, head: str, lines: Sequence[Mapping[str, Any]], reach: f
     kinds, rows = _kinds(run), []
     for line in lines[:MOST_BARS]:
         name, value = line["descriptor"], line["value"]
-        rows.append(Bar(name.replace("_", " "), value, line["low"], line["high"], kinds(name), signed(value)))
+        rows.append(
+            Bar(
+                name.replace("_", " "), value, line["low"], line["high"], kinds(name), signed(value)
+            )
+        )
     return signed_bars(rows, reach, f"{run.name}: mean importance, {head}")
 
 
@@ -78,7 +105,12 @@ def _kinds(run: RunData) -> Callable[[str], str]:
 
 def _reach(parts: Sequence[Sequence[Mapping[str, Any]]]) -> float:
     """Where the axis ends on both sides: a round number beyond every interval."""
-    ends = [abs(line[key] or 0.0) for lines in parts for line in lines[:MOST_BARS] for key in ("value", "low", "high")]
+    ends = [
+        abs(line[key] or 0.0)
+        for lines in parts
+        for line in lines[:MOST_BARS]
+        for key in ("value", "low", "high")
+    ]
     most = max([*ends, 0.01])
     step = 10.0 ** math.floor(math.log10(most))
     return next(step * times for times in (1, 1.5, 2, 3, 5, 7.5, 10) if step * times >= most)
@@ -86,10 +118,14 @@ def _reach(parts: Sequence[Sequence[Mapping[str, Any]]]) -> float:
 
 def _cells(line: Mapping[str, Any]) -> tuple[str, str]:
     low, high = line["low"], line["high"]
-    return signed(line["value"]), "" if low is None or high is None else f"{signed(low)} to {signed(high)}"
+    return signed(
+        line["value"]
+    ), "" if low is None or high is None else f"{signed(low)} to {signed(high)}"
 
 
 def heading(panels: Sequence[Mapping[str, Any]]) -> str:
     """By which predictors on which encoder, of all runs."""
-    said = dict.fromkeys(f"{panel['predictors']} on the latents of {panel['encoder']}" for panel in panels)
+    said = dict.fromkeys(
+        f"{panel['predictors']} on the latents of {panel['encoder']}" for panel in panels
+    )
     return " and ".join(said)

@@ -1,6 +1,8 @@
-"""SVG charts for the report: x in per cent of the width, y in pixels, so that text keeps its size at any width.
+"""SVG charts for the report: x in per cent of the width, y in pixels, so that text keeps its size
+at any width.
 
-Colours come from the page's style sheet by class, and so follow light and dark. Every string is escaped.
+Colours come from the page's style sheet by class, and so follow light and dark. Every string is
+escaped.
 """
 
 from __future__ import annotations
@@ -35,11 +37,14 @@ class Series(NamedTuple):
 
 LABELS, BARS, VALUES = 40.0, 42.0, 86.0  # per cent: labels end, bars start and end
 STEP, TALL_STEP = 26, 42  # pixels per bar, with its label beside it or above it
-SHORT, LONG = 24, 46  # characters of a label that fit beside its bar and above it on a narrow screen
+# characters of a label that fit beside its bar and above it on a narrow screen
+SHORT, LONG = 24, 46
 
 
 def bars(rows: Sequence[Bar], title: str) -> Markup:
-    """Horizontal bars on an axis of 0 to 100 %, whiskers for intervals, values right; labels left, or above if long."""
+    """Horizontal bars on an axis of 0 to 100 %, whiskers for intervals, values right; labels left,
+    or above if long.
+    """
     above = any(len(row.label) > SHORT for row in rows)
     step, left = (TALL_STEP, 0.5) if above else (STEP, BARS)
     height = step * len(rows) + 26
@@ -62,7 +67,16 @@ def bars(rows: Sequence[Bar], title: str) -> Markup:
         if row.value is None:
             parts.append(_text(left + 1, middle + 4, "not measured", "tick", "start"))
             continue
-        parts.append(_rect(left, middle - 7, x(row.value) - left, 14, f"bar {row.kind}", f"{row.label}: {row.shown}"))
+        parts.append(
+            _rect(
+                left,
+                middle - 7,
+                x(row.value) - left,
+                14,
+                f"bar {row.kind}",
+                f"{row.label}: {row.shown}",
+            )
+        )
         if row.low is not None and row.high is not None:
             parts.append(_whisker(x(row.low), x(row.high), middle, 3))
         parts.append(_text(100, middle + 4, row.shown, f"value {row.kind}", "end"))
@@ -70,7 +84,9 @@ def bars(rows: Sequence[Bar], title: str) -> Markup:
 
 
 def signed_bars(rows: Sequence[Bar], reach: float, title: str) -> Markup:
-    """Horizontal bars to both sides of 0 on an axis of -reach to reach, as `bars` draws them otherwise."""
+    """Horizontal bars to both sides of 0 on an axis of -reach to reach, as `bars` draws them
+    otherwise.
+    """
     height = STEP * len(rows) + 26
     middle_of = (BARS + VALUES) / 2
 
@@ -81,16 +97,30 @@ def signed_bars(rows: Sequence[Bar], reach: float, title: str) -> Markup:
     for tick in (-reach, 0.0, reach):
         parts.append(_line(x(tick), 4, x(tick), height - 20, "grid"))
         parts.append(
-            _text(x(tick), height - 6, f"{tick:+g}".replace("-", "\N{MINUS SIGN}") if tick else "0", "tick", "middle")
+            _text(
+                x(tick),
+                height - 6,
+                f"{tick:+g}".replace("-", "\N{MINUS SIGN}") if tick else "0",
+                "tick",
+                "middle",
+            )
         )
     for i, row in enumerate(rows):
         middle = STEP * (i + 1) - STEP / 2 + 4
-        label = row.label if len(row.label) <= SHORT else row.label[: SHORT - 1] + "\N{HORIZONTAL ELLIPSIS}"
+        label = (
+            row.label
+            if len(row.label) <= SHORT
+            else row.label[: SHORT - 1] + "\N{HORIZONTAL ELLIPSIS}"
+        )
         parts.append(_text(LABELS, middle + 4, label, f"label {row.kind}", "end"))
         if row.value is None:
             continue
         left, right = sorted((x(0.0), x(row.value)))
-        parts.append(_rect(left, middle - 7, right - left, 14, f"bar {row.kind}", f"{row.label}: {row.shown}"))
+        parts.append(
+            _rect(
+                left, middle - 7, right - left, 14, f"bar {row.kind}", f"{row.label}: {row.shown}"
+            )
+        )
         if row.low is not None and row.high is not None:
             parts.append(_whisker(x(row.low), x(row.high), middle, 3))
         parts.append(_text(100, middle + 4, row.shown, f"value {row.kind}", "end"))
@@ -98,11 +128,16 @@ def signed_bars(rows: Sequence[Bar], reach: float, title: str) -> Markup:
 
 
 def histogram(
-    series: Sequence[Series], ticks: Sequence[tuple[float, str]], title: str, x_label: str, top: float | None = None
+    series: Sequence[Series],
+    ticks: Sequence[tuple[float, str]],
+    title: str,
+    x_label: str,
+    top: float | None = None,
 ) -> Markup:
     """Histograms over one another on the same bins, each as its share of rows.
 
-    ticks: (position in [0,1] along the axis, text). top: the highest share the axis reaches, to make panels comparable.
+    ticks: (position in [0,1] along the axis, text). top: the highest share the axis reaches, to
+    make panels comparable.
     """
     height, base, head = 190, 148, 14
     shares = [s.counts / max(int(s.counts.sum()), 1) for s in series]
@@ -111,14 +146,26 @@ def histogram(
     parts = []
     for level in _levels(peak):
         y = base - (base - head) * level / peak
-        parts += [_line(left, y, right, y, "grid"), _text(left - 1, y + 4, f"{100 * level:.3g} %", "tick", "end")]
+        parts += [
+            _line(left, y, right, y, "grid"),
+            _text(left - 1, y + 4, f"{100 * level:.3g} %", "tick", "end"),
+        ]
     for one, share in zip(series, shares, strict=True):
         width = (right - left) / len(share)
         for i, value in enumerate(share):
             if value > 0:
                 tall = max((base - head) * float(value) / peak, 1.0)
                 tip = f"{one.label}: {int(one.counts[i])} rows"
-                parts.append(_rect(left + width * i + 0.12, base - tall, width - 0.24, tall, f"bin {one.kind}", tip))
+                parts.append(
+                    _rect(
+                        left + width * i + 0.12,
+                        base - tall,
+                        width - 0.24,
+                        tall,
+                        f"bin {one.kind}",
+                        tip,
+                    )
+                )
     parts.append(_line(left, base, right, base, "axis"))
     for at, label in ticks:
         anchor = "start" if at <= 0.02 else "end" if at >= 0.98 else "middle"
@@ -144,7 +191,8 @@ def interval(figure: tuple[float, float, float], axis: tuple[float, float], titl
 def _levels(peak: float) -> list[float]:
     """Two to five round gridlines up to the peak."""
     step = 10 ** math.floor(math.log10(peak))
-    step = next(s for s in (step / 5, step / 2, step, step * 2) if peak / s <= 5)  # peak / step is below 10
+    # peak / step is below 10
+    step = next(s for s in (step / 5, step / 2, step, step * 2) if peak / s <= 5)
     return [step * i for i in range(1, int(peak / step + 1e-9) + 1)]
 
 
@@ -162,7 +210,9 @@ def _rect(x: float, y: float, width: float, height: float, kind: str, tip: str |
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
-    return Markup('<line x1="{}%" y1="{}" x2="{}%" y2="{}" class="{}"/>').format(_n(x1), _n(y1), _n(x2), _n(y2), kind)
+    return Markup('<line x1="{}%" y1="{}" x2="{}%" y2="{}" class="{}"/>').format(
+        _n(x1), _n(y1), _n(x2), _n(y2), kind
+    )
 
 
 def _whisker(x1: float, x2: float, y: float, half: float) -> Markup:

@@ -1,4 +1,6 @@
-"""What a report needs of a run: one pass over small columns, and images of only the few rows that are shown."""
+"""What a report needs of a run: one pass over small columns, and images of only the few rows that
+are shown.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ OTHER_REASONS, UNEXPLAINED = "other reasons", "no reason given"
 
 
 class Pick(NamedTuple):
-    """An answer that may be shown, ordered by rank, the hash of its row's id: all runs of a data set show the same."""
+    """An answer that may be shown, ordered by rank, the hash of its row's id: all runs of a data
+    set show the same.
+    """
 
     rank: int
     k: int
@@ -44,12 +48,14 @@ class Pick(NamedTuple):
         return self.row["source"], self.row["target"]
 
 
-Held = tuple[tuple[int, int, int, int], Pick]  # an order that no two rows share (heaps compare it), and the row
+# an order that no two rows share (heaps compare it), and the row
+Held = tuple[tuple[int, int, int, int], Pick]
 
 
 @dataclass
 class Tally:
-    """Sums over a run's answers, of which a row may have several; their size does not grow with them.
+    """Sums over a run's answers, of which a row may have several; their size does not grow with
+    them.
 
     rows: answers; hit: rows of which an answer flipped.
     """
@@ -65,7 +71,8 @@ class Tally:
     after: NDArray[np.int64] = field(default_factory=lambda: np.zeros(P_BINS, np.int64))
     directions: dict[tuple[int, int], list[int]] = field(default_factory=dict)  # [rows, flipped]
     reasons: Counter[str] = field(default_factory=Counter)
-    shown: dict[tuple[str, int], list[Held]] = field(default_factory=dict)  # heaps: the lowest ranks of each stratum
+    # heaps: the lowest ranks of each stratum
+    shown: dict[tuple[str, int], list[Held]] = field(default_factory=dict)
 
     def add(self, shard: int, table: pa.Table) -> None:
         """Add the rows of one committed shard."""
@@ -91,9 +98,13 @@ class Tally:
         self._sample(shard, table)
 
     def _sample(self, shard: int, table: pa.Table) -> None:
-        cells = [table[name].to_pylist() for name in ("id", "k", "flipped", "source", "target", "reason")]
+        cells = [
+            table[name].to_pylist() for name in ("id", "k", "flipped", "source", "target", "reason")
+        ]
         taken: set[tuple[str, str]] = set()
-        for position, (name, k, flipped, source, target, reason) in enumerate(zip(*cells, strict=True)):
+        for position, (name, k, flipped, source, target, reason) in enumerate(
+            zip(*cells, strict=True)
+        ):
             # Unflipped rows are grouped by their reason, so that each reason has its examples.
             why = "" if flipped else reason or UNEXPLAINED
             if (name, why) in taken:  # of a row's answers one of each kind will do
@@ -107,7 +118,9 @@ class Tally:
             order = (-rank(name), -k, -shard, -position)
             if len(heap) < self.keep or order > heap[0][0]:
                 pick = Pick(-order[0], k, shard, table.slice(position, 1).to_pylist()[0])
-                (heapq.heappush if len(heap) < self.keep else heapq.heapreplace)(heap, (order, pick))
+                (heapq.heappush if len(heap) < self.keep else heapq.heapreplace)(
+                    heap, (order, pick)
+                )
 
     def flipped_groups(self) -> list[list[Pick]]:
         """Flipped rows by direction, each list by rank; one counterfactual per row."""
@@ -115,7 +128,9 @@ class Tally:
 
     def failed_groups(self) -> dict[str, list[Pick]]:
         """Unflipped rows by reason, the most frequent reason first."""
-        groups = {reason: _ranked(heap) for (reason, group), heap in self.shown.items() if group < 0}
+        groups = {
+            reason: _ranked(heap) for (reason, group), heap in self.shown.items() if group < 0
+        }
         return dict(sorted(groups.items(), key=lambda item: (-self.reasons[item[0]], item[0])))
 
 
@@ -164,8 +179,8 @@ class RunData:
 def read_run(store: Store, keep: int | None = None) -> RunData:
     """Read a run's sums, its tables and its `keep` lowest-ranked rows per direction and reason.
 
-    keep: by default twice what is shown, so that runs that flip different rows still have enough in common.
-    FileNotFoundError where the folder holds no run.
+    keep: by default twice what is shown, so that runs that flip different rows still have enough in
+    common. FileNotFoundError where the folder holds no run.
     """
     plan = read_plan(store)
     shown = plan["config"]["report"]
@@ -191,7 +206,9 @@ def read_run(store: Store, keep: int | None = None) -> RunData:
         plan=plan,
         config=plan["config"],
         manifest=_manifest(store),
-        classes=[str(name) for name in plan["config"]["models"]["classifier"].get("classes") or names],
+        classes=[
+            str(name) for name in plan["config"]["models"]["classifier"].get("classes") or names
+        ],
         totals=done,
         tally=tally,
         quarantined=quarantined,
@@ -205,7 +222,9 @@ def read_run(store: Store, keep: int | None = None) -> RunData:
 
 
 def read_scores(store: Store, stage: str) -> tuple[NDArray[np.int64], list[str]]:
-    """Histogram of l1 over flipped rows, L1_BINS bins on [0,1], and the classes as the classifier itself named them."""
+    """Histogram of l1 over flipped rows, L1_BINS bins on [0,1], and the classes as the classifier
+    itself named them.
+    """
     total = np.zeros(L1_BINS, np.int64)
     names: list[str] = []
     for commit in iterate_commits(store, stage):
@@ -234,14 +253,18 @@ def rank(name: str) -> int:
 
 
 def counts(values: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
-    """Histogram of values on [0,1]; what is beyond falls in the last bin, what is not finite is left out."""
+    """Histogram of values on [0,1]; what is beyond falls in the last bin, what is not finite is
+    left out.
+    """
     finite = values[np.isfinite(values)]
     places = np.clip((finite * bins).astype(np.int64), 0, bins - 1)
     return np.bincount(places, minlength=bins).astype(np.int64)
 
 
 def count(counter: Counter[str], reason: str) -> str:
-    """Count a reason, or, beyond REASONS distinct ones, count it with the others; the name it went under."""
+    """Count a reason, or, beyond REASONS distinct ones, count it with the others; the name it went
+    under.
+    """
     name = reason if reason in counter or len(counter) < REASONS else OTHER_REASONS
     counter[name] += 1
     return name

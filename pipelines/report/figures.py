@@ -1,4 +1,6 @@
-"""Figures of one or several runs as the report shows them: how each metric is told, cards, the table."""
+"""Figures of one or several runs as the report shows them: how each metric is told, cards, the
+table.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ THIN = "\N{NARROW NO-BREAK SPACE}"
 class Meaning(NamedTuple):
     """How a metric is named, written and explained.
 
-    kind: rate, number or seconds. subset: over which rows it is told by default. axis: of its interval; None: from 0
-    to what is there.
+    kind: rate, number or seconds. subset: over which rows it is told by default. axis: of its
+    interval; None: from 0 to what is there.
     """
 
     label: str
@@ -30,64 +32,141 @@ class Meaning(NamedTuple):
 RATE = (0.0, 1.0)
 METRICS = {
     "flip_rate": Meaning(
-        "Flip rate", "rate", "rows whose stored counterfactual is classified as the target", axis=RATE
+        "Flip rate",
+        "rate",
+        "rows whose stored counterfactual is classified as the target",
+        axis=RATE,
     ),
-    "flip_rate[any]": Meaning("Rows flipped", "rate", "rows of which at least one answer flipped", axis=RATE),
-    "flip_rate[p>0.75]": Meaning("Flip rate at p > 0.75", "rate", "the same, with a probability above 0.75", axis=RATE),
+    "flip_rate[any]": Meaning(
+        "Rows flipped", "rate", "rows of which at least one answer flipped", axis=RATE
+    ),
+    "flip_rate[p>0.75]": Meaning(
+        "Flip rate at p > 0.75", "rate", "the same, with a probability above 0.75", axis=RATE
+    ),
     "p_target": Meaning(
-        "Confidence", "rate", "mean probability of the target class on the stored counterfactual", axis=RATE
+        "Confidence",
+        "rate",
+        "mean probability of the target class on the stored counterfactual",
+        axis=RATE,
     ),
     "cout": Meaning(
         "COUT",
         "number",
-        "how soon the decision turns as the most changed pixels are carried over, \N{MINUS SIGN}1 to 1",
+        "how soon the decision turns as the most changed pixels are carried over, \N{MINUS SIGN}1"
+        " to 1",
         "correct",
         (-1.0, 1.0),
     ),
     "l1": Meaning("L1 change", "number", "mean absolute change of a pixel, on a scale of 1"),
     "l2": Meaning("L2 change", "number", "root mean square change of a pixel, on a scale of 1"),
     "linf": Meaning("Largest change", "number", "of any pixel, on a scale of 1"),
-    "sparsity": Meaning("Pixels changed", "rate", "share of pixels that moved by more than 1/255", axis=RATE),
+    "sparsity": Meaning(
+        "Pixels changed", "rate", "share of pixels that moved by more than 1/255", axis=RATE
+    ),
     "second_agrees": Meaning(
-        "Second classifier agrees", "rate", "one that was never attacked sees the target class too", "flipped", RATE
+        "Second classifier agrees",
+        "rate",
+        "one that was never attacked sees the target class too",
+        "flipped",
+        RATE,
     ),
     "second_agrees_on_originals": Meaning(
-        "Second agrees on originals", "rate", "sees the class in them that the first one sees", axis=RATE
+        "Second agrees on originals",
+        "rate",
+        "sees the class in them that the first one sees",
+        axis=RATE,
     ),
     "causal_share": Meaning(
-        "Causal share", "rate", "part of the attribute change that falls on the causal attribute", "flipped", RATE
+        "Causal share",
+        "rate",
+        "part of the attribute change that falls on the causal attribute",
+        "flipped",
+        RATE,
     ),
     "changed_causal": Meaning("Causal attributes changed", "number", "per row", "flipped"),
     "changed_spurious": Meaning("Other attributes changed", "number", "per row", "flipped"),
-    "mnac": Meaning("Attributes changed", "number", "mean number, MNAC, the target attribute among them", "flipped"),
-    "mnac[without target]": Meaning("Attributes changed besides", "number", "MNAC without the target", "flipped"),
-    "cd": Meaning("Correlation difference", "number", "of what changes together from what goes together", "flipped"),
+    "mnac": Meaning(
+        "Attributes changed",
+        "number",
+        "mean number, MNAC, the target attribute among them",
+        "flipped",
+    ),
+    "mnac[without target]": Meaning(
+        "Attributes changed besides", "number", "MNAC without the target", "flipped"
+    ),
+    "cd": Meaning(
+        "Correlation difference",
+        "number",
+        "of what changes together from what goes together",
+        "flipped",
+    ),
     "lpips": Meaning("LPIPS", "number", "perceptual distance to the original"),
-    "lpips_diversity": Meaning("LPIPS diversity", "number", "mean perceptual distance of the answers to one query"),
-    "s3": Meaning("S\N{SUPERSCRIPT THREE}", "number", "cosine of SimSiam's outputs", "correct", (-1.0, 1.0)),
-    "fva": Meaning("Face verified", "rate", "pairs that a face network takes for one person", "flipped", RATE),
+    "lpips_diversity": Meaning(
+        "LPIPS diversity", "number", "mean perceptual distance of the answers to one query"
+    ),
+    "s3": Meaning(
+        "S\N{SUPERSCRIPT THREE}", "number", "cosine of SimSiam's outputs", "correct", (-1.0, 1.0)
+    ),
+    "fva": Meaning(
+        "Face verified", "rate", "pairs that a face network takes for one person", "flipped", RATE
+    ),
     "fs": Meaning("Face similarity", "number", "cosine of face embeddings", "flipped", (-1.0, 1.0)),
-    "lpr": Meaning("Latents changed", "rate", "share, LPR, both images encoded again by one encoder", axis=RATE),
-    "fid": Meaning("FID", "number", "Fr\N{LATIN SMALL LETTER E WITH ACUTE}chet distance to the originals", "flipped"),
+    "lpr": Meaning(
+        "Latents changed", "rate", "share, LPR, both images encoded again by one encoder", axis=RATE
+    ),
+    "fid": Meaning(
+        "FID",
+        "number",
+        "Fr\N{LATIN SMALL LETTER E WITH ACUTE}chet distance to the originals",
+        "flipped",
+    ),
     "sfid": Meaning("Split FID", "number", "to the originals of the other half", "flipped"),
-    "kid": Meaning("KID", "number", "polynomial MMD to the originals, unbiased for few rows", "flipped"),
-    "tflops": Meaning("TFLOP per row", "number", "of the method and its networks, as torch counts them"),
-    "seconds": Meaning("Time per row", "seconds", "wall clock of the method, shared over its batch"),
+    "kid": Meaning(
+        "KID", "number", "polynomial MMD to the originals, unbiased for few rows", "flipped"
+    ),
+    "tflops": Meaning(
+        "TFLOP per row", "number", "of the method and its networks, as torch counts them"
+    ),
+    "seconds": Meaning(
+        "Time per row", "seconds", "wall clock of the method, shared over its batch"
+    ),
     "forward": Meaning("Model evaluations", "number", "of every network, forward, per row"),
     "backward": Meaning("Backward passes", "number", "of every network, per row"),
-    "judge": Meaning("Judge", "number", "mean of a vision-language model's four scores, 1 to 10", axis=(1.0, 10.0)),
-    **{f"judge_{name}": Meaning(f"Judge: {name}", "number", "score of 1 to 10", axis=(1.0, 10.0)) for name in JUDGED},
+    "judge": Meaning(
+        "Judge",
+        "number",
+        "mean of a vision-language model's four scores, 1 to 10",
+        axis=(1.0, 10.0),
+    ),
+    **{
+        f"judge_{name}": Meaning(f"Judge: {name}", "number", "score of 1 to 10", axis=(1.0, 10.0))
+        for name in JUDGED
+    },
 }
 CARDS = (
-    *("flip_rate", "flip_rate[any]", "cout", "l1", "sparsity", "lpips_diversity", "second_agrees", "causal_share"),
+    *(
+        "flip_rate",
+        "flip_rate[any]",
+        "cout",
+        "l1",
+        "sparsity",
+        "lpips_diversity",
+        "second_agrees",
+        "causal_share",
+    ),
     *("seconds", "forward"),
 )
 OF_ROWS = ("flip_rate[any]", "lpips_diversity")  # whatever the number of answers
-ARROWS = {"higher": ("\N{UPWARDS ARROW}", "higher is better"), "lower": ("\N{DOWNWARDS ARROW}", "lower is better")}
+ARROWS = {
+    "higher": ("\N{UPWARDS ARROW}", "higher is better"),
+    "lower": ("\N{DOWNWARDS ARROW}", "lower is better"),
+}
 
 
 def meaning(metric: str) -> Meaning:
-    """The entry of a metric, `fid[NETWORK]` by fid's with the network kept; an unknown one goes by its own name."""
+    """The entry of a metric, `fid[NETWORK]` by fid's with the network kept; an unknown one goes by
+    its own name.
+    """
     base, bracket, other = metric.partition("[")
     if metric in METRICS or base not in METRICS:
         return METRICS.get(metric) or Meaning(metric, "number", "")
@@ -120,8 +199,11 @@ def short_number(value: float, digits: int | None = None) -> str:
     return text.replace(",", THIN).replace("-", "\N{MINUS SIGN}")
 
 
-def told(metric: str, value: float | None, low: float | None = None, high: float | None = None) -> tuple[str, str]:
-    """A figure and its interval in the metric's notation: `97.7 %` and `94.2 to 99.1 %`, or an empty one.
+def told(
+    metric: str, value: float | None, low: float | None = None, high: float | None = None
+) -> tuple[str, str]:
+    """A figure and its interval in the metric's notation: `97.7 %` and `94.2 to 99.1 %`, or an
+    empty one.
 
     Numbers have the same decimals in both, three significant digits of the largest.
     """
@@ -129,14 +211,23 @@ def told(metric: str, value: float | None, low: float | None = None, high: float
         return "\N{EM DASH}", ""
     kind = meaning(metric).kind
     size = max(abs(number) for number in (value, low or 0.0, high or 0.0)) or 1.0
-    unit, scale = {"rate": ("%", 100.0), "seconds": ("s", 1.0) if size >= 0.1 else ("ms", 1000.0)}.get(kind, ("", 1.0))
+    unit, scale = {
+        "rate": ("%", 100.0),
+        "seconds": ("s", 1.0) if size >= 0.1 else ("ms", 1000.0),
+    }.get(kind, ("", 1.0))
     digits = min(max(2 - math.floor(math.log10(scale * size)), 0), 8)
 
     def bare(number: float) -> str:
-        return percent(number).rpartition(THIN)[0] if kind == "rate" else short_number(scale * number, digits)
+        return (
+            percent(number).rpartition(THIN)[0]
+            if kind == "rate"
+            else short_number(scale * number, digits)
+        )
 
     end = THIN + unit if unit else ""
-    return bare(value) + end, "" if low is None or high is None else f"{bare(low)} to {bare(high)}{end}"
+    return bare(value) + end, (
+        "" if low is None or high is None else f"{bare(low)} to {bare(high)}{end}"
+    )
 
 
 def plural(count: int, noun: str) -> str:
@@ -145,7 +236,9 @@ def plural(count: int, noun: str) -> str:
 
 
 def metrics_of(run: RunData) -> list[dict[str, Any]]:
-    """The entries of a run's score table, or, where it has not been scored, what generating alone can tell."""
+    """The entries of a run's score table, or, where it has not been scored, what generating alone
+    can tell.
+    """
     if run.table is not None:
         main = list(run.table["metrics"])
         known = {(entry["metric"], entry["subset"]) for entry in main if not entry.get("by")}
@@ -153,17 +246,40 @@ def metrics_of(run: RunData) -> list[dict[str, Any]]:
         return main + [entry for entry in rest if (entry["metric"], entry["subset"]) not in known]
     tally, n = run.tally, run.tally.rows
     band = run.band(tally.flipped, n) if n else None
-    plain = {"subset": "all", "n": n, "by": None, "note": "not scored yet", "low": None, "high": None}
-    rows = [{**plain, "metric": "flip_rate", "value": tally.flipped / n if n else None, "better": "higher"}]
+    plain = {
+        "subset": "all",
+        "n": n,
+        "by": None,
+        "note": "not scored yet",
+        "low": None,
+        "high": None,
+    }
+    rows = [
+        {
+            **plain,
+            "metric": "flip_rate",
+            "value": tally.flipped / n if n else None,
+            "better": "higher",
+        }
+    ]
     if band:
         rows[0].update(low=band[0], high=band[1])
     for name in ("seconds", "forward", "backward"):
-        rows.append({**plain, "metric": name, "value": tally.sums[name] / n if n else None, "better": "lower"})
+        rows.append(
+            {
+                **plain,
+                "metric": name,
+                "value": tally.sums[name] / n if n else None,
+                "better": "lower",
+            }
+        )
     return rows
 
 
 def cards(runs: Sequence[RunData]) -> list[dict[str, Any]]:
-    """The key figures, one card each with a line per run; a metric that no run measured has no card."""
+    """The key figures, one card each with a line per run; a metric that no run measured has no
+    card.
+    """
     out = []
     for name in CARDS:
         entries = [_first(metrics_of(run), name) for run in runs]
@@ -172,25 +288,47 @@ def cards(runs: Sequence[RunData]) -> list[dict[str, Any]]:
             continue
         called = {entry["metric"] for entry in known}
         about = spoken(called.pop() if len(called) == 1 else name, runs)
-        reach = max(v for entry in known for v in (entry["high"], entry["value"], 1e-9) if v is not None)
+        reach = max(
+            v for entry in known for v in (entry["high"], entry["value"], 1e-9) if v is not None
+        )
         axis = about.axis or (0.0, 1.12 * reach)
-        lines = [_card_line(run, name, entry, axis) for run, entry in zip(runs, entries, strict=True)]
+        lines = [
+            _card_line(run, name, entry, axis) for run, entry in zip(runs, entries, strict=True)
+        ]
         facts = list(dict.fromkeys(line["facts"] for line in lines))
         arrow = ARROWS.get(known[0]["better"])
-        out.append({"label": about.label, "help": about.help, "arrow": arrow, "lines": lines, "facts": facts})
+        out.append(
+            {
+                "label": about.label,
+                "help": about.help,
+                "arrow": arrow,
+                "lines": lines,
+                "facts": facts,
+            }
+        )
     return out
 
 
 def metric_rows(runs: Sequence[RunData]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows of the table, runs across: each metric over its own subset; then the other subsets and groups."""
+    """Rows of the table, runs across: each metric over its own subset; then the other subsets and
+    groups.
+    """
     tables = [{(m["metric"], m["subset"], m.get("by")): m for m in metrics_of(run)} for run in runs]
     main: list[dict[str, Any]] = []
     rest: list[dict[str, Any]] = []
     for metric, subset, by in dict.fromkeys(key for table in tables for key in table):
         entries = [table.get((metric, subset, by)) for table in tables]
         about = spoken(metric, runs)
-        row = {"label": about.label, "help": about.help, "subset": subset if by is None else f"{subset}, {by}"}
-        row["notes"] = [(run.name, e["note"]) for run, e in zip(runs, entries, strict=True) if e and e.get("note")]
+        row = {
+            "label": about.label,
+            "help": about.help,
+            "subset": subset if by is None else f"{subset}, {by}",
+        }
+        row["notes"] = [
+            (run.name, e["note"])
+            for run, e in zip(runs, entries, strict=True)
+            if e and e.get("note")
+        ]
         row["arrow"] = next((ARROWS.get(entry["better"]) for entry in entries if entry), None)
         row["cells"] = [_cell(metric, entry) for entry in entries]
         # A metric that is told over other rows only stands there with what it has.
@@ -204,12 +342,23 @@ def _first(entries: Sequence[Mapping[str, Any]], metric: str) -> Mapping[str, An
     whole = [entry for entry in entries if not entry.get("by")]
     found = [entry for entry in whole if entry["metric"] == metric]
     found = found or [entry for entry in whole if entry["metric"].startswith(f"{metric}[")]
-    return next((entry for entry in found if entry["subset"] == meaning(metric).subset), found[0] if found else None)
+    return next(
+        (entry for entry in found if entry["subset"] == meaning(metric).subset),
+        found[0] if found else None,
+    )
 
 
-def _card_line(run: RunData, metric: str, entry: Mapping[str, Any] | None, axis: tuple[float, float]) -> dict[str, Any]:
+def _card_line(
+    run: RunData, metric: str, entry: Mapping[str, Any] | None, axis: tuple[float, float]
+) -> dict[str, Any]:
     if entry is None:
-        return {"run": run.name, "value": "\N{EM DASH}", "interval": "", "svg": None, "facts": "not measured"}
+        return {
+            "run": run.name,
+            "value": "\N{EM DASH}",
+            "interval": "",
+            "svg": None,
+            "facts": "not measured",
+        }
     value, low, high = entry["value"], entry["low"], entry["high"]
     figure, band = told(metric, value, low, high)
     drawn = None

@@ -1,4 +1,6 @@
-"""Rows to look at: original, counterfactual and what changed, side by side; a card per row with each run's answers."""
+"""Rows to look at: original, counterfactual and what changed, side by side; a card per row with
+each run's answers.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ class Shown(NamedTuple):
 
 
 def choose(runs: Sequence[RunData], wanted: int) -> list[list[tuple[RunData, Pick]]]:
-    """Rows for the gallery, balanced over directions, flipped ones first; of several runs the rows they share.
+    """Rows for the gallery, balanced over directions, flipped ones first; of several runs the rows
+    they share.
 
     Deterministic: within a direction the rows with the lowest hash of their id.
     """
@@ -46,15 +49,22 @@ def choose(runs: Sequence[RunData], wanted: int) -> list[list[tuple[RunData, Pic
     for pick in sorted((by_id[0][name] for name in common), key=lambda pick: pick.rank):
         flipped = all(picks[pick.row["id"]].row["flipped"] for picks in by_id)
         groups.setdefault((not flipped, pick.direction), []).append(pick)
-    flipped_first = [[groups[key] for key in sorted(groups) if key[0] is missed] for missed in (False, True)]
+    flipped_first = [
+        [groups[key] for key in sorted(groups) if key[0] is missed] for missed in (False, True)
+    ]
     chosen = balanced(flipped_first[0], wanted)
     chosen += balanced(flipped_first[1], wanted - len(chosen))
     if chosen or not wanted:
-        return [[(run, picks[pick.row["id"]]) for run, picks in zip(runs, by_id, strict=True)] for pick in chosen]
+        return [
+            [(run, picks[pick.row["id"]]) for run, picks in zip(runs, by_id, strict=True)]
+            for pick in chosen
+        ]
     return [[(run, pick)] for run in runs for pick in _of_one(run, max(wanted // len(runs), 1))]
 
 
-def with_answers(cards: Sequence[Sequence[tuple[RunData, Pick]]]) -> list[list[tuple[RunData, Pick]]]:
+def with_answers(
+    cards: Sequence[Sequence[tuple[RunData, Pick]]],
+) -> list[list[tuple[RunData, Pick]]]:
     """Cards of one pick for each run, with all the answers that the run has to the row."""
     found = {
         id(run): answers_to(run, [pick for card in cards for other, pick in card if other is run])
@@ -62,7 +72,11 @@ def with_answers(cards: Sequence[Sequence[tuple[RunData, Pick]]]) -> list[list[t
         if run.each > 1
     }
     return [
-        [(run, answer) for run, pick in card for answer in found.get(id(run), {}).get(pick.row["id"], [pick])]
+        [
+            (run, answer)
+            for run, pick in card
+            for answer in found.get(id(run), {}).get(pick.row["id"], [pick])
+        ]
         for card in cards
     ]
 
@@ -74,7 +88,11 @@ def pictures(cards: Sequence[Sequence[tuple[RunData, Pick]]]) -> list[list[Shown
         picks = [pick for card in cards for other, pick in card if other is run]
         images = fetch(run, picks, ("original", "counterfactual"))
         scores = fetch(run, picks, SCORED, stage=str(run.table["stage"])) if run.table else {}
-        moved = fetch(run, picks, ("importance",), stage=str(run.attribution["stage"])) if run.attribution else {}
+        moved = (
+            fetch(run, picks, ("importance",), stage=str(run.attribution["stage"]))
+            if run.attribution
+            else {}
+        )
         for pick in picks:
             key = pick.row["cf_id"]
             pair = (images[key]["original"]["bytes"], images[key]["counterfactual"]["bytes"])
@@ -82,17 +100,24 @@ def pictures(cards: Sequence[Sequence[tuple[RunData, Pick]]]) -> list[list[Shown
             most = 16 * math.prod(sides(size))
             before, after = (decode(data, size=size, crop=None, max_pixels=most) for data in pair)
             told = scores.get(key), moved.get(key, {}).get("importance")
-            found[id(run), key] = Shown(run, pick, before, after, pair, change(before, after), *told)
+            found[id(run), key] = Shown(
+                run, pick, before, after, pair, change(before, after), *told
+            )
     return [[found[id(run), pick.row["cf_id"]] for run, pick in card] for card in cards]
 
 
 def gallery(runs: Sequence[RunData], wanted: int, failures: int) -> dict[str, Any]:
-    """All that is shown of single rows: the gallery's cards, each run's cards of rows that did not flip, the scale."""
+    """All that is shown of single rows: the gallery's cards, each run's cards of rows that did not
+    flip, the scale.
+    """
     most = max((run.each for run in runs), default=1)
-    rows = wanted if most == 1 else min(wanted, 2 * wanted // most + 1)  # else the page would grow with the answers
+    # else the page would grow with the answers
+    rows = wanted if most == 1 else min(wanted, 2 * wanted // most + 1)
     chosen = pictures(with_answers(choose(runs, rows)))
     failed = [
-        pictures([[(run, pick)] for pick in balanced(list(run.tally.failed_groups().values()), failures)])
+        pictures(
+            [[(run, pick)] for pick in balanced(list(run.tally.failed_groups().values()), failures)]
+        )
         for run in runs
     ]
     everything = [*chosen, *(card for cards in failed for card in cards)]
@@ -116,7 +141,9 @@ def _card(card: Sequence[Shown], scale: float, budget: int) -> dict[str, Any]:
         "label": None if row["label"] is None else first.run.class_name(row["label"]),
         "original": data_uri(first.before, budget, first.stored[0]),
         "alt": f"original, classified as {first.run.class_name(row['source'])}",
-        "direction": f"{first.run.class_name(row['source'])} → {first.run.class_name(row['target'])}",
+        "direction": (
+            f"{first.run.class_name(row['source'])} → {first.run.class_name(row['target'])}"
+        ),
         "answers": [_answer(shown, scale, budget) for shown in card],
     }
 
@@ -159,9 +186,16 @@ def _chips(shown: Shown) -> list[dict[str, Any]]:
     ):
         return []
     threshold = shown.run.config["score"]["threshold"]
-    had, has = (np.asarray(shown.scored[key]) > threshold for key in ("attributes_before", "attributes_after"))
+    had, has = (
+        np.asarray(shown.scored[key]) > threshold
+        for key in ("attributes_before", "attributes_after")
+    )
     chips = [
-        {"name": name.replace("_", " "), "gained": bool(now), "causal": name in attributes["causal"]}
+        {
+            "name": name.replace("_", " "),
+            "gained": bool(now),
+            "causal": name in attributes["causal"],
+        }
         for name, then, now in zip(attributes["names"], had, has, strict=True)
         if then != now
     ]
@@ -176,7 +210,10 @@ def _probability(value: float) -> str:
 def _of_one(run: RunData, wanted: int) -> list[Pick]:
     chosen = balanced(run.tally.flipped_groups(), wanted)
     there = {pick.row["id"] for pick in chosen}  # a row of several answers may be in both
-    failed = [[pick for pick in group if pick.row["id"] not in there] for group in run.tally.failed_groups().values()]
+    failed = [
+        [pick for pick in group if pick.row["id"] not in there]
+        for group in run.tally.failed_groups().values()
+    ]
     return chosen + balanced(failed, wanted - len(chosen))
 
 

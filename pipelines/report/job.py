@@ -1,4 +1,6 @@
-"""One self-contained HTML page of a run, or of several compared: what was run, what it found, and pictures to judge."""
+"""One self-contained HTML page of a run, or of several compared: what was run, what it found, and
+pictures to judge.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +35,11 @@ HIDDEN = "(hidden)"
 
 
 def report(runs: Sequence[Store], *, out: str | None = None) -> str:
-    """Write the page and give its address: `report.html` in the run's folder, or `out`, which several runs need.
+    """Write the page and give its address: `report.html` in the run's folder, or `out`, which
+    several runs need.
 
-    A stage that has not been run leaves its section out with a sentence. UserError where a folder holds no run.
+    A stage that has not been run leaves its section out with a sentence. UserError where a folder
+    holds no run.
     """
     if not runs or (len(runs) > 1 and out is None):
         raise ValueError(f"expected one run, or several and `out`, got {len(runs)} and {out!r}")
@@ -47,8 +51,12 @@ def report(runs: Sequence[Store], *, out: str | None = None) -> str:
 
 def render(runs: Sequence[RunData], now: datetime) -> str:
     """The page as text; everything on it that moves with time is `now`."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(csp=_csp, plural=plural, percent=percent, number=short_number, heading=heading)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(
+        csp=_csp, plural=plural, percent=percent, number=short_number, heading=heading
+    )
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     settings = runs[0].config["report"]
     return template.render(
@@ -68,7 +76,9 @@ def render(runs: Sequence[RunData], now: datetime) -> str:
         gallery=gallery(runs, settings["gallery"], settings["failures"]),
         failures=[_failures(run) for run in runs],
         judged=[
-            (run.name, [(name, *run.judge[name]) for name in JUDGED if name in run.judge]) for run in runs if run.judge
+            (run.name, [(name, *run.judge[name]) for name in JUDGED if name in run.judge])
+            for run in runs
+            if run.judge
         ],
         augmented=[(run.name, run.augment) for run in runs if run.augment],
         reproduce=[_reproduce(run) for run in runs],
@@ -85,7 +95,9 @@ def _each(runs: Sequence[RunData]) -> str:
 
 
 def redact(value: Any) -> Any:
-    """Settings or text without what looks like a secret: under a secret's name, in an address, in a signed link."""
+    """Settings or text without what looks like a secret: under a secret's name, in an address, in a
+    signed link.
+    """
     if isinstance(value, Mapping):
         return {
             key: HIDDEN if SECRET_KEY.search(str(key)) and isinstance(item, str) else redact(item)
@@ -111,14 +123,20 @@ def _read(store: Store) -> RunData:
 def _split(out: str) -> tuple[Store, str]:
     folder, _, name = out.rpartition("/")
     if not name:
-        raise UserError(f"report: expected the page's file in `out`, like runs/report.html, got {out!r}")
+        raise UserError(
+            f"report: expected the page's file in `out`, like runs/report.html, got {out!r}"
+        )
     return open_store(folder or "."), name
 
 
 def _finding(run: RunData) -> dict[str, Any]:
     """The audit's verdict, or what can be said without an oracle."""
     audit = run.table.get("audit") if run.table else None
-    return {"run": run.name, "text": audit["verdict"] if audit else _flips(run), "sound": sound(audit)}
+    return {
+        "run": run.name,
+        "text": audit["verdict"] if audit else _flips(run),
+        "sound": sound(audit),
+    }
 
 
 def _flips(run: RunData) -> str:
@@ -127,7 +145,10 @@ def _flips(run: RunData) -> str:
         return "No counterfactual has been generated yet."
     low, high = run.band(flipped, n)
     band = f"95 % interval {percent(low)} to {percent(high)}"
-    told = f"{plural(flipped, run.noun)} of {short_number(n)} flipped: {percent(flipped / n)} ({band})."
+    told = (
+        f"{plural(flipped, run.noun)} of {short_number(n)} flipped: {percent(flipped / n)}"
+        f" ({band})."
+    )
     if run.each < 2:
         return told
     rows = run.totals["rows_out"]
@@ -140,15 +161,24 @@ def _unfinished(run: RunData) -> list[str]:
     left = whole - run.totals["shards"]
     told = run.table["rows"] if run.table else made
     lines = (
-        [f"{run.name}: {left} of {plural(whole, 'shard')} not generated yet; figures are of the others."]
+        [
+            f"{run.name}: {left} of {plural(whole, 'shard')} not generated yet; figures are of the"
+            " others."
+        ]
         if left
         else []
     )
     if told != made:
-        lines.append(f"{run.name}: scores are of {told} of {plural(made, 'counterfactual')}: score the run again.")
+        lines.append(
+            f"{run.name}: scores are of {told} of {plural(made, 'counterfactual')}: score the run"
+            " again."
+        )
     if run.attribution and run.attribution["rows"] != made:
         told = run.attribution["rows"]
-        lines.append(f"{run.name}: importances are of {told} of {plural(made, 'counterfactual')}: attribute it again.")
+        lines.append(
+            f"{run.name}: importances are of {told} of {plural(made, 'counterfactual')}: attribute"
+            " it again."
+        )
     return lines
 
 
@@ -162,25 +192,42 @@ def _facts(run: RunData) -> dict[str, str]:
         config["data"],
     )
     counts, tally, used = run.totals, run.tally, run.plan["versions"]
-    settings = ", ".join(f"{key} {_plain(value)}" for key, value in method["settings"].items()) or "its own defaults"
+    settings = (
+        ", ".join(f"{key} {_plain(value)}" for key, value in method["settings"].items())
+        or "its own defaults"
+    )
     rule = {key: value for key, value in config["target"].items() if value is not None}
-    right = f", right on {percent(tally.correct / tally.labelled)} of these rows" if tally.labelled else ""
+    right = (
+        f", right on {percent(tally.correct / tally.labelled)} of these rows"
+        if tally.labelled
+        else ""
+    )
     bad = f", {plural(counts['quarantined'], 'row')} quarantined" if counts["quarantined"] else ""
     several = f", {run.each} answers to each row" if run.each > 1 else ""
     workers = f", {plural(engine['workers'], 'worker')}" if engine.get("workers") else ""
     return {
-        "Data": f"{data['path']}"
-        + (f", rows {data['rows']}" if data.get("rows") else "")
-        + f", {data['size']} × {data['size']} pixels",
-        "Rows": f"{plural(counts['rows_in'], 'row')} in, {plural(tally.rows, 'counterfactual')} out{several}{bad}",
-        "Classifier": f"{classifier['preset'] or classifier['target'] or classifier['weights']}{right}",
+        "Data": (
+            f"{data['path']}"
+            + (f", rows {data['rows']}" if data.get("rows") else "")
+            + f", {data['size']} × {data['size']} pixels"
+        ),
+        "Rows": (
+            f"{plural(counts['rows_in'], 'row')} in, {plural(tally.rows, 'counterfactual')}"
+            f" out{several}{bad}"
+        ),
+        "Classifier": (
+            f"{classifier['preset'] or classifier['target'] or classifier['weights']}{right}"
+        ),
         "Method": f"{method['preset'] or method['target'].rpartition('.')[2]}: {settings}",
         "Target": ", ".join(
-            f"{_plain(value)}" if key == "rule" else f"{key} {_plain(value)}" for key, value in rule.items()
+            f"{_plain(value)}" if key == "rule" else f"{key} {_plain(value)}"
+            for key, value in rule.items()
         ),
         "Engine": f"{engine['kind']}{workers}, batches of {engine['batch']}, seed {config['seed']}",
         "Work": f"{duration(counts['seconds'])} in {plural(counts['shards'], 'shard')}",
-        "Versions": ", ".join(f"{name} {used[name]}" for name in ("counterfactory", "torch", "python") if name in used),
+        "Versions": ", ".join(
+            f"{name} {used[name]}" for name in ("counterfactory", "torch", "python") if name in used
+        ),
     }
 
 
@@ -200,14 +247,22 @@ def _failures(run: RunData) -> dict[str, Any]:
         "noun": run.noun,
         "rows": tally.rows,
         "missed": tally.rows - tally.flipped,
-        "reasons": [(redact(reason), n, percent(n / tally.rows)) for reason, n in tally.reasons.most_common()],
+        "reasons": [
+            (redact(reason), n, percent(n / tally.rows))
+            for reason, n in tally.reasons.most_common()
+        ],
         "quarantined": sum(run.quarantined.values()),
-        "bad": [(redact(reason), n, run.quarantined_ids[reason]) for reason, n in run.quarantined.most_common()],
+        "bad": [
+            (redact(reason), n, run.quarantined_ids[reason])
+            for reason, n in run.quarantined.most_common()
+        ],
     }
 
 
 def _reproduce(run: RunData) -> dict[str, Any]:
-    text = yaml.safe_dump(json.loads(json.dumps(redact(run.config), default=str)), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(
+        json.loads(json.dumps(redact(run.config), default=str)), sort_keys=False, allow_unicode=True
+    )
     started = (run.manifest or {}).get("command")
     return {
         "run": run.name,
@@ -235,7 +290,12 @@ def _plain(value: Any) -> str:
 
 
 def _csp(script: str) -> Markup:
-    """A content security policy that allows this one script, inline styles and data: images, and no address."""
+    """A content security policy that allows this one script, inline styles and data: images, and no
+    address.
+    """
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    rules = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    rules = (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action"
+        " 'none'"
+    )
     return Markup("{}; script-src 'sha256-{}'").format(Markup(rules), digest)

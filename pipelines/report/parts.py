@@ -1,4 +1,6 @@
-"""What a report needs of a run's further parts: the judge's means, the augmentation set's counts, its tables."""
+"""What a report needs of a run's further parts: the judge's means, the augmentation set's counts,
+its tables.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ def judge_means(store: Store) -> dict[str, tuple[float, int]]:
     sums = dict.fromkeys(JUDGED, 0.0)
     seen: Counter[str] = Counter()
     with store.parquet("judge/scores.parquet") as file:
-        for batch in file.iter_batches(columns=[name for name in JUDGED if name in file.schema_arrow.names]):
+        for batch in file.iter_batches(
+            columns=[name for name in JUDGED if name in file.schema_arrow.names]
+        ):
             for name in batch.schema.names:
                 values = batch.column(name).drop_null().to_numpy(zero_copy_only=False).astype(float)
                 sums[name] += float(values.sum())

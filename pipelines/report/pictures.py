@@ -1,4 +1,6 @@
-"""Pictures of what changed in a row, as a heat overlay and as an amplified difference, in data URIs of bounded size."""
+"""Pictures of what changed in a row, as a heat overlay and as an amplified difference, in data URIs
+of bounded size.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +27,21 @@ HEAT = (
 
 
 def change(before: Pixels, after: Pixels) -> NDArray[np.float32]:
-    """How much each pixel moved: (H, W) in [0,1], mean absolute difference over channels of two (H, W, 3) images."""
+    """How much each pixel moved: (H, W) in [0,1], mean absolute difference over channels of two (H,
+    W, 3) images.
+    """
     if before.shape != after.shape:
-        raise ValueError(f"expected a pair of images of one shape, got {before.shape} and {after.shape}")
+        raise ValueError(
+            f"expected a pair of images of one shape, got {before.shape} and {after.shape}"
+        )
     gap = np.abs(before.astype(np.float32) - after.astype(np.float32))
     return np.asarray(gap.mean(axis=2) / 255, dtype=np.float32)
 
 
 def full_scale(changes: list[NDArray[np.float32]]) -> float:
-    """The change drawn in full colour on a page: the upper quartile of the pictures' 99th percentiles, >= 4/255."""
+    """The change drawn in full colour on a page: the upper quartile of the pictures' 99th
+    percentiles, >= 4/255.
+    """
     tops = [float(np.quantile(one, 0.99)) for one in changes]
     return max(float(np.quantile(tops, 0.75)) if tops else 0.0, 4 / 255)
 
@@ -58,7 +66,9 @@ def amplified(before: Pixels, after: Pixels, scale: float) -> Pixels:
 
 
 def data_uri(image: Pixels, budget: int, stored: bytes | None = None) -> str:
-    """A data URI of about `budget` bytes at most: the stored PNG, or one made here, if it fits, else JPEG."""
+    """A data URI of about `budget` bytes at most: the stored PNG, or one made here, if it fits,
+    else JPEG.
+    """
     png = stored or encode(image)
     if len(png) <= budget:
         return _uri("png", png)

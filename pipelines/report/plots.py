@@ -1,4 +1,6 @@
-"""Charts of one or several runs: which attributes changed, probabilities, sizes of the change, flips by direction."""
+"""Charts of one or several runs: which attributes changed, probabilities, sizes of the change,
+flips by direction.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,12 @@ MOST_DIRECTIONS, MOST_ATTRIBUTES = 12, 20
 
 
 def attribute_panels(runs: Sequence[RunData]) -> list[dict[str, Any]]:
-    """Per run with an oracle: how often each attribute changed among flipped rows; one order for all runs."""
-    found = [(run, run.table["attributes"]) for run in runs if run.table and run.table.get("attributes")]
+    """Per run with an oracle: how often each attribute changed among flipped rows; one order for
+    all runs.
+    """
+    found = [
+        (run, run.table["attributes"]) for run in runs if run.table and run.table.get("attributes")
+    ]
     highest: dict[str, float] = {}
     for _, part in found:
         for name, rate in zip(part["names"], part["changed"], strict=True):
@@ -29,11 +35,23 @@ def attribute_panels(runs: Sequence[RunData]) -> list[dict[str, Any]]:
         rows = []
         for name in order:
             i = place.get(name)
-            value, low, high = (None, None, None) if i is None else (part[key][i] for key in ("changed", "low", "high"))
+            value, low, high = (
+                (None, None, None)
+                if i is None
+                else (part[key][i] for key in ("changed", "low", "high"))
+            )
             kind = "causal" if name in part["causal"] else "spurious"
-            rows.append(Bar(name.replace("_", " "), value, low, high, kind, told("flip_rate", value)[0]))
-        title = f"{run.name}: share of {plural(part['n'], f'flipped {run.noun}')} in which each attribute changed"
-        table = [(row.label, row.kind, row.shown, told("flip_rate", row.value, row.low, row.high)[1]) for row in rows]
+            rows.append(
+                Bar(name.replace("_", " "), value, low, high, kind, told("flip_rate", value)[0])
+            )
+        title = (
+            f"{run.name}: share of {plural(part['n'], f'flipped {run.noun}')} in which each"
+            " attribute changed"
+        )
+        table = [
+            (row.label, row.kind, row.shown, told("flip_rate", row.value, row.low, row.high)[1])
+            for row in rows
+        ]
         panels.append(
             {
                 "run": run.name,
@@ -55,22 +73,38 @@ def sound(audit: Mapping[str, Any] | None) -> bool | None:
 
 
 def distributions(runs: Sequence[RunData]) -> list[dict[str, Any]]:
-    """Charts in groups, each with a panel per run on common axes: probabilities, size of change, flips by direction."""
+    """Charts in groups, each with a panel per run on common axes: probabilities, size of change,
+    flips by direction.
+    """
     filled = [run for run in runs if run.tally.rows]
     groups = []
     peak = max(
-        (float(c.max() / c.sum()) for run in filled for c in (run.tally.before, run.tally.after) if c.sum()),
+        (
+            float(c.max() / c.sum())
+            for run in filled
+            for c in (run.tally.before, run.tally.after)
+            if c.sum()
+        ),
         default=1.0,
     )
     ticks = [(0.0, "0"), (0.25, "0.25"), (0.5, "0.5"), (0.75, "0.75"), (1.0, "1")]
     if filled:
         panels = []
         for run in filled:
-            series = (Series("before", run.tally.before, "before"), Series("after", run.tally.after, "after"))
-            sentence = (
-                f"{run.name}: probability of the target class over {plural(run.tally.rows, run.noun)}, before and after"
+            series = (
+                Series("before", run.tally.before, "before"),
+                Series("after", run.tally.after, "after"),
             )
-            panels.append((run.name, histogram(series, ticks, sentence, "probability of the target class", peak)))
+            sentence = (
+                f"{run.name}: probability of the target class over"
+                f" {plural(run.tally.rows, run.noun)}, before and after"
+            )
+            panels.append(
+                (
+                    run.name,
+                    histogram(series, ticks, sentence, "probability of the target class", peak),
+                )
+            )
         groups.append(
             {
                 "title": "Before and after",
@@ -80,7 +114,9 @@ def distributions(runs: Sequence[RunData]) -> list[dict[str, Any]]:
         )
     measured = [run for run in filled if run.l1 is not None and run.l1.sum()]
     if measured:
-        groups.append({"title": "How much was changed", "legend": [], "panels": _l1_panels(measured)})
+        groups.append(
+            {"title": "How much was changed", "legend": [], "panels": _l1_panels(measured)}
+        )
     if filled:
         groups.append(
             {
@@ -112,7 +148,12 @@ def _l1_panels(runs: Sequence[RunData]) -> list[tuple[str, Any]]:
     for run, row in zip(runs, rows, strict=True):
         what = f"flipped {run.noun}s"
         label = f"mean change of a pixel (L1), {what}"
-        panels.append((run.name, histogram([Series(what, row, "after")], ticks, f"{run.name}: {label}", label, peak)))
+        panels.append(
+            (
+                run.name,
+                histogram([Series(what, row, "after")], ticks, f"{run.name}: {label}", label, peak),
+            )
+        )
     return panels
 
 
@@ -123,5 +164,9 @@ def _directions(run: RunData) -> Any:
         low, high = run.band(flipped, n)
         label = f"{run.class_name(source)} \N{RIGHTWARDS ARROW} {run.class_name(target)}"
         rows.append(Bar(label, flipped / n, low, high, "after", f"{percent(flipped / n)}"))
-    more = f", the {MOST_DIRECTIONS} most frequent of {len(pairs)} directions" if len(pairs) > MOST_DIRECTIONS else ""
+    more = (
+        f", the {MOST_DIRECTIONS} most frequent of {len(pairs)} directions"
+        if len(pairs) > MOST_DIRECTIONS
+        else ""
+    )
     return bars(rows, f"{run.name}: flip rate by direction{more}")

@@ -1,4 +1,6 @@
-"""The few rows that a report shows, read again: their images, their scores, and all answers to them."""
+"""The few rows that a report shows, read again: their images, their scores, and all answers to
+them.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from storage.commit import commit_path, read_commit, read_committed, revisions
 def fetch(
     run: RunData, picks: Sequence[Pick], columns: Sequence[str], stage: str = GENERATE
 ) -> dict[str, dict[str, Any]]:
-    """Further columns of the picked rows by cf_id, one shard at a time; rows the stage has not reached are left out."""
+    """Further columns of the picked rows by cf_id, one shard at a time; rows the stage has not
+    reached are left out.
+    """
     found: dict[str, dict[str, Any]] = {}
     there = revisions(run.store, stage)
     for shard in sorted({pick.shard for pick in picks} & there.keys()):
@@ -32,7 +36,9 @@ def answers_to(run: RunData, picks: Sequence[Pick]) -> dict[str, list[Pick]]:
     found: dict[str, list[Pick]] = {}
     there = revisions(run.store, GENERATE)
     for shard in sorted({pick.shard for pick in picks} & there.keys()):
-        table = read_committed(run.store, read_commit(run.store, commit_path(GENERATE, shard, there[shard])), COLUMNS)
+        table = read_committed(
+            run.store, read_commit(run.store, commit_path(GENERATE, shard, there[shard])), COLUMNS
+        )
         wanted = pa.array([pick.row["id"] for pick in picks if pick.shard == shard])
         for row in table.filter(pc.is_in(table["id"], value_set=wanted)).sort_by("k").to_pylist():
             found.setdefault(row["id"], []).append(Pick(rank(row["id"]), row["k"], shard, row))

@@ -16,7 +16,9 @@ NAMED = 3  # rows named for each
 
 
 def show(store: Store) -> str:
-    """Counts, flip rate, quarantined rows with their reasons, and failures by cause; one pass over small columns."""
+    """Counts, flip rate, quarantined rows with their reasons, and failures by cause; one pass over
+    small columns.
+    """
     plan = load_plan(store)
     left = len(todo(plan, store, "generate"))
     shards, rows, answered, flipped, hit, wrong = 0, 0, 0, 0, 0, 0
@@ -33,7 +35,8 @@ def show(store: Store) -> str:
         computed += commit["extra"].get("compute_seconds", 0.0)
         flipped += pc.sum(table["flipped"]).as_py() or 0
         hit += pc.count_distinct(table["id"].filter(table["flipped"])).as_py()
-        judged = table["correct"].filter(pc.equal(table["k"], 0))  # a row's answers share what it was taken for
+        # a row's answers share what it was taken for
+        judged = table["correct"].filter(pc.equal(table["k"], 0))
         wrong += len(judged) - judged.null_count - (pc.sum(judged).as_py() or 0)
         for why in table["reason"].drop_null().to_pylist():
             count(failures, why)
@@ -45,20 +48,32 @@ def show(store: Store) -> str:
     lines = [
         f"{store.uri}",
         f"  method      {method['target']} ({method.get('preset') or 'own settings'})",
-        f"  data        {plan['config']['data']['path']}, {plan['rows']} rows in {len(plan['shards'])} shards",
-        f"  generated   {rows} counterfactuals{several}, {shards:,} of {len(plan['shards']):,} shards committed"
-        + (f" ({left} left: run the same command again)" if left else ""),
+        (
+            f"  data        {plan['config']['data']['path']}, {plan['rows']} rows in"
+            f" {len(plan['shards'])} shards"
+        ),
+        f"  generated   {rows} counterfactuals{several}, {shards:,} of {len(plan['shards']):,}"
+        " shards committed" + (f" ({left} left: run the same command again)" if left else ""),
     ]
     if rows:
-        of_rows = f"; an answer of {hit} of {answered} rows ({100 * hit / answered:.1f} %)" if several else ""
+        of_rows = (
+            f"; an answer of {hit} of {answered} rows ({100 * hit / answered:.1f} %)"
+            if several
+            else ""
+        )
         lines.append(f"  flipped     {flipped} of {rows} ({100 * flipped / rows:.1f} %){of_rows}")
         lines.append(f"  misjudged   {wrong} rows whose prediction differs from the label")
     if computed:
         share = 100 * waited / (waited + computed)
-        lines.append(f"  workers     {computed:.0f} s of work, and {share:.1f} % of their time spent waiting for it")
+        lines.append(
+            f"  workers     {computed:.0f} s of work, and {share:.1f} % of their time spent waiting"
+            " for it"
+        )
     lines.append(f"  quarantined {quarantined.total()}")
     for reason, n in quarantined.most_common(MOST):
-        lines.append(f"    {n:6d}  {reason}: {', '.join(named[reason])}{', ...' if n > NAMED else ''}")
+        lines.append(
+            f"    {n:6d}  {reason}: {', '.join(named[reason])}{', ...' if n > NAMED else ''}"
+        )
     if failures:
         lines.append(f"  not flipped {sum(failures.values())}")
         lines += [f"    {n:6d}  {reason}" for reason, n in failures.most_common(MOST)]

@@ -1,4 +1,6 @@
-"""Rows with several answers: which figures count an answer, which count a row, and what their intervals are over."""
+"""Rows with several answers: which figures count an answer, which count a row, and what their
+intervals are over.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,10 @@ from counterfactory.metrics import perceptual, table
 from counterfactory.metrics.estimate import Estimate, Measure, Subset
 
 Floats = NDArray[np.float64]
-PER_ROW = ("any_flipped", "lpips_diversity")  # columns of rows, not of answers: they stand at a row's first answer
-# A row is neither flipped nor not, so of its answers' diversity the subsets say which answers are meant.
+# columns of rows, not of answers: they stand at a row's first answer
+PER_ROW = ("any_flipped", "lpips_diversity")
+# A row is neither flipped nor not, so of its answers' diversity the subsets say which answers are
+# meant.
 MEANT: dict[Subset, Subset] = {"all": "flipped", "correct": "correct & flipped"}
 
 
@@ -26,7 +30,9 @@ class AnswerSums:
     diversity: table.Sums = field(default_factory=dict)
 
     def add(self, ids: Sequence[str], numbers: Mapping[str, Floats], weights: Floats) -> None:
-        """Add a shard; numbers: with `k`, and its diversity where that was measured; weights: (B,R)."""
+        """Add a shard; numbers: with `k`, and its diversity where that was measured; weights:
+        (B,R).
+        """
         self.rows += len(set(ids))
         self.each = max(self.each, len(ids) and int(numbers["k"].max()) + 1)
         if "lpips_diversity_flipped" in numbers:
@@ -42,7 +48,9 @@ class AnswerSums:
         return [m for m in measures if self.each > 1 or m.column not in PER_ROW]
 
     def of_flipped(self, measures: Sequence[Measure]) -> list[tuple[Measure, Subset, Estimate]]:
-        """The diversity of flipped answers, called as that of all answers is, by the subset of answers."""
+        """The diversity of flipped answers, called as that of all answers is, by the subset of
+        answers.
+        """
         return [
             (m, meant, table.compute(self.diversity, perceptual.OF_FLIPPED, subset))
             for m in measures
@@ -55,10 +63,14 @@ class AnswerSums:
         if self.each < 2:
             return ""
         if column == "flipped":
-            return f"n answers, {self.each} to each of {self.rows} rows; every interval is over rows"
+            return (
+                f"n answers, {self.each} to each of {self.rows} rows; every interval is over rows"
+            )
         if column in ("seconds", "forward", "backward"):
             return f"per answer, of which a row has {self.each}"
-        return {"any_flipped": "rows of which an answer flipped", "lpips_diversity": "n rows"}.get(column, "")
+        return {"any_flipped": "rows of which an answer flipped", "lpips_diversity": "n rows"}.get(
+            column, ""
+        )
 
 
 def tells(measure: Measure, subset: Subset) -> bool:

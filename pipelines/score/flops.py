@@ -26,16 +26,20 @@ from storage.uri import Store
 
 
 def count_tflops(store: Store, config: RunConfig) -> Estimate | None:
-    """TFLOP per row, for all of its answers, of the method and all of its networks, each row alone; None where it is
-    not to be counted, or a model of the method's is not among the run's (answers made elsewhere).
+    """TFLOP per row, for all of its answers, of the method and all of its networks, each row alone;
+    None where it is not to be counted, or a model of the method's is not among the run's (answers
+    made elsewhere).
 
-    The run's first rows are asked again. The count is kept in the run, and taken once for a method and its models.
+    The run's first rows are asked again. The count is kept in the run, and taken once for a method
+    and its models.
     """
     rows = config.score.flops_rows if config.method.target != "elsewhere" else 0
     names = method_models(load_method(config.model_dump())) if rows else ()
     if not rows or any(name not in config.models for name in names):
         return None
-    settings = worker_config(config, pin({name: config.models[name].model_dump() for name in names}))
+    settings = worker_config(
+        config, pin({name: config.models[name].model_dump() for name in names})
+    )
     path = f"score/tflops-{settings['method_fingerprint']}-{rows}.json"
     if store.exists(path):
         found = json.loads(store.read(path))
@@ -50,20 +54,31 @@ def count_tflops(store: Store, config: RunConfig) -> Estimate | None:
 
 
 def _count(
-    store: Store, settings: dict[str, Any], names: tuple[str, ...], commit: dict[str, Any], rows: int
+    store: Store,
+    settings: dict[str, Any],
+    names: tuple[str, ...],
+    commit: dict[str, Any],
+    rows: int,
 ) -> dict[str, Any]:
     device = pick_device(settings["engine"]["device"])
     method, models = load_method(settings), load_models(settings, names, device)
     table = read_committed(store, commit, ["id", "cf_id", "k", "source", "target", "original"])
-    table = table.filter(pc.equal(table["k"], 0)).slice(0, rows)  # the id of a row's first answer is its seed
+    # the id of a row's first answer is its seed
+    table = table.filter(pc.equal(table["k"], 0)).slice(0, rows)
     data, counted = settings["data"], []
     masks = _masks(commit["shard"], settings, table["id"].to_pylist())
     if masks is None:
         return {"tflops": []}
     for row in table.to_pylist():
-        image = decode(row["original"]["bytes"], size=data["size"], crop=None, max_pixels=data["max_pixels"])
+        image = decode(
+            row["original"]["bytes"], size=data["size"], crop=None, max_pixels=data["max_pixels"]
+        )
         queries = Queries(
-            images=torch.from_numpy(image).permute(2, 0, 1)[None].to(device, torch.float32).div(255).contiguous(),
+            images=torch.from_numpy(image)
+            .permute(2, 0, 1)[None]
+            .to(device, torch.float32)
+            .div(255)
+            .contiguous(),
             source=torch.tensor([row["source"]], device=device),
             target=torch.tensor([row["target"]], device=device),
             seed=torch.tensor([seed_of(row["cf_id"])], device=device),
@@ -73,9 +88,11 @@ def _count(
     return {"ids": table["id"].to_pylist(), "tflops": counted}
 
 
-def _masks(shard: dict[str, Any], settings: dict[str, Any], ids: list[str]) -> dict[str, Mask | None] | None:
-    """The masks of rows by their ids, from the run's input, which alone has them: none where it has none, None where it
-    is gone or another one."""
+def _masks(
+    shard: dict[str, Any], settings: dict[str, Any], ids: list[str]
+) -> dict[str, Mask | None] | None:
+    """The masks of rows by their ids, from the run's input, which alone has them: none where it has
+    none, None where it is gone or another one."""
     if not settings["data"].get("mask"):
         return {}
     try:

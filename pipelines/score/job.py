@@ -40,9 +40,11 @@ OF_ROWS = ("causal", "query", "cout", "cout_steps", "cout_tolerance", "threshold
 def score(
     store: Store, config: RunConfig, run_stage: Callable[..., Any] = run_stage, part: Part = WHOLE
 ) -> dict[str, Any]:
-    """Score the generated shards of `part` not scored yet, then write score/table.json and .csv; gives the table.
+    """Score the generated shards of `part` not scored yet, then write score/table.json and .csv;
+    gives the table.
 
-    The table is always summed again, with the judge's answers where there are any, so a second call is cheap.
+    The table is always summed again, with the judge's answers where there are any, so a second call
+    is cheap.
     """
     stage, left, settings = work_left(store, config, part)
     run_stage(store, config, stage=stage, actor=Score, shards=left, settings=settings)
@@ -65,8 +67,12 @@ def score(
     return result
 
 
-def work_left(store: Store, config: RunConfig, part: Part = WHOLE) -> tuple[str, list[dict[str, Any]], dict[str, Any]]:
-    """The stage's name, its shards that are generated and not scored yet, and what its workers are told."""
+def work_left(
+    store: Store, config: RunConfig, part: Part = WHOLE
+) -> tuple[str, list[dict[str, Any]], dict[str, Any]]:
+    """The stage's name, its shards that are generated and not scored yet, and what its workers are
+    told.
+    """
     plan, made = plan_of(store), set(made_shards(store))
     oracle = config.models.get("oracle")
     if oracle is None or oracle.classes:
@@ -79,9 +85,14 @@ def work_left(store: Store, config: RunConfig, part: Part = WHOLE) -> tuple[str,
 
 
 def stage_name(config: RunConfig, digests: dict[str, str]) -> str:
-    """score-<fingerprint> of what a row's scores depend on: settings and models, not how they are summed or batched."""
+    """score-<fingerprint> of what a row's scores depend on: settings and models, not how they are
+    summed or batched.
+    """
     models = {
-        name: [digest, config.models[name].model_dump(exclude={"preset", "weights", "sha256", "label"})]
+        name: [
+            digest,
+            config.models[name].model_dump(exclude={"preset", "weights", "sha256", "label"}),
+        ]
         for name, digest in digests.items()
     }
     settings = config.score.model_dump(include=set(OF_ROWS))
@@ -94,7 +105,16 @@ def sum_up(
     """Sum the scored shards, one in memory at a time; a row's answers are all in one."""
     sums, answers = Sums(table.zero(measures, config.score.bootstrap)), AnswerSums()
     oracle = "oracle" in config.models
-    plain = {"id", "k", "source", "target", "correct", "flipped", "p_target", *(m.column for m in measures)}
+    plain = {
+        "id",
+        "k",
+        "source",
+        "target",
+        "correct",
+        "flipped",
+        "p_target",
+        *(m.column for m in measures),
+    }
     columns = plain - {"confident", "verified", "any_flipped"}
     features = bool(set_measures(config))
     if features:
@@ -104,12 +124,17 @@ def sum_up(
     wanted += ["features_before", "features_after"] if features else []
     for commit in commits:
         shard, said = read_committed(store, commit, wanted), commit["extra"]
-        sums.classes, sums.attributes = sums.classes or said["classes"], sums.attributes or said["attributes"]
+        sums.classes, sums.attributes = (
+            sums.classes or said["classes"],
+            sums.attributes or said["attributes"],
+        )
         sums.differs += said["verdict_differs"]
         sums.not_finite.update(said.get("not_finite", {}))
         sums.shards += 1
         # A run that was scored before there was a column goes without it.
-        numbers = {name: floats(shard[name]) for name in columns - {"id"} if name in shard.column_names}
+        numbers = {
+            name: floats(shard[name]) for name in columns - {"id"} if name in shard.column_names
+        }
         numbers["confident"] = (numbers["p_target"] > flips.CONFIDENT).astype(np.float64)
         if "fs" in numbers:
             verified = (numbers["fs"] > similarity.VERIFIED).astype(np.float64)
@@ -143,7 +168,10 @@ def sum_up(
             if oracle:
                 seen = here & (numbers["flipped"] == 1)
                 rows = pa.array(seen)
-                before, after = (vectors(shard[f"attributes_{when}"].filter(rows)) for when in ("before", "after"))
+                before, after = (
+                    vectors(shard[f"attributes_{when}"].filter(rows))
+                    for when in ("before", "after")
+                )
                 if len(before):
                     whose = None if mine is None else mine[seen & both(shard, "attributes")]
                     found = attributes.update(before, after, config.score.threshold, whose)
@@ -158,7 +186,9 @@ def floats(column: pa.ChunkedArray) -> NDArray[np.float64]:
 
 
 def both(shard: pa.Table, name: str) -> NDArray[np.bool_]:
-    """The rows that have vectors, (B,): the worker leaves those of a row both out where either is not finite."""
+    """The rows that have vectors, (B,): the worker leaves those of a row both out where either is
+    not finite.
+    """
     return np.asarray(shard[f"{name}_after"].is_valid().to_numpy(), dtype=np.bool_)
 
 
@@ -178,7 +208,10 @@ def tell_judge(store: Store, config: RunConfig) -> dict[str, Any]:
     with store.parquet(JUDGE_SCORES) as file:
         for batch in file.iter_batches(batch_size=4096):
             rows = pa.Table.from_batches([batch])
-            numbers = {name: floats(rows[name]) for name in ("correct", "flipped", "judge", *judge.CRITERIA)}
+            numbers = {
+                name: floats(rows[name])
+                for name in ("correct", "flipped", "judge", *judge.CRITERIA)
+            }
             weights = bootstrap_weights(rows["id"].to_pylist(), config.score.bootstrap)
             sums = table.add(sums, table.update(judge.MEASURES, numbers, weights))
             errors = [error for error in rows["error"].to_pylist() if error is not None]
@@ -186,6 +219,10 @@ def tell_judge(store: Store, config: RunConfig) -> dict[str, Any]:
             unparsable += len(errors) - errors.count("no answer")
     note = f"{unparsable} unparsable, {missing} without an answer" if unparsable or missing else ""
     return {
-        "metrics": [line(m, m.subset, table.compute(sums, m, m.subset), note) for m in judge.MEASURES],
-        "subsets": [line(m, s, table.compute(sums, m, s), note) for m in judge.MEASURES for s in SUBSETS],
+        "metrics": [
+            line(m, m.subset, table.compute(sums, m, m.subset), note) for m in judge.MEASURES
+        ],
+        "subsets": [
+            line(m, s, table.compute(sums, m, s), note) for m in judge.MEASURES for s in SUBSETS
+        ],
     }

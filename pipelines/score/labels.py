@@ -1,4 +1,6 @@
-"""The labels of a data set's attributes, for how they correlate: what correlation difference compares with."""
+"""The labels of a data set's attributes, for how they correlate: what correlation difference
+compares with.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,9 @@ from storage.uri import data_files
 
 
 def label_sums(path: str, names: list[str], query: int) -> CorrelationSums:
-    """Sums over the labels in Parquet (file, folder or glob), whose columns are named as the oracle's attributes; bool,
-    0 and 1, or -1 and 1. Rows with a null are left out. UserError where a column is missing."""
+    """Sums over the labels in Parquet (file, folder or glob), whose columns are named as the
+    oracle's attributes; bool, 0 and 1, or -1 and 1. Rows with a null are left out. UserError where
+    a column is missing."""
     sums = CorrelationSums.zero(len(names), 0)
     try:
         places = data_files(path)
@@ -25,13 +28,17 @@ def label_sums(path: str, names: list[str], query: int) -> CorrelationSums:
             for wanted in names:
                 if wanted not in found:
                     raise UserError(
-                        f"score.cd_labels: expected a column for each of the oracle's attributes in {store.url(name)}, "
-                        f"got none named {wanted!r}: {nearest(wanted, found)}"
+                        "score.cd_labels: expected a column for each of the oracle's attributes in"
+                        f" {store.url(name)}, got none named {wanted!r}: {nearest(wanted, found)}"
                     )
             for batch in file.iter_batches(columns=names, batch_size=65536):
                 table = pa.Table.from_batches([batch]).select(names)
-                columns = [column.cast(pa.int8()).to_numpy().astype(np.float64) for column in table.columns]
+                columns = [
+                    column.cast(pa.int8()).to_numpy().astype(np.float64) for column in table.columns
+                ]
                 values = np.stack(columns, 1)
                 values = values[~np.isnan(values).any(1)]
-                sums += correlation.update((values > 0).astype(np.float64), query, np.zeros((len(values), 0)))
+                sums += correlation.update(
+                    (values > 0).astype(np.float64), query, np.zeros((len(values), 0))
+                )
     return sums

@@ -9,7 +9,18 @@ from typing import Any
 from actors.feature_scores import networks
 from actors.score import query_column
 from configs.schema import RunConfig, ScoreConfig
-from counterfactory.metrics import attributes, cost, cout, fid, flips, kid, latents, perceptual, pixels, similarity
+from counterfactory.metrics import (
+    attributes,
+    cost,
+    cout,
+    fid,
+    flips,
+    kid,
+    latents,
+    perceptual,
+    pixels,
+    similarity,
+)
 from counterfactory.metrics.estimate import Measure
 from counterfactory.models.networks import figure_name
 
@@ -44,7 +55,9 @@ def row_measures(config: RunConfig) -> list[Measure]:
         found += _named((m for m in measures if m.name in looks), specs)
     if "oracle" in config.models:
         found += attributes.MEASURES if config.score.causal else ()
-        found += attributes.MNAC if config.score.query or config.score.causal else attributes.MNAC[:1]
+        found += (
+            attributes.MNAC if config.score.query or config.score.causal else attributes.MNAC[:1]
+        )
     return [*found, *cost.MEASURES]
 
 

@@ -1,4 +1,6 @@
-"""Figures of many rows at once: sums over scored shards of what fid, sfid, kid and cd are closed from."""
+"""Figures of many rows at once: sums over scored shards of what fid, sfid, kid and cd are closed
+from.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,8 @@ CD = Measure("cd", "", "set", "flipped", "lower", "summed over attributes")
 class FeatureSums:
     """Features of originals and counterfactuals, by subset.
 
-    The originals of a subset are those of its rows, but that all stand against the flipped. Of wide features only the
-    default subset is summed: a subset of 2,048 features takes up to 1.3 GB.
+    The originals of a subset are those of its rows, but that all stand against the flipped. Of wide
+    features only the default subset is summed: a subset of 2,048 features takes up to 1.3 GB.
     """
 
     rows: int  # of each side that kid keeps
@@ -35,10 +37,15 @@ class FeatureSums:
     samples: dict[tuple[Subset, str], Sample] = field(default_factory=dict)
 
     def add(
-        self, ids: list[str], first: NDArray[np.bool_], before: Floats, after: Floats, numbers: Mapping[str, Floats]
+        self,
+        ids: list[str],
+        first: NDArray[np.bool_],
+        before: Floats,
+        after: Floats,
+        numbers: Mapping[str, Floats],
     ) -> None:
-        """Add a shard; ids (B,); first: is it its query's first answer; before, after: features (B,D); numbers: with
-        `correct` and `flipped`."""
+        """Add a shard; ids (B,); first: is it its query's first answer; before, after: features
+        (B,D); numbers: with `correct` and `flipped`."""
         if not ids:
             return
         keys, chosen = hashes(ids), masks(numbers)
@@ -47,7 +54,9 @@ class FeatureSums:
             given = chosen["correct" if "correct" in subset else "all"] & first
             for side, rows, features in (("x", given, before), ("y", chosen[subset], after)):
                 moments = self.originals if side == "x" else self.answers
-                moments.setdefault(subset, BucketMoments(features.shape[1])).put(features[rows], bucket[rows])
+                moments.setdefault(subset, BucketMoments(features.shape[1])).put(
+                    features[rows], bucket[rows]
+                )
                 more = kid.update(features[rows], keys[rows], self.rows)
                 held = self.samples.get((subset, side))
                 self.samples[subset, side] = more if held is None else held + more
@@ -66,7 +75,9 @@ class FeatureSums:
 
 @dataclass
 class AttributeCorrelations:
-    """Correlations with the query attribute: of what changed, by subset, and of what the oracle sees in originals."""
+    """Correlations with the query attribute: of what changed, by subset, and of what the oracle
+    sees in originals.
+    """
 
     query: int
     threshold: float
@@ -74,9 +85,16 @@ class AttributeCorrelations:
     seen: CorrelationSums | None = None
 
     def add(
-        self, before: Floats, after: Floats, first: NDArray[np.bool_], numbers: Mapping[str, Floats], weights: Floats
+        self,
+        before: Floats,
+        after: Floats,
+        first: NDArray[np.bool_],
+        numbers: Mapping[str, Floats],
+        weights: Floats,
     ) -> None:
-        """Add a shard; before, after: the oracle's probabilities (B,A); weights: (B,R) of the bootstrap."""
+        """Add a shard; before, after: the oracle's probabilities (B,A); weights: (B,R) of the
+        bootstrap.
+        """
         if not len(before):
             return
         moved, chosen = signed_changes(before, after, self.threshold), masks(numbers)
@@ -88,8 +106,12 @@ class AttributeCorrelations:
         more = correlation.update(labels, self.query, np.zeros((len(labels), 0)))
         self.seen = more if self.seen is None else self.seen + more
 
-    def tell(self, subset: Subset, labels: CorrelationSums | None, *, target: bool) -> Difference | None:
-        """Correlation difference of a subset; labels: of the data, default what the oracle sees; None: no rows."""
+    def tell(
+        self, subset: Subset, labels: CorrelationSums | None, *, target: bool
+    ) -> Difference | None:
+        """Correlation difference of a subset; labels: of the data, default what the oracle sees;
+        None: no rows.
+        """
         data = labels if labels is not None else self.seen
         if data is None or subset not in self.changes:
             return None
@@ -107,6 +129,8 @@ def correlation_part(
         "names": names,
         "changes": [float(v) for v in found.changes],
         "data": [float(v) for v in found.data],
-        "difference": [abs(float(c) - float(d)) for c, d in zip(found.changes, found.data, strict=True)],
+        "difference": [
+            abs(float(c) - float(d)) for c, d in zip(found.changes, found.data, strict=True)
+        ],
         "labels": labels or "the oracle, of the originals",
     }

@@ -1,4 +1,6 @@
-"""A run's scores as people and programs read them: from sums to the table's lines, the attributes and the audit."""
+"""A run's scores as people and programs read them: from sums to the table's lines, the attributes
+and the audit.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ from pipelines.score.sets import AttributeCorrelations, FeatureSums
 COLUMNS = ("metric", "subset", "by", "n", "value", "low", "high", "better", "unit", "note")
 DIRECTIONS = 12  # flip rates by direction that the table tells; all of them are in `directions`
 Direction = tuple[int, int]
-# Which column of the scores says that a figure's number is missing, where it is not the figure's own.
+# Which column of the scores says that a figure's number is missing, where it is not the figure's
+# own.
 DERIVED = {
     "verified": "fs",
     "causal_share": "attributes_after",
@@ -40,7 +43,8 @@ class Sums:
     shards: int = 0
     classes: list[str] = field(default_factory=list)  # as the workers saw them
     attributes: list[str] = field(default_factory=list)
-    not_finite: Counter[str] = field(default_factory=Counter)  # rows whose number is none, by column
+    # rows whose number is none, by column
+    not_finite: Counter[str] = field(default_factory=Counter)
     differs: int = 0  # rows whose verdict is not the one they were generated with
     flipped: dict[Direction, RateSums] = field(default_factory=dict)
     changed: dict[Direction, AttributeSums] = field(default_factory=dict)
@@ -48,16 +52,23 @@ class Sums:
     correlations: AttributeCorrelations | None = None
 
 
-def tell(sums: Sums, answers: AnswerSums, measures: list[Measure], causal: list[str]) -> dict[str, Any]:
+def tell(
+    sums: Sums, answers: AnswerSums, measures: list[Measure], causal: list[str]
+) -> dict[str, Any]:
     """The table's parts, from sums."""
     measures = answers.shown(measures)
     classes, names = sums.classes, sums.attributes
     changed = sum(sums.changed.values(), AttributeSums.zero(len(names)))
-    notes = {m.name: [answers.note(m.column), not_finite(sums, DERIVED.get(m.column, m.column))] for m in measures}
+    notes = {
+        m.name: [answers.note(m.column), not_finite(sums, DERIVED.get(m.column, m.column))]
+        for m in measures
+    }
     what = "rows" if answers.each < 2 else "answers"
     if silent := sums.not_finite["p_target"]:
         for name in ("flip_rate", "flip_rate[p>0.75]"):
-            notes.setdefault(name, []).append(f"{silent} {what} without a finite p_target count as not flipped")
+            notes.setdefault(name, []).append(
+                f"{silent} {what} without a finite p_target count as not flipped"
+            )
     if sums.differs:
         told = f"{sums.differs} {what} were judged otherwise when they were generated"
         notes.setdefault("flip_rate", []).append(told)
@@ -65,18 +76,29 @@ def tell(sums: Sums, answers: AnswerSums, measures: list[Measure], causal: list[
         told = f"without {changed.unchanged} flipped {what} in which no attribute changed"
         notes.setdefault("causal_share", []).append(told)
     said = {name: "; ".join(part for part in parts if part) for name, parts in notes.items()}
-    main = [line(m, m.subset, table.compute(sums.figures, m, m.subset), said[m.name]) for m in measures]
+    main = [
+        line(m, m.subset, table.compute(sums.figures, m, m.subset), said[m.name]) for m in measures
+    ]
     ways = sorted(sums.flipped, key=lambda way: (-sums.flipped[way].n, way))
     flip_rate = flips.MEASURES[0]
     for way in ways[:DIRECTIONS] if len(ways) > 1 else []:
-        main.append(line(flip_rate, "all", rates.compute(sums.flipped[way]), by=_arrow(classes, way)))
+        main.append(
+            line(flip_rate, "all", rates.compute(sums.flipped[way]), by=_arrow(classes, way))
+        )
     return {
         "metrics": main,
         "subsets": [
-            *(line(m, s, table.compute(sums.figures, m, s)) for m in measures for s in SUBSETS if tells(m, s)),
+            *(
+                line(m, s, table.compute(sums.figures, m, s))
+                for m in measures
+                for s in SUBSETS
+                if tells(m, s)
+            ),
             *(line(*found) for found in answers.of_flipped(measures)),
         ],
-        "attributes": tell_attributes(sums.changed, changed, names, classes, causal) if names else None,
+        "attributes": tell_attributes(sums.changed, changed, names, classes, causal)
+        if names
+        else None,
         "audit": audit(names, causal, changed) if names else None,
         "directions": [
             {
@@ -105,11 +127,13 @@ def tell_attributes(
 ) -> dict[str, Any]:
     """How often each attribute changed among the flipped rows, and by how much on the mean.
 
-    With two classes mean_change is told towards the second: flips the other way count with their sign turned.
+    With two classes mean_change is told towards the second: flips the other way count with their
+    sign turned.
     """
     towards = len(classes) == 2
     signed = sum(
-        (s.mirrored() if towards and way == (1, 0) else s for way, s in by_way.items()), AttributeSums.zero(len(names))
+        (s.mirrored() if towards and way == (1, 0) else s for way, s in by_way.items()),
+        AttributeSums.zero(len(names)),
     )
     spans = [rates.compute(RateSums(total.n, int(hits), total.again)) for hits in total.changed]
     return {
@@ -135,7 +159,9 @@ def tell_attributes(
     }
 
 
-def line(measure: Measure, subset: Subset, found: Estimate, note: str = "", by: str | None = None) -> dict[str, Any]:
+def line(
+    measure: Measure, subset: Subset, found: Estimate, note: str = "", by: str | None = None
+) -> dict[str, Any]:
     """One line of the table."""
     return {
         "metric": measure.name,

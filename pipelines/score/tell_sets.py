@@ -16,11 +16,16 @@ Lines = list[dict[str, Any]]
 
 
 def tell_sets(
-    told: dict[str, Any], sums: Sums, config: RunConfig, measures: list[Measure], tflops: Estimate | None
+    told: dict[str, Any],
+    sums: Sums,
+    config: RunConfig,
+    measures: list[Measure],
+    tflops: Estimate | None,
 ) -> None:
     """Put these figures into the parts of a told table, before the lines of single directions.
 
-    measures: those of features that the run's networks allow; tflops: per row, where it was counted.
+    measures: those of features that the run's networks allow; tflops: per row, where it was
+    counted.
     """
     main, subsets = _features(sums, measures)
     more, others, part = _correlations(sums, config)
@@ -39,10 +44,14 @@ def _features(sums: Sums, measures: list[Measure]) -> tuple[Lines, Lines]:
     """Lines of the default subset, and of all that were summed; sums are closed once each."""
     if sums.features is None:
         return [], []
-    found = {(m, s): sums.features.tell(m.name.partition("[")[0], s) for m in measures for s in SUBSETS}
+    found = {
+        (m, s): sums.features.tell(m.name.partition("[")[0], s) for m in measures for s in SUBSETS
+    }
     note = not_finite(sums, "features_after")
     main = [line(m, m.subset, found[m, m.subset] or NOTHING, note) for m in measures]
-    return main, [line(m, s, estimate) for (m, s), estimate in found.items() if estimate is not None]
+    return main, [
+        line(m, s, estimate) for (m, s), estimate in found.items() if estimate is not None
+    ]
 
 
 def _correlations(sums: Sums, config: RunConfig) -> tuple[Lines, Lines, dict[str, Any] | None]:
@@ -54,8 +63,16 @@ def _correlations(sums: Sums, config: RunConfig) -> tuple[Lines, Lines, dict[str
     note = "" if score.cd_labels else "against the oracle's view of the originals"
     kept = sums.correlations
     found = {s: kept.tell(s, labels, target=score.cd_target) if kept else None for s in SUBSETS}
-    estimates = {s: difference.estimate if difference else NOTHING for s, difference in found.items()}
+    estimates = {
+        s: difference.estimate if difference else NOTHING for s, difference in found.items()
+    }
     missing = not_finite(sums, "attributes_after")
     note = "; ".join(part for part in (note, missing) if part)
-    lines = {s: line(CD, s, estimate, note if estimate.n else "") for s, estimate in estimates.items()}
-    return [lines[CD.subset]], list(lines.values()), correlation_part(found[CD.subset], names, query, score.cd_labels)
+    lines = {
+        s: line(CD, s, estimate, note if estimate.n else "") for s, estimate in estimates.items()
+    }
+    return (
+        [lines[CD.subset]],
+        list(lines.values()),
+        correlation_part(found[CD.subset], names, query, score.cd_labels),
+    )

@@ -1,4 +1,6 @@
-"""`counterfactory sweep`: many runs that differ in a few settings, worked on as one, and told in one table."""
+"""`counterfactory sweep`: many runs that differ in a few settings, worked on as one, and told in
+one table.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ Job = dict[str, Any]
 def sweep(config: SweepConfig, sets: list[str] | None = None) -> Store:
     """Finish every cell and tell of them together; called again, it adds only what is missing.
 
-    Every cell's settings, models and data are checked before any work. UserError names the cell that is off.
+    Every cell's settings, models and data are checked before any work. UserError names the cell
+    that is off.
     """
     found = cells(config, sets)
     store = open_store(f"{config.out.rstrip('/')}/{config.name}")
@@ -47,34 +50,50 @@ def sweep(config: SweepConfig, sets: list[str] | None = None) -> Store:
     return store
 
 
-def together(store: Store, config: RunConfig, kind: str, parts: list[tuple[dict[str, Any], list[Job]]]) -> None:
+def together(
+    store: Store, config: RunConfig, kind: str, parts: list[tuple[dict[str, Any], list[Job]]]
+) -> None:
     """Work on the shards of many cells on one pool of workers; config: the engine's settings.
 
-    A cell's first shards go to the workers that the last cell's last shards leave free, so that none is ever idle.
-    parts: per cell what its worker is made of ({"config", "stage", "uri"}) and its shards.
+    A cell's first shards go to the workers that the last cell's last shards leave free, so that
+    none is ever idle. parts: per cell what its worker is made of ({"config", "stage", "uri"}) and
+    its shards.
     """
     pairs = [(cell, shard) for cell, (_, shards) in enumerate(parts) for shard in shards]
-    jobs = [{"index": n, "rows": shard["rows"], "cell": cell, "shard": shard} for n, (cell, shard) in enumerate(pairs)]
+    jobs = [
+        {"index": n, "rows": shard["rows"], "cell": cell, "shard": shard}
+        for n, (cell, shard) in enumerate(pairs)
+    ]
     settings = {"kind": kind, "cells": [made_of for made_of, _ in parts]}
     run_stage(store, config, stage=kind, actor=Sweep, shards=jobs, settings=settings)
 
 
-def _generate_jobs(found: Iterable[Cell], stores: Iterable[Store]) -> Iterable[tuple[dict[str, Any], list[Job]]]:
+def _generate_jobs(
+    found: Iterable[Cell], stores: Iterable[Store]
+) -> Iterable[tuple[dict[str, Any], list[Job]]]:
     tried: set[str] = set()
     for cell, store in zip(found, stores, strict=True):
         with named(cell):
             digests = pin(cell.run.model_dump()["models"])
             check_needs(cell.run)
-            key = json.dumps([cell.run.model_dump()[part] for part in ("models", "method", "target")], default=str)
+            key = json.dumps(
+                [cell.run.model_dump()[part] for part in ("models", "method", "target")],
+                default=str,
+            )
             if key not in tried:
                 try_models(cell.run)
                 tried.add(key)
             plan = make_plan(store, cell.run, digests)
             left, _ = WHOLE.choose(plan, store, STAGE)
-            yield {"config": worker_config(cell.run, digests), "stage": STAGE, "uri": store.uri}, left
+            yield (
+                {"config": worker_config(cell.run, digests), "stage": STAGE, "uri": store.uri},
+                left,
+            )
 
 
-def _score_jobs(found: Iterable[Cell], stores: Iterable[Store]) -> Iterable[tuple[dict[str, Any], list[Job]]]:
+def _score_jobs(
+    found: Iterable[Cell], stores: Iterable[Store]
+) -> Iterable[tuple[dict[str, Any], list[Job]]]:
     for cell, store in zip(found, stores, strict=True):
         with named(cell):
             stage, left, settings = work_left(store, cell.run)

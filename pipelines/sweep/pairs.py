@@ -1,4 +1,6 @@
-"""Two cells of a sweep on the same rows: the difference of their scores, row by row, with a bootstrap's interval."""
+"""Two cells of a sweep on the same rows: the difference of their scores, row by row, with a
+bootstrap's interval.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,11 @@ from storage.uri import Store
 def pairs(
     names: Sequence[str], stores: Sequence[Store], measures: Sequence[Measure], replicates: int
 ) -> list[dict[str, Any]]:
-    """Every two of the cells: mean of (first - second) per measure over the rows that both scored, the mean over its
-    answers where a row has several.
+    """Every two of the cells: mean of (first - second) per measure over the rows that both scored,
+    the mean over its answers where a row has several.
 
-    better: which of the two the interval is in favour of, "" where it holds 0. Cells over other data have no row in
-    common and are left out.
+    better: which of the two the interval is in favour of, "" where it holds 0. Cells over other
+    data have no row in common and are left out.
     """
     out = []
     for (a, one), (b, other) in combinations(zip(names, stores, strict=True), 2):
@@ -40,8 +42,18 @@ def pairs(
             found = means.compute(sums[measure.name])
             if not found.n:
                 continue
-            line = {"metric": measure.name, "first": a, "second": b, "n": found.n, "difference": found.value}
-            line |= {"low": found.low, "high": found.high, "better": _favour(found.low, found.high, measure, a, b)}
+            line = {
+                "metric": measure.name,
+                "first": a,
+                "second": b,
+                "n": found.n,
+                "difference": found.value,
+            }
+            line |= {
+                "low": found.low,
+                "high": found.high,
+                "better": _favour(found.low, found.high, measure, a, b),
+            }
             out.append(line)
     return out
 
@@ -53,15 +65,24 @@ def _favour(low: float | None, high: float | None, measure: Measure, a: str, b: 
 
 
 def _same_rows(one: Store, other: Store, columns: list[str]) -> Iterator[tuple[pa.Table, pa.Table]]:
-    """The rows that two runs both scored, in one order, shard by shard (all at once where their shards differ)."""
+    """The rows that two runs both scored, in one order, shard by shard (all at once where their
+    shards differ).
+    """
     wanted = list(dict.fromkeys(["id", "k", *columns]))
-    left, right = ({commit["shard"]["index"]: commit for commit in _commits(store)} for store in (one, other))
+    left, right = (
+        {commit["shard"]["index"]: commit for commit in _commits(store)} for store in (one, other)
+    )
     if plan_of(one)["shards"] == plan_of(other)["shards"]:
         for index in sorted(left.keys() & right.keys()):
             yield _joined(_rows(one, left[index], wanted), _rows(other, right[index], wanted))
     elif left and right:
         whole = ((one, left), (other, right))
-        yield _joined(*(pa.concat_tables([_rows(store, c, wanted) for c in made.values()]) for store, made in whole))
+        yield _joined(
+            *(
+                pa.concat_tables([_rows(store, c, wanted) for c in made.values()])
+                for store, made in whole
+            )
+        )
 
 
 def _commits(store: Store) -> Iterator[dict[str, Any]]:
@@ -75,9 +96,13 @@ def _rows(store: Store, commit: dict[str, Any], columns: list[str]) -> pa.Table:
     if pc.all(first).as_py() is not False:  # None: no rows
         return table
     numbers = table.select([name for name in table.column_names if name not in ("id", "k")])
-    means = pa.table([pa.array(floats(column), from_pandas=True) for column in numbers.columns], numbers.column_names)
+    means = pa.table(
+        [pa.array(floats(column), from_pandas=True) for column in numbers.columns],
+        numbers.column_names,
+    )
     grouped = means.append_column("id", table["id"]).group_by("id", use_threads=False)
-    found = grouped.aggregate([(name, "mean") for name in numbers.column_names])  # nulls are left out
+    # nulls are left out
+    found = grouped.aggregate([(name, "mean") for name in numbers.column_names])
     return found.rename_columns([name.removesuffix("_mean") for name in found.column_names])
 
 

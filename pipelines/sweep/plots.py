@@ -1,4 +1,6 @@
-"""A trade-off as an SVG of its own: one metric against another, a mark per cell, a line along an axis."""
+"""A trade-off as an SVG of its own: one metric against another, a mark per cell, a line along an
+axis.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +13,25 @@ from configs.sweep import PlotConfig
 from pipelines.sweep.table import ARROWS, asked, short
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 900, 420, 70, 380, 20, 60
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A8A00")  # Okabe & Ito 2008
+# Okabe & Ito 2008
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A8A00")
 Point = dict[str, Any]
 
 
-def plot(lines: Sequence[dict[str, Any]], config: PlotConfig, axes: Sequence[str], by: Sequence[str]) -> str:
-    """An SVG; cells without either figure are left out. Whiskers are 95 % intervals; `by` axes get marks of their own.
+def plot(
+    lines: Sequence[dict[str, Any]], config: PlotConfig, axes: Sequence[str], by: Sequence[str]
+) -> str:
+    """An SVG; cells without either figure are left out. Whiskers are 95 % intervals; `by` axes get
+    marks of their own.
 
-    along: the axis along which cells that agree in all other axes are joined, each mark labelled with its value (none
-    where it is the plot's x).
+    along: the axis along which cells that agree in all other axes are joined, each mark labelled
+    with its value (none where it is the plot's x).
     """
-    points = [p for p in _points(lines, config, axes) if p["x"]["value"] is not None and p["y"]["value"] is not None]
+    points = [
+        p
+        for p in _points(lines, config, axes)
+        if p["x"]["value"] is not None and p["y"]["value"] is not None
+    ]
     if not points:
         return _svg(['<text x="20" y="30">No cell has both figures.</text>'])
     x, y = (_scale([p[side] for p in points]) for side in ("x", "y"))
@@ -34,29 +44,52 @@ def plot(lines: Sequence[dict[str, Any]], config: PlotConfig, axes: Sequence[str
         at = [(_at(p["x"]["value"], x, across), _at(p["y"]["value"], y, up)) for p in mine]
         if config.along and len(at) > 1:
             path = " ".join(f"{a:.1f},{b:.1f}" for a, b in at)
-            parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
+            parts.append(
+                f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
+            )
         for p, (a, b) in zip(mine, at, strict=True):
             parts += _whiskers(p, (a, b), (x, across), (y, up), colour)
-            tip = escape(f"{p['cell']}: {config.x} {short(p['x']['value'])}, {config.y} {short(p['y']['value'])}")
-            parts.append(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="4.5" fill="{colour}"><title>{tip}</title></circle>')
+            tip = escape(
+                f"{p['cell']}: {config.x} {short(p['x']['value'])}, {config.y}"
+                f" {short(p['y']['value'])}"
+            )
+            parts.append(
+                f'<circle cx="{a:.1f}" cy="{b:.1f}" r="4.5"'
+                f' fill="{colour}"><title>{tip}</title></circle>'
+            )
             if config.along and config.along != config.x:
-                parts.append(f'<text x="{a + 7:.1f}" y="{b - 6:.1f}" font-size="11">{escape(p["along"])}</text>')
+                parts.append(
+                    f'<text x="{a + 7:.1f}" y="{b - 6:.1f}"'
+                    f' font-size="11">{escape(p["along"])}</text>'
+                )
         legend = TOP + 10 + 20 * lane
-        parts.append(f'<circle cx="{WIDTH - RIGHT + 20}" cy="{legend - 4}" r="4.5" fill="{colour}"/>')
+        parts.append(
+            f'<circle cx="{WIDTH - RIGHT + 20}" cy="{legend - 4}" r="4.5" fill="{colour}"/>'
+        )
         parts.append(f'<text x="{WIDTH - RIGHT + 32}" y="{legend}">{escape(key)}</text>')
     return _svg(parts)
 
 
-def _points(lines: Sequence[dict[str, Any]], config: PlotConfig, axes: Sequence[str]) -> list[Point]:
+def _points(
+    lines: Sequence[dict[str, Any]], config: PlotConfig, axes: Sequence[str]
+) -> list[Point]:
     cells: dict[str, Point] = {}
     known = list(dict.fromkeys(line["metric"] for line in lines))
     for line in lines:
         point = cells.setdefault(line["cell"], {"cell": line["cell"]})
         left_out = (config.along, config.x)
-        point["lane"] = ", ".join(str(line[name]) for name in axes if name not in left_out and line[name] != "")
+        point["lane"] = ", ".join(
+            str(line[name]) for name in axes if name not in left_out and line[name] != ""
+        )
         if config.x in axes:
             value = _number(line[config.x])
-            point["x"] = {"metric": config.x, "value": value, "low": None, "high": None, "better": None}
+            point["x"] = {
+                "metric": config.x,
+                "value": value,
+                "low": None,
+                "high": None,
+                "better": None,
+            }
         point["along"] = str(line.get(config.along, "")) if config.along else ""
         for side, metric in (("x", config.x), ("y", config.y)):
             if [line["metric"]] == asked([metric], known)[:1]:
@@ -84,7 +117,9 @@ def _at(value: float, scale: tuple[float, float], span: tuple[int, int]) -> floa
     return span[0] + (span[1] - span[0]) * (value - scale[0]) / (scale[1] - scale[0])
 
 
-def _axis(scale: tuple[float, float], span: tuple[int, int], figure: dict[str, Any], across: bool) -> list[str]:
+def _axis(
+    scale: tuple[float, float], span: tuple[int, int], figure: dict[str, Any], across: bool
+) -> list[str]:
     step = 10 ** math.floor(math.log10((scale[1] - scale[0]) / 2))
     step = next(s for s in (step, 2 * step, 5 * step, 10 * step) if (scale[1] - scale[0]) / s <= 6)
     first = math.ceil(scale[0] / step)
@@ -93,18 +128,30 @@ def _axis(scale: tuple[float, float], span: tuple[int, int], figure: dict[str, A
     for tick in ticks:
         p, text = _at(tick, scale, span), f"{tick:.6g}"
         if across:
-            parts.append(f'<line x1="{p:.1f}" y1="{TOP}" x2="{p:.1f}" y2="{HEIGHT - BOTTOM}" stroke="#ddd"/>')
-            parts.append(f'<text x="{p:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{text}</text>')
+            parts.append(
+                f'<line x1="{p:.1f}" y1="{TOP}" x2="{p:.1f}" y2="{HEIGHT - BOTTOM}" stroke="#ddd"/>'
+            )
+            parts.append(
+                f'<text x="{p:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{text}</text>'
+            )
         else:
-            parts.append(f'<line x1="{LEFT}" y1="{p:.1f}" x2="{WIDTH - RIGHT}" y2="{p:.1f}" stroke="#ddd"/>')
+            parts.append(
+                f'<line x1="{LEFT}" y1="{p:.1f}" x2="{WIDTH - RIGHT}" y2="{p:.1f}" stroke="#ddd"/>'
+            )
             parts.append(f'<text x="{LEFT - 8}" y="{p + 4:.1f}" text-anchor="end">{text}</text>')
     name = escape(f"{figure['metric']} {ARROWS.get(figure['better'] or '', '')}".strip())
     middle = (span[0] + span[1]) / 2
     if across:
-        parts.append(f'<text x="{middle}" y="{HEIGHT - 14}" text-anchor="middle" font-weight="600">{name}</text>')
+        parts.append(
+            f'<text x="{middle}" y="{HEIGHT - 14}" text-anchor="middle"'
+            f' font-weight="600">{name}</text>'
+        )
     else:
         turned = f'transform="rotate(-90 18 {middle})"'
-        parts.append(f'<text x="18" y="{middle}" text-anchor="middle" font-weight="600" {turned}>{name}</text>')
+        parts.append(
+            f'<text x="18" y="{middle}" text-anchor="middle" font-weight="600"'
+            f" {turned}>{name}</text>"
+        )
     return parts
 
 
@@ -117,10 +164,16 @@ def _whiskers(point: Point, at: tuple[float, float], x: Any, y: Any, colour: str
         low, high = (_at(figure[end], scale, span) for end in ("low", "high"))
         ends = (low, b, high, b) if across else (a, low, a, high)
         x1, y1, x2, y2 = (f"{end:.1f}" for end in ends)
-        parts.append(f'<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" stroke="{colour}" stroke-opacity="0.4"/>')
+        parts.append(
+            f'<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" stroke="{colour}"'
+            ' stroke-opacity="0.4"/>'
+        )
     return parts
 
 
 def _svg(parts: Sequence[str]) -> str:
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img"'
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}"'
+        ' role="img"'
+    )
     return f'{head} font-family="system-ui,sans-serif" font-size="13">{"".join(parts)}</svg>\n'

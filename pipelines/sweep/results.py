@@ -1,4 +1,6 @@
-"""What a sweep found: one tidy table for programs, tables and plots for people, and differences on the same rows."""
+"""What a sweep found: one tidy table for programs, tables and plots for people, and differences on
+the same rows.
+"""
 
 from __future__ import annotations
 
@@ -23,23 +25,37 @@ from storage.uri import Store
 FIGURES = ("metric", "subset", "n", "value", "low", "high", "better", "unit", "note")
 DIFFERENCES = ("metric", "first", "second", "n", "difference", "low", "high", "better")
 HOW = "Best bold, second underlined; figures whose 95 % intervals overlap share a rank."
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:75rem;padding:0 1rem;color:#1d1d1f}
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:75rem;padding:0 1rem;
+color:#1d1d1f}
 table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}
 th,td{padding:.3rem .7rem;border-bottom:1px solid #ddd;text-align:left;vertical-align:top}
 caption{text-align:left;font-weight:600;padding:.3rem 0}
 div{overflow-x:auto}"""
 
 
-def write_results(store: Store, sweep: SweepConfig, cells: Sequence[Cell], stores: Sequence[Store]) -> list[str]:
-    """Write table.parquet and .csv (tidy), tables.md, .tex and .html, pairs.csv and the plots; gives lines that say so.
+def write_results(
+    store: Store, sweep: SweepConfig, cells: Sequence[Cell], stores: Sequence[Store]
+) -> list[str]:
+    """Write table.parquet and .csv (tidy), tables.md, .tex and .html, pairs.csv and the plots;
+    gives lines that say so.
 
-    A tidy line is a cell's axes and one figure; figures of attributes are `changed[NAME]`, over the flipped rows.
+    A tidy line is a cell's axes and one figure; figures of attributes are `changed[NAME]`, over the
+    flipped rows.
     """
     axes = axes_of(sweep, cells)
-    lines = [line for cell, place in zip(cells, stores, strict=True) for line in tidy(sweep, axes, cell, place)]
+    lines = [
+        line
+        for cell, place in zip(cells, stores, strict=True)
+        for line in tidy(sweep, axes, cell, place)
+    ]
     store.replace("table.parquet", parquet(lines, axes))
     store.replace("table.csv", text_of(lines, ["cell", *axes, *FIGURES]))
-    found = grids(lines, sweep.rows or [name for name in axes if name not in sweep.by], sweep.by, sweep.metrics)
+    found = grids(
+        lines,
+        sweep.rows or [name for name in axes if name not in sweep.by],
+        sweep.by,
+        sweep.metrics,
+    )
     compared = compare(sweep, cells, stores)
     if compared:
         store.replace("pairs.csv", text_of(compared, list(DIFFERENCES)))
@@ -67,13 +83,32 @@ def tidy(sweep: SweepConfig, axes: list[str], cell: Cell, store: Store) -> Itera
             yield {**place, **{name: figure[name] for name in FIGURES}}
     known = table.get("attributes")
     if known:
-        for name, value, low, high in zip(known["names"], known["changed"], known["low"], known["high"], strict=True):
-            figure = {"metric": f"changed[{name}]", "subset": "flipped", "n": known["n"], "value": value}
-            yield {**place, **figure, "low": low, "high": high, "better": None, "unit": "", "note": ""}
+        for name, value, low, high in zip(
+            known["names"], known["changed"], known["low"], known["high"], strict=True
+        ):
+            figure = {
+                "metric": f"changed[{name}]",
+                "subset": "flipped",
+                "n": known["n"],
+                "value": value,
+            }
+            yield {
+                **place,
+                **figure,
+                "low": low,
+                "high": high,
+                "better": None,
+                "unit": "",
+                "note": "",
+            }
 
 
-def compare(sweep: SweepConfig, cells: Sequence[Cell], stores: Sequence[Store]) -> list[dict[str, Any]]:
-    """Differences on the same rows between cells that differ in nothing that makes a table of its own."""
+def compare(
+    sweep: SweepConfig, cells: Sequence[Cell], stores: Sequence[Store]
+) -> list[dict[str, Any]]:
+    """Differences on the same rows between cells that differ in nothing that makes a table of its
+    own.
+    """
     if not sweep.pairs:
         return []
     groups: dict[tuple[str, ...], list[int]] = {}
@@ -84,17 +119,24 @@ def compare(sweep: SweepConfig, cells: Sequence[Cell], stores: Sequence[Store]) 
     for members in groups.values():
         measures = measures_of(sweep, [cells[i] for i in members])
         names = [cells[i].run.name for i in members]
-        out += pairs(names, [stores[i] for i in members], measures, cells[members[0]].run.score.bootstrap)
+        out += pairs(
+            names, [stores[i] for i in members], measures, cells[members[0]].run.score.bootstrap
+        )
     return out
 
 
 def measures_of(sweep: SweepConfig, cells: Sequence[Cell]) -> list[Measure]:
-    """The sweep's measures of single rows that all of the cells have, as columns of their scores."""
+    """The sweep's measures of single rows that all of the cells have, as columns of
+    their scores."""
     common: list[Measure] = list(row_measures(cells[0].run))
     for cell in cells[1:]:
         common = [measure for measure in common if measure in row_measures(cell.run)]
     # Those have no column of their own in the scores.
-    common = [measure for measure in common if measure.column not in ("confident", "verified", "any_flipped")]
+    common = [
+        measure
+        for measure in common
+        if measure.column not in ("confident", "verified", "any_flipped")
+    ]
     names = [measure.name for measure in common]
     wanted = asked(sweep.metrics, names) if sweep.metrics else names
     return [measure for measure in common if measure.name in wanted]
@@ -107,11 +149,16 @@ def markdowns(sweep: SweepConfig, found: list[Grid], compared: list[dict[str, An
         told += markdown(grid) + "\n" + "".join(f"- {note}\n" for note in notes(grid)) + "\n"
     sure = [line for line in compared if line["better"]]
     if sure:
-        told += "**On the same rows** (mean of first - second, 95 % bootstrap interval without 0)\n\n"
+        told += (
+            "**On the same rows** (mean of first - second, 95 % bootstrap interval without 0)\n\n"
+        )
         told += "| metric | first | second | difference | better |\n|---|---|---|---|---|\n"
         for line in sure:
             span = f"{line['difference']:.3g} [{line['low']:.3g}, {line['high']:.3g}]"
-            told += f"| {line['metric']} | {line['first']} | {line['second']} | {span} | {line['better']} |\n"
+            told += (
+                f"| {line['metric']} | {line['first']} | {line['second']} | {span} |"
+                f" {line['better']} |\n"
+            )
     return told
 
 
@@ -120,11 +167,15 @@ def html_page(sweep: SweepConfig, found: list[Grid], plots: list[str]) -> str:
     from markupsafe import escape
 
     body = "".join(
-        f"<div>{page(grid)}</div>" + "".join(f"<p>{escape(note)}</p>" for note in notes(grid)) for grid in found
+        f"<div>{page(grid)}</div>" + "".join(f"<p>{escape(note)}</p>" for note in notes(grid))
+        for grid in found
     )
     head = f'<meta charset="utf-8"><title>{escape(sweep.name)}</title><style>{STYLE}</style>'
     pictures = "".join(f"<figure>{svg}</figure>" for svg in plots)
-    return f"<!doctype html><html lang=en>{head}<h1>{escape(sweep.name)}</h1><p>{HOW}</p>{body}{pictures}</html>"
+    return (
+        "<!doctype html><html"
+        f" lang=en>{head}<h1>{escape(sweep.name)}</h1><p>{HOW}</p>{body}{pictures}</html>"
+    )
 
 
 def parquet(lines: list[dict[str, Any]], axes: list[str]) -> bytes:

@@ -1,4 +1,6 @@
-"""A sweep's figures as papers print them: methods down, metrics across, the best bold and the second underlined."""
+"""A sweep's figures as papers print them: methods down, metrics across, the best bold and the
+second underlined.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,18 @@ class Column:
 
     @property
     def title(self) -> str:
-        """As the table's head has it: the metric with its arrow, and its subset where that is not all rows."""
+        """As the table's head has it: the metric with its arrow, and its subset where that is not
+        all rows.
+        """
         arrow = f" {ARROWS[self.better]}" if self.better else ""
         return f"{self.metric}{arrow}" + (f" ({self.subset})" if self.subset != "all" else "")
 
 
 @dataclass(frozen=True)
 class Grid:
-    """One table: what holds for all of it, row labels, columns, and in each cell a figure's line, or None."""
+    """One table: what holds for all of it, row labels, columns, and in each cell a figure's line,
+    or None.
+    """
 
     title: str
     axes: list[str]
@@ -40,7 +46,9 @@ class Grid:
 def grids(
     lines: Sequence[dict[str, Any]], rows: Sequence[str], by: Sequence[str], metrics: Sequence[str]
 ) -> list[Grid]:
-    """Tables out of tidy lines; rows, by: axes that make rows and that make tables; metrics: which, in this order."""
+    """Tables out of tidy lines; rows, by: axes that make rows and that make tables; metrics: which,
+    in this order.
+    """
     known = list(dict.fromkeys(line["metric"] for line in lines))
     order = asked(metrics, known) or known
     columns = []
@@ -59,20 +67,28 @@ def grids(
 
 
 def asked(metrics: Sequence[str], known: Sequence[str]) -> list[str]:
-    """The figures asked for: by their whole name, or else without the bracket that names their network or way."""
+    """The figures asked for: by their whole name, or else without the bracket that names their
+    network or way.
+    """
     found = []
     for metric in metrics:
-        found += [metric] if metric in known else [name for name in known if name.partition("[")[0] == metric]
+        found += (
+            [metric]
+            if metric in known
+            else [name for name in known if name.partition("[")[0] == metric]
+        )
     return found
 
 
 def ranks(figures: Sequence[dict[str, Any] | None], better: str | None) -> list[int | None]:
     """1 for the best of a column, 2 for the second, None for the others; ties share a rank.
 
-    A figure ties with the best one of its rank where their 95 % intervals overlap: what the rows cannot tell apart is
-    not told apart. Without a direction, or with one figure only, nobody wins.
+    A figure ties with the best one of its rank where their 95 % intervals overlap: what the rows
+    cannot tell apart is not told apart. Without a direction, or with one figure only, nobody wins.
     """
-    known = [i for i, figure in enumerate(figures) if figure is not None and figure["value"] is not None]
+    known = [
+        i for i, figure in enumerate(figures) if figure is not None and figure["value"] is not None
+    ]
     out: list[int | None] = [None] * len(figures)
     if better is None or len(known) < 2:
         return out
@@ -109,27 +125,48 @@ def latex(grid: Grid) -> str:
     r"""A LaTeX tabular (booktabs): \textbf best, \underline second."""
     marks = {1: r"\textbf{%s}", 2: r"\underline{%s}", None: "%s"}
     head = [*map(_tex, grid.axes), *(_tex(column.title) for column in grid.columns)]
-    body = [" & ".join(cells) + r" \\" for cells in _cells(grid, lambda t, rank: marks[rank] % t, label=_tex)]
+    body = [
+        " & ".join(cells) + r" \\"
+        for cells in _cells(grid, lambda t, rank: marks[rank] % t, label=_tex)
+    ]
     begin = r"\begin{tabular}{" + "l" * len(grid.axes) + "r" * len(grid.columns) + "}"
     title = [f"% {grid.title}"] if grid.title else []
     head_line = " & ".join(head) + r" \\"
-    return "\n".join([*title, begin, r"\toprule", head_line, r"\midrule", *body, r"\bottomrule", r"\end{tabular}", ""])
+    return "\n".join(
+        [
+            *title,
+            begin,
+            r"\toprule",
+            head_line,
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+        ]
+    )
 
 
 def page(grid: Grid) -> str:
     """An HTML table; every string is escaped."""
     marks = {1: "<b>%s</b>", 2: "<u>%s</u>", None: "%s"}
-    head = "".join(f"<th>{html.escape(text)}</th>" for text in [*grid.axes, *(c.title for c in grid.columns)])
+    head = "".join(
+        f"<th>{html.escape(text)}</th>" for text in [*grid.axes, *(c.title for c in grid.columns)]
+    )
     body = "".join(
         "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>\n"
-        for cells in _cells(grid, lambda text, rank: marks[rank] % text, label=html.escape, spans=True)
+        for cells in _cells(
+            grid, lambda text, rank: marks[rank] % text, label=html.escape, spans=True
+        )
     )
     caption = f"<caption>{html.escape(grid.title)}</caption>" if grid.title else ""
     return f"<table>{caption}\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table>\n"
 
 
 def notes(grid: Grid) -> list[str]:
-    """What must be known to read the table's figures, those with one note together; n = 0 stands in its cell."""
+    """What must be known to read the table's figures, those with one note together; n = 0 stands in
+    its cell.
+    """
     found: dict[tuple[str, str], list[str]] = {}
     for label, row in zip(grid.labels, grid.figures, strict=True):
         for column, figure in zip(grid.columns, row, strict=True):
@@ -140,10 +177,16 @@ def notes(grid: Grid) -> list[str]:
 
 
 def _cells(
-    grid: Grid, mark: Callable[[str, int | None], str], label: Callable[[str], str] = str, spans: bool = False
+    grid: Grid,
+    mark: Callable[[str, int | None], str],
+    label: Callable[[str], str] = str,
+    spans: bool = False,
 ) -> list[list[str]]:
     """Labels and marked figures, row by row; spans: with their intervals."""
-    by_column = [ranks([row[c] for row in grid.figures], column.better) for c, column in enumerate(grid.columns)]
+    by_column = [
+        ranks([row[c] for row in grid.figures], column.better)
+        for c, column in enumerate(grid.columns)
+    ]
     out = []
     for r, (names, row) in enumerate(zip(grid.labels, grid.figures, strict=True)):
         cells = [label(name) for name in names]
@@ -152,7 +195,11 @@ def _cells(
                 cells.append("-" if figure is None else "n = 0")
                 continue
             low, high = figure["low"], figure["high"]
-            span = f" [{short(low)}, {short(high)}]" if spans and low is not None and high is not None else ""
+            span = (
+                f" [{short(low)}, {short(high)}]"
+                if spans and low is not None and high is not None
+                else ""
+            )
             cells.append(mark(short(figure["value"]), by_column[c][r]) + span)
         out.append(cells)
     return out
@@ -169,5 +216,11 @@ def short(value: float) -> str:
 
 
 def _tex(text: str) -> str:
-    special = {**TEX_ARROWS, **{c: f"\\{c}" for c in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\~{}", "^": r"\^{}"}
+    special = {
+        **TEX_ARROWS,
+        **{c: f"\\{c}" for c in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\~{}",
+        "^": r"\^{}",
+    }
     return "".join(special.get(c, c) for c in text)

@@ -1,4 +1,6 @@
-"""AttGAN's training (He et al. 2019): rebuild each image under its own attributes, and under others' pass a critic."""
+"""AttGAN's training (He et al. 2019): rebuild each image under its own attributes, and under
+others' pass a critic.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,9 @@ Weights = dict[str, float]
 def fit(
     config: TrainConfig, net: Any, samples: Samples, labels: Tensor, log: Callable[[str], None]
 ) -> tuple[dict[str, Tensor], str, float]:
-    """The two players' loop; a step is one of the generator after `critic_steps` of the critic, each on a batch of its
-    own. Gives the generator's weights to keep, the last log line and the seconds.
+    """The two players' loop; a step is one of the generator after `critic_steps` of the critic,
+    each on a batch of its own. Gives the generator's weights to keep, the last log line and the
+    seconds.
 
     Every tenth of the way the weights so far are written to `out`.part.
     """
@@ -42,7 +45,9 @@ def fit(
         network.to(memory_format=torch.channels_last)
     judging = [*critic.parameters(), *net.reader.parameters()]
     making = [*net.encoder.parameters(), *net.decoder.parameters()]
-    judges, makes = (torch.optim.Adam(part, lr=config.lr, betas=BETAS) for part in (judging, making))
+    judges, makes = (
+        torch.optim.Adam(part, lr=config.lr, betas=BETAS) for part in (judging, making)
+    )
     average = train_card.Average(net, config.ema) if config.ema else None
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16")
     started, totals, line = time.monotonic(), dict[str, float](), ""
@@ -50,9 +55,13 @@ def fit(
         for optimizer in (makes, judges):
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * pace(step, config.steps)
-        # Both grow over the first third: against a whole push nothing is learnt at first, and beside a whole residual
-        # hair keeps its colour, for a little less of it tells the reader nothing.
-        now = {**w, **{name: w[name] * min(1.0, 3 * step / config.steps) for name in ("push", "residual")}}
+        # Both grow over the first third: against a whole push nothing is learnt at first, and
+        # beside a whole residual hair keeps its colour, for a little less of it tells the reader
+        # nothing.
+        now = {
+            **w,
+            **{name: w[name] * min(1.0, 3 * step / config.steps) for name in ("push", "residual")},
+        }
         for _ in range(int(w["critic_steps"])):
             images, has = next(batches)
             with autocast:
@@ -74,10 +83,16 @@ def fit(
             count = (step - 1) % config.log_every + 1
             told = " ".join(f"{name} {value / count:.4f}" for name, value in totals.items())
             if not all(map(math.isfinite, totals.values())):
-                raise UserError(f"{config.name}: expected finite losses, got {told} by step {step}: try a smaller lr")
+                raise UserError(
+                    f"{config.name}: expected finite losses, got {told} by step {step}: try a"
+                    " smaller lr"
+                )
             speed = step / (time.monotonic() - started)
             line = f"step {step}/{config.steps} {told}"
-            log(f"{config.name}: {line} {speed:.2f} steps/s ETA {(config.steps - step) / speed:.0f} s")
+            log(
+                f"{config.name}: {line} {speed:.2f} steps/s ETA"
+                f" {(config.steps - step) / speed:.0f} s"
+            )
             totals.clear()
         if step % max(1, config.steps // 10) == 0 and step < config.steps:
             part = Path(config.out).with_name(f"{Path(config.out).name}.part")
@@ -86,9 +101,15 @@ def fit(
 
 
 def drawn(
-    config: TrainConfig, samples: Samples, labels: Tensor, generator: torch.Generator, device: torch.device
+    config: TrainConfig,
+    samples: Samples,
+    labels: Tensor,
+    generator: torch.Generator,
+    device: torch.device,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches without end: images (B,3,S,S) in [0,1], mirrored at random where `flip` says so, and attributes (B,A)."""
+    """Batches without end: images (B,3,S,S) in [0,1], mirrored at random where `flip` says so, and
+    attributes (B,A).
+    """
     order = torch.empty(0, dtype=torch.int64)
     while True:
         while len(order) < config.batch:
@@ -102,21 +123,25 @@ def drawn(
 
 
 def goals(has: Tensor, single: float, generator: torch.Generator) -> Tensor:
-    """The attributes (B,A) to edit towards: those of other images of the batch, so that they go together as they do;
-    in a share `single` of the images the own ones, but for one. A decoder that never saw a single one asked takes it
-    for none."""
+    """The attributes (B,A) to edit towards: those of other images of the batch, so that they go
+    together as they do; in a share `single` of the images the own ones, but for one. A decoder that
+    never saw a single one asked takes it for none."""
     goal = has[torch.randperm(len(has), generator=generator).to(has.device)]
     if not single:
         return goal
     chosen = (torch.rand(len(has), 1, generator=generator) < single).to(has.device)
-    one = F.one_hot(torch.randint(has.shape[1], (len(has),), generator=generator), has.shape[1]).to(has)
+    one = F.one_hot(torch.randint(has.shape[1], (len(has),), generator=generator), has.shape[1]).to(
+        has
+    )
     return torch.where(chosen, (has - one).abs(), goal)
 
 
 def critic_terms(
     net: Any, critic: nn.Module, images: Tensor, has: Tensor, w: Weights, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """The critic's terms: the Wasserstein distance that it sees (negated), the gradient penalty, and the reader's."""
+    """The critic's terms: the Wasserstein distance that it sees (negated), the gradient penalty,
+    and the reader's.
+    """
     with torch.no_grad():
         _, edited = made(net, images, has, goals(has, w["single"], generator), w["residual"])
     seen = jitter(images, w["jitter"], generator)
@@ -131,7 +156,9 @@ def critic_terms(
 
 
 def penalty(critic: nn.Module, real: Tensor, fake: Tensor, generator: torch.Generator) -> Tensor:
-    """How far from 1 the norm of the score's gradient is between real and made images (Gulrajani et al. 2017)."""
+    """How far from 1 the norm of the score's gradient is between real and made images (Gulrajani et
+    al. 2017).
+    """
     where = torch.rand(len(real), 1, 1, 1, generator=generator).to(real.device)
     between = normal(torch.lerp(real, fake.to(real), where)).requires_grad_()
     (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
@@ -140,13 +167,18 @@ def penalty(critic: nn.Module, real: Tensor, fake: Tensor, generator: torch.Gene
 
 
 def pushed(net: Any, images: Tensor, has: Tensor, eps: float, generator: torch.Generator) -> Tensor:
-    """Half of the images, at random, moved against their attributes by one signed step within eps (as
-    train_losses.pushed): a reader that stands it is not told an attribute by a pattern that nobody sees."""
-    chosen = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)[:, None, None, None]
+    """Half of the images, at random, moved against their attributes by one signed step within eps
+    (as train_losses.pushed): a reader that stands it is not told an attribute by a pattern that
+    nobody sees."""
+    chosen = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)[
+        :, None, None, None
+    ]
     start = (torch.rand(images.shape, generator=generator).to(images.device) * 2 - 1) * eps
     moved = (images + start).clamp(0, 1).requires_grad_()
     net.reader.eval()  # its batch norm's averages are of what it is trained on
-    (gradient,) = torch.autograd.grad(F.binary_cross_entropy_with_logits(net.read(moved), has), moved)
+    (gradient,) = torch.autograd.grad(
+        F.binary_cross_entropy_with_logits(net.read(moved), has), moved
+    )
     net.reader.train()
     step = (start + 1.25 * eps * gradient.sign()).clamp(-eps, eps)
     return torch.where(chosen, (images + step).clamp(0, 1), images).detach()
@@ -155,7 +187,9 @@ def pushed(net: Any, images: Tensor, has: Tensor, eps: float, generator: torch.G
 def generator_terms(
     net: Any, critic: nn.Module, images: Tensor, has: Tensor, w: Weights, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """The generator's terms: rebuilt under the own attributes, and edited towards others', which the reader reads."""
+    """The generator's terms: rebuilt under the own attributes, and edited towards others', which
+    the reader reads.
+    """
     goal = goals(has, w["single"], generator)
     rebuilt, edited = made(net, images, has, goal, w["residual"])
     net.reader.eval()  # its batch norm's averages are of real images
@@ -168,12 +202,16 @@ def generator_terms(
     }
 
 
-def made(net: Any, images: Tensor, has: Tensor, goal: Tensor, residual: float) -> tuple[Tensor, Tensor]:
-    """Images rebuilt under the attributes that they have, and edited towards others: dec(z,b), and so much of what the
-    rebuilt ones lack."""
+def made(
+    net: Any, images: Tensor, has: Tensor, goal: Tensor, residual: float
+) -> tuple[Tensor, Tensor]:
+    """Images rebuilt under the attributes that they have, and edited towards others: dec(z,b), and
+    so much of what the rebuilt ones lack."""
     latents, skip = net.encoded(images)
     # One pass for both, so that batch norm sees them together.
-    both = net.decode(torch.cat([latents, latents]), torch.cat([has, goal]), torch.cat([skip, skip]))
+    both = net.decode(
+        torch.cat([latents, latents]), torch.cat([has, goal]), torch.cat([skip, skip])
+    )
     rebuilt, edited = both.chunk(2)
     return rebuilt, (edited + residual * (images - rebuilt)).clamp(0, 1) if residual else edited
 
@@ -192,14 +230,15 @@ def add(totals: dict[str, float], terms: dict[str, Tensor], share: float) -> Non
 
 
 def pace(step: int, steps: int) -> float:
-    """Part of the learning rate at a step: whole for half of the way, then down to 2 % in a line."""
+    """Part of the learning rate at a step: whole for half of the way, then down to 2 %
+    in a line."""
     return min(1.0, max(0.02, 2 * (1 - step / steps)))
 
 
 @torch.no_grad()
 def holdout(model: Any, samples: Samples, labels: Tensor, device: torch.device) -> dict[str, Any]:
-    """Mean absolute error per pixel in [0,1] and PSNR in dB of images rebuilt under their own attributes, and how often
-    each attribute is read right."""
+    """Mean absolute error per pixel in [0,1] and PSNR in dB of images rebuilt under their own
+    attributes, and how often each attribute is read right."""
     absolute, psnr, right = 0.0, 0.0, []
     for part, x in train_holdout.batches(samples, device):
         has = labels[part].to(device)
@@ -208,5 +247,12 @@ def holdout(model: Any, samples: Samples, labels: Tensor, device: torch.device) 
         psnr += float(-10 * error.square().mean((1, 2, 3)).clamp(min=1e-10).log10().sum())
         right.append(((model.attributes_of(x) > 0.5) == has.bool()).cpu())
     count, known = len(samples), torch.cat(right)
-    read = {name: train_holdout.share(known[:, column]) for column, name in enumerate(model.attributes)}
-    return {"rows": count, "l1": round(absolute / count, 5), "psnr": round(psnr / count, 2), "read": read}
+    read = {
+        name: train_holdout.share(known[:, column]) for column, name in enumerate(model.attributes)
+    }
+    return {
+        "rows": count,
+        "l1": round(absolute / count, 5),
+        "psnr": round(psnr / count, 2),
+        "read": read,
+    }

@@ -1,4 +1,6 @@
-"""The fit of attribution's predictors: an encoder's latents of labelled images, then a light predictor per column."""
+"""The fit of attribution's predictors: an encoder's latents of labelled images, then a light
+predictor per column.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Columns:
-    """Descriptors of the rows, (N,D): flags as 0 and 1, others in standard deviations from their mean, both (D,)."""
+    """Descriptors of the rows, (N,D): flags as 0 and 1, others in standard deviations from their
+    mean, both (D,).
+    """
 
     values: Floats
     continuous: tuple[int, ...]
@@ -41,7 +45,9 @@ class Columns:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Latents (N,L) and descriptors of the rows to fit on, and of those to measure on; sample: of the known picture."""
+    """Latents (N,L) and descriptors of the rows to fit on, and of those to measure on; sample: of
+    the known picture.
+    """
 
     codes: Tensor
     columns: Columns
@@ -51,20 +57,27 @@ class Encoded:
 
 
 def encoder_of(config: TrainConfig, device: torch.device) -> Any:
-    """The encoder, loaded and tried before any image is read; UserError where the settings cannot work."""
+    """The encoder, loaded and tried before any image is read; UserError where the settings cannot
+    work.
+    """
     kind = find(config.target)
     if not (isinstance(kind, type) and issubclass(kind, Descriptors)):
         raise UserError(
-            f"{config.name}: expected target counterfactory.models.attribution.Descriptors, got {config.target}"
+            f"{config.name}: expected target counterfactory.models.attribution.Descriptors, got"
+            f" {config.target}"
         )
     if config.holdout is None:
-        raise UserError(f"{config.name}: expected holdout, rows to measure the predictors on, got none")
+        raise UserError(
+            f"{config.name}: expected holdout, rows to measure the predictors on, got none"
+        )
     if twice := next((name for name in config.labels if config.labels.count(name) > 1), None):
         raise UserError(f"{config.name}: expected each column once in labels, got {twice} twice")
     weights_of(config.role, config.objective)
     spec = config.models["autoencoder"]
     if spec.role not in ENCODERS:
-        raise UserError(f"models.autoencoder: expected the role {' or '.join(ENCODERS)}, got {spec.role}")
+        raise UserError(
+            f"models.autoencoder: expected the role {' or '.join(ENCODERS)}, got {spec.role}"
+        )
     encoder = load_models(config.model_dump(), ["autoencoder"], device)["autoencoder"]
     for data, key in ((config.data, "data"), (config.holdout, "holdout")):
         try:
@@ -74,8 +87,11 @@ def encoder_of(config: TrainConfig, device: torch.device) -> Any:
     return encoder
 
 
-def encoded(config: TrainConfig, encoder: Any, samples: Samples, settings: dict[str, Any], log: Log) -> Encoded:
-    """The encoder at work on every row, once; what the data say of the network is filled into `settings`.
+def encoded(
+    config: TrainConfig, encoder: Any, samples: Samples, settings: dict[str, Any], log: Log
+) -> Encoded:
+    """The encoder at work on every row, once; what the data say of the network is filled into
+    `settings`.
 
     UserError where a column is missing, holds no numbers, or is the same in every row.
     """
@@ -88,21 +104,31 @@ def encoded(config: TrainConfig, encoder: Any, samples: Samples, settings: dict[
     settings |= {"latent": sample.shape[1], "descriptors": len(config.labels)}
     if columns.continuous:
         settings["continuous"] = list(columns.continuous)
-    return Encoded(codes_of(encoder, samples, device), columns, codes_of(encoder, others, device), held, sample)
+    return Encoded(
+        codes_of(encoder, samples, device), columns, codes_of(encoder, others, device), held, sample
+    )
 
 
-def columns_of(samples: Samples, names: Sequence[str], path: str, fitted: Columns | None = None) -> Columns:
-    """The descriptors of the rows; a column is binary where it holds nothing but 0 and 1. fitted: of the rows that were
-    fitted on, by which these are read."""
+def columns_of(
+    samples: Samples, names: Sequence[str], path: str, fitted: Columns | None = None
+) -> Columns:
+    """The descriptors of the rows; a column is binary where it holds nothing but 0 and 1. fitted:
+    of the rows that were fitted on, by which these are read."""
     given = []
     for name in names:
         column = samples.columns[name]
-        odd = next((v for v in column if not isinstance(v, bool | int | float) or not math.isfinite(v)), None)
+        odd = next(
+            (v for v in column if not isinstance(v, bool | int | float) or not math.isfinite(v)),
+            None,
+        )
         if odd is not None:
-            raise UserError(f"{name}: expected a column of booleans or numbers in {path}, got the value {odd!r}")
+            raise UserError(
+                f"{name}: expected a column of booleans or numbers in {path}, got the value {odd!r}"
+            )
         if fitted is None and len(set(column)) < 2:
             raise UserError(
-                f"{name}: expected a column that varies over the {len(column)} rows, got {column[0]!r} in all"
+                f"{name}: expected a column that varies over the {len(column)} rows, got"
+                f" {column[0]!r} in all"
             )
         given.append([float(v) for v in column])
     values = np.array(given).T
@@ -113,18 +139,26 @@ def columns_of(samples: Samples, names: Sequence[str], path: str, fitted: Column
             mean[d], std[d] = values[:, d].mean(), values[:, d].std()
         fitted = Columns(values, places, mean, std)
     elif other := set(places) - set(fitted.continuous):
-        raise UserError(f"{names[other.pop()]}: expected 0 and 1 in {path}, as in the rows to fit on, got other values")
+        raise UserError(
+            f"{names[other.pop()]}: expected 0 and 1 in {path}, as in the rows to fit on, got other"
+            " values"
+        )
     return Columns((values - fitted.mean) / fitted.std, fitted.continuous, fitted.mean, fitted.std)
 
 
 @torch.no_grad()
 def codes_of(encoder: Any, samples: Samples, device: torch.device) -> Tensor:
     """Latents (N,L) on the CPU."""
-    return torch.cat([encoder.encode(images).flatten(1).float().cpu() for _, images in batches(samples, device)])
+    return torch.cat(
+        [encoder.encode(images).flatten(1).float().cpu() for _, images in batches(samples, device)]
+    )
 
 
-def fit(config: TrainConfig, net: Descriptors, of: Encoded, log: Log) -> tuple[dict[str, Tensor], str, float]:
-    """A logistic regression per binary column and a ridge regression per continuous one, on standardised latents.
+def fit(
+    config: TrainConfig, net: Descriptors, of: Encoded, log: Log
+) -> tuple[dict[str, Tensor], str, float]:
+    """A logistic regression per binary column and a ridge regression per continuous one, on
+    standardised latents.
 
     Gives the weights, the last log line and the seconds; the same rows give the same weights.
     """
@@ -149,25 +183,41 @@ def fit(config: TrainConfig, net: Descriptors, of: Encoded, log: Log) -> tuple[d
                 log(f"{config.name}: {name} has not converged in {config.steps} steps")
         net.weight[place] = torch.from_numpy(np.ravel(made.coef_))
         net.bias[place] = float(np.ravel(made.intercept_)[0])
-    line = f"{len(config.labels)} predictors on {len(z):,} latents of {z.shape[1]}, {steps} of {config.steps} steps"
+    line = (
+        f"{len(config.labels)} predictors on {len(z):,} latents of {z.shape[1]}, {steps} of"
+        f" {config.steps} steps"
+    )
     log(f"{config.name}: {line}")
     return net.state_dict(), line, time.monotonic() - started
 
 
 @torch.no_grad()
 def holdout(model: AttributionWrapper, of: Encoded, log: Log) -> dict[str, Any]:
-    """Held-out quality by descriptor: accuracy, AUC and share of positives of binary ones, R2 of continuous ones with
-    the standard deviation that their importances are told in. A line each is logged."""
+    """Held-out quality by descriptor: accuracy, AUC and share of positives of binary ones, R2 of
+    continuous ones with the standard deviation that their importances are told in. A line each is
+    logged."""
     network: Any = model.network.cpu()
     scores = network.scores(of.held).double().numpy()
     per: dict[str, dict[str, Any]] = {}
     for place, name in enumerate(model.descriptors):
         truth, said = of.held_columns.values[:, place], scores[:, place]
         if place in network.continuous:
-            per[name] = {"kind": "continuous", "r2": r2(truth, said), "unit": float(f"{of.columns.std[place]:.6g}")}
+            per[name] = {
+                "kind": "continuous",
+                "r2": r2(truth, said),
+                "unit": float(f"{of.columns.std[place]:.6g}"),
+            }
         else:
-            right, positive = round(float(((said > 0) == (truth > 0.5)).mean()), 4), round(float(truth.mean()), 4)
-            per[name] = {"kind": "binary", "accuracy": right, "auc": auc(truth > 0.5, said), "positive": positive}
+            right, positive = (
+                round(float(((said > 0) == (truth > 0.5)).mean()), 4),
+                round(float(truth.mean()), 4),
+            )
+            per[name] = {
+                "kind": "binary",
+                "accuracy": right,
+                "auc": auc(truth > 0.5, said),
+                "positive": positive,
+            }
         log(f"  {name:24s} " + "  ".join(f"{key} {value}" for key, value in per[name].items()))
     return {"rows": len(scores), "descriptors": per}
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 
 def half(state: Mapping[str, Tensor]) -> bytes:
-    """Weights as safetensors bytes, float values in half precision; the same weights give the same bytes.
+    """Weights as safetensors bytes, float values in half precision; the same weights give the same
+    bytes.
 
     ValueError where a value does not fit half precision.
     """
@@ -26,7 +27,9 @@ def half(state: Mapping[str, Tensor]) -> bytes:
         if small.is_floating_point():
             small = small.half()
             if not bool(small.isfinite().all()):
-                raise ValueError(f"expected finite weights within half precision, got others in {key}")
+                raise ValueError(
+                    f"expected finite weights within half precision, got others in {key}"
+                )
         out[key] = small
     return save(out)
 
@@ -39,16 +42,25 @@ def write(path: Path, data: bytes) -> None:
     part.replace(path)
 
 
-def card(spec: Mapping[str, Any], weights: bytes, training: Mapping[str, Any], holdout: Mapping[str, Any]) -> str:
-    """The card as YAML: `model` is a model config, `training` how it was made, `holdout` what it does on rows it never
-    saw."""
+def card(
+    spec: Mapping[str, Any], weights: bytes, training: Mapping[str, Any], holdout: Mapping[str, Any]
+) -> str:
+    """The card as YAML: `model` is a model config, `training` how it was made, `holdout` what it
+    does on rows it never saw."""
     model = {**spec, "sha256": hashlib.sha256(weights).hexdigest()}
-    whole = {"model": model, "bytes": len(weights), "training": dict(training), "holdout": dict(holdout)}
+    whole = {
+        "model": model,
+        "bytes": len(weights),
+        "training": dict(training),
+        "holdout": dict(holdout),
+    }
     return yaml.safe_dump(whole, sort_keys=False, width=120, allow_unicode=True)
 
 
 def preset(card_path: Path, preset_path: Path, weights: str) -> None:
-    """Write the model preset of a card, with `weights` as the place of its file (`zoo:NAME` for the shipped ones)."""
+    """Write the model preset of a card, with `weights` as the place of its file (`zoo:NAME` for the
+    shipped ones).
+    """
     whole = yaml.safe_load(card_path.read_text(encoding="utf-8"))
     model = {**whole["model"], "weights": weights}
     text = f"# From {card_path.parent.name}/{card_path.name}: {whole['training']['command']}\n"
@@ -57,8 +69,8 @@ def preset(card_path: Path, preset_path: Path, weights: str) -> None:
 
 
 class Average:
-    """Exponential moving average of a network's weights and float buffers, faster at first (as diffusers' EMAModel
-    warms up)."""
+    """Exponential moving average of a network's weights and float buffers, faster at first (as
+    diffusers' EMAModel warms up)."""
 
     def __init__(self, net: nn.Module, decay: float) -> None:
         self.decay, self.updates = decay, 0
@@ -77,6 +89,8 @@ class Average:
 
 if (
     __name__ == "__main__"
-):  # python -m pipelines.train.card counterfactory/zoo/NAME.yaml configs/model/NAME.yaml, as `make zoo` does
+    # python -m pipelines.train.card counterfactory/zoo/NAME.yaml configs/model/NAME.yaml, as `make
+    # zoo` does
+):
     source, goal = (Path(name) for name in sys.argv[1:3])
     preset(source, goal, f"zoo:{source.stem}.safetensors")

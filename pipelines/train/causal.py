@@ -1,4 +1,6 @@
-"""The training of CECAS's h and g: a classifier's features R over the data, a VAE that splits them, then g on S."""
+"""The training of CECAS's h and g: a classifier's features R over the data, a VAE that splits them,
+then g on S.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ MEASURED = {"draws": 500, "others": 200}  # of the information flow that cards t
 
 @dataclass(frozen=True)
 class Explained:
-    """A classifier with R (N,F) and label (N,) of the training rows, on the CPU, and the layer that decides on R."""
+    """A classifier with R (N,F) and label (N,) of the training rows, on the CPU, and the layer that
+    decides on R.
+    """
 
     classifier: Any
     features: Tensor
@@ -37,7 +41,11 @@ class Explained:
 
 
 def explained(
-    config: TrainConfig, samples: Samples, labels: Tensor, settings: dict[str, Any], device: torch.device
+    config: TrainConfig,
+    samples: Samples,
+    labels: Tensor,
+    settings: dict[str, Any],
+    device: torch.device,
 ) -> Explained:
     """The classifier at work on every row, once; the size of R is filled into `settings`.
 
@@ -45,7 +53,10 @@ def explained(
     """
     kind = find(config.target)  # which `specification` has found before
     if not (isinstance(kind, type) and issubclass(kind, CausalVAE)):
-        raise UserError(f"{config.name}: expected target counterfactory.models.causal.CausalVAE, got {config.target}")
+        raise UserError(
+            f"{config.name}: expected target counterfactory.models.causal.CausalVAE, got"
+            f" {config.target}"
+        )
     classifier: Any = load_models(config.model_dump(), ["classifier"], device)["classifier"]
     try:
         head = head_of(classifier, samples.images[:4].to(device).float() / 255)
@@ -65,7 +76,8 @@ def features_of(classifier: Any, samples: Samples, device: torch.device) -> Tens
 def fit(
     config: TrainConfig, net: Any, of: Explained, log: Callable[[str], None]
 ) -> tuple[dict[str, Tensor], str, float]:
-    """Train h by the ELBO plus the flow's weight times I(C; decision), then g on S of the same rows by cross-entropy.
+    """Train h by the ELBO plus the flow's weight times I(C; decision), then g on S of the same rows
+    by cross-entropy.
 
     Gives the weights, the last log line and the seconds.
     """
@@ -77,13 +89,15 @@ def fit(
     net.sample.copy_(net.normal(features_of_sample(of.classifier, device))[0])
 
     def of_h(rows: Tensor, done: float) -> Tensor:
-        noise = w["noise"] ** min(1.0, 2 * done)  # from 1 down: what decides is coded first, and C takes it
+        # from 1 down: what decides is coded first, and C takes it
+        noise = w["noise"] ** min(1.0, 2 * done)
         evidence = elbo(net, features[rows], generator, noise=noise, kl=w["kl"]).mean()
         caused = flow(net, of.head, generator, draws=int(w["draws"]), others=int(w["others"]))
         return -evidence - w["flow"] * caused
 
     def of_g(rows: Tensor, _: float) -> Tensor:
-        # Samples of S, not means: what an unused coordinate still holds is too small for its noise, but not for g.
+        # Samples of S, not means: what an unused coordinate still holds is too small for its noise,
+        # but not for g.
         with torch.no_grad():
             spurious = net.sampled(features[rows], generator)[:, net.causal :]
         return F.cross_entropy(net.g(spurious), labels[rows])
@@ -103,13 +117,16 @@ def descend(
     generator: torch.Generator,
     log: Callable[[str], None],
 ) -> str:
-    """AdamW, a cosine's decay, clipped gradients, random rows of `count`; gives the last log line."""
+    """AdamW, a cosine's decay, clipped gradients, random rows of `count`; gives the
+    last log line."""
     held = list(parameters)
     optimizer = torch.optim.AdamW(held, lr=config.lr, weight_decay=config.weight_decay)
     pace = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     total, line = 0.0, ""
     for step in range(1, config.steps + 1):
-        value = loss_of(torch.randint(count, (config.batch,), generator=generator), step / config.steps)
+        value = loss_of(
+            torch.randint(count, (config.batch,), generator=generator), step / config.steps
+        )
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(value)
         nn.utils.clip_grad_norm_(held, 100.0)
@@ -118,35 +135,57 @@ def descend(
         total += float(value.detach())
         if step % config.log_every == 0 or step == config.steps:
             if not math.isfinite(total):
-                raise UserError(f"{config.name}: expected a finite loss, got {total} by step {step}: try a smaller lr")
-            line = f"{part} step {step}/{config.steps} loss {total / ((step - 1) % config.log_every + 1):.5f}"
+                raise UserError(
+                    f"{config.name}: expected a finite loss, got {total} by step {step}: try a"
+                    " smaller lr"
+                )
+            line = (
+                f"{part} step {step}/{config.steps} loss"
+                f" {total / ((step - 1) % config.log_every + 1):.5f}"
+            )
             log(f"{config.name}: {line}")
             total = 0.0
     return line
 
 
 def probe(codes: Tensor, labels: Tensor, others: Tensor) -> Tensor:
-    """What a logistic regression of the labels (N,) on codes (N,D) says of other codes (M,D): classes (M,)."""
+    """What a logistic regression of the labels (N,) on codes (N,D) says of other codes (M,D):
+    classes (M,).
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    made = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(codes.numpy(), labels.numpy())
+    made = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(
+        codes.numpy(), labels.numpy()
+    )
     return torch.from_numpy(made.predict(others.numpy()))
 
 
 @torch.no_grad()
-def holdout(model: Any, of: Explained, samples: Samples, labels: Tensor, device: torch.device) -> dict[str, Any]:
-    """How well h rebuilds R, how much C and S flow into the decision, and what the label owes to each of them."""
+def holdout(
+    model: Any, of: Explained, samples: Samples, labels: Tensor, device: torch.device
+) -> dict[str, Any]:
+    """How well h rebuilds R, how much C and S flow into the decision, and what the label owes to
+    each of them.
+    """
     net = model.network
     features = features_of(of.classifier, samples, device).to(device)
     codes, _ = net.posterior(features)
     rebuilt = net.decode(codes)
     decided, again = of.head(features).argmax(1).cpu(), of.head(rebuilt).argmax(1).cpu()
-    wrong, spread = (net.normal(features) - net.normal(rebuilt)).square(), net.normal(features).var(0, correction=0)
-    flows = {name: flow(net, of.head, torch.Generator().manual_seed(0), of=name, **MEASURED) for name in PARTS}
+    wrong, spread = (
+        (net.normal(features) - net.normal(rebuilt)).square(),
+        net.normal(features).var(0, correction=0),
+    )
+    flows = {
+        name: flow(net, of.head, torch.Generator().manual_seed(0), of=name, **MEASURED)
+        for name in PARTS
+    }
     guess = net(features).argmax(1).cpu()
-    probed = probe(net.split(of.features.to(device))[0].cpu(), of.labels, codes[:, : net.causal].cpu())
+    probed = probe(
+        net.split(of.features.to(device))[0].cpu(), of.labels, codes[:, : net.causal].cpu()
+    )
     return {
         "rows": len(samples),
         "rebuilt_r2": round(float(1 - wrong.mean() / spread.mean()), 4),

@@ -1,4 +1,6 @@
-"""Figures of a trained model on rows it never saw, measured on the written file through its wrapper."""
+"""Figures of a trained model on rows it never saw, measured on the written file through its
+wrapper.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,14 @@ def batches(samples: Samples, device: torch.device) -> Iterator[tuple[slice, Ten
 
 
 @torch.no_grad()
-def classifier(model: Any, samples: Samples, labels: Tensor, groups: list[str], device: torch.device) -> dict[str, Any]:
-    """Accuracy in all, per class, and per label x attribute for each boolean column of `groups`, with the worst of
-    those."""
-    right = torch.cat([model(x).argmax(1).cpu() == labels[part] for part, x in batches(samples, device)])
+def classifier(
+    model: Any, samples: Samples, labels: Tensor, groups: list[str], device: torch.device
+) -> dict[str, Any]:
+    """Accuracy in all, per class, and per label x attribute for each boolean column of `groups`,
+    with the worst of those."""
+    right = torch.cat(
+        [model(x).argmax(1).cpu() == labels[part] for part, x in batches(samples, device)]
+    )
     out: dict[str, Any] = {"rows": len(samples), "accuracy": share(right)}
     out["per_class"] = {name: share(right[labels == k]) for k, name in enumerate(model.classes)}
     values = bits(samples, groups).bool()
@@ -35,7 +41,10 @@ def classifier(model: Any, samples: Samples, labels: Tensor, groups: list[str], 
             for value in (False, True):
                 rows = (labels == k) & (values[:, column] == value)
                 if rows.any():
-                    table[f"{label}, {name}={int(value)}"] = {"accuracy": share(right[rows]), "rows": int(rows.sum())}
+                    table[f"{label}, {name}={int(value)}"] = {
+                        "accuracy": share(right[rows]),
+                        "rows": int(rows.sum()),
+                    }
     if table:
         out["worst_group"] = min(table, key=lambda key: float(table[key]["accuracy"]))
         out["groups"] = table
@@ -43,7 +52,9 @@ def classifier(model: Any, samples: Samples, labels: Tensor, groups: list[str], 
 
 
 @torch.no_grad()
-def attributes(model: Any, samples: Samples, labels: Tensor, device: torch.device) -> dict[str, Any]:
+def attributes(
+    model: Any, samples: Samples, labels: Tensor, device: torch.device
+) -> dict[str, Any]:
     """Accuracy per attribute, and the mean of its accuracy on positives and on negatives."""
     guess = torch.cat([model(x).cpu() > 0.5 for _, x in batches(samples, device)])
     right, truth = guess == labels.bool(), labels.bool()
@@ -51,15 +62,24 @@ def attributes(model: Any, samples: Samples, labels: Tensor, device: torch.devic
     for column, name in enumerate(model.attributes):
         of, yes = right[:, column], truth[:, column]
         sides = [share(of[side]) for side in (yes, ~yes) if side.any()]
-        per[name] = {"accuracy": share(of), "balanced": round(sum(sides) / len(sides), 4), "positive": share(yes)}
+        per[name] = {
+            "accuracy": share(of),
+            "balanced": round(sum(sides) / len(sides), 4),
+            "positive": share(yes),
+        }
     lowest = min(float(value["accuracy"]) for value in per.values())
-    return {"rows": len(samples), "mean_accuracy": share(right), "lowest_accuracy": lowest, "attributes": per}
+    return {
+        "rows": len(samples),
+        "mean_accuracy": share(right),
+        "lowest_accuracy": lowest,
+        "attributes": per,
+    }
 
 
 @torch.no_grad()
 def autoencoder(model: Any, samples: Samples, device: torch.device) -> dict[str, Any]:
-    """Mean absolute error per pixel in [0,1], the same of neighbouring differences, PSNR in dB, and the latent's
-    spread."""
+    """Mean absolute error per pixel in [0,1], the same of neighbouring differences, PSNR in dB, and
+    the latent's spread."""
     absolute, edge, psnr, codes = 0.0, 0.0, 0.0, []
     for _, x in batches(samples, device):
         z = model.encode(x)
@@ -80,7 +100,9 @@ def autoencoder(model: Any, samples: Samples, device: torch.device) -> dict[str,
 
 @torch.no_grad()
 def denoiser(model: Any, samples: Samples, device: torch.device) -> dict[str, Any]:
-    """Mean squared error of the predicted noise at five noise levels, and of the clean image it implies, in [-1,1]."""
+    """Mean squared error of the predicted noise at five noise levels, and of the clean image it
+    implies, in [-1,1].
+    """
     bar, generator = model.alphas_cumprod, torch.Generator().manual_seed(0)
     out: dict[str, Any] = {"rows": len(samples)}
     for fraction in (0.1, 0.3, 0.5, 0.7, 0.9):

@@ -1,4 +1,6 @@
-"""`counterfactory train`: one of our own networks from Parquet, the same bytes for the same settings and seed."""
+"""`counterfactory train`: one of our own networks from Parquet, the same bytes for the same
+settings and seed.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,15 @@ from torch import Tensor, nn
 from actors.pinned.load import read_weights_file, weights_location
 from configs.schema import TrainConfig
 from configs.strict import UserError
-from counterfactory.models.wrapping.load import SCHEDULE, build, fill, find, make, read_weights, schedule_of
+from counterfactory.models.wrapping.load import (
+    SCHEDULE,
+    build,
+    fill,
+    find,
+    make,
+    read_weights,
+    schedule_of,
+)
 from pipelines.train import attgan as train_attgan
 from pipelines.train import attribution as train_attribution
 from pipelines.train import card as train_card
@@ -35,7 +45,8 @@ say: Log = partial(print, flush=True)
 
 
 def train(config: TrainConfig, log: Log = say) -> Path | str:
-    """Train as the config says; writes `out` (safetensors, fp16) and its card beside it, and gives the path of `out`.
+    """Train as the config says; writes `out` (safetensors, fp16) and its card beside it, and gives
+    the path of `out`.
 
     Reproducible on one machine with one thread count. UserError: settings or data that do not fit.
     """
@@ -43,13 +54,18 @@ def train(config: TrainConfig, log: Log = say) -> Path | str:
         return _train_to_store(config, log)
     torch.set_num_threads(config.threads)
     device = torch.device(
-        ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+        ("cuda" if torch.cuda.is_available() else "cpu")
+        if config.device == "auto"
+        else config.device
     )
     columns, start = needed(config), initial_weights(config)
     encoder = train_attribution.encoder_of(config, device) if config.role == "attribution" else None
     samples = load(config.data, columns, log)
     labels = targets(config, samples)
-    log(f"{config.name}: {len(samples):,} rows read, {config.steps:,} steps of {config.batch} on {device}")
+    log(
+        f"{config.name}: {len(samples):,} rows read, {config.steps:,} steps of {config.batch} on"
+        f" {device}"
+    )
     torch.manual_seed(config.seed)
     spec = specification(config)
     explained, encoded = None, None
@@ -60,7 +76,11 @@ def train(config: TrainConfig, log: Log = say) -> Path | str:
     try:
         net = make(
             spec["target"],
-            {k: v for k, v in spec["settings"].items() if not (config.role == "denoiser" and k in SCHEDULE)},
+            {
+                k: v
+                for k, v in spec["settings"].items()
+                if not (config.role == "denoiser" and k in SCHEDULE)
+            },
         )
         if start is not None:
             fill(net, start, config.target)
@@ -96,13 +116,20 @@ def train(config: TrainConfig, log: Log = say) -> Path | str:
         "torch": str(torch.__version__),
         "config": config.model_dump(mode="json", exclude_defaults=True),
     }
-    train_card.write(out.with_suffix(".yaml"), train_card.card(spec, weights, training, figures).encode())
-    log(f"{config.name}: wrote {out} ({len(weights) / 2**20:.2f} MiB) and {out.with_suffix('.yaml').name}")
+    train_card.write(
+        out.with_suffix(".yaml"), train_card.card(spec, weights, training, figures).encode()
+    )
+    log(
+        f"{config.name}: wrote {out} ({len(weights) / 2**20:.2f} MiB) and"
+        f" {out.with_suffix('.yaml').name}"
+    )
     return out
 
 
 def initial_weights(config: TrainConfig) -> dict[str, Tensor] | None:
-    """The weights that training goes on from, read before any data; UserError where they are not to be read."""
+    """The weights that training goes on from, read before any data; UserError where they are not to
+    be read.
+    """
     if not config.init:
         return None
     try:
@@ -125,19 +152,26 @@ def _train_to_store(config: TrainConfig, log: Log) -> str:
 
 
 def fit(
-    config: TrainConfig, net: nn.Module, samples: Samples, labels: Tensor, spec: dict[str, Any], log: Log
+    config: TrainConfig,
+    net: nn.Module,
+    samples: Samples,
+    labels: Tensor,
+    spec: dict[str, Any],
+    log: Log,
 ) -> tuple[dict[str, Tensor], str, float]:
-    """The loop: AdamW, warm-up and cosine decay, clipped gradients; gives the weights to keep, the last log line and
-    the seconds.
+    """The loop: AdamW, warm-up and cosine decay, clipped gradients; gives the weights to keep, the
+    last log line and the seconds.
 
-    Every tenth of the way the weights so far are written to `out`.part, so that a long training can be looked at and a
-    broken one used; `out` itself is whole or as it was.
+    Every tenth of the way the weights so far are written to `out`.part, so that a long training can
+    be looked at and a broken one used; `out` itself is whole or as it was.
     """
     device = next(net.parameters()).device
     net.train()
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
     loss_of = loss(config, net, spec, device)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(
+        net.parameters(), lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay
+    )
     average = train_card.Average(net, config.ema) if config.ema else None
     generator = torch.Generator().manual_seed(config.seed)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16")
@@ -154,7 +188,11 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = config.lr * pace(step, config.steps)
         with autocast:
-            value = loss_of(images.contiguous(memory_format=torch.channels_last), labels[rows].to(device), generator)
+            value = loss_of(
+                images.contiguous(memory_format=torch.channels_last),
+                labels[rows].to(device),
+                generator,
+            )
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(value)
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -164,15 +202,24 @@ def fit(
         total += float(value.detach())
         if step % config.log_every == 0 or step == config.steps:
             if not math.isfinite(total):
-                raise UserError(f"{config.name}: expected a finite loss, got {total} by step {step}: try a smaller lr")
+                raise UserError(
+                    f"{config.name}: expected a finite loss, got {total} by step {step}: try a"
+                    " smaller lr"
+                )
             count = (step - 1) % config.log_every + 1
             speed = step / (time.monotonic() - started)
             left = (config.steps - step) / speed
-            line = f"step {step}/{config.steps} loss {total / count:.5f} {speed:.2f} steps/s ETA {left:.0f} s"
+            line = (
+                f"step {step}/{config.steps} loss {total / count:.5f} {speed:.2f} steps/s ETA"
+                f" {left:.0f} s"
+            )
             log(f"{config.name}: {line}")
             total = 0.0
         if step % max(1, config.steps // 10) == 0 and step < config.steps:
-            train_card.write(part_of(Path(config.out)), train_card.half(average.state if average else net.state_dict()))
+            train_card.write(
+                part_of(Path(config.out)),
+                train_card.half(average.state if average else net.state_dict()),
+            )
     state = average.state if average else net.state_dict()
     return state, line.split(" steps/s")[0].rsplit(" ", 1)[0], time.monotonic() - started
 
@@ -183,13 +230,15 @@ def part_of(out: Path) -> Path:
 
 
 def pace(step: int, steps: int) -> float:
-    """Part of the learning rate at a step: linear warm-up over the first 3 % (at most 200 steps), then cosine to 2
-    %."""
+    """Part of the learning rate at a step: linear warm-up over the first 3 % (at most 200 steps),
+    then cosine to 2 %."""
     warm = max(1, min(200, steps * 3 // 100))
     return min(1.0, step / warm) * (0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2)
 
 
-def loss(config: TrainConfig, net: nn.Module, spec: dict[str, Any], device: torch.device) -> Callable[..., Tensor]:
+def loss(
+    config: TrainConfig, net: nn.Module, spec: dict[str, Any], device: torch.device
+) -> Callable[..., Tensor]:
     """The role's loss as a function of (images, labels, generator)."""
     weights = train_losses.weights_of(config.role, config.objective)
     if config.role == "denoiser":
@@ -215,7 +264,9 @@ def needed(config: TrainConfig) -> list[str]:
         if config.data.label is None:
             raise UserError(f"{config.name}: expected data.label, the column to learn, got none")
         if len(config.classes) < 2:
-            raise UserError(f"{config.name}: expected at least 2 names in classes, got {config.classes}")
+            raise UserError(
+                f"{config.name}: expected at least 2 names in classes, got {config.classes}"
+            )
         return [config.data.label]
     if config.role == "semantic":
         train_semantic.expect_masks(config)
@@ -238,9 +289,18 @@ def targets(config: TrainConfig, samples: Samples) -> Tensor:
 
 
 def specification(config: TrainConfig) -> dict[str, Any]:
-    """The model config of what is being trained; counts that follow from the data are filled into its settings."""
-    classes = config.classes if config.role == "classifier" else config.labels if config.role == "attributes" else []
-    side = {"size": config.data.size} if isinstance(config.data.size, int) else {}  # a network's own size is a square's
+    """The model config of what is being trained; counts that follow from the data are filled into
+    its settings.
+    """
+    classes = (
+        config.classes
+        if config.role == "classifier"
+        else config.labels
+        if config.role == "attributes"
+        else []
+    )
+    # a network's own size is a square's
+    side = {"size": config.data.size} if isinstance(config.data.size, int) else {}
     settings, derived = dict(config.settings), {"outputs": len(classes)} if classes else dict(side)
     if config.role == "autoencoder" and config.objective.get("attributes"):
         derived["attributes"] = len(config.labels)
@@ -254,8 +314,15 @@ def specification(config: TrainConfig) -> dict[str, Any]:
         known = set(inspect.signature(find(config.target)).parameters)
     except ValueError as error:
         raise UserError(f"{config.name}: {error}") from None
-    settings |= {key: value for key, value in derived.items() if key in known and key not in settings}
-    spec: dict[str, Any] = {"role": config.role, "source": "torch", "target": config.target, "settings": settings}
+    settings |= {
+        key: value for key, value in derived.items() if key in known and key not in settings
+    }
+    spec: dict[str, Any] = {
+        "role": config.role,
+        "source": "torch",
+        "target": config.target,
+        "settings": settings,
+    }
     spec["weights"] = Path(config.out).name
     if classes:
         spec |= {"classes": list(classes), "mean": [0.5], "std": [0.5]}
@@ -280,7 +347,11 @@ def evaluate(
     """The role's figures on the holdout rows; explained: the classifier of a causal model."""
     assert config.holdout is not None
     groups = config.holdout.columns if config.role == "classifier" else []
-    label = [config.holdout.label or config.data.label or ""] if config.role in ("classifier", "causal") else []
+    label = (
+        [config.holdout.label or config.data.label or ""]
+        if config.role in ("classifier", "causal")
+        else []
+    )
     labels = config.labels if config.role in ("attributes", "attgan") else []
     samples = load(config.holdout, [*label, *groups, *labels], log)
     if config.role == "classifier":
@@ -292,7 +363,9 @@ def evaluate(
     elif config.role == "attributes":
         figures = train_holdout.attributes(model, samples, bits(samples, labels), device)
     elif config.role == "semantic":
-        figures = train_semantic.holdout(model, samples, train_semantic.masks_of(samples, len(config.classes)), device)
+        figures = train_semantic.holdout(
+            model, samples, train_semantic.masks_of(samples, len(config.classes)), device
+        )
     elif config.role == "attgan":
         figures = train_attgan.holdout(model, samples, bits(samples, labels), device)
     elif config.role == "autoencoder":

@@ -16,45 +16,64 @@ from configs.strict import UserError, nearest
 TERMS: dict[str, dict[str, float]] = {
     "classifier": {
         "jitter": 0.0,  # share of the loss on noisy, blurred, re-lit copies
-        "adversarial": 0.0,  # how far, in [0,1], every pixel of every image is pushed against the label
+        # how far, in [0,1], every pixel of every image is pushed against the label
+        "adversarial": 0.0,
         "smoothing": 0.0,  # of the labels
-        "warp": 0.0,  # how far images are moved, turned and scaled at random: 1 is at most 4 px in 64, 8 degrees, 8 %
+        # how far images are moved, turned and scaled at random: 1 is at most 4 px in 64, 8 degrees,
+        # 8 %
+        "warp": 0.0,
     },
     "attributes": {"jitter": 0.0, "warp": 0.0},
     "autoencoder": {
         "pixel": 1.0,  # mean |x - x'|
-        "edges": 1.0,  # the same of the differences between neighbours, at full, half and quarter size
+        # the same of the differences between neighbours, at full, half and quarter size
+        "edges": 1.0,
         "kl": 1e-5,  # per nat and image
-        "total_correlation": 0.0,  # per nat and image, on top of the KL, which holds it once: beta is 1 + this / kl
-        "features": 0.0,  # mean difference of the encoder's own features of x and x', in their standard deviations
-        "attributes": 0.0,  # binary cross-entropy of a linear head on the sampled latent, mean over `labels`
+        # per nat and image, on top of the KL, which holds it once: beta is 1 + this / kl
+        "total_correlation": 0.0,
+        # mean difference of the encoder's own features of x and x', in their standard deviations
+        "features": 0.0,
+        # binary cross-entropy of a linear head on the sampled latent, mean over `labels`
+        "attributes": 0.0,
     },
     "attgan": {
         "reconstruction": 100.0,  # mean |x - dec(z, a)|
-        "attributes": 10.0,  # binary cross-entropy of what the reader reads off edited images, mean over `labels`
+        # binary cross-entropy of what the reader reads off edited images, mean over `labels`
+        "attributes": 10.0,
         "adversarial": 1.0,  # the critic's score of edited images
         "critic_attributes": 1.0,  # the reader's: the same off real images
         "penalty": 10.0,  # the critic's: (norm of its gradient - 1)^2
         "critic_steps": 5.0,  # of the critic for one of the generator
-        "jitter": 0.0,  # share of the images whose attributes are read that are noisy, blurred, re-lit
-        "hide": 0.0,  # share of the images whose attributes are read that are hidden in part: so that no part will do
-        "push": 0.0,  # how far, in [0,1], every pixel of half of the reader's images is pushed against its attributes
-        "single": 0.0,  # share of the images edited towards their own attributes but for one, not another image's
-        "residual": 0.0,  # of x - dec(z, a) is added to edited images that are judged; 1: as they will be used
+        # share of the images whose attributes are read that are noisy, blurred, re-lit
+        "jitter": 0.0,
+        # share of the images whose attributes are read that are hidden in part: so that no part
+        # will do
+        "hide": 0.0,
+        # how far, in [0,1], every pixel of half of the reader's images is pushed against its
+        # attributes
+        "push": 0.0,
+        # share of the images edited towards their own attributes but for one, not another image's
+        "single": 0.0,
+        # of x - dec(z, a) is added to edited images that are judged; 1: as they will be used
+        "residual": 0.0,
     },
     "semantic": {
         "pixel": 1.0,  # mean |x - x'|
         "edges": 1.0,  # as the autoencoder's
-        "regions": 0.2,  # share of a region's variance that is missed: a mouth counts as much as the background
+        # share of a region's variance that is missed: a mouth counts as much as the background
+        "regions": 0.2,
         "kl": 1e-5,  # per nat and image
-        "attributes": 0.0,  # binary cross-entropy of a linear head on the styles, mean over `labels`
+        # binary cross-entropy of a linear head on the styles, mean over `labels`
+        "attributes": 0.0,
     },
     "attribution": {
-        "c": 1.0,  # of the logistic regressions: the weight of the fit against that of small weights
+        # of the logistic regressions: the weight of the fit against that of small weights
+        "c": 1.0,
         "ridge": 1.0,  # of the ridge regressions: the weight of small weights
     },
     "causal": {
-        "flow": 50.0,  # per nat of information flow from C to the decision; the rest is the ELBO's nats per row
+        # per nat of information flow from C to the decision; the rest is the ELBO's nats per row
+        "flow": 50.0,
         "noise": 0.3,  # standard deviation of the decoder's Gaussian, in those of R's directions
         "kl": 1.0,
         "draws": 50,  # values of C that the flow is estimated with
@@ -62,7 +81,8 @@ TERMS: dict[str, dict[str, float]] = {
     },
     "simsiam": {
         "crop": 0.4,  # the largest part of a side that a view leaves out
-        "colour": 0.8,  # share of the views in other colours: without, colours are all that is learnt
+        # share of the views in other colours: without, colours are all that is learnt
+        "colour": 0.8,
         "jitter": 0.8,  # share of the views in other light, blurred and noisy
     },
     "denoiser": {"snr_cap": 5.0},  # cap of the weight by signal-to-noise ratio; 0: no weighting
@@ -79,8 +99,8 @@ def weights_of(role: str, objective: dict[str, float]) -> dict[str, float]:
 
 
 def jitter(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Some images (each with probability `share`) with other light, blur, and noise fine and coarse; (B,3,H,W) in
-    [0,1]."""
+    """Some images (each with probability `share`) with other light, blur, and noise fine and
+    coarse; (B,3,H,W) in [0,1]."""
     count = len(images)
 
     def draw(low: float, high: float, *shape: int) -> Tensor:
@@ -98,8 +118,8 @@ def jitter(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
 
 
 def hidden(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Some images (each with probability `share`) with a box of one colour over up to half of each side (DeVries &
-    Taylor 2017); (B,3,H,W) in [0,1]. 0 draws nothing."""
+    """Some images (each with probability `share`) with a box of one colour over up to half of each
+    side (DeVries & Taylor 2017); (B,3,H,W) in [0,1]. 0 draws nothing."""
     if not share:
         return images
     count, _, *sides = images.shape
@@ -115,7 +135,9 @@ def hidden(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
 
 
 def warp(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Each image moved, turned and scaled a little, its border repeated; 0 draws nothing and changes nothing."""
+    """Each image moved, turned and scaled a little, its border repeated; 0 draws nothing and
+    changes nothing.
+    """
     if not strength:
         return images
 
@@ -129,7 +151,9 @@ def warp(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
-def classifier(net: nn.Module, images: Tensor, labels: Tensor, w: dict[str, float], g: torch.Generator) -> Tensor:
+def classifier(
+    net: nn.Module, images: Tensor, labels: Tensor, w: dict[str, float], g: torch.Generator
+) -> Tensor:
     """Cross-entropy; labels (B,) class indices."""
     images = jitter(warp(images, w["warp"], g), w["jitter"], g)
     if w["adversarial"]:
@@ -138,13 +162,19 @@ def classifier(net: nn.Module, images: Tensor, labels: Tensor, w: dict[str, floa
     return F.cross_entropy(scores, labels, label_smoothing=w["smoothing"])
 
 
-def pushed(net: nn.Module, images: Tensor, labels: Tensor, eps: float, generator: torch.Generator) -> Tensor:
-    """Half of the images, at random, moved against their labels by one signed step, within eps of where they were.
+def pushed(
+    net: nn.Module, images: Tensor, labels: Tensor, eps: float, generator: torch.Generator
+) -> Tensor:
+    """Half of the images, at random, moved against their labels by one signed step, within eps of
+    where they were.
 
-    Fast adversarial training (Wong et al. 2020): a classifier that stands it has gradients that show what it looks at.
-    The other half stays clean, so that there is something to learn from while every push still succeeds.
+    Fast adversarial training (Wong et al. 2020): a classifier that stands it has gradients that
+    show what it looks at. The other half stays clean, so that there is something to learn from
+    while every push still succeeds.
     """
-    chosen = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)[:, None, None, None]
+    chosen = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)[
+        :, None, None, None
+    ]
     start = (torch.rand(images.shape, generator=generator).to(images.device) * 2 - 1) * eps
     moved = (images + start).clamp(0, 1).requires_grad_()
     (gradient,) = torch.autograd.grad(F.cross_entropy(net(normal(moved)).float(), labels), moved)
@@ -152,37 +182,52 @@ def pushed(net: nn.Module, images: Tensor, labels: Tensor, eps: float, generator
     return torch.where(chosen, (images + step).clamp(0, 1), images).detach()
 
 
-def attributes(net: nn.Module, images: Tensor, labels: Tensor, w: dict[str, float], g: torch.Generator) -> Tensor:
+def attributes(
+    net: nn.Module, images: Tensor, labels: Tensor, w: dict[str, float], g: torch.Generator
+) -> Tensor:
     """Binary cross-entropy of every attribute; labels (B,A) of 0 and 1."""
     scores = net(normal(jitter(warp(images, w["warp"], g), w["jitter"], g))).float()
     return F.binary_cross_entropy_with_logits(scores, labels)
 
 
-def autoencoder(net: Any, images: Tensor, labels: Tensor, w: dict[str, float], g: torch.Generator) -> Tensor:
-    """Rebuilding from a sampled latent (pixels, edges), KL divergence to the normal, and the attribute head."""
+def autoencoder(
+    net: Any, images: Tensor, labels: Tensor, w: dict[str, float], g: torch.Generator
+) -> Tensor:
+    """Rebuilding from a sampled latent (pixels, edges), KL divergence to the normal, and the
+    attribute head.
+    """
     mean, log_variance = net.posterior(images)
     noise = torch.randn(mean.shape, generator=g).to(mean.device)
     latents = mean + (log_variance / 2).exp() * noise
     rebuilt = net.decode(latents).float()
     kl = (mean**2 + log_variance.exp() - 1 - log_variance).sum(1).mean() / 2
-    loss: Tensor = w["pixel"] * (rebuilt - images).abs().mean() + w["edges"] * edges(rebuilt - images) + w["kl"] * kl
+    loss: Tensor = (
+        w["pixel"] * (rebuilt - images).abs().mean()
+        + w["edges"] * edges(rebuilt - images)
+        + w["kl"] * kl
+    )
     if w["total_correlation"]:
         loss = loss + w["total_correlation"] * total_correlation(latents, mean, log_variance)
     if w["features"]:
         loss = loss + w["features"] * feature_distance(net, rebuilt, images)
     if w["attributes"]:
-        loss = loss + w["attributes"] * F.binary_cross_entropy_with_logits(net.probe(latents).float(), labels)
+        loss = loss + w["attributes"] * F.binary_cross_entropy_with_logits(
+            net.probe(latents).float(), labels
+        )
     return loss
 
 
 def total_correlation(latents: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """How far the batch's latents are from having independent coordinates: KL(q(z) || prod_d q(z_d)), in nats.
+    """How far the batch's latents are from having independent coordinates: KL(q(z) || prod_d
+    q(z_d)), in nats.
 
-    Estimated by minibatch-weighted sampling (Chen et al. 2018, beta-TCVAE): q(z) is the mixture of the batch's M
-    posteriors. The data set's size N would add (D-1) log N, which has no gradient. latents, mean, log_variance: (M,D).
+    Estimated by minibatch-weighted sampling (Chen et al. 2018, beta-TCVAE): q(z) is the mixture of
+    the batch's M posteriors. The data set's size N would add (D-1) log N, which has no gradient.
+    latents, mean, log_variance: (M,D).
     """
     gap = latents[:, None] - mean[None]
-    log_q = -(gap.square() / log_variance.exp() + log_variance + math.log(2 * math.pi)) / 2  # (M,M,D): of z_i under j
+    # (M,M,D): of z_i under j
+    log_q = -(gap.square() / log_variance.exp() + log_variance + math.log(2 * math.pi)) / 2
     log_m = math.log(len(latents))
     joint = log_q.sum(2).logsumexp(1) - log_m
     apart = (log_q.logsumexp(1) - log_m).sum(1)
@@ -190,12 +235,16 @@ def total_correlation(latents: Tensor, mean: Tensor, log_variance: Tensor) -> Te
 
 
 def feature_distance(net: Any, rebuilt: Tensor, images: Tensor) -> Tensor:
-    """A perceptual distance in the autoencoder's own encoder, which this does not train: only the decoder pays."""
+    """A perceptual distance in the autoencoder's own encoder, which this does not train: only the
+    decoder pays.
+    """
     with torch.no_grad():
         wanted = net.features(images)
     frozen = {f"net.{name}": value.detach() for name, value in net.named_parameters()}
     got = functional_call(Features(net), frozen, (rebuilt,))
-    terms = [((a - b).float() / b.float().std()).abs().mean() for a, b in zip(got, wanted, strict=True)]
+    terms = [
+        ((a - b).float() / b.float().std()).abs().mean() for a, b in zip(got, wanted, strict=True)
+    ]
     return torch.stack(terms).mean()
 
 
@@ -214,7 +263,9 @@ class Features(nn.Module):
 
 
 def edges(error: Tensor) -> Tensor:
-    """Mean absolute difference of neighbouring errors over three sizes: blur and shifted outlines cost most here."""
+    """Mean absolute difference of neighbouring errors over three sizes: blur and shifted outlines
+    cost most here.
+    """
     total = error.new_zeros(())
     for _ in range(3):
         total = total + error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
@@ -223,12 +274,19 @@ def edges(error: Tensor) -> Tensor:
 
 
 def denoiser(
-    net: nn.Module, images: Tensor, alphas: Tensor, prediction: str, w: dict[str, float], g: torch.Generator
+    net: nn.Module,
+    images: Tensor,
+    alphas: Tensor,
+    prediction: str,
+    w: dict[str, float],
+    g: torch.Generator,
 ) -> Tensor:
-    """Mean squared error of the prediction at uniformly drawn steps, weighted by the signal-to-noise ratio.
+    """Mean squared error of the prediction at uniformly drawn steps, weighted by the
+    signal-to-noise ratio.
 
     In the scale of x0 the weight is min(SNR, cap) as in Hang et al. 2023; v and x0 get at least 1
-    (Salimans & Ho 2022), so that the noisiest steps, which decide the composition, count; for epsilon it would explode.
+    (Salimans & Ho 2022), so that the noisiest steps, which decide the composition, count; for
+    epsilon it would explode.
     """
     x0 = images * 2 - 1
     t = torch.randint(len(alphas), (len(x0),), generator=g).to(x0.device)
@@ -240,7 +298,9 @@ def denoiser(
     error: Tensor = (net(x_t, t).float() - goal).square().mean((1, 2, 3))
     if w["snr_cap"]:
         snr = (a / (1 - a)).flatten()
-        scale = {"epsilon": 1 / snr, "v_prediction": 1 / (snr + 1), "sample": torch.ones_like(snr)}[prediction]
+        scale = {"epsilon": 1 / snr, "v_prediction": 1 / (snr + 1), "sample": torch.ones_like(snr)}[
+            prediction
+        ]
         floor = 0.0 if prediction == "epsilon" else 1.0
         error = error * (snr.clamp(floor, w["snr_cap"]) * scale).to(error)
     return error.mean()

@@ -1,5 +1,5 @@
-"""The semantic autoencoder's training: rebuild each image from a style per region and its mask, small regions as much
-as large ones."""
+"""The semantic autoencoder's training: rebuild each image from a style per region and its mask,
+small regions as much as large ones."""
 
 from __future__ import annotations
 
@@ -23,29 +23,41 @@ def expect_masks(config: TrainConfig) -> None:
     if config.data.mask is None:
         raise UserError(f"{config.name}: expected data.mask, the column of masks, got none")
     if len(config.classes) < 2 or len(config.classes) > 256:
-        raise UserError(f"{config.name}: expected from 2 to 256 regions in classes, got {len(config.classes)}")
+        raise UserError(
+            f"{config.name}: expected from 2 to 256 regions in classes, got {len(config.classes)}"
+        )
     if config.flip:
-        raise UserError(f"{config.name}: expected flip: false, since masks are not mirrored, got true")
+        raise UserError(
+            f"{config.name}: expected flip: false, since masks are not mirrored, got true"
+        )
 
 
 def masks_of(samples: Samples, regions: int) -> Tensor:
     """The masks of samples, (N,H,W) uint8; UserError where one has a value that is no region's."""
     assert samples.masks is not None
     if int(samples.masks.max()) >= regions:
-        raise UserError(f"data.mask: expected values below {regions}, one per region, got {int(samples.masks.max())}")
+        raise UserError(
+            f"data.mask: expected values below {regions}, one per region, got"
+            f" {int(samples.masks.max())}"
+        )
     return samples.masks
 
 
 def targets(samples: Samples, config: TrainConfig) -> Tensor:
     """What the loss is told of samples, (N, H*W + A) uint8: the mask, and attributes of 0 and 1."""
-    return torch.cat([masks_of(samples, len(config.classes)).flatten(1), bits(samples, config.labels).byte()], 1)
+    return torch.cat(
+        [masks_of(samples, len(config.classes)).flatten(1), bits(samples, config.labels).byte()], 1
+    )
 
 
 def loss(net: Any, images: Tensor, told: Tensor, w: dict[str, float], g: torch.Generator) -> Tensor:
-    """Rebuilding from noisy styles, in pixels, edges and per region, the styles' divergence from the normal, and the
-    attribute head; told: as `targets`."""
+    """Rebuilding from noisy styles, in pixels, edges and per region, the styles' divergence from
+    the normal, and the attribute head; told: as `targets`."""
     pixels = images.shape[2] * images.shape[3]
-    masks, has = told[:, :pixels].long().view(len(images), *images.shape[2:]), told[:, pixels:].float()
+    masks, has = (
+        told[:, :pixels].long().view(len(images), *images.shape[2:]),
+        told[:, pixels:].float(),
+    )
     mean = net.encode(images, masks)
     log_variance = net.log_variance.clamp(-8, 2).expand_as(mean)
     noise = torch.randn(mean.shape, generator=g).to(mean.device)
@@ -55,21 +67,31 @@ def loss(net: Any, images: Tensor, told: Tensor, w: dict[str, float], g: torch.G
     total: Tensor = w["pixel"] * error.abs().mean() + w["edges"] * edges(error) + w["kl"] * kl
     total = total + w["regions"] * unexplained(error, images, masks, net.regions).mean()
     if w["attributes"]:
-        total = total + w["attributes"] * F.binary_cross_entropy_with_logits(net.probe(styles.flatten(1)).float(), has)
+        total = total + w["attributes"] * F.binary_cross_entropy_with_logits(
+            net.probe(styles.flatten(1)).float(), has
+        )
     return total
 
 
-def without_aids(spec: dict[str, Any], state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The model config and weights of what is asked later: neither the attribute head nor the styles' noise."""
-    kept = {key: value for key, value in state.items() if not key.startswith(("probe.", "log_variance"))}
+def without_aids(
+    spec: dict[str, Any], state: Mapping[str, Tensor]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The model config and weights of what is asked later: neither the attribute head nor the
+    styles' noise.
+    """
+    kept = {
+        key: value for key, value in state.items() if not key.startswith(("probe.", "log_variance"))
+    }
     return {**spec, "settings": {**spec["settings"], "attributes": None}}, kept
 
 
 def unexplained(error: Tensor, images: Tensor, masks: Tensor, regions: int) -> Tensor:
-    """Which share of each region's variance within the image a rebuilding misses, (B,R), 0 where a region is not there.
+    """Which share of each region's variance within the image a rebuilding misses, (B,R), 0 where a
+    region is not there.
 
-    Squared, since the absolute error of a thin line, such as a mouth's, is least where there is none. The variance is
-    taken for 0.02 more than it is, so that what has hardly any, such as a backdrop, does not outweigh all others.
+    Squared, since the absolute error of a thin line, such as a mouth's, is least where there is
+    none. The variance is taken for 0.02 more than it is, so that what has hardly any, such as a
+    backdrop, does not outweigh all others.
     """
     squares = torch.cat([error.square(), images.square(), images], 1)
     missed, square, mean = average(squares, masks, regions).chunk(3, dim=2)
@@ -79,9 +101,11 @@ def unexplained(error: Tensor, images: Tensor, masks: Tensor, regions: int) -> T
 
 @torch.no_grad()
 def holdout(model: Any, samples: Samples, masks: Tensor, device: torch.device) -> dict[str, Any]:
-    """Mean absolute error per pixel in [0,1] and PSNR in dB of rebuilt images, and the error in each region.
+    """Mean absolute error per pixel in [0,1] and PSNR in dB of rebuilt images, and the error in
+    each region.
 
-    leak: of all that changes where one region has another face's style, the mean share outside of that region.
+    leak: of all that changes where one region has another face's style, the mean share outside of
+    that region.
     """
     psnr, absolute, errors, leaks = 0.0, 0.0, [], []
     for part, x in train_holdout.batches(samples, device):
@@ -99,6 +123,13 @@ def holdout(model: Any, samples: Samples, masks: Tensor, device: torch.device) -
             leaks.append(float(moved[mask != region].sum() / moved.sum().clamp(min=1e-6)))
     count, each = len(samples), torch.cat(errors)
     there = (each > 0).sum(0).clamp(min=1)
-    per = {name: round(float(each[:, i].sum() / there[i]), 4) for i, name in enumerate(model.regions)}
-    told = {"rows": count, "l1": round(absolute / count, 5), "psnr": round(psnr / count, 2), "regions": per}
+    per = {
+        name: round(float(each[:, i].sum() / there[i]), 4) for i, name in enumerate(model.regions)
+    }
+    told = {
+        "rows": count,
+        "l1": round(absolute / count, 5),
+        "psnr": round(psnr / count, 2),
+        "regions": per,
+    }
     return {**told, "leak": round(sum(leaks) / len(leaks), 4)}

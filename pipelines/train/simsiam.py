@@ -1,4 +1,6 @@
-"""SimSiam's training: two views of every image, the symmetric loss, and whether the output has collapsed."""
+"""SimSiam's training: two views of every image, the symmetric loss, and whether the output has
+collapsed.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,13 @@ from configs.strict import UserError
 from pipelines.train.data import Samples
 from pipelines.train.losses import jitter, normal
 
-COLLAPSED = 0.1  # spread of the output below which nothing was learnt; 1 is even over all directions
+# spread of the output below which nothing was learnt; 1 is even over all directions
+COLLAPSED = 0.1
 
 
 def views(images: Tensor, w: dict[str, float], generator: torch.Generator) -> Tensor:
-    """A random view of each image (B,3,H,W) in [0,1]: cropped, mirrored, in other colours and light, blurred and noisy.
+    """A random view of each image (B,3,H,W) in [0,1]: cropped, mirrored, in other colours and
+    light, blurred and noisy.
 
     w: the terms of `train_losses.TERMS["simsiam"]`.
     """
@@ -35,42 +39,49 @@ def views(images: Tensor, w: dict[str, float], generator: torch.Generator) -> Te
     seen = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     angle, saturation = 2 * math.pi * draw(), 1.4 * draw()
     chosen = (draw() < w["colour"]).to(images.device)[:, None, None, None]
-    return jitter(torch.where(chosen, recoloured(seen, angle, saturation), seen), w["jitter"], generator)
+    return jitter(
+        torch.where(chosen, recoloured(seen, angle, saturation), seen), w["jitter"], generator
+    )
 
 
 def recoloured(images: Tensor, angle: Tensor, saturation: Tensor) -> Tensor:
-    """Images (B,3,H,W) with their hues turned around the grey axis by angle (B,) in radians, and the saturation (B,)
-    times what it was."""
+    """Images (B,3,H,W) with their hues turned around the grey axis by angle (B,) in radians, and
+    the saturation (B,) times what it was."""
     angle, saturation = (value.to(images)[:, None, None, None] for value in (angle, saturation))
     grey = images.mean(1, keepdim=True)
     colour = images - grey
-    across = (colour.roll(1, 1) - colour.roll(-1, 1)) / math.sqrt(3)  # the cross product with the grey axis
+    # the cross product with the grey axis
+    across = (colour.roll(1, 1) - colour.roll(-1, 1)) / math.sqrt(3)
     return (grey + saturation * (angle.cos() * colour + angle.sin() * across)).clamp(0, 1)
 
 
 def loss(net: Any, images: Tensor, w: dict[str, float], generator: torch.Generator) -> Tensor:
-    """Half of D(p1, z2) + D(p2, z1), D the negative cosine, no gradient through z (equations 1 to 4)."""
+    """Half of D(p1, z2) + D(p2, z1), D the negative cosine, no gradient through z (equations 1 to
+    4).
+    """
     z1, z2 = (net(normal(views(images, w, generator))).float() for _ in range(2))
     p1, p2 = net.predictor(z1).float(), net.predictor(z2).float()
     near = F.cosine_similarity(p1, z2.detach()).mean() + F.cosine_similarity(p2, z1.detach()).mean()
     return -near / 2
 
 
-def without_predictor(spec: dict[str, Any], state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def without_predictor(
+    spec: dict[str, Any], state: Mapping[str, Tensor]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The model config and weights of what is looked through: all but the predictor."""
     kept = {key: value for key, value in state.items() if not key.startswith("predictor.")}
     return {**spec, "settings": {**spec["settings"], "hidden": 0}}, kept
 
 
 def spread(z: Tensor) -> float:
-    """Mean standard deviation of the l2-normalised outputs (N,D) per direction, times sqrt(D): near 1 when they are
-    even over the sphere, 0 when all are one point (section 4.1)."""
+    """Mean standard deviation of the l2-normalised outputs (N,D) per direction, times sqrt(D): near
+    1 when they are even over the sphere, 0 when all are one point (section 4.1)."""
     return float(F.normalize(z.double(), dim=1).std(0, correction=0).mean()) * math.sqrt(z.shape[1])
 
 
 def rank(z: Tensor) -> float:
-    """How many directions the l2-normalised outputs (N,D) fill: the exponential of the entropy of their covariance's
-    spectrum (Roy & Vetterli 2007), from 1 to D."""
+    """How many directions the l2-normalised outputs (N,D) fill: the exponential of the entropy of
+    their covariance's spectrum (Roy & Vetterli 2007), from 1 to D."""
     spectrum = torch.linalg.eigvalsh(torch.cov(F.normalize(z.double(), dim=1).T)).clamp(min=1e-12)
     shares = spectrum / spectrum.sum()
     return float((-(shares * shares.log()).sum()).exp())
@@ -84,14 +95,18 @@ def expect_no_collapse(net: nn.Module, samples: Samples, name: str, device: torc
     got = spread(net(normal(images)).float().cpu())
     if len(images) > 1 and not got > COLLAPSED:
         raise UserError(
-            f"{name}: expected outputs that differ, got a spread of {got:.3f} (1 is even): the training collapsed: "
-            "a larger batch, another lr or more steps"
+            f"{name}: expected outputs that differ, got a spread of {got:.3f} (1 is even): the"
+            " training collapsed: a larger batch, another lr or more steps"
         )
 
 
 @torch.no_grad()
-def holdout(model: Any, samples: Samples, w: dict[str, float], device: torch.device) -> dict[str, Any]:
-    """Spread, rank, cosine of two views of one image and of two images, how often a view finds its own other view."""
+def holdout(
+    model: Any, samples: Samples, w: dict[str, float], device: torch.device
+) -> dict[str, Any]:
+    """Spread, rank, cosine of two views of one image and of two images, how often a view finds its
+    own other view.
+    """
     generator = torch.Generator().manual_seed(0)
     pairs: list[list[Tensor]] = [[], [], []]
     for images in torch.split(samples.images, 100):
@@ -109,5 +124,7 @@ def holdout(model: Any, samples: Samples, w: dict[str, float], device: torch.dev
         "rank": round(rank(z), 2),
         "cosine_of_two_views": round(float(own.mean()), 4),
         "cosine_of_two_images": round(float(others), 4),
-        "view_finds_its_own": round(float((cosines.argmax(1) == torch.arange(len(z))).float().mean()), 4),
+        "view_finds_its_own": round(
+            float((cosines.argmax(1) == torch.arange(len(z))).float().mean()), 4
+        ),
     }

@@ -1,4 +1,6 @@
-"""A method that gives three answers to a query: its rows are stored, set aside, tried again and verified as wholes."""
+"""A method that gives three answers to a query: its rows are stored, set aside, tried again and
+verified as wholes.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,14 @@ from actors.answer import Answerer
 from actors.generate import Generate
 from configs.schema import RunConfig
 from configs.strict import UserError
-from counterfactory.methods.contract import Answers, Budget, Queries, row_generators, row_noise, settle
+from counterfactory.methods.contract import (
+    Answers,
+    Budget,
+    Queries,
+    row_generators,
+    row_noise,
+    settle,
+)
 from pipelines.engine.runner import worker_config
 from storage.codec import decode, encode
 from storage.commit import commit_shard, read_commits, read_committed, to_retry, todo
@@ -50,10 +59,16 @@ class Thrice:
         if len(queries) > self.most:
             raise MemoryError
         many = queries.repeated(EACH)
-        far = row_noise(row_generators(queries.seed), (EACH, 1, 1, 1), queries.images.device).flatten(0, 1).abs()
+        far = (
+            row_noise(row_generators(queries.seed), (EACH, 1, 1, 1), queries.images.device)
+            .flatten(0, 1)
+            .abs()
+        )
         images = many.images + 0.4 * far * (2 * many.target - 1)[:, None, None, None]
         steps = torch.arange(EACH).repeat(len(queries))
-        return settle(classifier, images, many, ["stuck"] * len(many), Budget.of(len(many)), steps=steps)
+        return settle(
+            classifier, images, many, ["stuck"] * len(many), Budget.of(len(many)), steps=steps
+        )
 
 
 class Lossy(Thrice):
@@ -61,7 +76,10 @@ class Lossy(Thrice):
 
     def __call__(self, queries: Queries, classifier: Any) -> Answers:
         found = super().__call__(queries, classifier)
-        short = {name: getattr(found, name)[:-1] for name in ("counterfactual", "flipped", "steps", "reasons")}
+        short = {
+            name: getattr(found, name)[:-1]
+            for name in ("counterfactual", "flipped", "steps", "reasons")
+        }
         return Answers(**short, forward=found.forward[:-1], backward=found.backward[:-1])
 
 
@@ -77,7 +95,9 @@ class Stepless(Thrice):
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Generate, Store]]:
     """make(name, method): a worker, and the store of its planned run over 7 pictures."""
-    monkeypatch.setattr("actors.answer.load_models", lambda config, names, device: {"classifier": Brightness()})
+    monkeypatch.setattr(
+        "actors.answer.load_models", lambda config, names, device: {"classifier": Brightness()}
+    )
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 250, (SIZE, SIZE, 3), dtype=np.uint8) for _ in range(ROWS)]
     (tmp_path / "data").mkdir()
@@ -91,7 +111,13 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple
             {
                 "name": name,
                 "data": {"path": str(tmp_path / "data"), "size": SIZE},
-                "models": {"classifier": {"role": "classifier", "target": "a.b", "classes": ["dark", "bright"]}},
+                "models": {
+                    "classifier": {
+                        "role": "classifier",
+                        "target": "a.b",
+                        "classes": ["dark", "bright"],
+                    }
+                },
                 "method": {"target": "counterfactory.methods.pixel_pgd.PixelPGD"},
                 "engine": {"batch": 2, **engine},
             }
@@ -103,12 +129,20 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple
     return make
 
 
-def work(worker: Generate, store: Store, shards: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
-    return [worker(shard) for shard in (todo(read_plan(store), store, "generate") if shards is None else shards)]
+def work(
+    worker: Generate, store: Store, shards: list[dict[str, Any]] | None = None
+) -> list[dict[str, Any]]:
+    return [
+        worker(shard)
+        for shard in (todo(read_plan(store), store, "generate") if shards is None else shards)
+    ]
 
 
 def stored(store: Store) -> list[dict[str, Any]]:
-    tables = [read_committed(store, commit) for _, commit in sorted(read_commits(store, "generate").items())]
+    tables = [
+        read_committed(store, commit)
+        for _, commit in sorted(read_commits(store, "generate").items())
+    ]
     rows: list[dict[str, Any]] = pa.concat_tables(tables).drop_columns(["seconds"]).to_pylist()
     return rows
 
@@ -116,7 +150,11 @@ def stored(store: Store) -> list[dict[str, Any]]:
 def test_every_batch_gives_the_same_answers_each_under_its_own_name(make: Any) -> None:
     worker, store = make("two", Thrice())
     receipts = work(worker, store)
-    assert [(r["rows_in"], r["rows_out"], r["answers"]) for r in receipts] == [(3, 3, 9), (3, 3, 9), (1, 1, 3)]
+    assert [(r["rows_in"], r["rows_out"], r["answers"]) for r in receipts] == [
+        (3, 3, 9),
+        (3, 3, 9),
+        (1, 1, 3),
+    ]
     rows = stored(store)
     assert [row["k"] for row in rows] == [0, 1, 2] * ROWS
     assert [row["steps"] for row in rows] == [0, 1, 2] * ROWS
@@ -126,8 +164,14 @@ def test_every_batch_gives_the_same_answers_each_under_its_own_name(make: Any) -
         assert row["counterfactual"]["path"] == f"{row['cf_id']}.png"
         seen = decode(row["counterfactual"]["bytes"], size=SIZE, crop=None, max_pixels=100)
         assert row["flipped"] == ((seen.mean() > 127.5) == bool(row["target"]))
-    assert len({row["counterfactual"]["bytes"] for row in rows}) == len({row["cf_id"] for row in rows}) == len(rows)
-    assert len({row["original"]["bytes"] for row in rows}) == len({row["id"] for row in rows}) == ROWS
+    assert (
+        len({row["counterfactual"]["bytes"] for row in rows})
+        == len({row["cf_id"] for row in rows})
+        == len(rows)
+    )
+    assert (
+        len({row["original"]["bytes"] for row in rows}) == len({row["id"] for row in rows}) == ROWS
+    )
     assert 0 < sum(row["flipped"] for row in rows) < len(rows)
     assert verify(store) == []
     for batch in (1, 3):
@@ -145,11 +189,19 @@ def test_every_batch_gives_the_same_answers_each_under_its_own_name(make: Any) -
 @pytest.mark.parametrize(
     ("method", "told"),
     [
-        (Lossy(), r"PixelPGD to give the same number of answers, 1 or more, to each of 2 rows, got 5"),
-        (Stepless(), r"expected steps of the 6 answers of counterfactory.methods.pixel_pgd.PixelPGD, got 2"),
+        (
+            Lossy(),
+            r"PixelPGD to give the same number of answers, 1 or more, to each of 2 rows, got 5",
+        ),
+        (
+            Stepless(),
+            r"expected steps of the 6 answers of counterfactory.methods.pixel_pgd.PixelPGD, got 2",
+        ),
     ],
 )
-def test_answers_that_do_not_go_to_the_queries_end_the_run_and_blame_no_row(make: Any, method: Any, told: str) -> None:
+def test_answers_that_do_not_go_to_the_queries_end_the_run_and_blame_no_row(
+    make: Any, method: Any, told: str
+) -> None:
     worker, store = make("run", method)
     with pytest.raises(UserError, match=told):
         work(worker, store)
@@ -185,7 +237,9 @@ def test_a_row_of_which_one_answer_cannot_be_stored_is_set_aside_whole_and_tried
 
     monkeypatch.setattr(Answerer, "__call__", call)
     work(worker, store)
-    (quarantined,) = [entry for c in read_commits(store, "generate").values() for entry in c["quarantined"]]
+    (quarantined,) = [
+        entry for c in read_commits(store, "generate").values() for entry in c["quarantined"]
+    ]
     assert quarantined["id"] == bad["id"]
     assert quarantined["reason"].startswith("answer 1: the classifier gave the counterfactual")
     assert verify(store) == []
@@ -193,12 +247,19 @@ def test_a_row_of_which_one_answer_cannot_be_stored_is_set_aside_whole_and_tried
 
     monkeypatch.setattr(Answerer, "__call__", plain)
     (receipt,) = work(worker, store, to_retry({"shards": plan_of(worker)}, store))
-    assert (receipt["rows_in"], receipt["rows_out"], receipt["answers"], receipt["quarantined"]) == (3, 3, 9, 0)
+    assert (
+        receipt["rows_in"],
+        receipt["rows_out"],
+        receipt["answers"],
+        receipt["quarantined"],
+    ) == (3, 3, 9, 0)
     assert stored(store) == stored(expected)
     assert verify(store) == []
 
 
-def test_a_run_that_was_killed_ends_with_the_same_table(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_was_killed_ends_with_the_same_table(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole, expected = make("whole", Thrice())
     work(whole, expected)
     worker, store = make("run", Thrice())
@@ -214,7 +275,9 @@ def test_a_run_that_was_killed_ends_with_the_same_table(make: Any, monkeypatch: 
         work(worker, store)
     monkeypatch.undo()
     assert list(read_commits(store, "generate")) == [0]
-    monkeypatch.setattr("actors.answer.load_models", lambda config, names, device: {"classifier": Brightness()})
+    monkeypatch.setattr(
+        "actors.answer.load_models", lambda config, names, device: {"classifier": Brightness()}
+    )
     again, _ = make("run", Thrice(), batch=3)
     work(again, store)
     assert stored(store) == stored(expected)
@@ -226,20 +289,44 @@ def test_a_lost_answer_is_noticed(make: Any) -> None:
     work(worker, store)
     commit = read_commits(store, "generate")[2]
     table = read_committed(store, commit).slice(0, 2)
-    said: dict[str, Any] = {"rows_in": 1, "rows_out": 1, "quarantined": [], "seconds": 0.0, "extra": {}}
+    said: dict[str, Any] = {
+        "rows_in": 1,
+        "rows_out": 1,
+        "quarantined": [],
+        "seconds": 0.0,
+        "extra": {},
+    }
     other = open_store(f"{store.uri}-lost")
     write_plan(other, {"fingerprint": {}, "shards": plan_of(worker), "rows": ROWS})
     for index, shard in enumerate(plan_of(worker)[:2]):
         kept = read_committed(store, read_commits(store, "generate")[index])
-        commit_shard(other, "generate", shard, kept, **{**said, "rows_in": SHARD, "rows_out": SHARD})
+        commit_shard(
+            other, "generate", shard, kept, **{**said, "rows_in": SHARD, "rows_out": SHARD}
+        )
     commit_shard(other, "generate", plan_of(worker)[2], table, **said)
-    assert verify(other) == ["generate: shard 2: expected 3 answers to each row, as elsewhere, got 2"]
+    assert verify(other) == [
+        "generate: shard 2: expected 3 answers to each row, as elsewhere, got 2"
+    ]
     kept = read_committed(store, read_commits(store, "generate")[0])
-    with pytest.raises(ValueError, match="expected as many answers to each of 3 rows, got 8 answers"):
-        commit_shard(other, "generate", plan_of(worker)[0], kept.slice(0, 8), **{**said, "rows_in": 3, "rows_out": 3})
-    kept = kept.set_column(kept.column_names.index("k"), "k", pa.array([0, 1, 3, *[0, 1, 2] * 2], pa.int32()))
+    with pytest.raises(
+        ValueError, match="expected as many answers to each of 3 rows, got 8 answers"
+    ):
+        commit_shard(
+            other,
+            "generate",
+            plan_of(worker)[0],
+            kept.slice(0, 8),
+            **{**said, "rows_in": 3, "rows_out": 3},
+        )
+    kept = kept.set_column(
+        kept.column_names.index("k"), "k", pa.array([0, 1, 3, *[0, 1, 2] * 2], pa.int32())
+    )
     third = open_store(f"{store.uri}-other")
     write_plan(third, {"fingerprint": {}, "shards": plan_of(worker)[:1], "rows": SHARD})
-    commit_shard(third, "generate", plan_of(worker)[0], kept, **{**said, "rows_in": 3, "rows_out": 3})
+    commit_shard(
+        third, "generate", plan_of(worker)[0], kept, **{**said, "rows_in": 3, "rows_out": 3}
+    )
     name = kept["id"][0].as_py()
-    assert verify(third) == [f"generate: shard 0: expected answers 0 to 2 to row {name}, got 0, 1, 3"]
+    assert verify(third) == [
+        f"generate: shard 0: expected answers 0 to 2 to row {name}, got 0, 1, 3"
+    ]

@@ -1,4 +1,6 @@
-"""A worker that is given two shards reads one while it computes the other, and writes it while the next computes."""
+"""A worker that is given two shards reads one while it computes the other, and writes it while the
+next computes.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def make(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[Generate, list[dict[str, Any]], Store]]:
     """make(name): a worker, the shards of 12 pictures, and the run's store."""
-    monkeypatch.setattr("actors.answer.load_models", lambda config, names, device: {"classifier": Brightness()})
+    monkeypatch.setattr(
+        "actors.answer.load_models", lambda config, names, device: {"classifier": Brightness()}
+    )
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 250, (SIZE, SIZE, 3), dtype=np.uint8) for _ in range(ROWS)]
     cells = [{"bytes": encode(picture), "path": None} for picture in pictures]
@@ -58,8 +62,17 @@ def make(
             {
                 "name": name,
                 "data": {"path": str(tmp_path / "data"), "size": SIZE},
-                "models": {"classifier": {"role": "classifier", "target": "a.b", "classes": ["dark", "bright"]}},
-                "method": {"target": "counterfactory.methods.pixel_pgd.PixelPGD", "settings": {"max_steps": 2}},
+                "models": {
+                    "classifier": {
+                        "role": "classifier",
+                        "target": "a.b",
+                        "classes": ["dark", "bright"],
+                    }
+                },
+                "method": {
+                    "target": "counterfactory.methods.pixel_pgd.PixelPGD",
+                    "settings": {"max_steps": 2},
+                },
                 "engine": {"batch": 2, **engine},
             }
         )
@@ -72,7 +85,10 @@ def make(
 
 def answers(store: Store) -> list[dict[str, Any]]:
     """What was committed, without the times."""
-    tables = [read_committed(store, commit) for _, commit in sorted(read_commits(store, "generate").items())]
+    tables = [
+        read_committed(store, commit)
+        for _, commit in sorted(read_commits(store, "generate").items())
+    ]
     return pa.concat_tables(tables).drop_columns(["seconds"]).to_pylist()
 
 
@@ -87,7 +103,9 @@ def test_two_shards_at_a_time_give_what_one_gives(make: Any) -> None:
     assert [receipt["rows_out"] for receipt in receipts] == [SHARD] * 3
 
 
-def test_a_shard_is_read_and_decoded_while_another_is_computed(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shard_is_read_and_decoded_while_another_is_computed(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     decoded = threading.Event()
     worker, shards, _ = make("run")
     as_row, answer = rows_module.as_row, Answerer.__call__
@@ -109,7 +127,9 @@ def test_a_shard_is_read_and_decoded_while_another_is_computed(make: Any, monkey
     assert [receipt["rows_out"] for receipt in receipts] == [SHARD, SHARD]
 
 
-def test_a_shard_is_written_while_the_next_is_computed(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shard_is_written_while_the_next_is_computed(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     computed = threading.Event()
     worker, shards, _ = make("run")
     commit, answer, calls = module.commit_shard, Answerer.__call__, []
@@ -145,7 +165,8 @@ def test_only_one_shard_computes_at_a_time(make: Any, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Answerer, "__call__", computing)
     with ThreadPoolExecutor(2) as pool:
         receipts = list(pool.map(worker, shards))
-    assert sum(receipt["quarantined"] for receipt in receipts) == 0  # a failed assertion would set a row aside
+    # a failed assertion would set a row aside
+    assert sum(receipt["quarantined"] for receipt in receipts) == 0
 
 
 def test_a_commit_says_how_long_its_worker_computed_and_waited(make: Any) -> None:
@@ -157,7 +178,9 @@ def test_a_commit_says_how_long_its_worker_computed_and_waited(make: Any) -> Non
         assert sums[name] > 0
 
 
-def test_a_shard_that_is_committed_already_is_not_made_again(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shard_that_is_committed_already_is_not_made_again(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     worker, shards, store = make("run")
     receipt = worker(shards[0])
     files = store.list("")
@@ -174,7 +197,9 @@ def test_a_row_with_an_answered_ones_id_stays_aside_when_it_is_tried_again_row_b
 ) -> None:
     path = tmp_path / "data" / "a.parquet"
     table = pq.read_table(path)
-    pq.write_table(table.append_column("name", pa.array(["a", "b", "a", *map(str, range(ROWS - 3))])), path)
+    pq.write_table(
+        table.append_column("name", pa.array(["a", "b", "a", *map(str, range(ROWS - 3))])), path
+    )
     worker, _, store = make("run", attempts=1)
     worker.config["data"]["id"] = "name"
     (shard, *_), _ = plan_shards(str(path.parent), shard_rows=SHARD, rows=None)
@@ -200,7 +225,9 @@ def test_a_row_that_hung_when_it_was_tried_again_is_tried_once_more(make: Any) -
 
 
 @pytest.mark.parametrize("times", [1, 4])
-def test_ctrl_c_is_no_death_and_sets_no_row_aside(make: Any, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+def test_ctrl_c_is_no_death_and_sets_no_row_aside(
+    make: Any, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
     worker, shards, store = make("run", attempts=3, kind="local")
     if times == 1:  # row by row
         for _ in range(3):
@@ -231,7 +258,9 @@ def test_a_large_batch_may_take_no_longer_than_a_few_rows(
     assert limits == [allowed]
 
 
-def test_a_row_that_the_classifier_gives_no_number_for_is_set_aside(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_that_the_classifier_gives_no_number_for_is_set_aside(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     worker, shards, store = make("run")
     plain, found = Answerer.__call__, []
 
@@ -266,7 +295,9 @@ def test_deaths_over_one_shard_do_not_count_for_one_that_waits_row_by_row(make: 
     assert len(store.list("attempt")) == 3
 
 
-def test_a_shard_whose_workers_die_outside_of_any_row_stops_the_run(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shard_whose_workers_die_outside_of_any_row_stops_the_run(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Death(BaseException):
         """Stands for the end of the process."""
 
@@ -288,6 +319,7 @@ def test_a_shard_whose_workers_die_outside_of_any_row_stops_the_run(make: Any, m
         with pytest.raises(Death):
             worker.finish(begun)
     with pytest.raises(
-        UserError, match=r"shard 1 \(4 rows from 4 of .*a\.parquet\): expected its worker to live.*got 4"
+        UserError,
+        match=r"shard 1 \(4 rows from 4 of .*a\.parquet\): expected its worker to live.*got 4",
     ):
         worker.begin(shards[1])

@@ -72,16 +72,22 @@ def record(i: int, before: int, after: int, **changed: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def made(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Store, dict[str, Any]]]:
+def made(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[Store, dict[str, Any]]]:
     """made(records, **models): a store with one generated shard, and the models by name."""
 
     def make(records: list[dict[str, Any]], **models: Any) -> tuple[Store, dict[str, Any]]:
         store = open_store(tmp_path)
         built = {"classifier": Brightness(), "oracle": Oracle(), "second": Brightness(), **models}
-        monkeypatch.setattr("actors.score.load_models", lambda c, names, device: {n: built[n] for n in names})
+        monkeypatch.setattr(
+            "actors.score.load_models", lambda c, names, device: {n: built[n] for n in names}
+        )
         table = pa.Table.from_pylist(records, schema=COUNTERFACTUALS)
         bad = [{"id": f"bad{i}", "reason": "broken"} for i in range(SHARD["rows"] - len(records))]  # type: ignore[operator]
-        commit_shard(store, "generate", SHARD, table, rows_in=4, quarantined=bad, seconds=1.0, extra={})
+        commit_shard(
+            store, "generate", SHARD, table, rows_in=4, quarantined=bad, seconds=1.0, extra={}
+        )
         return store, built
 
     return make
@@ -108,9 +114,15 @@ def test_scores_of_a_shard(made: Any) -> None:
     assert [row["l1"] for row in rows] == pytest.approx([150 / 255, 50 / 255, 0, 150 / 255])
     assert [row["sparsity"] for row in rows] == [1, 1, 0, 1]
     p = 1 / (1 + np.exp(-18 * (50 / 255 - 0.5)))
-    assert rows[2]["cout"] == pytest.approx(2 * p - 1, abs=1e-6)  # a pair without a change: its constant
-    assert (rows[2]["causal_share"], rows[2]["changed_causal"]) == (None, 0)  # nothing changed: no share
-    assert (rows[0]["causal_share"], rows[0]["changed_causal"], rows[0]["changed_spurious"]) == (0.5, 1, 1)
+    # a pair without a change: its constant
+    assert rows[2]["cout"] == pytest.approx(2 * p - 1, abs=1e-6)
+    # nothing changed: no share
+    assert (rows[2]["causal_share"], rows[2]["changed_causal"]) == (None, 0)
+    assert (rows[0]["causal_share"], rows[0]["changed_causal"], rows[0]["changed_spurious"]) == (
+        0.5,
+        1,
+        1,
+    )
     assert rows[0]["attributes_after"] == pytest.approx([200 / 255] * 2)
     assert (rows[0]["second_agrees"], rows[1]["second_agrees"], rows[0]["second_base"]) == (1, 0, 1)
     assert (rows[0]["seconds"], rows[0]["forward"], rows[0]["backward"]) == (0.25, 7, None)
@@ -143,7 +155,12 @@ class Memory(Brightness):
 
 
 def test_a_batch_that_does_not_fit_in_memory_is_halved_and_scores_the_same(made: Any) -> None:
-    records = [record(0, 50, 200), record(1, 60, 190), record(2, 70, 180, id="r1", k=1), record(3, 80, 170)]
+    records = [
+        record(0, 50, 200),
+        record(1, 60, 190),
+        record(2, 70, 180, id="r1", k=1),
+        record(3, 80, 170),
+    ]
     store, built = made(records)
     settings = config()
     settings["score"]["batch"] = 16
@@ -160,7 +177,9 @@ def test_a_batch_that_does_not_fit_in_memory_is_halved_and_scores_the_same(made:
 
 def test_a_row_that_does_not_fit_in_memory_alone_is_told_in_a_line(made: Any) -> None:
     store, _ = made([record(0, 50, 200)], classifier=Memory(0))
-    with pytest.raises(UserError, match="shard 3, row c0: expected it to fit in memory alone, got OutOfMemoryError"):
+    with pytest.raises(
+        UserError, match="shard 3, row c0: expected it to fit in memory alone, got OutOfMemoryError"
+    ):
         Score(config(), "score-1", store.uri)(SHARD)
 
 
@@ -172,10 +191,14 @@ def test_a_wrong_verdict_in_the_table_is_counted_and_judged_anew(made: Any) -> N
     assert read_committed(store, commit)["flipped"].to_pylist() == [False, True]
 
 
-@pytest.mark.parametrize("cell", [None, {"bytes": b"", "path": ""}, {"bytes": encode(np.zeros((6, 6), np.uint8))[:40]}])
+@pytest.mark.parametrize(
+    "cell", [None, {"bytes": b"", "path": ""}, {"bytes": encode(np.zeros((6, 6), np.uint8))[:40]}]
+)
 def test_a_stored_image_that_is_none_is_an_error_that_names_the_row(made: Any, cell: Any) -> None:
     store, _ = made([record(0, 50, 200), record(1, 50, 200, counterfactual=cell)])
-    with pytest.raises(UserError, match="shard 3, row c1: expected a stored counterfactual that can be read, got "):
+    with pytest.raises(
+        UserError, match="shard 3, row c1: expected a stored counterfactual that can be read, got "
+    ):
         Score(config(), "score-1", store.uri)(SHARD)
     assert read_commits(store, "score-1") == {}
 
@@ -189,7 +212,9 @@ class Sick(Brightness):
 
 class SickOracle(Oracle, Sick):
     def __call__(self, images: Tensor) -> Tensor:
-        return Oracle.__call__(self, images).where((images.mean((1, 2, 3)) < 0.9)[:, None], torch.nan)
+        return Oracle.__call__(self, images).where(
+            (images.mean((1, 2, 3)) < 0.9)[:, None], torch.nan
+        )
 
 
 def test_what_models_give_no_number_for_is_null_in_that_row_alone_and_counted(made: Any) -> None:
@@ -199,9 +224,18 @@ def test_what_models_give_no_number_for_is_null_in_that_row_alone_and_counted(ma
     built |= {"classifier": Sick(), "oracle": SickOracle(), "second": Sick()}
     Score(config(), "score-b", store.uri)(SHARD)
     commit = read_commits(store, "score-b")[3]
-    good, rows = (read_committed(store, read_commits(store, f"score-{x}")[3]).to_pylist() for x in "ab")
+    good, rows = (
+        read_committed(store, read_commits(store, f"score-{x}")[3]).to_pylist() for x in "ab"
+    )
     assert [rows[0], rows[3]] == [good[0], good[3]]
-    unknown = ("attributes_before", "attributes_after", "changed_all", "changed_others", "changed_causal", "cout")
+    unknown = (
+        "attributes_before",
+        "attributes_after",
+        "changed_all",
+        "changed_others",
+        "changed_causal",
+        "cout",
+    )
     for name in ("p_target", "second_p_target", "second_agrees", *unknown):
         assert (name, rows[1][name]) == (name, None)
     assert (rows[1]["flipped"], rows[1]["second_base"], rows[1]["l1"]) == (False, 1, good[1]["l1"])
@@ -209,7 +243,9 @@ def test_what_models_give_no_number_for_is_null_in_that_row_alone_and_counted(ma
         assert (name, rows[2][name]) == (name, None)
     assert (rows[2]["p_target"], rows[2]["second_agrees"]) == (good[2]["p_target"], 0)
     missing = commit["extra"]["not_finite"]
-    assert {name: missing[name] for name in ("p_target", "cout", "attributes_after", "changed_all")} == {
+    assert {
+        name: missing[name] for name in ("p_target", "cout", "attributes_after", "changed_all")
+    } == {
         "p_target": 1,
         "cout": 2,
         "attributes_after": 2,
@@ -229,11 +265,16 @@ def test_an_empty_shard_and_no_further_models(made: Any) -> None:
 
 def test_models_that_do_not_fit_are_refused(made: Any) -> None:
     store, _ = made([record(0, 50, 200)], second=Brightness(classes=("bright", "dark")))
-    with pytest.raises(UserError, match=r"models\.second: expected the classifier's classes, dark, bright, got bright"):
+    with pytest.raises(
+        UserError,
+        match=r"models\.second: expected the classifier's classes, dark, bright, got bright",
+    ):
         Score(config(), "score-1", store.uri)
     settings = config(classifier={}, oracle={"target": "a.b"})
     settings["score"]["causal"] = ["Brigt"]
     with pytest.raises(UserError, match="got 'Brigt': did you mean 'Bright'"):
         Score(settings, "score-1", store.uri)
-    with pytest.raises(UserError, match=r"score\.causal: expected an oracle in models to see Bright, got none"):
+    with pytest.raises(
+        UserError, match=r"score\.causal: expected an oracle in models to see Bright, got none"
+    ):
         Score(config(classifier={}), "score-1", store.uri)

@@ -1,4 +1,5 @@
-"""The manifests in configs/cluster: valid, without addresses or secrets, and named by their tick."""
+"""The manifests in configs/cluster: valid, without addresses or secrets, and named by
+their tick."""
 
 import copy
 import os
@@ -35,7 +36,10 @@ def containers(tree: Any) -> list[dict[str, Any]]:
         return [found for item in tree for found in containers(item)]
     if not isinstance(tree, dict):
         return []
-    return [*tree.get("containers", []), *(found for value in tree.values() for found in containers(value))]
+    return [
+        *tree.get("containers", []),
+        *(found for value in tree.values() for found in containers(value)),
+    ]
 
 
 def test_the_manifests_are_these() -> None:
@@ -95,7 +99,8 @@ def test_the_run_in_a_manifest_is_one(path: Path, tmp_path: Path) -> None:
     assert config.engine.gpus == 0.5
     script = values(documents(path.stem)[1]["spec"])
     assert any(
-        "counterfactory run /config/run.yaml" in str(text) or "/config/nightly.sh" in str(text) for text in script
+        "counterfactory run /config/run.yaml" in str(text) or "/config/nightly.sh" in str(text)
+        for text in script
     )
 
 
@@ -108,7 +113,11 @@ def named(script: str, tmp_path: Path, **environment: str) -> str:
         (tmp_path / "date").write_text('#!/bin/sh\nexec /bin/date -u -d "$NOW $3" "$4"\n')
     path = f"{tmp_path}:{os.environ['PATH']}"
     done = subprocess.run(
-        ["sh", "-c", script], env={**environment, "PATH": path}, capture_output=True, text=True, check=True
+        ["sh", "-c", script],
+        env={**environment, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return done.stdout.strip().removeprefix("run /config/run.yaml --set name=")
 
@@ -116,13 +125,24 @@ def named(script: str, tmp_path: Path, **environment: str) -> str:
 def test_a_cron_jobs_run_is_named_by_the_scheduled_minute(tmp_path: Path) -> None:
     script = documents("cronjob")[0]["data"]["nightly.sh"]
     minutes = 29_397_720  # 2025-11-23 02:00 UTC
-    assert named(script, tmp_path, JOB=f"counterfactory-nightly-{minutes}") == "nightly-2025-11-23T0200"
-    assert named(script, tmp_path, JOB=f"counterfactory-nightly-{minutes + 1440}") == "nightly-2025-11-24T0200"
+    assert (
+        named(script, tmp_path, JOB=f"counterfactory-nightly-{minutes}")
+        == "nightly-2025-11-23T0200"
+    )
+    assert (
+        named(script, tmp_path, JOB=f"counterfactory-nightly-{minutes + 1440}")
+        == "nightly-2025-11-24T0200"
+    )
 
 
 def test_a_ray_cron_jobs_run_is_named_by_the_day_of_the_last_tick(tmp_path: Path) -> None:
     script = documents("raycronjob")[0]["data"]["nightly.sh"]
-    ticks = ["2026-11-22 02:00:07", "2026-11-22 18:00:00", "2026-11-23 01:59:59", "2026-11-23 02:00:00"]
+    ticks = [
+        "2026-11-22 02:00:07",
+        "2026-11-22 18:00:00",
+        "2026-11-23 01:59:59",
+        "2026-11-23 02:00:00",
+    ]
     names = [named(script, tmp_path, NOW=f"{tick} UTC") for tick in ticks]
     assert names == ["nightly-2026-11-22"] * 3 + ["nightly-2026-11-23"]
 

@@ -1,4 +1,6 @@
-"""A cluster of two nodes in one machine: halves of a GPU, a node that goes in the middle, a node that lacks a file."""
+"""A cluster of two nodes in one machine: halves of a GPU, a node that goes in the middle, a node
+that lacks a file.
+"""
 
 import json
 import os
@@ -21,7 +23,8 @@ ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 QUICK_DEATH = {
     "health_check_period_ms": 1000,
-    "health_check_failure_threshold": 5,  # a killed one refuses connections at once, a busy one answers in time
+    # a killed one refuses connections at once, a busy one answers in time
+    "health_check_failure_threshold": 5,
 }
 
 
@@ -40,7 +43,17 @@ def cluster() -> Iterator[Any]:
 def command(faces: Path, out: Path, address: str, *more: str) -> list[str]:
     given = [f"data.path={faces}", "engine.shard_rows=2", "method.settings.max_steps=10", *more]
     sets = [part for item in given for part in ("--set", item)]
-    base = [sys.executable, "-m", "pipelines.cli", "generate", "demo-plain", "--address", address, "--out", str(out)]
+    base = [
+        sys.executable,
+        "-m",
+        "pipelines.cli",
+        "generate",
+        "demo-plain",
+        "--address",
+        address,
+        "--out",
+        str(out),
+    ]
     return [*base, *sets]
 
 
@@ -68,7 +81,8 @@ Worker.__module__ = "__main__"
 store = open_store(sys.argv[1])
 data = open_store(sys.argv[2])
 name = data.list("")[0]
-shards = [{"index": i, "rows": 1, "file": data.url(name), "version": data.version(name)} for i in range(8)]
+one = {"rows": 1, "file": data.url(name), "version": data.version(name)}
+shards = [{"index": i, **one} for i in range(8)]
 config = load_run("demo-plain", ["engine.gpus=0.5", f"engine.address={sys.argv[3]}"])
 print("SEEN", json.dumps(run_stage(store, config, stage="generate", actor=Worker, shards=shards)))
 """
@@ -78,9 +92,13 @@ def test_half_a_gpu_each_puts_two_workers_on_one_gpu_and_they_print_nothing(
     cluster: Any, faces: Path, tmp_path: Path
 ) -> None:
     job = [sys.executable, "-c", GPUS, str(tmp_path / "run"), str(faces), cluster.address]
-    done = subprocess.run(job, capture_output=True, text=True, cwd=ROOT, env=ENVIRONMENT, check=False)
+    done = subprocess.run(
+        job, capture_output=True, text=True, cwd=ROOT, env=ENVIRONMENT, check=False
+    )
     assert done.returncode == 0, done.stderr
-    seen = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("SEEN"))[5:])
+    seen = json.loads(
+        next(line for line in done.stdout.splitlines() if line.startswith("SEEN"))[5:]
+    )
     assert len(seen) == 8
     assert len({receipt["pid"] for receipt in seen}) == 2
     assert {receipt["devices"] for receipt in seen} == {"0"}
@@ -89,7 +107,9 @@ def test_half_a_gpu_each_puts_two_workers_on_one_gpu_and_they_print_nothing(
 
 
 def node_of(pid: int, raylets: dict[int, Any]) -> Any:
-    """The node whose raylet is an ancestor of a process; None where none is, or the process is gone."""
+    """The node whose raylet is an ancestor of a process; None where none is, or the process is
+    gone.
+    """
     while pid > 1:
         if pid in raylets:
             return raylets[pid]
@@ -102,20 +122,34 @@ def node_of(pid: int, raylets: dict[int, Any]) -> Any:
 
 def under_way(store: Any) -> list[int]:
     """The processes that have begun shards which are not committed."""
-    begun = {path: path.split("/")[2] for path in store.list("attempt/generate") if path.count("-") == 1}
-    committed = {path.rpartition("/")[2].partition(".")[0] for path in store.list("commit/generate")}
-    return [int(store.read(path).split()[1]) for path, shard in begun.items() if shard not in committed]
+    begun = {
+        path: path.split("/")[2] for path in store.list("attempt/generate") if path.count("-") == 1
+    }
+    committed = {
+        path.rpartition("/")[2].partition(".")[0] for path in store.list("commit/generate")
+    }
+    return [
+        int(store.read(path).split()[1]) for path, shard in begun.items() if shard not in committed
+    ]
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc to tell which node works")
-def test_a_node_that_goes_in_the_middle_is_done_without(cluster: Any, faces: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(), reason="needs Linux's /proc to tell which node works"
+)
+def test_a_node_that_goes_in_the_middle_is_done_without(
+    cluster: Any, faces: Path, tmp_path: Path
+) -> None:
     store = open_store(tmp_path / "demo-plain")
     lost = next(iter(cluster.worker_nodes))
     raylets = {process.process.pid: lost for process in lost.all_processes["raylet"]}
     job = command(faces, tmp_path, cluster.address, "engine.workers=2", "engine.shard_rows=1")
     with open(tmp_path / "said", "w+") as said:
-        driver = subprocess.Popen(job, stdout=said, stderr=subprocess.STDOUT, cwd=ROOT, env=ENVIRONMENT)
-        while not (store.list("commit/generate") and any(node_of(pid, raylets) for pid in under_way(store))):
+        driver = subprocess.Popen(
+            job, stdout=said, stderr=subprocess.STDOUT, cwd=ROOT, env=ENVIRONMENT
+        )
+        while not (
+            store.list("commit/generate") and any(node_of(pid, raylets) for pid in under_way(store))
+        ):
             assert driver.poll() is None, f"the node did nothing: {(tmp_path / 'said').read_text()}"
             time.sleep(0.02)
         cluster.remove_node(lost, allow_graceful=False)
@@ -123,7 +157,11 @@ def test_a_node_that_goes_in_the_middle_is_done_without(cluster: Any, faces: Pat
         assert driver.wait(timeout=400) == 0, (tmp_path / "said").read_text()
     assert done < 22, "the node went when nearly all was done"
     assert verify(store) == []
-    rows = [row for c in iterate_commits(store, "generate") for row in read_committed(store, c, ["id"]).to_pylist()]
+    rows = [
+        row
+        for c in iterate_commits(store, "generate")
+        for row in read_committed(store, c, ["id"]).to_pylist()
+    ]
     assert len(rows) == len({row["id"] for row in rows}) == 24
     assert len(store.list("attempt/generate")) > 24  # a shard was under way on the node that went
     text = (tmp_path / "said").read_text()
@@ -133,11 +171,14 @@ def test_a_node_that_goes_in_the_middle_is_done_without(cluster: Any, faces: Pat
 
 def test_a_cluster_that_is_not_there_is_one_line(faces: Path, tmp_path: Path) -> None:
     job = command(faces, tmp_path, "127.0.0.1:1")
-    done = subprocess.run(job, capture_output=True, text=True, cwd=ROOT, env=ENVIRONMENT, check=False)
+    done = subprocess.run(
+        job, capture_output=True, text=True, cwd=ROOT, env=ENVIRONMENT, check=False
+    )
     assert done.returncode == 2
     said = done.stderr.splitlines()[-1]
-    assert said == (
-        "counterfactory: engine.address: expected a running Ray cluster at 127.0.0.1:1, got Connection refused"
+    assert (
+        said == "counterfactory: engine.address: expected a running Ray cluster at 127.0.0.1:1, got"
+        " Connection refused"
     )
     assert "Traceback" not in done.stderr
 
@@ -160,7 +201,10 @@ def asked(faces: Path, tmp_path: Path) -> dict[str, Any]:
         "version": versions()["counterfactory"],
         "run": {"uri": store.uri, "probe": ".probe-1", "mark": "mark"},
         "data": {"file": data.url(name), "version": data.version(name)},
-        "weights": {"classifier": str(tmp_path / "w.safetensors"), "oracle": "zoo:faces-oracle.safetensors"},
+        "weights": {
+            "classifier": str(tmp_path / "w.safetensors"),
+            "oracle": "zoo:faces-oracle.safetensors",
+        },
     }
 
 
@@ -179,11 +223,21 @@ def test_a_node_that_has_all_lacks_nothing(asked: dict[str, Any]) -> None:
             "expected the run's folder .* got a folder of its own: give a folder",
         ),
         ("data", {"version": "1-1"}, "data.path: expected .* got"),
-        ("data", {"file": "/nowhere/a.parquet"}, "data.path: expected /nowhere/a.parquet .* got no such file"),
-        ("weights", {"oracle": "/nowhere/o.safetensors"}, "models.oracle.weights: expected /nowhere/o.safetensors"),
+        (
+            "data",
+            {"file": "/nowhere/a.parquet"},
+            "data.path: expected /nowhere/a.parquet .* got no such file",
+        ),
+        (
+            "weights",
+            {"oracle": "/nowhere/o.safetensors"},
+            "models.oracle.weights: expected /nowhere/o.safetensors",
+        ),
     ],
 )
-def test_what_a_node_lacks_is_told(asked: dict[str, Any], group: str, change: Any, told: str) -> None:
+def test_what_a_node_lacks_is_told(
+    asked: dict[str, Any], group: str, change: Any, told: str
+) -> None:
     import re
 
     changed = {**asked, group: {**asked[group], **change} if isinstance(change, dict) else change}

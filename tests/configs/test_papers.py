@@ -1,4 +1,6 @@
-"""The presets of the papers' data sets: their values against the papers' tables, and that their parts fit together."""
+"""The presets of the papers' data sets: their values against the papers' tables, and that their
+parts fit together.
+"""
 
 from typing import Any
 
@@ -11,7 +13,8 @@ from counterfactory.methods.contract import Queries
 from counterfactory.methods.parts.diffusion import respace
 from counterfactory.models.wrapping.load import SCHEDULE, build, find, make, schedule_of
 
-# CECAS, table 5: alpha, lambda, gamma, PGD iterations, diffusion steps; appendix A.1 and section 5.1: target and size.
+# CECAS, table 5: alpha, lambda, gamma, PGD iterations, diffusion steps; appendix A.1 and section
+# 5.1: target and size.
 CECAS = {
     "celeba-128-smile": (0.2, 0.001, 0.1, 50, 500, "smiling", 128),
     "celeba-128-age": (0.5, 0.001, 0.1, 50, 500, "young", 128),
@@ -24,16 +27,17 @@ CECAS = {
     "imagenet-cougar-cheetah": (0.02, 0.001, 0.15, 100, 1000, 293, 256),
     "imagenet-persian-egyptian-cat": (0.04, 0.001, 0.15, 100, 1000, 285, 256),
 }
-# ACE's own scripts (github.com/guillaumejs2403/ACE, scripts/*-attack.sh): trained steps, respaced, levels (respaced
-# times sampling_time_fraction), iterations, l1's weight, threshold of the mask, its window.
+# ACE's own scripts (github.com/guillaumejs2403/ACE, scripts/*-attack.sh): trained steps, respaced,
+# levels (respaced times sampling_time_fraction), iterations, l1's weight, threshold of the mask,
+# its window.
 ACE = {
     "celeba": (500, 50, 5, 50, 0.001, 0.15, 15),
     "celebahq": (500, 25, 5, 50, 0.001, 0.15, 15),
     "bdd": (1000, 100, 5, 50, 0.001, 0.05, 15),
     "imagenet": (1000, 25, 5, 100, 0.001, 0.15, 15),
 }
-# The same scripts' classifiers: which of how many outputs, in the order of CelebA's 40 attributes, of STEEX's three
-# (Male, Smiling, Young) and of BDD-OIA's four actions.
+# The same scripts' classifiers: which of how many outputs, in the order of CelebA's 40 attributes,
+# of STEEX's three (Male, Smiling, Young) and of BDD-OIA's four actions.
 DECISIONS = {
     "celeba-128-smile": (31, 40, "Smiling"),
     "celeba-128-age": (39, 40, "Young"),
@@ -43,7 +47,9 @@ DECISIONS = {
     "celebahq-gender": (0, 3, "Male"),
     "bdd-oia": (0, 4, "Forward"),
 }
-UNETS = {  # the same scripts' model flags as weights; guided-diffusion's unconditional ImageNet model has 552,814,086
+# the same scripts' model flags as weights; guided-diffusion's unconditional ImageNet model has
+# 552,814,086
+UNETS = {
     "celeba-128-denoiser": 105_198_598,
     "celebahq-denoiser": 138_289_926,
     "bdd-oia-denoiser": 92_130_438,
@@ -53,7 +59,9 @@ UNETS = {  # the same scripts' model flags as weights; guided-diffusion's uncond
 
 def ace_of(run: str) -> str:
     """Which of ACE's scripts is of a run's data."""
-    return {"celeba": "celeba", "celebahq": "celebahq", "bdd": "bdd", "imagenet": "imagenet"}[run.split("-")[0]]
+    return {"celeba": "celeba", "celebahq": "celebahq", "bdd": "bdd", "imagenet": "imagenet"}[
+        run.split("-")[0]
+    ]
 
 
 @pytest.mark.parametrize("name", CECAS)
@@ -78,7 +86,10 @@ def test_the_same_rows_can_be_asked_with_ace(name: str) -> None:
     run, settings = load_run(name, [f"method={preset}"]), load_run(name).method.settings
     _, respaced, levels, iterations, weight, gamma, kernel = ACE[ace_of(name)]
     assert run.method.target == "counterfactory.methods.ace.ACE"
-    found = {key: run.method.settings[key] for key in ("respaced", "levels", "iterations", "weight", "gamma", "kernel")}
+    found = {
+        key: run.method.settings[key]
+        for key in ("respaced", "levels", "iterations", "weight", "gamma", "kernel")
+    }
     assert list(found.values()) == [respaced, levels, iterations, weight, gamma, kernel]
     assert run.method.settings["distance"] == "l1"
     # What CECAS's table does not say is as ACE has it.
@@ -98,7 +109,14 @@ def test_the_decision_is_the_output_that_the_label_is_of(name: str) -> None:
 def test_imagenets_classes_stand_at_the_papers_numbers() -> None:
     classes = load_run("imagenet-sorrel-zebra").models["classifier"].classes
     assert len(classes) == len(set(classes)) == 1000
-    numbers = {"Persian cat": 283, "Egyptian cat": 285, "cougar": 286, "cheetah": 293, "sorrel": 339, "zebra": 340}
+    numbers = {
+        "Persian cat": 283,
+        "Egyptian cat": 285,
+        "cougar": 286,
+        "cheetah": 293,
+        "sorrel": 339,
+        "zebra": 340,
+    }
     assert {name: classes.index(name) for name in numbers} == numbers
     ends = {
         "tench": 0,
@@ -114,19 +132,27 @@ def test_imagenets_classes_stand_at_the_papers_numbers() -> None:
 
 @pytest.mark.parametrize("name", CECAS)
 def test_a_runs_networks_fit_together(name: str) -> None:
-    """Made without memory: outputs, features and the weights of every network, and the process that it denoises."""
+    """Made without memory: outputs, features and the weights of every network, and the process that
+    it denoises.
+    """
     run, networks = load_run(name), {}
     for role in ("classifier", "denoiser", "spurious"):
         spec = run.models[role]
         with torch.device("meta"):
-            networks[role] = make(str(spec.target), {k: v for k, v in spec.settings.items() if k not in SCHEDULE})
+            networks[role] = make(
+                str(spec.target), {k: v for k, v in spec.settings.items() if k not in SCHEDULE}
+            )
         assert spec.weights is not None
         assert spec.weights.startswith("data/weights/")
-    last: Any = networks["classifier"].classifier if name in DECISIONS else networks["classifier"].fc
+    last: Any = (
+        networks["classifier"].classifier if name in DECISIONS else networks["classifier"].fc
+    )
     assert last.in_features == run.models["spurious"].settings["features"]
     preset = run.models["denoiser"].preset
     assert sum(p.numel() for p in networks["denoiser"].parameters()) == UNETS[str(preset)]
-    width, height = run.data.size if isinstance(run.data.size, tuple) else (run.data.size, run.data.size)
+    width, height = (
+        run.data.size if isinstance(run.data.size, tuple) else (run.data.size, run.data.size)
+    )
     fold: Any = networks["denoiser"].fold
     assert width % fold == height % fold == 0
     find(run.method.target)(**run.method.settings)
@@ -134,7 +160,9 @@ def test_a_runs_networks_fit_together(name: str) -> None:
 
 @pytest.mark.parametrize("name", UNETS)
 def test_a_denoisers_process_is_guided_diffusions(name: str) -> None:
-    """Its linear betas go from 1e-4 to 0.02 over 1000 steps and are stretched for other numbers of them."""
+    """Its linear betas go from 1e-4 to 0.02 over 1000 steps and are stretched for other numbers of
+    them.
+    """
     settings = check(ModelConfig, expand(name, "model"), name).settings
     bar, prediction = schedule_of(settings)
     steps = settings["steps"]
@@ -146,10 +174,16 @@ def test_a_denoisers_process_is_guided_diffusions(name: str) -> None:
 
 
 def test_h_and_g_are_trained_on_a_partition_that_no_run_explains() -> None:
-    for data, part in (("celeba-128", "validation"), ("celebahq", "test"), ("bdd-oia", "validation")):
+    for data, part in (
+        ("celeba-128", "validation"),
+        ("celebahq", "test"),
+        ("bdd-oia", "validation"),
+    ):
         assert load_train(f"{data}-causal").data.path.endswith("/train-*.parquet")
         runs = [name for name in CECAS if name.startswith(data)]
-        assert {load_run(name).data.path.rpartition("/")[2] for name in runs} == {f"{part}-*.parquet"}
+        assert {load_run(name).data.path.rpartition("/")[2] for name in runs} == {
+            f"{part}-*.parquet"
+        }
     for query in ("smile", "age", "gender"):
         for data in ("celeba-128", "celebahq"):
             spurious = load_run(f"{data}-{query}").models["spurious"]
@@ -157,7 +191,11 @@ def test_h_and_g_are_trained_on_a_partition_that_no_run_explains() -> None:
 
 
 def test_a_causal_model_is_trained_to_where_its_run_looks_for_it() -> None:
-    for data, run in (("celeba-128", "celeba-128-smile"), ("celebahq", "celebahq-smile"), ("bdd-oia", "bdd-oia")):
+    for data, run in (
+        ("celeba-128", "celeba-128-smile"),
+        ("celebahq", "celebahq-smile"),
+        ("bdd-oia", "bdd-oia"),
+    ):
         causal, spurious = load_train(f"{data}-causal"), load_run(run).models["spurious"]
         assert causal.out == spurious.weights
         assert causal.settings.items() <= spurious.settings.items()
@@ -170,15 +208,25 @@ def test_a_causal_model_is_trained_to_where_its_run_looks_for_it() -> None:
 
 @pytest.mark.parametrize("method", ["cecas-bdd", "ace-bdd"])
 def test_the_networks_work_together_on_wide_images(method: str) -> None:
-    """The run of BDD-OIA, untrained and small: 64x32 px, a thin UNet, two iterations through two levels."""
+    """The run of BDD-OIA, untrained and small: 64x32 px, a thin UNet, two iterations through two
+    levels.
+    """
     less = ["respaced=4", "levels=2", "iterations=2", "kernel=3"]
     thin = ["size=32", "channels=32", "multiples=[1, 2]"]
-    sets = [*(f"method.settings.{item}" for item in less), *(f"models.denoiser.settings.{item}" for item in thin)]
+    sets = [
+        *(f"method.settings.{item}" for item in less),
+        *(f"models.denoiser.settings.{item}" for item in thin),
+    ]
     run = load_run("bdd-oia", [f"method={method}", *sets])
     torch.manual_seed(0)
     cpu = torch.device("cpu")
     models = {role: build(spec.model_dump(), None, cpu) for role, spec in run.models.items()}
-    images = torch.rand(2, 3, 32, 64, generator=torch.Generator().manual_seed(1)).mul(255).round().div(255)
+    images = (
+        torch.rand(2, 3, 32, 64, generator=torch.Generator().manual_seed(1))
+        .mul(255)
+        .round()
+        .div(255)
+    )
     source = models["classifier"](images).argmax(1)
     queries = Queries(images=images, source=source, target=1 - source, seed=torch.tensor([1, 2]))
     made: Any = find(run.method.target)(**run.method.settings)

@@ -1,4 +1,6 @@
-"""The scripts of docs/papers.md, run as they stand there on made-up files of the layout that is published."""
+"""The scripts of docs/papers.md, run as they stand there on made-up files of the layout that is
+published.
+"""
 
 import csv
 import json
@@ -20,7 +22,9 @@ from counterfactory.models.wrapping.load import build
 from pipelines.prepare.job import prepare_celeba, prepare_images
 
 PAGE = (Path(__file__).parents[2] / "docs" / "papers.md").read_text()
-SCRIPTS = {block.split()[2].rstrip(","): block for block in re.findall(r"```python\n(.*?)```", PAGE, re.S)}
+SCRIPTS = {
+    block.split()[2].rstrip(","): block for block in re.findall(r"```python\n(.*?)```", PAGE, re.S)
+}
 
 
 def script(name: str, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,10 +44,15 @@ def picture(path: Path, width: int, height: int, seed: int = 0) -> None:
     Image.fromarray(noise).save(path)
 
 
-def test_celebahqs_rows_have_celebas_partition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_celebahqs_rows_have_celebas_partition(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     celeba, splits = [119613, 99094, 7, 4], ["0", "2", "1", "0"]
-    lines = ["idx    orig_idx    orig_file", *(f"{i}   {n}   {n:06d}.jpg" for i, n in enumerate(celeba))]
+    lines = [
+        "idx    orig_idx    orig_file",
+        *(f"{i}   {n}   {n:06d}.jpg" for i, n in enumerate(celeba)),
+    ]
     Path("CelebA-HQ-to-CelebA-mapping.txt").write_text("\n".join(lines) + "\n")
     parts = [f"{n:06d}.jpg {s}" for n, s in zip(celeba, splits, strict=True)]
     Path("list_eval_partition.txt").write_text("\n".join([*sorted(parts), "000001.jpg 0"]) + "\n")
@@ -56,15 +65,23 @@ def test_celebahqs_rows_have_celebas_partition(tmp_path: Path, monkeypatch: pyte
     data = load_run("celebahq-smile").data
     folder = data.path.rpartition("/")[0]
     prepare_celeba(
-        folder, images=Path("CelebA-HQ-img"), attributes=attributes, partition=Path("celebahq-partition.txt")
+        folder,
+        images=Path("CelebA-HQ-img"),
+        attributes=attributes,
+        partition=Path("celebahq-partition.txt"),
     )
     assert rows_of(data.path, "id", "split", *data.columns) == [
         {"id": "1", "split": "test", "Male": False, "Smiling": True, "Young": True}
     ]
-    assert [row["id"] for row in rows_of(load_train("celebahq-causal").data.path, "id")] == ["0", "3"]
+    assert [row["id"] for row in rows_of(load_train("celebahq-causal").data.path, "id")] == [
+        "0",
+        "3",
+    ]
 
 
-def test_bdd_oias_rows_have_its_four_actions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bdd_oias_rows_have_its_four_actions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     flags = {
         "b.jpg": [1, 0, 0, 1],
@@ -89,7 +106,10 @@ def test_bdd_oias_rows_have_its_four_actions(tmp_path: Path, monkeypatch: pytest
         ("va.jpg", "validation", False, True, False, False),
         ("vb.jpg", "validation", True, False, False, True),
     ]
-    assert [row["id"] for row in rows_of(load_train("bdd-oia-causal").data.path, "id")] == ["ta.jpg", "tb.jpg"]
+    assert [row["id"] for row in rows_of(load_train("bdd-oia-causal").data.path, "id")] == [
+        "ta.jpg",
+        "tb.jpg",
+    ]
 
 
 def test_imagenets_pairs_are_square_and_named_as_the_classifier_names_them(
@@ -97,7 +117,9 @@ def test_imagenets_pairs_are_square_and_named_as_the_classifier_names_them(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for number, folder in enumerate(re.findall(r'"(n\d{8})"', SCRIPTS["imagenet_pairs.py"])):
-        picture(tmp_path / "val" / folder / f"ILSVRC2012_val_{number:08d}.JPEG", 60, 40, seed=number)
+        picture(
+            tmp_path / "val" / folder / f"ILSVRC2012_val_{number:08d}.JPEG", 60, 40, seed=number
+        )
     script("imagenet_pairs.py", "val", "imagenet-pairs", monkeypatch=monkeypatch)
     prepare_images("out", folder=Path("imagenet-pairs"), labels=Path("imagenet-pairs/labels.csv"))
     names = [row["name"] for row in rows_of("out/*.parquet", "name")]
@@ -116,16 +138,24 @@ def layouts(state: dict[str, Tensor]) -> dict[str, Any]:
     last = {name: state[f"classifier.{name}"] for name in ("weight", "bias")}
     inner = {f"feat_extract.{name}": value for name, value in body.items()}
     steex = {f"feat_extract.{name}": value for name, value in inner.items()}
-    old = {re.sub(r"(layer\d+\.(?:norm|conv))(\d)", r"\1.\2", name): value for name, value in state.items()}
+    old = {
+        re.sub(r"(layer\d+\.(?:norm|conv))(\d)", r"\1.\2", name): value
+        for name, value in state.items()
+    }
     return {
         "steex": {
             "epoch": 3,
             "loss": 0.1,
             "optimizer_state_dict": {"state": {}, "param_groups": [{"lr": 0.1}]},
-            "model_state_dict": {**steex, **{f"classifier.{name}": value for name, value in last.items()}},
+            "model_state_dict": {
+                **steex,
+                **{f"classifier.{name}": value for name, value in last.items()},
+            },
         },
         "dive": {"feat_extract": inner, "classifier": last},
-        "torchvision": {name: value for name, value in old.items() if not name.endswith("num_batches_tracked")},
+        "torchvision": {
+            name: value for name, value in old.items() if not name.endswith("num_batches_tracked")
+        },
     }
 
 
@@ -146,7 +176,9 @@ def test_a_published_densenet_loads_once_converted(
 
 
 def test_the_other_queries_command_is_one_that_resolves() -> None:
-    command = re.search(r"(?m)^    (counterfactory train causal celebahq-causal --set .*\n(?: {8}.*\n)+)", PAGE)
+    command = re.search(
+        r"(?m)^    (counterfactory train causal celebahq-causal --set .*\n(?: {8}.*\n)+)", PAGE
+    )
     assert command is not None
     sets = [one or other for one, other in re.findall(r"--set (?:'([^']*)'|(\S+))", command[1])]
     config, run = load_train("celebahq-causal", sets), load_run("celebahq-age")
@@ -157,9 +189,14 @@ def test_the_other_queries_command_is_one_that_resolves() -> None:
 
 
 def test_every_preset_that_the_page_names_is_there() -> None:
-    runs = re.findall(r"(?m)^\| `([a-z0-9-]+)`(?:, `-([a-z]+)`, `-([a-z]+)`)? \| (?:CelebA|BDD|30 )", PAGE)
+    runs = re.findall(
+        r"(?m)^\| `([a-z0-9-]+)`(?:, `-([a-z]+)`, `-([a-z]+)`)? \| (?:CelebA|BDD|30 )", PAGE
+    )
     names = [first for first, *_ in runs] + [
-        f"{first.rpartition('-')[0]}-{query}" for first, *others in runs for query in others if query
+        f"{first.rpartition('-')[0]}-{query}"
+        for first, *others in runs
+        for query in others
+        if query
     ]
     assert len(names) == 10
     for name in names:

@@ -11,7 +11,9 @@ from configs.strict import UserError, apply_sets, check, presets, read_yaml
 GOOD: dict[str, Any] = {
     "name": "trial",
     "data": {"path": "faces"},
-    "models": {"classifier": {"role": "classifier", "target": "models.x.Net", "classes": ["a", "b"]}},
+    "models": {
+        "classifier": {"role": "classifier", "target": "models.x.Net", "classes": ["a", "b"]}
+    },
     "method": {"target": "counterfactory.methods.ace.ACE"},
 }
 
@@ -25,7 +27,10 @@ def broken(change: str) -> dict[str, Any]:
     [
         ("enigne.workers=2", "unknown key 'enigne': did you mean 'engine'?"),
         ("data.pth=x", "unknown key 'data.pth': did you mean 'path'?"),
-        ("models.classifier.wieghts=x", "unknown key 'models.classifier.wieghts': did you mean 'weights'?"),
+        (
+            "models.classifier.wieghts=x",
+            "unknown key 'models.classifier.wieghts': did you mean 'weights'?",
+        ),
         ("engine.workers=0", "engine.workers: input should be greater than or equal to 1, got 0"),
         ("data.rows=5-9", "expected a slice like 5000:6000, got '5-9'"),
         ("data.crop=[9, 0, 3, 5]", "expected left < right"),
@@ -66,9 +71,15 @@ def test_every_training_preset_is_valid(name: str) -> None:
 
 def test_set_reaches_into_a_preset() -> None:
     plain = load_run("demo-plain")
-    changed = load_run("demo-plain", ["method.settings.max_steps=7", "data.size=32", "models.classifier.sha256=null"])
+    changed = load_run(
+        "demo-plain",
+        ["method.settings.max_steps=7", "data.size=32", "models.classifier.sha256=null"],
+    )
     assert changed.method.settings["max_steps"] == 7
-    assert {**changed.method.settings, "max_steps": None} == {**plain.method.settings, "max_steps": None}
+    assert {**changed.method.settings, "max_steps": None} == {
+        **plain.method.settings,
+        "max_steps": None,
+    }
     assert (changed.data.size, changed.data.label) == (32, plain.data.label)
     assert changed.models["classifier"].classes == plain.models["classifier"].classes
 

@@ -14,12 +14,18 @@ def made(**settings: Any) -> SweepConfig:
 
 def test_a_grid_gives_every_combination_and_a_list_adds_to_it() -> None:
     sweep = made(
-        grid={"models.classifier": ["faces-plain", "faces-biased"], "method.settings.threshold": [0.5, 0.9]},
+        grid={
+            "models.classifier": ["faces-plain", "faces-biased"],
+            "method.settings.threshold": [0.5, 0.9],
+        },
         cells=[{"method": "pixel-pgd-demo"}],
     )
     found = cells(sweep)
     assert len(found) == 5
-    assert [cell.run.name for cell in found][:2] == ["faces-plain_threshold-0.5", "faces-plain_threshold-0.9"]
+    assert [cell.run.name for cell in found][:2] == [
+        "faces-plain_threshold-0.5",
+        "faces-plain_threshold-0.9",
+    ]
     assert {cell.run.out for cell in found} == {"runs/s"}
     assert found[1].run.method.settings["threshold"] == 0.9
     assert found[2].run.models["classifier"].preset == "faces-biased"
@@ -29,7 +35,9 @@ def test_a_grid_gives_every_combination_and_a_list_adds_to_it() -> None:
 def test_a_glob_takes_every_preset_of_its_group() -> None:
     wanted = sorted(name for name in presets("method") if name.endswith("-demo"))
     assert [settings["method"] for settings in chosen(made(grid={"method": ["*-demo"]}))] == wanted
-    fewer = [settings["method"] for settings in chosen(made(grid={"method": ["*-demo", "!steex-*"]}))]
+    fewer = [
+        settings["method"] for settings in chosen(made(grid={"method": ["*-demo", "!steex-*"]}))
+    ]
     assert fewer == [name for name in wanted if name != "steex-demo"]
     with pytest.raises(UserError, match="expected a preset like 'none-\\*'"):
         chosen(made(grid={"method": ["none-*"]}))
@@ -47,8 +55,14 @@ def test_the_command_lines_settings_win_in_every_cell() -> None:
     [
         ({}, "expected `grid` or `cells`"),
         ({"grid": {"out": ["a"]}}, "expected settings other than name and out"),
-        ({"grid": {"seed": [1]}, "cells": [{"seed": 1}]}, "expected each cell once, got seed-1 twice"),
-        ({"grid": {"engine.batches": [1]}}, "cell batches-1: unknown key 'engine.batches': did you mean 'batch'"),
+        (
+            {"grid": {"seed": [1]}, "cells": [{"seed": 1}]},
+            "expected each cell once, got seed-1 twice",
+        ),
+        (
+            {"grid": {"engine.batches": [1]}},
+            "cell batches-1: unknown key 'engine.batches': did you mean 'batch'",
+        ),
         ({"grid": {"seed": []}}, "grid.seed"),
         ({"gird": {"seed": [1]}}, "unknown key 'gird': did you mean 'grid'"),
     ],

@@ -1,4 +1,6 @@
-"""A run small enough to be killed often: 24 pictures of 8x8 in 6 shards, a classifier of one weight."""
+"""A run small enough to be killed often: 24 pictures of 8x8 in 6 shards, a classifier of one
+weight.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,9 @@ class Job:
 
     def start(self, at: At | None = None, command: str = "generate") -> Any:
         """A child that runs the command, with a fault planted in it."""
-        child = FORKS.Process(target=drive, args=(self.argv(command), at, self.environ, str(self.log)))
+        child = FORKS.Process(
+            target=drive, args=(self.argv(command), at, self.environ, str(self.log))
+        )
         child.start()
         return child
 
@@ -85,7 +89,9 @@ class Job:
 
     def answers(self) -> dict[str, dict[str, Any]]:
         """Every row answered, by its id."""
-        tables = [read_committed(self.store, commit) for commit in iterate_commits(self.store, "generate")]
+        tables = [
+            read_committed(self.store, commit) for commit in iterate_commits(self.store, "generate")
+        ]
         return {row["id"]: row for table in tables for row in table.to_pylist()}
 
     def commits(self) -> dict[str, bytes]:
@@ -96,7 +102,9 @@ class Job:
         return {row["id"]: row["reason"] for commit in found for row in commit["quarantined"]}
 
     def expect_whole(self, *quarantined: int) -> None:
-        """Every invariant holds, and each row is answered once or, where it is named here, set aside."""
+        """Every invariant holds, and each row is answered once or, where it is named here, set
+        aside.
+        """
         assert verify(self.store) == []
         ids: list[str] = []
         for commit in iterate_commits(self.store, "generate"):
@@ -149,7 +157,10 @@ def make_job(tmp_path: Path) -> Job:
                 "classes": ["dark", "bright"],
             }
         },
-        "method": {"target": "counterfactory.methods.pixel_pgd.PixelPGD", "settings": {"max_steps": 2}},
+        "method": {
+            "target": "counterfactory.methods.pixel_pgd.PixelPGD",
+            "settings": {"max_steps": 2},
+        },
         "target": {"rule": "opposite"},
         "out": str(tmp_path / "out"),
         "engine": {"kind": "local", "shard_rows": SHARD, "batch": 2, "attempts": 2, "workers": 1},

@@ -1,4 +1,6 @@
-"""A driver that ends at a stated point of its progress, and not at a time: what a child process of the tests runs."""
+"""A driver that ends at a stated point of its progress, and not at a time: what a child process of
+the tests runs.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ REFUSED = 77
 
 
 class At(NamedTuple):
-    """The nth call of a verb (a Store's, or `answer`: a batch) on a path that starts so, before or after it is done."""
+    """The nth call of a verb (a Store's, or `answer`: a batch) on a path that starts so, before or
+    after it is done.
+    """
 
     verb: str
     path: str = ""
@@ -50,9 +54,11 @@ def speak_to(log: str) -> None:
 
 
 def on_small_disk(argv: list[str], disk: str, keep: str, options: list[str], log: str) -> None:
-    """Run the command line on a tmpfs that only this process sees, remounted with each of the options in turn.
+    """Run the command line on a tmpfs that only this process sees, remounted with each of the
+    options in turn.
 
-    Says `exit CODE` after each, and copies the disk to `keep`. Exit code REFUSED where the system mounts nothing.
+    Says `exit CODE` after each, and copies the disk to `keep`. Exit code REFUSED where the system
+    mounts nothing.
     """
     speak_to(log)
     libc = ctypes.CDLL(None, use_errno=True)
@@ -60,7 +66,11 @@ def on_small_disk(argv: list[str], disk: str, keep: str, options: list[str], log
     if libc.unshare(NEWNS | (0 if user == 0 else NEWUSER)):
         os._exit(REFUSED)
     if user:  # root in a user namespace of its own
-        for name, line in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
+        for name, line in (
+            ("setgroups", "deny"),
+            ("uid_map", f"0 {user} 1"),
+            ("gid_map", f"0 {group} 1"),
+        ):
             Path(f"/proc/self/{name}").write_text(line)
     libc.mount(b"none", b"/", None, REC | PRIVATE, None)
     if libc.mount(b"tmpfs", disk.encode(), b"tmpfs", 0, b"size=16m"):
@@ -69,8 +79,8 @@ def on_small_disk(argv: list[str], disk: str, keep: str, options: list[str], log
 
     for option in options:
         flags, data = (READ_ONLY, None) if option == "ro" else (0, option.encode())
-        assert libc.mount(b"tmpfs", disk.encode(), b"tmpfs", REMOUNT | flags, data) == 0, os.strerror(
-            ctypes.get_errno()
+        assert libc.mount(b"tmpfs", disk.encode(), b"tmpfs", REMOUNT | flags, data) == 0, (
+            os.strerror(ctypes.get_errno())
         )
         print(f"exit {main(argv)}")
     shutil.copytree(disk, keep)

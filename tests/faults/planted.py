@@ -1,9 +1,10 @@
-"""A classifier with a fault planted in it: FAULT in the environment names what happens on which of the data's rows.
+"""A classifier with a fault planted in it: FAULT in the environment names what happens on which of
+the data's rows.
 
-FAULT is `what:row,...` or `oom:rows`. Each row's picture bears its number in its first pixel, which the method's own
-pictures do not (see `mark`). kill: SIGKILL; once: SIGKILL the first time only (ONCE names the folder where that is
-noted); hang: sleep; lock: sleep and let no Python thread run; oom: no memory for more than so many rows at a time, and
-`large`: none for a row.
+FAULT is `what:row,...` or `oom:rows`. Each row's picture bears its number in its first pixel, which
+the method's own pictures do not (see `mark`). kill: SIGKILL; once: SIGKILL the first time only
+(ONCE names the folder where that is noted); hang: sleep; lock: sleep and let no Python thread run;
+oom: no memory for more than so many rows at a time, and `large`: none for a row.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ SIZE = 8
 def mark(row: int) -> np.ndarray:
     """Row's picture (SIZE, SIZE, 3) uint8: dark or bright, and (row, 255, 0) in the first pixel.
 
-    An ascent on the brightness moves green and blue alike, and each is at an end of its range: no step leaves both.
+    An ascent on the brightness moves green and blue alike, and each is at an end of its range: no
+    step leaves both.
     """
     rng = np.random.default_rng(row)
     picture = rng.integers(0, 110, (SIZE, SIZE, 3), dtype=np.uint8) + np.uint8(140 * (row % 2))
@@ -52,7 +54,10 @@ def fault(images: Tensor) -> None:
     for entry in filter(None, os.environ.get("FAULT", "").split(",")):
         what, _, number = entry.partition(":")
         if what == "oom" and len(images) > int(number):
-            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 TB")
+            raise RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+                " 1 TB"
+            )
         if what == "oom" or int(number) not in rows:
             continue
         if what == "once":

@@ -1,4 +1,6 @@
-"""The driver is killed at a point of its progress, or two of them work at once: the same command finishes the job."""
+"""The driver is killed at a point of its progress, or two of them work at once: the same command
+finishes the job.
+"""
 
 from __future__ import annotations
 
@@ -63,14 +65,18 @@ def test_driver_killed_during_report(job: Job) -> None:
 
 
 def test_driver_killed_again_and_again_on_one_shard(job: Job) -> None:
-    """Kills that are no row's fault: the shard is gone through row by row in the end, and loses none."""
+    """Kills that are no row's fault: the shard is gone through row by row in the end, and loses
+    none.
+    """
     for _ in range(3):
         assert job.run(At("put_new", "commit/generate/", nth=1))[0] == -signal.SIGKILL
     assert "row by row" in job.finish()
 
 
 def test_two_drivers_on_one_run(job: Job) -> None:
-    """One stops before a commit; the other does everything; the first goes on and finds its shard committed."""
+    """One stops before a commit; the other does everything; the first goes on and finds its shard
+    committed.
+    """
     first = job.start(At("put_new", "commit/generate/", nth=2, what="stop"))
     wait_until_stopped(first.pid)
     assert len(job.commits()) == 1

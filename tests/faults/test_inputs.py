@@ -1,4 +1,6 @@
-"""A model or an input file is not what it was: the run refuses, says what changed, and goes on once it is put back."""
+"""A model or an input file is not what it was: the run refuses, says what changed, and goes on once
+it is put back.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ def half(job: Job) -> Job:
 
 def refuse(job: Job, *words: str) -> None:
     """The command stops with exit code 2 and one line that has these words, and changes nothing."""
-    before = {name: job.store.read(name) for name in job.store.list("") if not name.startswith("attempt/")}
+    before = {
+        name: job.store.read(name) for name in job.store.list("") if not name.startswith("attempt/")
+    }
     code, said = job.run()
     assert code == 2, said
     assert said.count("\n") == 1
@@ -37,7 +41,11 @@ def test_model_changed_between_two_resumes(half: Job) -> None:
     model = half.folder / "model.safetensors"
     kept = model.read_bytes()
     save_file({"slope": torch.tensor([21.0])}, str(model))
-    refuse(half, "models.classifier: expected the weights the run was planned with", "nothing was changed")
+    refuse(
+        half,
+        "models.classifier: expected the weights the run was planned with",
+        "nothing was changed",
+    )
     model.write_bytes(kept)
     half.finish()
 
@@ -67,7 +75,9 @@ def test_all_input_removed_between_two_resumes(half: Job) -> None:
 
 
 def test_input_changed_while_the_run_goes_on(job: Job, tmp_path: Path) -> None:
-    """The driver is held in the first shard; meanwhile the second file changes, and later its shard says so."""
+    """The driver is held in the first shard; meanwhile the second file changes, and later its shard
+    says so.
+    """
     child = job.start(At("answer", nth=1, what="stop"))
     wait_until_stopped(child.pid)
     file = job.data / "b.parquet"

@@ -1,4 +1,6 @@
-"""A row that kills, hangs or does not fit in memory, where the driver does the work itself (engine local)."""
+"""A row that kills, hangs or does not fit in memory, where the driver does the work itself (engine
+local).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ def extras(job: Job) -> list[dict[str, Any]]:
 
 
 def test_row_that_kills_its_worker_every_time(job: Job) -> None:
-    """The driver dies with it; after the stated attempts its shard is gone through row by row and the row named."""
+    """The driver dies with it; after the stated attempts its shard is gone through row by row and
+    the row named.
+    """
     job.environ["FAULT"] = "kill:9"
     codes = [job.run()[0] for _ in range(3)]
     assert codes == [-signal.SIGKILL] * 3
@@ -33,10 +37,16 @@ def test_row_that_hangs(job: Job) -> None:
     job.environ["FAULT"] = "hang:9"
     code, said = job.run()
     assert code == STOPPED
-    assert "counterfactory: 2 rows of shard 2 (engine.row_seconds: 2.0) took more than 4 s: stopped" in said
+    assert (
+        "counterfactory: 2 rows of shard 2 (engine.row_seconds: 2.0) took more than 4 s: stopped"
+        in said
+    )
     code, said = job.run()
     assert code == STOPPED
-    assert "counterfactory: 1 row of shard 2 (engine.row_seconds: 2.0) took more than 2 s: stopped" in said
+    assert (
+        "counterfactory: 1 row of shard 2 (engine.row_seconds: 2.0) took more than 2 s: stopped"
+        in said
+    )
     job.finish(9)
     assert job.quarantined() == {"row-9": "it took longer than a row may take (engine.row_seconds)"}
 
@@ -45,11 +55,17 @@ def test_batch_that_does_not_fit_in_memory(job: Job) -> None:
     """It is halved, once and for good, and told once; the answers are the same."""
     job.sets += ["engine.batch=4"]
     job.finish()
-    plain = {name: (row["cf_id"], row["counterfactual"], row["forward"]) for name, row in job.answers().items()}
+    plain = {
+        name: (row["cf_id"], row["counterfactual"], row["forward"])
+        for name, row in job.answers().items()
+    }
     job.sets += ["name=small"]
     small = Job(job.folder, job.sets, {"FAULT": "oom:2"}, name="small")
     said = small.finish()
-    assert {n: (row["cf_id"], row["counterfactual"], row["forward"]) for n, row in small.answers().items()} == plain
+    assert {
+        n: (row["cf_id"], row["counterfactual"], row["forward"])
+        for n, row in small.answers().items()
+    } == plain
     assert said.count("out of memory with 4 rows at a time: goes on with 2") == 1
     assert [extra["batch"] for extra in extras(small)] == ["2"] * 6
     assert [extra["notes"] for extra in extras(small)][1:] == [[]] * 5

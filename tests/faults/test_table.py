@@ -27,13 +27,20 @@ def test_every_test_that_the_table_names_exists() -> None:
 
 
 def test_every_line_of_the_table_names_its_test() -> None:
-    lines = [line for line in (ROOT / "docs" / "faults.md").read_text().splitlines() if line.startswith("| ")][1:]
+    lines = [
+        line
+        for line in (ROOT / "docs" / "faults.md").read_text().splitlines()
+        if line.startswith("| ")
+    ][1:]
     assert len(lines) == len(NAMED)
 
 
 def test_every_fault_that_is_tested_is_in_the_table() -> None:
     named = {(file, name) for file, name in NAMED}
-    general = {"test_no_row_is_lost_or_doubled_when_workers_die", "test_the_driver_shows_no_traceback_of_a_death"}
+    general = {
+        "test_no_row_is_lost_or_doubled_when_workers_die",
+        "test_the_driver_shows_no_traceback_of_a_death",
+    }
     for path in sorted(Path(__file__).parent.glob("test_*.py")):
         if path.name != Path(__file__).name:
             for name in names_in(path) - general:

@@ -1,4 +1,6 @@
-"""Workers on Ray are killed or hang, the driver lives: one command ends with every row answered or set aside."""
+"""Workers on Ray are killed or hang, the driver lives: one command ends with every row answered or
+set aside.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from conftest import Job, make_job  # type: ignore[import-not-found]
 
 @pytest.fixture(scope="module")
 def hurt(tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, str]:
-    """A run of two workers, of which one dies on row 1, once; one dies on row 9 every time; one hangs on row 18."""
+    """A run of two workers, of which one dies on row 1, once; one dies on row 9 every time; one
+    hangs on row 18.
+    """
     job = make_job(tmp_path_factory.mktemp("ray"))
     once = job.folder / "once"
     once.mkdir()
@@ -36,7 +40,9 @@ def test_worker_killed_once_on_ray(hurt: tuple[Job, str]) -> None:
 def test_row_that_kills_its_worker_every_time_on_ray(hurt: tuple[Job, str]) -> None:
     job, said = hurt
     assert job.quarantined()["row-9"] == "its worker died on this row"
-    assert "generate: shard 2: a worker ended over it (3 so far): going through it row by row" in said
+    assert (
+        "generate: shard 2: a worker ended over it (3 so far): going through it row by row" in said
+    )
 
 
 def test_row_that_hangs_on_ray(hurt: tuple[Job, str]) -> None:

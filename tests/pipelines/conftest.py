@@ -1,4 +1,6 @@
-"""A run made by hand: pictures of 8x8 whose classes and attributes are single pixels, so that every score is known."""
+"""A run made by hand: pictures of 8x8 whose classes and attributes are single pixels, so that every
+score is known.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ class Oracle(nn.Module):
 
 
 def row(i: int, k: int = 0) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-    """Answer k to row i of the run with its two pictures: the hair decides, the smile changes at times."""
+    """Answer k to row i of the run with its two pictures: the hair decides, the smile changes at
+    times.
+    """
     rng = np.random.default_rng(i)
     source = i % 2
     x = rng.integers(90, 110, (SIZE, SIZE, 3), dtype=np.uint8)
@@ -111,9 +115,17 @@ class Run:
 
 @pytest.fixture
 def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
-    """make_run(rows=.., shards=.., models=..): a committed generate stage, and models that need no files."""
-    built = {"classifier": Pixel("Blond_Hair", 12), "oracle": Oracle(), "second": Pixel("Smiling", 5)}
-    monkeypatch.setattr("actors.score.load_models", lambda config, names, device: {n: built[n] for n in names})
+    """make_run(rows=.., shards=.., models=..): a committed generate stage, and models that need no
+    files.
+    """
+    built = {
+        "classifier": Pixel("Blond_Hair", 12),
+        "oracle": Oracle(),
+        "second": Pixel("Smiling", 5),
+    }
+    monkeypatch.setattr(
+        "actors.score.load_models", lambda config, names, device: {n: built[n] for n in names}
+    )
 
     def make(
         *,
@@ -139,14 +151,27 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., R
                 },
                 "method": {"target": "counterfactory.methods.ace.ACE"},
                 "engine": {"kind": "local"},
-                "score": {"causal": ["Smiling"] if "oracle" in models else [], "bootstrap": 200, "batch": 16},
+                "score": {
+                    "causal": ["Smiling"] if "oracle" in models else [],
+                    "bootstrap": 200,
+                    "batch": 16,
+                },
             }
         )
         planned: list[dict[str, Any]] = []
         at = 0
         for index, part in enumerate(np.array_split(np.arange(rows), shards)):
             size = len(part)
-            planned.append({"index": index, "file": "f", "version": "v", "start": at, "rows": size, "offset": at})
+            planned.append(
+                {
+                    "index": index,
+                    "file": "f",
+                    "version": "v",
+                    "start": at,
+                    "rows": size,
+                    "offset": at,
+                }
+            )
             at += size
         write_plan(
             store,
@@ -160,10 +185,17 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., R
             },
         )
         for shard in planned:
-            mine = [r for r, _, _ in made if shard["start"] <= r["row"] < shard["start"] + shard["rows"]]
+            mine = [
+                r for r, _, _ in made if shard["start"] <= r["row"] < shard["start"] + shard["rows"]
+            ]
             table = pa.Table.from_pylist(mine, schema=COUNTERFACTUALS)
             n = shard["rows"]
-            said: dict[str, Any] = {"rows_in": n, "rows_out": n, "quarantined": [], "extra": {"flipped": 0}}
+            said: dict[str, Any] = {
+                "rows_in": n,
+                "rows_out": n,
+                "quarantined": [],
+                "extra": {"flipped": 0},
+            }
             commit_shard(store, "generate", shard, table, seconds=1.0, **said)
         return Run(store, config, [r for r, _, _ in made], [(x, y) for _, x, y in made])
 

@@ -33,5 +33,7 @@ def test_the_term_is_off_by_default_and_makes_the_loss_larger() -> None:
     generator = torch.Generator().manual_seed(1)
     loss = classifier(net, images, labels, weights_of("classifier", {}), generator)
     assert torch.allclose(loss, F.cross_entropy(net(normal(images)), labels), atol=1e-6)
-    with_term = classifier(net, images, labels, weights_of("classifier", {"adversarial": 0.02}), generator)
+    with_term = classifier(
+        net, images, labels, weights_of("classifier", {"adversarial": 0.02}), generator
+    )
     assert with_term > loss

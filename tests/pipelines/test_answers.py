@@ -1,4 +1,6 @@
-"""A run with three answers to each row, from scores to the report: what counts answers, and what counts rows."""
+"""A run with three answers to each row, from scores to the report: what counts answers, and what
+counts rows.
+"""
 
 from __future__ import annotations
 
@@ -40,12 +42,20 @@ class Squares(nn.Module):
 
 
 @pytest.fixture
-def scored(make_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> tuple[Any, dict[str, Any]]:
+def scored(
+    make_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> tuple[Any, dict[str, Any]]:
     """The run, and its table."""
     run = make_run(rows=ROWS, answers=EACH)
     built: dict[str, Any] = {"classifier": Pixel("Blond_Hair", 12), "second": Pixel("Smiling", 5)}
-    built |= {"oracle": Oracle(), "perceptual": Squares(), "features": lambda x: x[:, 1, :2, :2].flatten(1)}
-    monkeypatch.setattr("actors.score.load_models", lambda config, names, device: {n: built[n] for n in names})
+    built |= {
+        "oracle": Oracle(),
+        "perceptual": Squares(),
+        "features": lambda x: x[:, 1, :2, :2].flatten(1),
+    }
+    monkeypatch.setattr(
+        "actors.score.load_models", lambda config, names, device: {n: built[n] for n in names}
+    )
     raw = run.config.model_dump()
     raw["models"]["perceptual"] = {"role": "perceptual", "target": "tiny.squares", "label": "tiny"}
     raw["models"]["features"] = {"role": "features", "target": "tiny.features", "label": "tiny"}
@@ -58,7 +68,9 @@ def figure(table: dict[str, Any], metric: str, subset: str) -> dict[str, Any]:
     return dict(found)
 
 
-def test_rates_are_of_answers_and_their_intervals_of_rows(scored: tuple[Any, dict[str, Any]]) -> None:
+def test_rates_are_of_answers_and_their_intervals_of_rows(
+    scored: tuple[Any, dict[str, Any]],
+) -> None:
     run, table = scored
     flips = np.array([r["flipped"] for r in run.rows]).reshape(ROWS, EACH)
     assert table["rows"] == ROWS * EACH
@@ -69,14 +81,18 @@ def test_rates_are_of_answers_and_their_intervals_of_rows(scored: tuple[Any, dic
     agrees = figure(table, "second_agrees", "flipped")
     assert agrees["n"] == flips.sum()
     hit = int(flips.any(1).sum())  # rows that have a flipped answer: the subset's
-    expected = compute(RateSums(int(flips.sum()), round(agrees["value"] * flips.sum()), int(flips.sum()) - hit))
+    expected = compute(
+        RateSums(int(flips.sum()), round(agrees["value"] * flips.sum()), int(flips.sum()) - hit)
+    )
     assert (agrees["low"], agrees["high"]) == pytest.approx((expected.low, expected.high))
     some = figure(table, "flip_rate[any]", "all")
     assert (some["n"], some["value"]) == (ROWS, hit / ROWS)
     assert (some["low"], some["high"]) == pytest.approx(wilson(hit, ROWS))
     correct = np.array([r["correct"] is True for r in run.rows]).reshape(ROWS, EACH)[:, 0]
     assert figure(table, "flip_rate[any]", "correct")["n"] == correct.sum()
-    assert not [e for e in table["subsets"] if e["metric"] == "flip_rate[any]" and "flipped" in e["subset"]]
+    assert not [
+        e for e in table["subsets"] if e["metric"] == "flip_rate[any]" and "flipped" in e["subset"]
+    ]
     notes = {e["metric"]: e["note"] for e in table["metrics"] if not e["by"]}
     assert notes["flip_rate"] == "n answers, 3 to each of 20 rows; every interval is over rows"
     assert notes["forward"] == "per answer, of which a row has 3"
@@ -90,17 +106,25 @@ def test_diversity_is_what_numpy_makes_of_it(scored: tuple[Any, dict[str, Any]])
     gaps = np.square(after[:, :, None] - after[:, None]).mean(-1)  # (rows, k, k)
     upper = np.triu(np.ones((EACH, EACH), bool), 1)
     of_all = [gap[upper].mean() for gap in gaps]
-    valid = [gap[np.ix_(f, f)][np.triu(np.ones((f.sum(),) * 2, bool), 1)] for gap, f in zip(gaps, flips, strict=True)]
+    valid = [
+        gap[np.ix_(f, f)][np.triu(np.ones((f.sum(),) * 2, bool), 1)]
+        for gap, f in zip(gaps, flips, strict=True)
+    ]
     of_flipped = [gap.mean() for gap in valid if len(gap)]
     assert 0 < len(of_flipped) < ROWS
     told = figure(table, "lpips_diversity[tiny]", "all")
     assert (told["n"], told["value"]) == (ROWS, pytest.approx(np.mean(of_all), abs=1e-7))
     told = figure(table, "lpips_diversity[tiny]", "flipped")
-    assert (told["n"], told["value"]) == (len(of_flipped), pytest.approx(np.mean(of_flipped), abs=1e-7))
+    assert (told["n"], told["value"]) == (
+        len(of_flipped),
+        pytest.approx(np.mean(of_flipped), abs=1e-7),
+    )
     correct = [r["correct"] is True for r in run.rows][::EACH]
     told = figure(table, "lpips_diversity[tiny]", "correct")
     assert told["value"] == pytest.approx(np.mean(np.array(of_all)[correct]), abs=1e-7)
-    assert [e["subset"] for e in table["metrics"] if e["metric"].startswith("lpips_diversity")] == ["all"]
+    assert [e["subset"] for e in table["metrics"] if e["metric"].startswith("lpips_diversity")] == [
+        "all"
+    ]
 
 
 def test_shards_change_nothing_and_originals_count_once(
@@ -116,13 +140,17 @@ def test_shards_change_nothing_and_originals_count_once(
     assert {"fid[tiny]", "kid[tiny]", "cd"} <= names
     x = np.stack([x for x, _ in run.pictures])[::EACH, :2, :2, 1].reshape(ROWS, -1) / 255
     flipped = [r["flipped"] for r in run.rows]
-    y = np.stack([y for _, y in run.pictures])[flipped][:, :2, :2, 1].reshape(sum(flipped), -1) / 255
+    y = (
+        np.stack([y for _, y in run.pictures])[flipped][:, :2, :2, 1].reshape(sum(flipped), -1)
+        / 255
+    )
     rows = np.array([r["row"] for r in run.rows])[flipped]
 
     def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.asarray((a @ b.T / 4 + 1) ** 3)
 
-    other_rows = rows[:, None] != rows[None, :]  # neither with itself nor with another answer to its row
+    # neither with itself nor with another answer to its row
+    other_rows = rows[:, None] != rows[None, :]
     apart = np.arange(ROWS)[:, None] != rows[None, :]
     inside = kernel(x, x)[~np.eye(ROWS, dtype=bool)].mean() + kernel(y, y)[other_rows].mean()
     told = figure(table, "kid[tiny]", "flipped")
@@ -153,7 +181,9 @@ def test_a_training_set_takes_answers_that_differ_and_no_more_than_wanted(
     assert counts["kept"] == len(good)
     assert "of 60 answers to 20 rows" in counts["summary"]
     table = pd.concat([pd.read_parquet(f"{run.store.uri}/{file}") for file in counts["files"]])
-    assert {(line.source_id, line.k) for line in table.itertuples()} == {(r["id"], r["k"]) for r in good}
+    assert {(line.source_id, line.k) for line in table.itertuples()} == {
+        (r["id"], r["k"]) for r in good
+    }
     assert "split by `source_id`" in run.store.read("augment/README.md").decode()
     counts = augment(run.store, run.with_settings(augment={**settings, "per_row": 1}))
     assert counts["kept"] == len({r["id"] for r in good})
@@ -185,7 +215,10 @@ def test_cells_of_a_sweep_differ_by_their_rows_means(
     one = make_run(rows=ROWS, shards=2, name="one")
     score(one.store, run.config)
     measures = [m for m in row_measures(run.config) if m.column in ("l1", "flipped")]
-    found = {line["metric"]: line for line in pairs(["one", "three"], [one.store, run.store], measures, 50)}
+    found = {
+        line["metric"]: line
+        for line in pairs(["one", "three"], [one.store, run.store], measures, 50)
+    }
     gap = [np.abs(x.astype(float) - y).mean() / 255 for x, y in run.pictures]
     first, mean = np.array(gap)[::EACH], np.array(gap).reshape(ROWS, EACH).mean(1)
     assert found["l1"]["n"] == ROWS
@@ -194,7 +227,9 @@ def test_cells_of_a_sweep_differ_by_their_rows_means(
     assert found["flip_rate"]["difference"] == pytest.approx((flips[:, 0] - flips.mean(1)).mean())
 
 
-def test_the_report_shows_an_original_once_with_all_answers(scored: tuple[Any, dict[str, Any]]) -> None:
+def test_the_report_shows_an_original_once_with_all_answers(
+    scored: tuple[Any, dict[str, Any]],
+) -> None:
     run, _ = scored
     data = read_run(run.store)
     assert (data.each, data.noun, data.tally.rows) == (EACH, "answer", ROWS * EACH)

@@ -1,4 +1,6 @@
-"""CelebA's presets: that they fit each other, and that real faces go through training and both runs."""
+"""CelebA's presets: that they fit each other, and that real faces go through training and both
+runs.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,12 @@ FACES = Path(__file__).parents[2] / "../shared/data/celeba"
 MODELS = ("smile", "second", "attributes", "autoencoder")
 GUIDES = ("denoiser", "causal", "named")  # what the diffusion methods need besides
 GENDER = ("gender", "gender-second", "attgan")  # what AIP's table needs
-ROLES = {"smile": "classifier", "second": "second", "attributes": "oracle", "autoencoder": "autoencoder"}
+ROLES = {
+    "smile": "classifier",
+    "second": "second",
+    "attributes": "oracle",
+    "autoencoder": "autoencoder",
+}
 SMALL: dict[str, dict[str, Any]] = {
     "smile": {"widths": [8, 16]},
     "second": {"width": 8},
@@ -40,7 +47,8 @@ def test_model_preset_is_what_its_training_makes(name: str) -> None:
     preset = read_preset("model", f"celeba-{name}")
     assert Path(preset.pop("weights")).name == made.pop("weights")
     if name == "causal":
-        made["settings"]["features"] = 128  # the last of celeba-smile's widths, which training finds
+        # the last of celeba-smile's widths, which training finds
+        made["settings"]["features"] = 128
     assert preset == {key: value for key, value in made.items() if key != "source"}
 
 
@@ -81,9 +89,14 @@ def test_methods_of_aips_table_differ_in_the_method_alone() -> None:
         "fgsm",
         "counter-vis",
     }
-    as_published = [run for run in runs if unhurried(run.method.settings) == unhurried(preset_settings(run))]
+    as_published = [
+        run for run in runs if unhurried(run.method.settings) == unhurried(preset_settings(run))
+    ]
     assert len({run.method.preset for run in as_published}) == 7
-    assert network_of("lpr", {name: spec.model_dump() for name, spec in base.models.items()}) == "encoder"
+    assert (
+        network_of("lpr", {name: spec.model_dump() for name, spec in base.models.items()})
+        == "encoder"
+    )
 
 
 def preset_settings(config: RunConfig) -> dict[str, Any]:
@@ -92,7 +105,8 @@ def preset_settings(config: RunConfig) -> dict[str, Any]:
 
 
 def unhurried(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings without the number of steps: fewer do where each is a tenth shorter than the last."""
+    """Settings without the number of steps: fewer do where each is a tenth shorter
+    than the last."""
     return {key: value for key, value in settings.items() if key != "n_max"}
 
 
@@ -104,7 +118,9 @@ def test_guided_run_differs_in_its_guidance_alone(name: str) -> None:
     assert {role: guided.models[role] for role in plain.models} == plain.models
     settings = dict(guided.method.settings)
     told = {key: settings.pop(key) for key in ("alpha", "spurious") if key in settings}
-    assert settings == {key: value for key, value in plain.method.settings.items() if key != "distance"}
+    assert settings == {
+        key: value for key, value in plain.method.settings.items() if key != "distance"
+    }
     assert set(told.get("spurious", [])) <= set(guided.models["spurious"].classes)
     assert guided.models["spurious"].weights != guided.models["oracle"].weights
 
@@ -117,13 +133,23 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder, sets = tmp_path_factory.mktemp("models"), []
     for name in MODELS:
         out = folder / f"{name}.safetensors"
-        few = [f"data.path={FACES}", "data.rows=0:24", f"holdout.path={FACES}", "holdout.rows=5000:5008"]
-        config = load_train(f"celeba-{name}", [*few, "steps=3", "batch=8", "dtype=float32", f"out={out}"])
+        few = [
+            f"data.path={FACES}",
+            "data.rows=0:24",
+            f"holdout.path={FACES}",
+            "holdout.rows=5000:5008",
+        ]
+        config = load_train(
+            f"celeba-{name}", [*few, "steps=3", "batch=8", "dtype=float32", f"out={out}"]
+        )
         config = config.model_copy(update={"settings": SMALL[name]})
         train(config, log=lambda line: None)
         made = specification(config)
         sets.append(f"models.{ROLES[name]}.weights={out}")
-        sets += [f"models.{ROLES[name]}.settings.{key}={value}" for key, value in made["settings"].items()]
+        sets += [
+            f"models.{ROLES[name]}.settings.{key}={value}"
+            for key, value in made["settings"].items()
+        ]
     return sets
 
 
@@ -131,13 +157,21 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_twenty_real_faces_go_through(trained: list[str], preset: str, tmp_path: Path) -> None:
     known = load_run(preset).models
     sets = [item for item in trained if item.split(".")[1] in known]
-    few = [f"data.path={FACES}", "data.rows=5000:5020", "engine.kind=local", "engine.shard_rows=12", f"out={tmp_path}"]
+    few = [
+        f"data.path={FACES}",
+        "data.rows=5000:5020",
+        "engine.kind=local",
+        "engine.shard_rows=12",
+        f"out={tmp_path}",
+    ]
     quick = ["method.settings.max_steps=3", "score.bootstrap=20", "score.cout_steps=4"]
     config = load_run(preset, [*sets, *few, *quick])
     store = run(config, stages=("generate", "score"))
     assert verify(store) == []
     rows = [
-        row for commit in read_commits(store, "generate").values() for row in read_committed(store, commit).to_pylist()
+        row
+        for commit in read_commits(store, "generate").values()
+        for row in read_committed(store, commit).to_pylist()
     ]
     assert sorted(int(row["id"]) for row in rows) == list(range(5001, 5021))
     assert {row["split"] for row in rows} == {"test"}

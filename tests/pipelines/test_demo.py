@@ -18,7 +18,8 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("demo")
     page = demo(str(out), ["engine.kind=local", f"data.rows=:{ROWS}", "score.cout_tolerance=0.01"])
     found = {
-        name: json.loads((out / name / "score" / "table.json").read_text()) for name in ("demo-plain", "demo-biased")
+        name: json.loads((out / name / "score" / "table.json").read_text())
+        for name in ("demo-plain", "demo-biased")
     }
     return {"page": page, **found}
 

@@ -1,4 +1,6 @@
-"""`counterfactory gc`: says what could go, deletes it when told to, and leaves a run that still holds."""
+"""`counterfactory gc`: says what could go, deletes it when told to, and leaves a run that still
+holds.
+"""
 
 import os
 from collections.abc import Callable
@@ -16,7 +18,8 @@ DAYS = 3 * 86400
 
 @pytest.fixture
 def left(make_run: Callable[..., Any]) -> Any:
-    """A run with an orphan, a mark and a half-written file, all three days old, and a young orphan."""
+    """A run with an orphan, a mark and a half-written file, all three days old, and a
+    young orphan."""
     made = make_run()
     store = made.store
     begin(store, "generate", {"index": 0}, LOCAL)
@@ -29,7 +32,9 @@ def left(make_run: Callable[..., Any]) -> Any:
     return store
 
 
-def test_gc_says_what_could_go_and_does_it_when_told_to(left: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gc_says_what_could_go_and_does_it_when_told_to(
+    left: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = left.entries()
     assert main(["gc", left.uri]) == 0
     told = capsys.readouterr().out
@@ -51,7 +56,9 @@ def test_gc_says_what_could_go_and_does_it_when_told_to(left: Any, capsys: pytes
     assert verify(left) == []
 
 
-def test_gc_deletes_nothing_that_a_driver_may_be_about_to_commit(left: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gc_deletes_nothing_that_a_driver_may_be_about_to_commit(
+    left: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = left.entries()
     for text in ("0s", "59m"):
         assert main(["gc", left.uri, "--delete", "--older-than", text]) == 2
@@ -63,11 +70,15 @@ def test_gc_deletes_nothing_that_a_driver_may_be_about_to_commit(left: Any, caps
     assert "000001-aa" in capsys.readouterr().out
 
 
-def test_gc_refuses_what_is_no_run_and_no_age(left: Any, tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gc_refuses_what_is_no_run_and_no_age(
+    left: Any, tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["gc", str(tmp_path)]) == 2
     assert "plan.json" in capsys.readouterr().err
     assert main(["gc", left.uri, "--older-than", "soon"]) == 2
-    assert "--older-than: expected an age like 30m, 24h or 7d, got 'soon'" in capsys.readouterr().err
+    assert (
+        "--older-than: expected an age like 30m, 24h or 7d, got 'soon'" in capsys.readouterr().err
+    )
 
 
 def test_ages() -> None:

@@ -1,4 +1,6 @@
-"""Masks from the table to the method: a run by regions, rows set aside for their masks, and training with them."""
+"""Masks from the table to the method: a run by regions, rows set aside for their masks, and
+training with them.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ TINY: dict[str, Any] = {"style": 3, "told": 4, "encoder": [4, 4, 4], "widths": [
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six faces of 32 px, of which one has no mask, one a mask of another size, one a value that is no region's."""
+    """Six faces of 32 px, of which one has no mask, one a mask of another size, one a value that is
+    no region's.
+    """
     folder = tmp_path_factory.mktemp("masked")
     prepare_faces(str(folder), rows=6, test_rows=0, size=32, masks=True)
     path = folder / "train-00000.parquet"
@@ -44,15 +48,25 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cells[2]["bytes"] = encode(np.zeros((16, 16), dtype=np.uint8))
     cells[3]["bytes"] = encode(np.full((32, 32), len(REGIONS), dtype=np.uint8))
     field = table.schema.field("mask")
-    table = table.set_column(table.schema.names.index("mask"), field, pa.array(cells, type=field.type))
+    table = table.set_column(
+        table.schema.names.index("mask"), field, pa.array(cells, type=field.type)
+    )
     pq.write_table(table, path)
     return folder
 
 
 def config(folder: Path, **other: Any) -> RunConfig:
-    semantic = {"role": "semantic", "target": "counterfactory.models.semantic.SemanticNet", "classes": list(REGIONS)}
+    semantic = {
+        "role": "semantic",
+        "target": "counterfactory.models.semantic.SemanticNet",
+        "classes": list(REGIONS),
+    }
     semantic["settings"] = {**TINY, "regions": len(REGIONS), "size": 32}
-    classifier = {"role": "classifier", "target": "counterfactory.models.classifiers.ConvNet", "classes": ["no", "yes"]}
+    classifier = {
+        "role": "classifier",
+        "target": "counterfactory.models.classifiers.ConvNet",
+        "classes": ["no", "yes"],
+    }
     raw: dict[str, Any] = {
         "name": "masked",
         "data": {"path": str(folder), "id": "id", "size": 32, "mask": "mask"},
@@ -81,9 +95,12 @@ def test_a_run_hands_masks_over_and_sets_bad_ones_aside(data: Path, tmp_path: Pa
         "mask: expected values below 10, one per region, got 10",
     ]
     given = {row["id"]: row for row in pq.read_table(data).to_pylist()}
-    for row in read_committed(store, commit, ["id", "original", "counterfactual", "mask"]).to_pylist():
+    for row in read_committed(
+        store, commit, ["id", "original", "counterfactual", "mask"]
+    ).to_pylist():
         before, after = (
-            decode(row[n]["bytes"], size=32, crop=None, max_pixels=4096) for n in ("original", "counterfactual")
+            decode(row[n]["bytes"], size=32, crop=None, max_pixels=4096)
+            for n in ("original", "counterfactual")
         )
         mask = decode_mask(given[row["id"]]["mask"], size=32, crop=None, of=(32, 32))
         changed = (before != after).any(-1)
@@ -101,10 +118,19 @@ def test_a_run_hands_masks_over_and_sets_bad_ones_aside(data: Path, tmp_path: Pa
     [
         (
             {"data": {"size": 32}},
-            "data.mask: expected the column of segmentation masks, which counterfactory.methods.steex.STEEX needs",
+            (
+                "data.mask: expected the column of segmentation masks, which"
+                " counterfactory.methods.steex.STEEX needs"
+            ),
         ),
-        ({"data": {"size": 32, "mask": "mark"}}, "data.mask: expected a column of .*, got 'mark': did you mean 'mask'"),
-        ({"method": {"settings": {"regions": ["mouht"]}}}, "expected regions out of background, .*, got 'mouht'"),
+        (
+            {"data": {"size": 32, "mask": "mark"}},
+            "data.mask: expected a column of .*, got 'mark': did you mean 'mask'",
+        ),
+        (
+            {"method": {"settings": {"regions": ["mouht"]}}},
+            "expected regions out of background, .*, got 'mouht'",
+        ),
         (
             {"semantic": [*REGIONS[1:], REGIONS[0]]},
             "models.semantic: expected the regions of the masks of .*background, cloth",
@@ -118,9 +144,13 @@ def test_a_run_that_cannot_work_stops_before_any_work(
     if "data" in other:
         run = config(data, data={"path": str(data), **other["data"]})
     if "method" in other:
-        run = config(data, method={"target": "counterfactory.methods.steex.STEEX", **other["method"]})
+        run = config(
+            data, method={"target": "counterfactory.methods.steex.STEEX", **other["method"]}
+        )
     if "semantic" in other:
-        run.models["semantic"] = run.models["semantic"].model_copy(update={"classes": other["semantic"]})
+        run.models["semantic"] = run.models["semantic"].model_copy(
+            update={"classes": other["semantic"]}
+        )
     with pytest.raises(UserError, match=says):
         generate(open_store(tmp_path / "run"), run)
     assert not (tmp_path / "run").exists()
@@ -134,7 +164,10 @@ def test_the_loss_is_the_sum_of_its_terms() -> None:
     masks[:, :2, :2] = 1  # the third region is nowhere
     has = torch.tensor([[0, 1], [1, 1], [0, 0], [1, 0]])
     told = torch.cat([masks.flatten(1), has], 1).to(torch.uint8)
-    styles = net.encode(x, masks) + torch.randn(4, 3, 3, generator=torch.Generator().manual_seed(5)) * 0.1353352832
+    styles = (
+        net.encode(x, masks)
+        + torch.randn(4, 3, 3, generator=torch.Generator().manual_seed(5)) * 0.1353352832
+    )
     error = net.decode(styles, masks) - x  # the noise starts at a log-variance of -4
     parts = [(masks == region)[:, None].expand_as(x) for region in (0, 1)]
     shares = [
@@ -159,7 +192,13 @@ def test_the_loss_is_the_sum_of_its_terms() -> None:
 
 def training(folder: Path, out: Path, **other: Any) -> TrainConfig:
     source = {"path": str(folder), "size": 32, "mask": "mask", "rows": "4:6"}
-    raw = {"name": "tiny", "role": "semantic", "data": source, "holdout": source, "classes": list(REGIONS)}
+    raw = {
+        "name": "tiny",
+        "role": "semantic",
+        "data": source,
+        "holdout": source,
+        "classes": list(REGIONS),
+    }
     raw |= {
         "target": "counterfactory.models.semantic.SemanticNet",
         "settings": TINY,
@@ -176,9 +215,12 @@ def test_training_writes_a_model_that_a_run_can_use(data: Path, tmp_path: Path) 
     assert card["training"]["command"] == "counterfactory train semantic tiny"
     assert set(card["holdout"]) == {"rows", "l1", "psnr", "regions", "leak"}
     assert list(card["holdout"]["regions"]) == list(REGIONS)
-    model: Any = build(check(ModelConfig, card["model"], "card").model_dump(), out, torch.device("cpu"))
+    model: Any = build(
+        check(ModelConfig, card["model"], "card").model_dump(), out, torch.device("cpu")
+    )
     assert model.regions == REGIONS
-    assert not [key for key in model.state_dict() if "probe" in key or "log_variance" in key]  # they were for training
+    # they were for training
+    assert not [key for key in model.state_dict() if "probe" in key or "log_variance" in key]
 
 
 @pytest.mark.parametrize(
@@ -190,6 +232,8 @@ def test_training_writes_a_model_that_a_run_can_use(data: Path, tmp_path: Path) 
         ({"classes": ["a", "b"]}, "expected values below 2, one per region, got 9"),
     ],
 )
-def test_training_says_what_it_lacks(data: Path, tmp_path: Path, other: dict[str, Any], says: str) -> None:
+def test_training_says_what_it_lacks(
+    data: Path, tmp_path: Path, other: dict[str, Any], says: str
+) -> None:
     with pytest.raises(UserError, match=says):
         train(training(data, tmp_path / "tiny.safetensors", **other), lambda _: None)

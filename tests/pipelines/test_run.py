@@ -49,7 +49,10 @@ def made(faces: Path, out: Path, *more: str) -> Store:
 
 def answers(store: Store, columns: list[str] | None = None) -> dict[str, dict[str, Any]]:
     """Every committed counterfactual by its row's id."""
-    tables = [read_committed(store, commit, columns) for _, commit in sorted(read_commits(store, "generate").items())]
+    tables = [
+        read_committed(store, commit, columns)
+        for _, commit in sorted(read_commits(store, "generate").items())
+    ]
     return {row["id"]: row for row in pa.concat_tables(tables).to_pylist()}
 
 
@@ -89,7 +92,14 @@ def test_all_stages_leave_what_they_promise(whole: Store) -> None:
     assert "flip" in page.lower()
     manifest = read_manifest(whole)
     assert manifest["totals"]["rows_out"] == 24
-    assert set(manifest["models"]) == {"classifier", "autoencoder", "oracle", "second", "simsiam", "attribution"}
+    assert set(manifest["models"]) == {
+        "classifier",
+        "autoencoder",
+        "oracle",
+        "second",
+        "simsiam",
+        "attribution",
+    }
     moved = json.loads(whole.read("attribution/table.json"))
     assert (moved["rows"], moved["order"][0]) == (24, "Smiling")
     assert whole.exists("config.yaml")
@@ -145,7 +155,9 @@ def test_one_row_at_a_time_gives_what_eight_give(faces: Path, tmp_path: Path) ->
         assert np.abs(pixels(row) - pixels(eight[key])).max() <= 2
 
 
-def test_workers_and_shard_sizes_change_nothing(faces: Path, tmp_path: Path, ray_session: None) -> None:
+def test_workers_and_shard_sizes_change_nothing(
+    faces: Path, tmp_path: Path, ray_session: None
+) -> None:
     ways = {
         "one": ("engine.kind=ray", "engine.workers=1", "engine.shard_rows=64"),
         "two": ("engine.kind=ray", "engine.workers=2", "engine.shard_rows=7"),
@@ -173,12 +185,27 @@ def descendants(process: int) -> list[int]:
 
 def test_a_driver_killed_on_ray_is_taken_up_again(faces: Path, tmp_path: Path) -> None:
     """The command itself, with its workers; tests/faults has the other ways to die."""
-    command = [sys.executable, "-m", "pipelines.cli", "generate", "demo-plain", "--out", str(tmp_path)]
-    sets = ["engine.shard_rows=2", "engine.batch=2", "engine.workers=2", "method.settings.max_steps=40"]
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.cli",
+        "generate",
+        "demo-plain",
+        "--out",
+        str(tmp_path),
+    ]
+    sets = [
+        "engine.shard_rows=2",
+        "engine.batch=2",
+        "engine.workers=2",
+        "method.settings.max_steps=40",
+    ]
     for item in [f"data.path={faces}", *sets]:
         command += ["--set", item]
     store = open_store(tmp_path / "demo-plain")
-    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    driver = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     while len(store.list("commit/generate")) < 4:
         assert driver.poll() is None, "it ended before it could be killed"
         time.sleep(0.01)
@@ -215,7 +242,9 @@ def damaged(folder: Path, faces: Path) -> Path:
     rows[6]["image"]["bytes"] = b""
     rows[9]["image"] = None
     columns = {name: [row[name] for row in rows] for name in table.column_names}
-    columns["label"] = [float("nan") if i == 11 else float(v) for i, v in enumerate(columns["label"])]
+    columns["label"] = [
+        float("nan") if i == 11 else float(v) for i, v in enumerate(columns["label"])
+    ]
     folder.mkdir()
     schema = table.schema.remove_metadata()
     schema = schema.set(schema.get_field_index("label"), pa.field("label", pa.float64()))
@@ -248,7 +277,9 @@ def test_a_run_over_a_damaged_page_ends_whole(faces: Path, tmp_path: Path) -> No
     table = pa.concat_tables([pq.read_table(path) for path in sorted(faces.glob("*.parquet"))])
     pq.write_table(table, folder / "a.parquet", row_group_size=12)
     group = pq.read_metadata(folder / "a.parquet").row_group(1)
-    chunk = next(c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == "image.bytes")
+    chunk = next(
+        c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == "image.bytes"
+    )
     content = bytearray((folder / "a.parquet").read_bytes())
     first = chunk.dictionary_page_offset or chunk.data_page_offset
     content[first : first + chunk.total_compressed_size] = b"\xee" * chunk.total_compressed_size
@@ -306,7 +337,9 @@ def test_a_run_refuses_to_go_on_with_other_settings(faces: Path, tmp_path: Path)
     assert store.read("plan.json") == plan
 
 
-def test_a_row_that_raises_is_set_aside_alone(faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_that_raises_is_set_aside_alone(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from counterfactory.methods.counterfactual_attack import CounterfactualAttack
 
     plain = CounterfactualAttack.__call__
@@ -320,8 +353,14 @@ def test_a_row_that_raises_is_set_aside_alone(faces: Path, tmp_path: Path, monke
 
     monkeypatch.setattr(CounterfactualAttack, "__call__", call)
     store = made(faces, tmp_path)
-    quarantined = [entry for commit in read_commits(store, "generate").values() for entry in commit["quarantined"]]
-    assert [entry["reason"] for entry in quarantined] == ["the method failed: RuntimeError: planted"]
+    quarantined = [
+        entry
+        for commit in read_commits(store, "generate").values()
+        for entry in commit["quarantined"]
+    ]
+    assert [entry["reason"] for entry in quarantined] == [
+        "the method failed: RuntimeError: planted"
+    ]
     assert len(answers(store)) == 23
 
 
@@ -334,7 +373,10 @@ def test_a_damaged_commit_is_told_in_a_line(
     assert main(["show", store.uri]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert f"commit/generate/000001.json: expected the commit of this shard, got {len(data)} bytes" in error
+    assert (
+        f"commit/generate/000001.json: expected the commit of this shard, got {len(data)} bytes"
+        in error
+    )
     assert main(["verify", store.uri]) == 1
     assert "generate: shard 1: " in capsys.readouterr().out
 

@@ -6,7 +6,9 @@ from pipelines.cli import main
 from storage.uri import open_store
 
 
-def test_a_run_in_a_bucket(s3_folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_in_a_bucket(
+    s3_folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-secret")
     assert main(["prepare", "faces", f"{s3_folder}/data", "--rows", "6", "--test-rows", "2"]) == 0
     command = [

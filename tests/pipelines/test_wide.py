@@ -22,7 +22,9 @@ def test_wide_images_stay_wide_from_the_data_to_the_report(faces: Path, tmp_path
     raw = {
         "name": "wide",
         "data": {"preset": "faces", "path": str(faces), "rows": "0:4", "size": [96, 64]},
-        "models": {name: {"preset": f"faces-{kind}", "size": None} for name, kind in MODELS.items()},
+        "models": {
+            name: {"preset": f"faces-{kind}", "size": None} for name, kind in MODELS.items()
+        },
         "method": "pixel-pgd-demo",
         "out": str(tmp_path),
         "engine": {"kind": "local"},
@@ -35,10 +37,15 @@ def test_wide_images_stay_wide_from_the_data_to_the_report(faces: Path, tmp_path
     store = run(config)
     assert verify(store) == []
     commits = sorted(read_commits(store, "generate").items())
-    rows = pa.concat_tables([read_committed(store, commit, None) for _, commit in commits]).to_pylist()
+    rows = pa.concat_tables(
+        [read_committed(store, commit, None) for _, commit in commits]
+    ).to_pylist()
     assert len(rows) == 4
     for row in rows:
-        sides = {Image.open(io.BytesIO(row[name]["bytes"])).size for name in ("original", "counterfactual")}
+        sides = {
+            Image.open(io.BytesIO(row[name]["bytes"])).size
+            for name in ("original", "counterfactual")
+        }
         assert sides == {(96, 64)}
     table = json.loads(store.read("score/table.json"))
     assert {"cout", "l1", "flip_rate"} <= {metric["metric"] for metric in table["metrics"]}
@@ -47,5 +54,7 @@ def test_wide_images_stay_wide_from_the_data_to_the_report(faces: Path, tmp_path
 
 @pytest.mark.parametrize("size", ["0", "[96, 0]", "[96, 64, 3]", "[]", "wide", "true", "1.5"])
 def test_a_size_that_is_none_is_told(size: str) -> None:
-    with pytest.raises(UserError, match=r"data.size: expected a side of 1 px or more, or \[width, height\], got"):
+    with pytest.raises(
+        UserError, match=r"data.size: expected a side of 1 px or more, or \[width, height\], got"
+    ):
         load_run("demo-plain", [f"data.size={size}"])

@@ -21,16 +21,28 @@ from urllib.parse import urlsplit
 
 import pytest
 
-SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
-INTERNAL = b"<?xml version='1.0'?><Error><Code>InternalError</Code><Message>Please try again.</Message></Error>"
-DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+SLOW_DOWN = (
+    b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Reduce your request"
+    b" rate.</Message></Error>"
+)
+INTERNAL = (
+    b"<?xml version='1.0'?><Error><Code>InternalError</Code><Message>Please try"
+    b" again.</Message></Error>"
+)
+DENIED = (
+    b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+)
 
 
 @dataclass
 class Fault:
-    """What goes wrong: how, to requests of which method and path, how often, and after how many that go well."""
+    """What goes wrong: how, to requests of which method and path, how often, and after how many
+    that go well.
+    """
 
-    how: str  # slow-down, denied, cut (half the body), lost (done, but no reply), internal (done, but 500), reset, hold
+    # slow-down, denied, cut (half the body), lost (done, but no reply), internal (done, but 500),
+    # reset, hold
+    how: str
     method: str = ""
     path: str = ""
     times: int = 1
@@ -39,7 +51,9 @@ class Fault:
 
 @dataclass
 class Proxy:
-    """A server on loopback that passes requests on; `faults` are used up in order, `seen` is what came."""
+    """A server on loopback that passes requests on; `faults` are used up in order, `seen` is what
+    came.
+    """
 
     upstream: str
     faults: list[Fault] = field(default_factory=list)
@@ -48,7 +62,9 @@ class Proxy:
     release: threading.Event = field(default_factory=threading.Event)
     url: str = ""
 
-    def fail(self, how: str, method: str = "", path: str = "", times: int = 1, after: int = 0) -> None:
+    def fail(
+        self, how: str, method: str = "", path: str = "", times: int = 1, after: int = 0
+    ) -> None:
         self.faults.append(Fault(how, method, path, times, after))
 
     def told(self, how: str) -> int:
@@ -60,7 +76,11 @@ class Proxy:
         with self.lock:
             how = "ok"
             for fault in self.faults:
-                if (not fault.method or fault.method == method) and fault.path in path and fault.times > 0:
+                if (
+                    (not fault.method or fault.method == method)
+                    and fault.path in path
+                    and fault.times > 0
+                ):
                     if fault.after > 0:
                         fault.after -= 1
                         continue
@@ -104,9 +124,15 @@ class Handler(BaseHTTPRequestHandler):
         finally:
             connection.close()
 
-    def answer(self, status: int, data: bytes, headers: dict[str, str] | None = None, *, cut: bool = False) -> None:
+    def answer(
+        self, status: int, data: bytes, headers: dict[str, str] | None = None, *, cut: bool = False
+    ) -> None:
         self.send_response_only(status)
-        kept = {k: v for k, v in (headers or {}).items() if k.lower() not in ("transfer-encoding", "connection")}
+        kept = {
+            k: v
+            for k, v in (headers or {}).items()
+            if k.lower() not in ("transfer-encoding", "connection")
+        }
         if not any(name.lower() == "content-length" for name in kept):
             kept["Content-Length"] = str(len(data))
         for name, value in kept.items():
@@ -120,7 +146,11 @@ class Handler(BaseHTTPRequestHandler):
     def hang_up(self) -> None:
         self.close_connection = True
         self.wfile.flush()
-        self.connection.close() if self.proxy.seen[-1][2] == "reset" else self.connection.shutdown(socket.SHUT_RDWR)
+        (
+            self.connection.close()
+            if self.proxy.seen[-1][2] == "reset"
+            else self.connection.shutdown(socket.SHUT_RDWR)
+        )
 
     do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = handle_any  # noqa: N815 (http.server's names)
 
@@ -145,7 +175,9 @@ def proxy(s3_endpoint: str, s3_folder: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(scope="session")
 def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a SeaweedFS server on loopback with a bucket `tests`, on ports that are free, ended afterwards."""
+    """The address of a SeaweedFS server on loopback with a bucket `tests`, on ports that are free,
+    ended afterwards.
+    """
     beside = Path(sys.executable).with_name("weed")
     weed = str(beside) if beside.is_file() else shutil.which("weed")
     if weed is None:
@@ -157,7 +189,13 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         json.dumps({"identities": [{"name": "tests", "credentials": [key], "actions": actions}]})
     )
     names = ("master", "volume", "filer", "s3")
-    ports = dict(zip([f"{name}.port{grpc}" for name in names for grpc in ("", ".grpc")], free_ports(8), strict=True))
+    ports = dict(
+        zip(
+            [f"{name}.port{grpc}" for name in names for grpc in ("", ".grpc")],
+            free_ports(8),
+            strict=True,
+        )
+    )
     options = {
         "dir": folder,
         "ip": "127.0.0.1",
@@ -169,7 +207,13 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "master.telemetry": "false",
         **ports,
     }
-    command = [weed, "server", "-filer", "-s3", *(f"-{name}={value}" for name, value in options.items())]
+    command = [
+        weed,
+        "server",
+        "-filer",
+        "-s3",
+        *(f"-{name}={value}" for name, value in options.items()),
+    ]
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
     address = f"http://127.0.0.1:{ports['s3.port']}"
@@ -193,13 +237,19 @@ def free_ports(count: int) -> list[int]:
 
 
 def make_bucket(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until the server makes a bucket and takes an object into it, or fail with the end of its log."""
+    """Wait until the server makes a bucket and takes an object into it, or fail with the end of its
+    log.
+    """
     import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
 
     config = Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=20)
-    keys = {"aws_access_key_id": "tests", "aws_secret_access_key": "tests-secret-key", "region_name": "us-east-1"}
+    keys = {
+        "aws_access_key_id": "tests",
+        "aws_secret_access_key": "tests-secret-key",
+        "region_name": "us-east-1",
+    }
     client = boto3.client("s3", endpoint_url=address, config=config, **keys)
     for _ in range(240):
         if process.poll() is not None:
@@ -207,7 +257,10 @@ def make_bucket(address: str, process: subprocess.Popen[bytes], log: Path) -> No
         try:
             client.create_bucket(Bucket="tests")
         except ClientError as error:
-            if error.response["Error"]["Code"] not in ("BucketAlreadyExists", "BucketAlreadyOwnedByYou"):
+            if error.response["Error"]["Code"] not in (
+                "BucketAlreadyExists",
+                "BucketAlreadyOwnedByYou",
+            ):
                 time.sleep(0.25)
                 continue
         except BotoCoreError:

@@ -1,4 +1,6 @@
-"""s3:// wherever a path goes, a run through a bad line, and refusals that end in one line on every verb."""
+"""s3:// wherever a path goes, a run through a bad line, and refusals that end in one line on every
+verb.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,12 @@ def test_config_data_weights_answers_and_run_in_a_bucket(
     assert main(["run", config, *TINY]) == 0, capsys.readouterr().err
     store = open_store(f"{s3_folder}/runs/x")
     assert verify(store) == []
-    lines = [line for name in store.list("judge") if name.endswith("jsonl") for line in store.read(name).splitlines()]
+    lines = [
+        line
+        for name in store.list("judge")
+        if name.endswith("jsonl")
+        for line in store.read(name).splitlines()
+    ]
     message = {"message": {"content": json.dumps(dict.fromkeys(CRITERIA, 5))}}
     response = {"response": {"body": {"choices": [message]}}}
     answers = [{"custom_id": json.loads(line)["custom_id"], **response} for line in lines]
@@ -70,23 +77,43 @@ def test_config_data_weights_answers_and_run_in_a_bucket(
     assert "8 parsed" in capsys.readouterr().out
     for command in (["augment"], ["report"]):
         assert main([*command, store.uri, *TINY[:2]]) == 0
-    for name in ("report.html", "augment/data/part-00000.parquet", "judge/scores.parquet", "MANIFEST.json"):
+    for name in (
+        "report.html",
+        "augment/data/part-00000.parquet",
+        "judge/scores.parquet",
+        "MANIFEST.json",
+    ):
         assert store.is_file(name)
     for command in (["show"], ["verify"], ["gc"]):
         assert main([*command, store.uri]) == 0
     assert main(["doctor", config, *TINY]) in (0, 1)
 
 
-def test_training_from_and_to_a_bucket(data: str, s3_folder: str, capsys: pytest.CaptureFixture[str]) -> None:
-    sets = [f"data.path={data}", "data.rows=0:8", "steps=2", "batch=4", f"out={s3_folder}/models/m.safetensors"]
+def test_training_from_and_to_a_bucket(
+    data: str, s3_folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sets = [
+        f"data.path={data}",
+        "data.rows=0:8",
+        "steps=2",
+        "batch=4",
+        f"out={s3_folder}/models/m.safetensors",
+    ]
     sets += ["init=null", f"holdout.path={data}", "holdout.rows=0:8"]
-    command = ["train", "classifier", "faces-second", *[part for item in sets for part in ("--set", item)]]
+    command = [
+        "train",
+        "classifier",
+        "faces-second",
+        *[part for item in sets for part in ("--set", item)],
+    ]
     assert main(command) == 0, capsys.readouterr().err
     store = open_store(f"{s3_folder}/models")
     card = yaml.safe_load(store.read("m.yaml"))
     assert store.list("") == ["m.safetensors", "m.yaml"]
     assert card["training"]["config"]["out"] == f"{s3_folder}/models/m.safetensors"
-    assert card["model"]["sha256"] == model_digest({"weights": f"{s3_folder}/models/m.safetensors"}, "m")
+    assert card["model"]["sha256"] == model_digest(
+        {"weights": f"{s3_folder}/models/m.safetensors"}, "m"
+    )
 
 
 def test_a_model_folder_is_fetched_once_and_whole(
@@ -95,7 +122,12 @@ def test_a_model_folder_is_fetched_once_and_whole(
     monkeypatch.setenv("COUNTERFACTORY_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(s3_retry, "FIRST_WAIT", 0.001)
     store = open_store(f"{s3_folder}/hub")
-    content = {"config.json": b"{}", "model.safetensors": b"w" * 200_000, "unet/config.json": b"[]", "x.bin": b"pickle"}
+    content = {
+        "config.json": b"{}",
+        "model.safetensors": b"w" * 200_000,
+        "unet/config.json": b"[]",
+        "x.bin": b"pickle",
+    }
     for name, body in content.items():
         store.write(name, body)
     monkeypatch.setenv(s3_retry.SECONDS, "0")
@@ -103,12 +135,20 @@ def test_a_model_folder_is_fetched_once_and_whole(
     with pytest.raises(OSError, match="expected S3 to answer"):
         cached(store.uri)
     monkeypatch.delenv(s3_retry.SECONDS)
-    kept = [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".lock"]
+    kept = [
+        path
+        for path in (tmp_path / "cache").rglob("*")
+        if path.is_file() and path.suffix != ".lock"
+    ]
     assert kept == [], "nothing half is kept"
     proxy.fail("cut", "GET", "model.safetensors")
     folder = weights_folder(store.uri, "weights")
     assert folder is not None
-    whole = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    whole = {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
     assert whole == {name: body for name, body in content.items() if name != "x.bin"}
     assert folder.name == folder_digest(folder) == model_digest({"weights": store.uri}, "m")
     proxy.seen.clear()
@@ -119,26 +159,46 @@ def test_a_model_folder_is_fetched_once_and_whole(
     shutil.rmtree(folder)
 
 
-def test_a_hugging_face_folder_in_a_bucket(s3_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hugging_face_folder_in_a_bucket(
+    s3_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
     from transformers import ResNetConfig, ResNetForImageClassification
 
     from actors.pinned.load import load_models
 
     monkeypatch.setenv("COUNTERFACTORY_CACHE", str(tmp_path / "cache"))
-    settings = {"embedding_size": 4, "hidden_sizes": [4], "depths": [1], "layer_type": "basic", "num_labels": 2}
+    settings = {
+        "embedding_size": 4,
+        "hidden_sizes": [4],
+        "depths": [1],
+        "layer_type": "basic",
+        "num_labels": 2,
+    }
     ResNetForImageClassification(ResNetConfig(**settings)).save_pretrained(tmp_path / "hub")
     store = open_store(f"{s3_folder}/hub")
     for path in (tmp_path / "hub").iterdir():
         store.write(path.name, path.read_bytes())
-    spec = {"role": "classifier", "source": "huggingface", "weights": store.uri, "classes": ["a", "b"]}
-    spec["sha256"] = model_digest({"weights": str(tmp_path / "hub")}, "classifier")  # the same wherever it lies
-    model = load_models({"models": {"classifier": spec}}, ["classifier"], torch.device("cpu"))["classifier"]
+    spec = {
+        "role": "classifier",
+        "source": "huggingface",
+        "weights": store.uri,
+        "classes": ["a", "b"],
+    }
+    # the same wherever it lies
+    spec["sha256"] = model_digest({"weights": str(tmp_path / "hub")}, "classifier")
+    model = load_models({"models": {"classifier": spec}}, ["classifier"], torch.device("cpu"))[
+        "classifier"
+    ]
     assert model(torch.rand(1, 3, 32, 32)).shape == (1, 2)
 
 
 def test_a_generate_stage_through_a_bad_line(
-    proxy: Any, config: str, s3_folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    proxy: Any,
+    config: str,
+    s3_folder: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(s3_retry, "FIRST_WAIT", 0.001)
     proxy.fail("slow-down", "PUT", "/data/generate", times=4)
@@ -163,12 +223,18 @@ def test_a_generate_stage_through_a_bad_line(
 
 
 def test_a_bucket_that_fails_mid_run_is_gone_on_from(
-    proxy: Any, config: str, s3_folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    proxy: Any,
+    config: str,
+    s3_folder: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(s3_retry, "FIRST_WAIT", 0.0001)
     monkeypatch.setenv(s3_retry.SECONDS, "0.1")
     proxy.fail("slow-down", "PUT", "/commit/generate/000001", times=9999)
-    assert main(["generate", config, *TINY]) == 75, "not 2, which says that trying again is of no use"
+    assert main(["generate", config, *TINY]) == 75, (
+        "not 2, which says that trying again is of no use"
+    )
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert "got 503 SlowDown" in told
     proxy.faults.clear()
@@ -187,7 +253,11 @@ def test_no_answer_is_told_from_a_mistake_on_ray_too() -> None:
 
 
 def test_a_probe_that_may_not_be_removed_stays_and_harms_nothing(
-    proxy: Any, config: str, s3_folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    proxy: Any,
+    config: str,
+    s3_folder: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     import ray
 
@@ -196,7 +266,9 @@ def test_a_probe_that_may_not_be_removed_stays_and_harms_nothing(
     plan = json.loads(store.read("plan.json"))
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}])
     asked: list[str] = []
-    monkeypatch.setattr(cluster, "_ask", lambda nodes, needs: [told for _ in nodes if (told := lacks(needs, asked))])
+    monkeypatch.setattr(
+        cluster, "_ask", lambda nodes, needs: [told for _ in nodes if (told := lacks(needs, asked))]
+    )
     proxy.fail("denied", "DELETE")
     cluster.check_nodes(store, plan["config"], plan["shards"])
     assert len(asked) == 1
@@ -204,7 +276,9 @@ def test_a_probe_that_may_not_be_removed_stays_and_harms_nothing(
     assert [entry.path for entry in store.entries() if ".probe-" in entry.path] == asked
     assert main(["generate", config, *TINY]) == 0, capsys.readouterr().err
     assert verify(store) == []
-    assert {file.path for file in garbage(store, older_than=-60, scored=None) if file.why == UNFINISHED} == set(asked)
+    assert {
+        file.path for file in garbage(store, older_than=-60, scored=None) if file.why == UNFINISHED
+    } == set(asked)
 
 
 def lacks(needs: dict[str, Any], asked: list[str]) -> str | None:
@@ -216,9 +290,32 @@ def lacks(needs: dict[str, Any], asked: list[str]) -> str | None:
 VERBS = {
     "config": ["run", "{bucket}/x.yaml"],
     "data": ["generate", "demo-plain", "--set", "data.path={bucket}/data", "--engine", "local"],
-    "out": ["run", "demo-plain", "--out", "{bucket}/runs", "--set", "data.path={faces}", "--engine", "local"],
-    "weights": ["run", "demo-plain", "--set", "models.classifier.weights={bucket}/w.safetensors", "--engine", "local"],
-    "model folder": ["run", "demo-plain", "--set", "models.classifier.weights={bucket}/w", "--engine", "local"],
+    "out": [
+        "run",
+        "demo-plain",
+        "--out",
+        "{bucket}/runs",
+        "--set",
+        "data.path={faces}",
+        "--engine",
+        "local",
+    ],
+    "weights": [
+        "run",
+        "demo-plain",
+        "--set",
+        "models.classifier.weights={bucket}/w.safetensors",
+        "--engine",
+        "local",
+    ],
+    "model folder": [
+        "run",
+        "demo-plain",
+        "--set",
+        "models.classifier.weights={bucket}/w",
+        "--engine",
+        "local",
+    ],
     "show": ["show", "{bucket}/runs/x"],
     "verify": ["verify", "{bucket}/runs/x"],
     "gc": ["gc", "{bucket}/runs/x"],
@@ -233,7 +330,12 @@ VERBS = {
 @pytest.mark.parametrize("fault", ["denied", "no bucket"])
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_refusal_is_one_line_on_every_verb(
-    proxy: Any, s3_folder: str, faces: Path, verb: str, fault: str, capsys: pytest.CaptureFixture[str]
+    proxy: Any,
+    s3_folder: str,
+    faces: Path,
+    verb: str,
+    fault: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     bucket = s3_folder if fault == "denied" else "s3://no-such-bucket/x"
     if fault == "denied":

@@ -1,4 +1,6 @@
-"""S3 that fails for a while: every verb gets through, nothing is half or twice, and giving up is one clear line."""
+"""S3 that fails for a while: every verb gets through, nothing is half or twice, and giving up is
+one clear line.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def store(proxy: Any, s3_folder: str) -> Store:
 def numbers() -> bytes:
     """A Parquet file of some 800 kB in several row groups."""
     out = io.BytesIO()
-    table = pa.table({"id": range(100_000), "x": np.random.default_rng(0).integers(0, 2**62, 100_000)})
+    table = pa.table(
+        {"id": range(100_000), "x": np.random.default_rng(0).integers(0, 2**62, 100_000)}
+    )
     pq.write_table(table, out, row_group_size=20_000, compression="none", use_dictionary=False)
     return out.getvalue()
 
@@ -86,7 +90,9 @@ def test_writing_gets_through(proxy: Any, store: Store, how: str) -> None:
 @pytest.mark.parametrize("times", [1, 3])
 @pytest.mark.parametrize("content", [b"ours", b""])
 @pytest.mark.parametrize("how", ["lost", "internal"])
-def test_a_lost_reply_is_told_from_a_lost_race(proxy: Any, store: Store, how: str, times: int, content: bytes) -> None:
+def test_a_lost_reply_is_told_from_a_lost_race(
+    proxy: Any, store: Store, how: str, times: int, content: bytes
+) -> None:
     proxy.fail(how, "PUT", "commit.json", times=times)
     assert store.put_new("commit.json", content) is True  # it was ours that arrived
     assert proxy.told(how) == times
@@ -99,7 +105,9 @@ def test_a_shard_whose_commit_reply_was_lost_is_done_once(proxy: Any, store: Sto
     shard = {"index": 0, "file": "f", "version": "v", "start": 0, "rows": 3, "offset": 0}
     table = pa.table({"id": ["a", "b", "c"]})
     proxy.fail("lost", "PUT", "/commit/")
-    given = commit_shard(store, "generate", shard, table, rows_in=3, quarantined=[], seconds=0.0, extra={})
+    given = commit_shard(
+        store, "generate", shard, table, rows_in=3, quarantined=[], seconds=0.0, extra={}
+    )
     assert read_commits(store, "generate") == {0: given}
     assert todo({"shards": [shard]}, store, "generate") == []
     assert [path for path in store.list("data")] == [given["file"]]
@@ -140,11 +148,15 @@ def test_an_outage_longer_than_ten_tries_is_waited_for(proxy: Any, store: Store)
     assert proxy.told("slow-down") == 40
 
 
-def test_the_time_to_wait_is_a_number(proxy: Any, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_to_wait_is_a_number(
+    proxy: Any, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for text in ("soon", "-1", "nan", "inf"):
         monkeypatch.setenv(s3_retry.SECONDS, text)
         proxy.fail("reset", "PUT", "/x")
-        with pytest.raises(StorageError, match=f"{s3_retry.SECONDS}: expected seconds like 600, got '{text}'"):
+        with pytest.raises(
+            StorageError, match=f"{s3_retry.SECONDS}: expected seconds like 600, got '{text}'"
+        ):
             store.write("x", b"")
     monkeypatch.setenv(s3_retry.SECONDS, "0")
     proxy.fail("reset", "PUT", "/x")
@@ -165,9 +177,14 @@ def test_the_time_to_wait_is_a_number(proxy: Any, store: Store, monkeypatch: pyt
         lambda store: data_files(store.uri),
     ],
 )
-def test_no_access_is_not_asked_for_twice(proxy: Any, store: Store, verb: Callable[[Store], Any]) -> None:
+def test_no_access_is_not_asked_for_twice(
+    proxy: Any, store: Store, verb: Callable[[Store], Any]
+) -> None:
     proxy.fail("denied", times=99)
-    with pytest.raises(StorageError, match=r"expected access to s3://tests/.*, got (AccessDenied|403): check the cred"):
+    with pytest.raises(
+        StorageError,
+        match=r"expected access to s3://tests/.*, got (AccessDenied|403): check the cred",
+    ):
         verb(store)
     assert proxy.told("denied") == 1
 
@@ -203,7 +220,10 @@ def test_waits_are_drawn_and_grow_for_ten_minutes(
     assert waits[0] != waits[1]  # workers that failed together do not come back together
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 2, "one line a request"
-    assert all("S3 does not answer for s3://" in line and "(503 SlowDown): asking again" in line for line in told)
+    assert all(
+        "S3 does not answer for s3://" in line and "(503 SlowDown): asking again" in line
+        for line in told
+    )
 
 
 def test_eight_writers_through_a_bad_line_make_one_winner(proxy: Any, store: Store) -> None:

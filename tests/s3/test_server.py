@@ -1,4 +1,6 @@
-"""The storage layer and a whole small run against a real S3 server: SeaweedFS, from PyPI, on loopback."""
+"""The storage layer and a whole small run against a real S3 server: SeaweedFS, from PyPI, on
+loopback.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,11 @@ def test_what_is_written_is_read(seaweed_folder: str) -> None:
     assert store.read("a b/c[1]+ü.bin") == b"\x00one"
     assert store.read("empty") == b""
     assert store.list("") == ["a b/c[1]+ü.bin", "empty"]
-    assert (store.exists("a b"), store.is_file("a b"), store.is_file("empty")) == (True, False, True)
+    assert (store.exists("a b"), store.is_file("a b"), store.is_file("empty")) == (
+        True,
+        False,
+        True,
+    )
     assert store.folders("") == ["a b"]
     before = store.version("empty")
     store.replace("empty", b"no more")
@@ -42,7 +48,10 @@ def test_of_many_conditional_puts_one_wins(seaweed_folder: str) -> None:
         won: list[int] = []
 
         def run(
-            i: int, name: str = f"commit/{round_}", barrier: threading.Barrier = barrier, won: list[int] = won
+            i: int,
+            name: str = f"commit/{round_}",
+            barrier: threading.Barrier = barrier,
+            won: list[int] = won,
         ) -> None:
             barrier.wait()
             if store.put_new(name, b"%d" % i * 5000):
@@ -70,22 +79,34 @@ def test_more_keys_than_one_page_lists(seaweed_folder: str) -> None:
 def test_parquet_by_ranges_and_a_file_that_changes(seaweed_folder: str) -> None:
     out = io.BytesIO()
     pq.write_table(
-        pa.table({"x": range(200_000)}), out, compression="none", use_dictionary=False, row_group_size=50_000
+        pa.table({"x": range(200_000)}),
+        out,
+        compression="none",
+        use_dictionary=False,
+        row_group_size=50_000,
     )
     store = open_store(seaweed_folder)
     store.write("x.parquet", out.getvalue())
     with store.parquet("x.parquet") as file:
-        assert file.read_row_group(2, use_threads=False)["x"].to_pylist() == list(range(100_000, 150_000))
+        assert file.read_row_group(2, use_threads=False)["x"].to_pylist() == list(
+            range(100_000, 150_000)
+        )
         store.replace("x.parquet", b"PAR1 and something else")
         with pytest.raises(FileChanged, match=r"changed while it was read"):
             file.read_row_group(3, use_threads=False)
 
 
-def test_a_wrong_key_and_a_wrong_bucket_are_one_line(seaweed_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(StorageError, match=r"expected a bucket 'no-such-bucket' .*, got NoSuchBucket"):
+def test_a_wrong_key_and_a_wrong_bucket_are_one_line(
+    seaweed_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        StorageError, match=r"expected a bucket 'no-such-bucket' .*, got NoSuchBucket"
+    ):
         open_store("s3://no-such-bucket/x").list("")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret-key")
-    with pytest.raises(StorageError, match=r"expected access to .*: check the credentials") as caught:
+    with pytest.raises(
+        StorageError, match=r"expected access to .*: check the credentials"
+    ) as caught:
         open_store(seaweed_folder).list("")
     assert "not-the-secret-key" not in str(caught.value)
     assert s3.client() is s3.client()
@@ -96,7 +117,9 @@ def test_a_whole_run(seaweed_folder: str, faces: Path, capsys: pytest.CaptureFix
     command += ["--set", f"data.path={seaweed_folder}/data", "--set", "data.rows=0:8"]
     command += ["--set", "method.settings.max_steps=3", "--set", "engine.shard_rows=4"]
     command += ["--set", "score.cout_steps=2", "--set", "score.bootstrap=20"]
-    assert main(["prepare", "faces", f"{seaweed_folder}/data", "--rows", "6", "--test-rows", "2"]) == 0
+    assert (
+        main(["prepare", "faces", f"{seaweed_folder}/data", "--rows", "6", "--test-rows", "2"]) == 0
+    )
     assert main(command) == 0
     store = open_store(f"{seaweed_folder}/runs/demo-plain")
     commits = {name: store.version(name) for name in store.list("commit")}

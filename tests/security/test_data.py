@@ -1,4 +1,6 @@
-"""Rows are data and nothing else: their names leave no folder, their bytes fill no memory, their text is no code."""
+"""Rows are data and nothing else: their names leave no folder, their bytes fill no memory, their
+text is no code.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ def at_most(megabytes: int) -> Iterator[None]:
 
 
 def _kilobytes(name: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    line = next(
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)
+    )
     return int(line.split()[1])
 
 
@@ -72,7 +76,9 @@ def png_bomb(side: int) -> bytes:
     """A whole PNG of a few hundred kilobytes that decodes to side * side pixels."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     packer, packed = zlib.compressobj(9), b""
     for _ in range(side):
@@ -99,8 +105,20 @@ def generated(tmp_path: Path, rows: list[dict[str, Any]]) -> Path:
     folder.mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(rows), folder / "x.parquet")
     data = {"path": str(folder), "id": "id", "label": None, "split": "train", "max_pixels": 10_000}
-    command = ["generate", "demo-plain", "--engine", "local", "--out", str(tmp_path / "in" / "runs")]
-    assert main([*command, "--set", f"data={json.dumps(data)}", "--set", "method.settings.max_steps=2"]) == 0
+    command = [
+        "generate",
+        "demo-plain",
+        "--engine",
+        "local",
+        "--out",
+        str(tmp_path / "in" / "runs"),
+    ]
+    assert (
+        main(
+            [*command, "--set", f"data={json.dumps(data)}", "--set", "method.settings.max_steps=2"]
+        )
+        == 0
+    )
     run = tmp_path / "in" / "runs" / "demo-plain"
     assert main(["judge", str(run)]) == 0
     return run
@@ -122,7 +140,9 @@ def test_ids_stay_inside_the_run_and_bombs_are_set_aside(tmp_path: Path) -> None
         "bomb": "image size: expected at most 10000 pixels, got 4000x4000",
         "canvas": "image size: expected at most 10000 pixels, got far more",
     }
-    tables = [read_committed(store, commit, ["id", "original"]).to_pylist() for commit in commits.values()]
+    tables = [
+        read_committed(store, commit, ["id", "original"]).to_pylist() for commit in commits.values()
+    ]
     stored = [row for table in tables for row in table]
     assert {row["id"] for row in stored} == set(NAMES)
     for row in stored:
@@ -155,7 +175,9 @@ def test_the_measure_of_memory_sees_a_decoded_picture() -> None:
 
 def test_text_chunks_that_swell_are_no_way_around(tmp_path: Path) -> None:
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     data = picture(1)
     for kind, head in ((b"zTXt", b"note\0\0"), (b"iCCP", b"profile\0\0")):
@@ -183,14 +205,25 @@ def test_a_parquet_file_that_asks_for_a_pickle_is_only_data(tmp_path: Path) -> N
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("tag", [f"!!python/{kind}:os.system" for kind in ("object/apply", "name", "object/new")])
-def test_yaml_that_names_code_is_refused(tmp_path: Path, tag: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "tag", [f"!!python/{kind}:os.system" for kind in ("object/apply", "name", "object/new")]
+)
+def test_yaml_that_names_code_is_refused(
+    tmp_path: Path, tag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     mark = tmp_path / "a-payload-has-run"
     text = f"name: {tag} ['touch {mark}']\n"
     with pytest.raises(UserError, match=r"x.yaml: expected YAML, got"):
         parse_yaml(text, "x.yaml")
     (tmp_path / "x.yaml").write_text(text)
     assert main(["run", str(tmp_path / "x.yaml")]) == 2
-    assert main(["run", "demo-plain", "--set", f"report.title={tag} ['touch {mark}']", "--print-config"]) == 0
+    assert (
+        main(
+            ["run", "demo-plain", "--set", f"report.title={tag} ['touch {mark}']", "--print-config"]
+        )
+        == 0
+    )
     assert not mark.exists()
-    assert "python/" in yaml.safe_load(capsys.readouterr().out)["report"]["title"], "it is a text like any other"
+    assert "python/" in yaml.safe_load(capsys.readouterr().out)["report"]["title"], (
+        "it is a text like any other"
+    )

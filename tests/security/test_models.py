@@ -49,8 +49,16 @@ def mark(tmp_path: Path) -> Path:
 
 
 def load(path: Path, **spec: Any) -> nn.Module:
-    whole = {"source": "torch", "target": "torch.nn.Identity", **SCORES, "weights": str(path), **spec}
-    return load_models({"models": {"classifier": whole}}, ["classifier"], torch.device("cpu"))["classifier"]
+    whole = {
+        "source": "torch",
+        "target": "torch.nn.Identity",
+        **SCORES,
+        "weights": str(path),
+        **spec,
+    }
+    return load_models({"models": {"classifier": whole}}, ["classifier"], torch.device("cpu"))[
+        "classifier"
+    ]
 
 
 def refused(path: Path, mark: Path, **spec: Any) -> str:
@@ -68,7 +76,9 @@ def refused(path: Path, mark: Path, **spec: Any) -> str:
 @pytest.mark.parametrize("kind", ["pickle", "torch", "legacy", "state dict"])
 def test_a_pickle_with_a_payload(tmp_path: Path, mark: Path, name: str, kind: str) -> None:
     out = io.BytesIO()
-    payload: Any = {"weight": torch.zeros(1), "x": Payload(mark)} if kind == "state dict" else Payload(mark)
+    payload: Any = (
+        {"weight": torch.zeros(1), "x": Payload(mark)} if kind == "state dict" else Payload(mark)
+    )
     if kind == "pickle":
         pickle.dump(payload, out)
     else:
@@ -91,7 +101,12 @@ def hub_folder(folder: Path) -> Path:
     from transformers import ResNetConfig, ResNetForImageClassification
 
     config = ResNetConfig(
-        num_channels=3, embedding_size=4, hidden_sizes=[4], depths=[1], layer_type="basic", num_labels=2
+        num_channels=3,
+        embedding_size=4,
+        hidden_sizes=[4],
+        depths=[1],
+        layer_type="basic",
+        num_labels=2,
     )
     ResNetForImageClassification(config).save_pretrained(folder)
     return folder
@@ -161,7 +176,9 @@ def with_guard(members: dict[str, bytes], mark: Path) -> None:
 def with_expression(members: dict[str, bytes], mark: Path) -> None:
     program = json.loads(members[MODEL])
     code = f"__import__('builtins').open({str(mark)!r}, 'w').close()"
-    program["graph_module"]["graph"]["sym_int_values"] = {"s0": {"as_expr": {"expr_str": code, "hint": {"as_int": 1}}}}
+    program["graph_module"]["graph"]["sym_int_values"] = {
+        "s0": {"as_expr": {"expr_str": code, "hint": {"as_int": 1}}}
+    }
     members[MODEL] = json.dumps(program).encode()
 
 
@@ -174,7 +191,12 @@ def with_pickled_weight(members: dict[str, bytes], mark: Path) -> None:
 
 
 def with_opaque_constant(members: dict[str, bytes], mark: Path) -> None:
-    constant = {"path_name": "opaque_obj_0", "is_param": False, "use_pickle": True, "tensor_meta": None}
+    constant = {
+        "path_name": "opaque_obj_0",
+        "is_param": False,
+        "use_pickle": True,
+        "tensor_meta": None,
+    }
     members[CONSTANTS] = json.dumps({"config": {"x": constant}}).encode()
     members["archive/data/constants/opaque_obj_0"] = pickle.dumps(Payload(mark))
 
@@ -185,13 +207,17 @@ def with_library(members: dict[str, bytes], mark: Path) -> None:
 
 BAD = {
     "a function by name": with_text("torch.ops.aten.linear.default", "torch.os.system"),
-    "an operator on files": with_text("torch.ops.aten.linear.default", "torch.ops.aten.from_file.default"),
+    "an operator on files": with_text(
+        "torch.ops.aten.linear.default", "torch.ops.aten.from_file.default"
+    ),
     "code in a name": with_text('"name": "x"', """"name": "x=open('MARK','w')" """.strip()),
     "an expression": with_expression,
     "a pickled weight": with_pickled_weight,
     "a pickled constant": with_opaque_constant,
     "a native library": with_library,
-    "a class in a tree": with_text(r"\"type\": \"builtins.dict\"", r"\"type\": \"collections.defaultdict\""),
+    "a class in a tree": with_text(
+        r"\"type\": \"builtins.dict\"", r"\"type\": \"collections.defaultdict\""
+    ),
 }
 
 
@@ -203,7 +229,9 @@ def test_an_export_archive_with_more_than_a_network(tmp_path: Path, mark: Path, 
     assert "archive" in told or "tree" in told
 
 
-def test_guards_and_sample_inputs_of_an_export_archive_are_left_out(tmp_path: Path, mark: Path) -> None:
+def test_guards_and_sample_inputs_of_an_export_archive_are_left_out(
+    tmp_path: Path, mark: Path
+) -> None:
     members = exported(tmp_path)
     with_guard(members, mark)
     members["archive/data/sample_inputs/model.pt"] = torch_pickle(mark)

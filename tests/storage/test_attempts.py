@@ -8,7 +8,17 @@ from typing import Any
 import pytest
 
 from storage import attempts
-from storage.attempts import HUNG, LOCAL, RAISED, begin, begin_row, deadly_rows, end_row, note, note_hung_row
+from storage.attempts import (
+    HUNG,
+    LOCAL,
+    RAISED,
+    begin,
+    begin_row,
+    deadly_rows,
+    end_row,
+    note,
+    note_hung_row,
+)
 from storage.uri import Store, open_store
 
 SHARD: dict[str, Any] = {"index": 3}
@@ -47,7 +57,11 @@ def test_an_error_is_no_death_and_a_stop_is_told(store: Store) -> None:
 
 def test_shards_stages_and_revisions_are_told_apart(store: Store) -> None:
     begin(store, "generate", SHARD, LOCAL)
-    for stage, shard in (("score", SHARD), ("generate", {"index": 4}), ("generate", {**SHARD, "revision": 1})):
+    for stage, shard in (
+        ("score", SHARD),
+        ("generate", {"index": 4}),
+        ("generate", {**SHARD, "revision": 1}),
+    ):
         assert begin(store, stage, shard, LOCAL).deaths == 0
 
 

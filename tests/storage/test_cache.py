@@ -1,4 +1,6 @@
-"""The cache of model folders: fetched once by many workers, and nothing half is left by one that was killed."""
+"""The cache of model folders: fetched once by many workers, and nothing half is left by one that
+was killed.
+"""
 
 import multiprocessing
 import shutil
@@ -51,7 +53,9 @@ def test_many_workers_fetch_once(hub: Store, tmp_path: Path) -> None:
     assert [worker.exitcode for worker in workers] == [0] * 4
     assert count.value == len(FILES), "files fetched by all workers together"
     there = cached(hub.uri)
-    assert {path.relative_to(there).as_posix(): path.read_bytes() for path in there.rglob("*.*")} == FILES
+    assert {
+        path.relative_to(there).as_posix(): path.read_bytes() for path in there.rglob("*.*")
+    } == FILES
     assert folder_digest(there) == there.name
 
 
@@ -82,9 +86,13 @@ def test_what_a_killed_fetch_left_is_cleared_and_what_another_fetches_stays(
     assert sorted(folders.iterdir()) == sorted([there, live])
 
 
-def test_a_file_system_without_locks_is_done_without(hub: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_locks_is_done_without(
+    hub: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def flock(*_: Any) -> None:
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr(cache, "fcntl", type("NoLocks", (), {"flock": staticmethod(flock), "LOCK_EX": 2}))
+    monkeypatch.setattr(
+        cache, "fcntl", type("NoLocks", (), {"flock": staticmethod(flock), "LOCK_EX": 2})
+    )
     assert cached(hub.uri).is_dir()

@@ -16,20 +16,37 @@ from storage.uri import Store, open_store
 
 ROWS = 4
 SHARDS = [
-    {"index": i, "file": "/in.parquet", "version": "1-2", "start": i * ROWS, "rows": ROWS, "offset": i * ROWS}
+    {
+        "index": i,
+        "file": "/in.parquet",
+        "version": "1-2",
+        "start": i * ROWS,
+        "rows": ROWS,
+        "offset": i * ROWS,
+    }
     for i in range(3)
 ]
 
 
 def table(names: list[str]) -> pa.Table:
     return pa.table(
-        {"id": names, "cf_id": [f"cf-{n}" for n in names], "k": [0] * len(names), "image": ["x"] * len(names)}
+        {
+            "id": names,
+            "cf_id": [f"cf-{n}" for n in names],
+            "k": [0] * len(names),
+            "image": ["x"] * len(names),
+        }
     )
 
 
 def commit(store: Store, stage: str, index: int, names: list[str], bad: int = 0) -> None:
     quarantined = [{"id": f"bad-{i}", "reason": "broken"} for i in range(bad)]
-    said: dict[str, Any] = {"rows_in": len(names) + bad, "quarantined": quarantined, "seconds": 0.0, "extra": {}}
+    said: dict[str, Any] = {
+        "rows_in": len(names) + bad,
+        "quarantined": quarantined,
+        "seconds": 0.0,
+        "extra": {},
+    }
     commit_shard(store, stage, SHARDS[index], table(names), **said)
 
 
@@ -53,12 +70,16 @@ def edit(store: Store, index: int, stage: str = "generate", **fields: Any) -> No
     store.replace(path, json.dumps({**json.loads(store.read(path)), **fields}).encode())
 
 
-def test_a_good_stage_has_nothing_to_say_and_opens_no_data(run: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_good_stage_has_nothing_to_say_and_opens_no_data(
+    run: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Store, "parquet", lambda self, path: pytest.fail(f"opened {path}"))
     listed: list[str] = []
     for name in ("list", "sizes"):
         real = getattr(Store, name)
-        monkeypatch.setattr(Store, name, lambda self, path, real=real: (listed.append(path), real(self, path))[1])
+        monkeypatch.setattr(
+            Store, name, lambda self, path, real=real: (listed.append(path), real(self, path))[1]
+        )
     assert check_stage(run, "generate") == []
     assert set(listed) == {"data/generate", "commit/generate"}
     assert check_stage(run, "score-1a") == []
@@ -76,7 +97,11 @@ DAMAGE: dict[str, tuple[Callable[[Store], Any], str, str]] = {
         "generate",
         "bytes, got 4",
     ),
-    "a lost commit": (lambda run: run.remove(commit_path("score-1a", 0)), "score-1a", "1 of 3 shards have no commit"),
+    "a lost commit": (
+        lambda run: run.remove(commit_path("score-1a", 0)),
+        "score-1a",
+        "1 of 3 shards have no commit",
+    ),
     "a damaged commit": (
         lambda run: run.replace(commit_path("generate", 0), b"{"),
         "generate",
@@ -134,7 +159,10 @@ def test_many_doubles_are_named_up_to_a_limit_from_their_shards_alone(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, count = open_store(tmp_path), NAMED + 5
-    shards = [{**SHARDS[0], "index": i, "start": i * count, "rows": count, "offset": i * count} for i in range(3)]
+    shards = [
+        {**SHARDS[0], "index": i, "start": i * count, "rows": count, "offset": i * count}
+        for i in range(3)
+    ]
     write_plan(store, {"fingerprint": {}, "shards": shards, "rows": 3 * count})
     for part in shards:
         names = [f"row-{i}" if part["index"] else f"own-{i}" for i in range(count)]
@@ -142,7 +170,9 @@ def test_many_doubles_are_named_up_to_a_limit_from_their_shards_alone(
         commit_shard(store, "generate", part, table(names), **said)
     opened: list[str] = []
     parquet = Store.parquet
-    monkeypatch.setattr(Store, "parquet", lambda self, path: (opened.append(path), parquet(self, path))[1])
+    monkeypatch.setattr(
+        Store, "parquet", lambda self, path: (opened.append(path), parquet(self, path))[1]
+    )
     lines = check_stage(store, "generate")
     assert len(lines) == NAMED + 1
     assert lines[-1] == "generate: and 5 more doubled"

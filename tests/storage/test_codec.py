@@ -27,7 +27,9 @@ def pack(image: Any, kind: str = "PNG", **options: Any) -> bytes:
     return out.getvalue()
 
 
-def read(data: Any, size: int | tuple[int, int] = 8, crop: Any = None, max_pixels: int = 10_000) -> NDArray[np.uint8]:
+def read(
+    data: Any, size: int | tuple[int, int] = 8, crop: Any = None, max_pixels: int = 10_000
+) -> NDArray[np.uint8]:
     return decode(data, size=size, crop=crop, max_pixels=max_pixels)
 
 
@@ -35,11 +37,16 @@ def png_of_size(width: int, height: int) -> bytes:
     """A PNG whose header states any size, with right checksums and almost no pixels."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 100))
+        + chunk(b"IEND", b"")
     )
 
 
@@ -70,7 +77,9 @@ def test_encode_is_deterministic_and_read_by_anyone() -> None:
     assert np.array_equal(np.array(Image.open(io.BytesIO(encode(turned)))), turned)
 
 
-@pytest.mark.parametrize("bad", [noise(4, 4, 4), noise(4, 4, 1), noise(4), np.zeros((4, 4, 3)), noise(0, 4, 3)])
+@pytest.mark.parametrize(
+    "bad", [noise(4, 4, 4), noise(4, 4, 1), noise(4), np.zeros((4, 4, 3)), noise(0, 4, 3)]
+)
 def test_encode_refuses_other_arrays(bad: Any) -> None:
     with pytest.raises(ValueError, match="expected uint8 of shape"):
         encode(bad)
@@ -83,7 +92,9 @@ def test_a_crop_is_exact_and_comes_first() -> None:
     outside[:2], outside[10:], outside[:, :4], outside[:, 12:] = 0, 0, 0, 0
     for size in (5, 8, 13):  # nothing outside the crop bleeds in by resizing
         crop = (4, 2, 12, 10)
-        assert np.array_equal(read(encode(image), size=size, crop=crop), read(encode(outside), size=size, crop=crop))
+        assert np.array_equal(
+            read(encode(image), size=size, crop=crop), read(encode(outside), size=size, crop=crop)
+        )
 
 
 def test_shrinking_averages() -> None:
@@ -120,7 +131,9 @@ def test_jpegs_are_read_as_pillow_reads_them() -> None:
     assert np.array_equal(read(data), np.array(Image.open(io.BytesIO(data))))
 
 
-@pytest.mark.parametrize("crop", [(0, 0, 9, 8), (0, 0, 8, 9), (-1, 0, 4, 4), (0, -1, 4, 4), (4, 4, 4, 8), (5, 0, 4, 8)])
+@pytest.mark.parametrize(
+    "crop", [(0, 0, 9, 8), (0, 0, 8, 9), (-1, 0, 4, 4), (0, -1, 4, 4), (4, 4, 4, 8), (5, 0, 4, 8)]
+)
 def test_a_crop_outside_is_a_bad_row(crop: Any) -> None:
     with pytest.raises(BadRow, match=r"crop: expected .* inside the image, got an image of 8x8"):
         read(encode(noise(8, 8, 3)), crop=crop)
@@ -162,7 +175,9 @@ def test_what_is_no_image_is_a_bad_row(data: Any, reason: str) -> None:
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("JPEG", {}), ("WEBP", {"lossless": True}), ("WEBP", {})])
+@pytest.mark.parametrize(
+    ("kind", "options"), [("PNG", {}), ("JPEG", {}), ("WEBP", {"lossless": True}), ("WEBP", {})]
+)
 def test_every_truncation_is_a_bad_row(kind: str, options: dict[str, Any]) -> None:
     data = pack(noise(24, 24, 3), kind, **options)
     for length in range(1, len(data) * 9 // 10, 13):
@@ -190,8 +205,12 @@ def test_flipped_bytes_never_raise_anything_else() -> None:
                 assert read(bytes(broken)).shape == (8, 8, 3)
 
 
-@pytest.mark.parametrize("size", [(101, 100), (9000, 9500), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
-def test_bombs_are_refused_by_their_header(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "size", [(101, 100), (9000, 9500), (60_000, 60_000), (2**31 - 1, 2**31 - 1)]
+)
+def test_bombs_are_refused_by_their_header(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def decoded(*_: Any) -> None:
         raise AssertionError("decoded")
 
@@ -216,7 +235,12 @@ def test_animations_are_bad_rows() -> None:
 
 def test_a_cameras_jpeg_with_a_second_view_is_its_first() -> None:
     flat = [Image.new("RGB", (8, 8), (value, value, value)) for value in (40, 200)]
-    assert np.abs(read(pack(flat[0], "MPO", save_all=True, append_images=flat[1:])).astype(int) - 40).max() <= 2
+    assert (
+        np.abs(
+            read(pack(flat[0], "MPO", save_all=True, append_images=flat[1:])).astype(int) - 40
+        ).max()
+        <= 2
+    )
 
 
 def test_real_faces_decode_as_designed() -> None:
@@ -242,7 +266,8 @@ def test_masks_are_cropped_and_resized_without_new_values() -> None:
     for data in (pack(mask), {"bytes": pack(mask), "path": None}, pack(palette)):
         assert np.array_equal(decode_mask(data, size=4, crop=None, of=(4, 4)), mask)
     assert np.array_equal(
-        decode_mask(pack(mask), size=4, crop=(0, 0, 2, 2), of=(4, 4)), [[0, 0, 9, 9]] * 2 + [[7, 7, 0, 0]] * 2
+        decode_mask(pack(mask), size=4, crop=(0, 0, 2, 2), of=(4, 4)),
+        [[0, 0, 9, 9]] * 2 + [[7, 7, 0, 0]] * 2,
     )
     wide = decode_mask(pack(noise(31, 47) % 5), size=(20, 10), crop=None, of=(47, 31))
     assert wide.shape == (10, 20)

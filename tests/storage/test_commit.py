@@ -31,12 +31,21 @@ ROOT = Path(__file__).parents[2]
 
 
 def shard(index: int, rows: int = 3) -> dict[str, Any]:
-    return {"index": index, "file": "in.parquet", "version": "1-1", "start": 0, "rows": rows, "offset": 0}
+    return {
+        "index": index,
+        "file": "in.parquet",
+        "version": "1-1",
+        "start": 0,
+        "rows": rows,
+        "offset": 0,
+    }
 
 
 def table(index: int, rows: int = 3) -> pa.Table:
     ids = [f"row-{index}-{i}" for i in range(rows)]
-    return pa.table({"id": ids, "cf_id": [f"cf-{name}" for name in ids], "k": pa.array([0] * rows, pa.int32())})
+    return pa.table(
+        {"id": ids, "cf_id": [f"cf-{name}" for name in ids], "k": pa.array([0] * rows, pa.int32())}
+    )
 
 
 def commit(store: Store, index: int = 0, stage: str = "generate", **given: Any) -> dict[str, Any]:
@@ -70,7 +79,8 @@ def test_the_losing_writer_accepts_the_winners_commit(store: Store) -> None:
     first = commit(store, seconds=1.0)
     assert commit(store, seconds=2.0) == first
     assert read_commits(store, "generate") == {0: first}
-    assert len(store.list("data")) == 2  # the loser's file stays: nothing is deleted on the write path
+    # the loser's file stays: nothing is deleted on the write path
+    assert len(store.list("data")) == 2
     assert read_committed(store, first).equals(table(0))
 
 
@@ -107,13 +117,17 @@ def test_several_counterfactuals_a_row(store: Store) -> None:
         ({"extra": {"loss": float("nan")}}, "JSON"),
     ],
 )
-def test_what_does_not_add_up_is_not_committed(store: Store, given: dict[str, Any], told: str) -> None:
+def test_what_does_not_add_up_is_not_committed(
+    store: Store, given: dict[str, Any], told: str
+) -> None:
     with pytest.raises(ValueError, match=told):
         commit(store, **given)
     assert store.list("") == []
 
 
-@pytest.mark.parametrize("stage", ["", "../x", "a/b", "A", "-a", "a.b", "a b", "x" * 65, "gen\nerate"])
+@pytest.mark.parametrize(
+    "stage", ["", "../x", "a/b", "A", "-a", "a.b", "a b", "x" * 65, "gen\nerate"]
+)
 def test_no_stage_name_leaves_the_run_folder(store: Store, stage: str) -> None:
     calls = (
         lambda: commit(store, stage=stage),
@@ -128,14 +142,18 @@ def test_no_stage_name_leaves_the_run_folder(store: Store, stage: str) -> None:
 
 @pytest.mark.parametrize("index", [-1, "../0", 1.0, True, None])
 def test_no_shard_index_leaves_the_run_folder(store: Store, index: Any) -> None:
-    for call in (lambda: commit(store, index), lambda: begin(store, "generate", {"index": index}, LOCAL)):
+    for call in (
+        lambda: commit(store, index),
+        lambda: begin(store, "generate", {"index": index}, LOCAL),
+    ):
         with pytest.raises(ValueError, match="expected a shard index >= 0"):
             call()
     assert store.list("") == []
 
 
 @pytest.mark.parametrize(
-    "file", ["../secret.parquet", "data/score/x.parquet", "/etc/passwd", "data/generate/../../x.parquet"]
+    "file",
+    ["../secret.parquet", "data/score/x.parquet", "/etc/passwd", "data/generate/../../x.parquet"],
 )
 def test_a_commit_cannot_name_a_file_elsewhere(store: Store, file: str) -> None:
     made = {**commit(store), "file": file}
@@ -151,7 +169,9 @@ def test_a_commit_cannot_name_a_file_elsewhere(store: Store, file: str) -> None:
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b'{"stage": "generate"}'])
 def test_a_damaged_commit_is_named(store: Store, data: bytes) -> None:
     store.write(commit_path("generate", 3), data)
-    with pytest.raises(ValueError, match=rf"000003\.json: expected the commit of this shard, got {len(data)} bytes"):
+    with pytest.raises(
+        ValueError, match=rf"000003\.json: expected the commit of this shard, got {len(data)} bytes"
+    ):
         read_commits(store, "generate")
 
 
@@ -181,11 +201,25 @@ def test_stages_are_what_was_begun(store: Store) -> None:
 
 def test_totals_are_sums(store: Store) -> None:
     commit(store, 0)
-    commit(store, 1, table=table(1, 1), quarantined=[{"id": f"{i}", "reason": "r"} for i in range(2)], seconds=0.5)
+    commit(
+        store,
+        1,
+        table=table(1, 1),
+        quarantined=[{"id": f"{i}", "reason": "r"} for i in range(2)],
+        seconds=0.5,
+    )
     sums = totals(read_commits(store, "generate"))
     assert sums["bytes"] == sum(len(store.read(path)) for path in store.list("data"))
     del sums["bytes"]
-    counts = {"shards": 2, "rows_in": 6, "rows_out": 4, "rows": 4, "quarantined": 2, "seconds": 2.0, "flipped": 4}
+    counts = {
+        "shards": 2,
+        "rows_in": 6,
+        "rows_out": 4,
+        "rows": 4,
+        "quarantined": 2,
+        "seconds": 2.0,
+        "flipped": 4,
+    }
     assert sums == counts
     assert totals({})["rows_in"] == 0
 
@@ -225,10 +259,12 @@ from pathlib import Path
 from storage import commit, local, uri
 store = uri.open_store(sys.argv[1])
 def work(index, seconds):
-    shard = {"index": index, "file": "in.parquet", "version": "1-1", "start": 0, "rows": 3, "offset": index * 3}
+    shard = {"index": index, "file": "in.parquet", "version": "1-1",
+             "start": 0, "rows": 3, "offset": index * 3}
     ids = [f"row-{index}-{i}" for i in range(3)]
-    table = pa.table({"id": ids, "cf_id": ["cf-" + n for n in ids], "k": pa.array([0] * 3, pa.int32())})
-    return commit.commit_shard(store, "generate", shard, table, rows_in=3, quarantined=[], seconds=seconds, extra={})
+    columns = {"id": ids, "cf_id": ["cf-" + n for n in ids], "k": pa.array([0] * 3, pa.int32())}
+    given = {"rows_in": 3, "quarantined": [], "seconds": seconds, "extra": {}}
+    return commit.commit_shard(store, "generate", shard, pa.table(columns), **given)
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 def dying_at(place, name, when=lambda *_: True):
@@ -242,7 +278,9 @@ def dying_after(place, name, when=lambda *_: True):
 
 def start(code: str, *args: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", PROLOGUE + code, *args]
-    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
 
 
 def test_processes_that_race_agree_on_every_commit(tmp_path: Path) -> None:
@@ -272,7 +310,11 @@ print(json.dumps([work(i, float(sys.argv[2]))["attempt"] for i in range(8)]))
 
 
 DEATHS = {  # where the process dies: (code, data files left, commits left)
-    "with half a data file written": ("dying_at(local.os, 'fsync', lambda fd: os.fstat(fd).st_size > 0)", 0, 0),
+    "with half a data file written": (
+        "dying_at(local.os, 'fsync', lambda fd: os.fstat(fd).st_size > 0)",
+        0,
+        0,
+    ),
     "before the data file has its name": ("dying_at(local.os, 'replace')", 0, 0),
     "between data file and commit": ("dying_at(uri.Store, 'put_new')", 1, 0),
     "before the commit has its name": ("dying_at(local.os, 'link')", 1, 0),
@@ -281,7 +323,9 @@ DEATHS = {  # where the process dies: (code, data files left, commits left)
 
 
 @pytest.mark.parametrize("where", DEATHS)
-def test_a_kill_anywhere_leaves_a_folder_that_is_finished_by_doing_it_again(where: str, tmp_path: Path) -> None:
+def test_a_kill_anywhere_leaves_a_folder_that_is_finished_by_doing_it_again(
+    where: str, tmp_path: Path
+) -> None:
     code, files, done = DEATHS[where]
     worker = start(f"{code}\nwork(0, 1.0)", str(tmp_path))
     worker.communicate()

@@ -16,16 +16,33 @@ from storage.verify import verify
 
 
 def shard(index: int, **more: int) -> dict[str, Any]:
-    return {"index": index, "file": "/in", "version": "1", "start": index, "rows": 1, "offset": index, **more}
+    return {
+        "index": index,
+        "file": "/in",
+        "version": "1",
+        "start": index,
+        "rows": 1,
+        "offset": index,
+        **more,
+    }
 
 
 def table(index: int) -> pa.Table:
-    return pa.table({"id": [f"row-{index}"], "cf_id": [f"cf-{index}"], "k": pa.array([0], pa.int32())})
+    return pa.table(
+        {"id": [f"row-{index}"], "cf_id": [f"cf-{index}"], "k": pa.array([0], pa.int32())}
+    )
 
 
 def commit(store: Store, stage: str, index: int, **more: int) -> dict[str, Any]:
     return commit_shard(
-        store, stage, shard(index, **more), table(index), rows_in=1, quarantined=[], seconds=1.0, extra={}
+        store,
+        stage,
+        shard(index, **more),
+        table(index),
+        rows_in=1,
+        quarantined=[],
+        seconds=1.0,
+        extra={},
     )
 
 
@@ -42,8 +59,12 @@ def run(store: Store) -> Store:
     return store
 
 
-def found(store: Store, older_than: float = -60.0, scored: str | None = "score-new") -> dict[str, set[str]]:
-    """Paths by reason; by default everything is old, the test's own files and a server whose clock is ahead too."""
+def found(
+    store: Store, older_than: float = -60.0, scored: str | None = "score-new"
+) -> dict[str, set[str]]:
+    """Paths by reason; by default everything is old, the test's own files and a server whose clock
+    is ahead too.
+    """
     out: dict[str, set[str]] = {}
     for file in garbage(store, older_than=older_than, scored=scored):
         out.setdefault(file.why, set()).add(file.path)
@@ -111,7 +132,9 @@ def test_half_written_files_go_and_locks_stay(run: Store) -> None:
     assert found(run)[UNFINISHED] == {half, probe}
 
 
-def test_a_scoring_that_still_grows_is_not_superseded(run: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scoring_that_still_grows_is_not_superseded(
+    run: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = max(entry.written for entry in run.entries())
     monkeypatch.setattr(module.time, "time", lambda: now + 100)
     assert SUPERSEDED in found(run, older_than=50)
@@ -126,7 +149,9 @@ def test_after_deletion_the_run_holds_and_the_old_scoring_is_unheard_of(run: Sto
     before = {s: read_commits(run, s) for s in ("generate", "score-new")}
     listed = garbage(run, older_than=-60, scored="score-new")
     order = [file.path for file in listed if file.why == SUPERSEDED]
-    assert order.index("commit/score-old/000001.json") < min(i for i, p in enumerate(order) if p.startswith("data/"))
+    assert order.index("commit/score-old/000001.json") < min(
+        i for i, p in enumerate(order) if p.startswith("data/")
+    )
     assert sum(files for files, _ in counts(listed).values()) == len(listed)
     delete(run, listed)
     delete(run, listed)  # another gc was quicker
@@ -139,7 +164,9 @@ def test_after_deletion_the_run_holds_and_the_old_scoring_is_unheard_of(run: Sto
     assert verify(run) == []
 
 
-def test_a_file_committed_while_gc_looks_is_kept(run: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_committed_while_gc_looks_is_kept(
+    run: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another driver's data file is listed, then its commit lands, then gc reads the commits."""
     run.write("data/generate/000002-aa-bb.parquet", b"x")
     entries = Store.entries

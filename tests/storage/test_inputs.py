@@ -40,7 +40,9 @@ def test_files_behind_the_selection_are_not_opened(data: Path) -> None:
         read_footers(str(data), None, ["n"])
 
 
-def test_an_untouched_input_is_told_without_opening_a_file(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_untouched_input_is_told_without_opening_a_file(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files, _ = read_footers(str(data), None)
     monkeypatch.setattr(Store, "parquet", lambda self, path: pytest.fail(f"opened {path}"))
     monkeypatch.setattr(Store, "read", lambda self, path: pytest.fail(f"read {path}"))
@@ -48,7 +50,9 @@ def test_an_untouched_input_is_told_without_opening_a_file(data: Path, monkeypat
 
 
 @pytest.mark.parametrize("rows", [None, "2:", ":100"])
-@pytest.mark.parametrize("what", ["touched", "rewritten", "removed", "added before", "added inside", "all gone"])
+@pytest.mark.parametrize(
+    "what", ["touched", "rewritten", "removed", "added before", "added inside", "all gone"]
+)
 def test_a_change_is_noticed(data: Path, what: str, rows: str | None) -> None:
     files, _ = read_footers(str(data), rows)
     assert unchanged(files, str(data), rows)
@@ -73,4 +77,5 @@ def test_files_behind_the_selection_may_come_and_go(data: Path) -> None:
     assert unchanged(planned, str(data), ":6")
     whole, _ = read_footers(str(data), ":1000")
     write(data, "100.parquet", 3)
-    assert not unchanged(whole, str(data), ":1000")  # the selection had not ended: these rows are in it
+    # the selection had not ended: these rows are in it
+    assert not unchanged(whole, str(data), ":1000")

@@ -1,4 +1,6 @@
-"""Plans and shards against a brute-force reading of the same files, and what may not be read at all."""
+"""Plans and shards against a brute-force reading of the same files, and what may not be read at
+all.
+"""
 
 import errno
 import io
@@ -36,7 +38,13 @@ def parquet(first: int, groups: list[int], **options: Any) -> bytes:
     return out.getvalue()
 
 
-ODD = {"a.parquet": [7, 1, 5], "b.parquet": [], "c/d.parquet": [1], "c/e.parquet": [3, 300, 2], "f.parquet": [10]}
+ODD = {
+    "a.parquet": [7, 1, 5],
+    "b.parquet": [],
+    "c/d.parquet": [1],
+    "c/e.parquet": [3, 300, 2],
+    "f.parquet": [10],
+}
 TOTAL = sum(sum(groups) for groups in ODD.values())
 
 
@@ -100,7 +108,9 @@ def test_random_files_slices_and_shard_sizes_against_brute_force(tmp_path: Path)
 
 
 def test_only_footers_overlapping_groups_and_asked_columns_are_read(tmp_path: Path) -> None:
-    """Everything else is made unreadable, and nobody notices; then the wanted part is, and it is noticed."""
+    """Everything else is made unreadable, and nobody notices; then the wanted part is, and it is
+    noticed.
+    """
     path = tmp_path / "x.parquet"
     path.write_bytes(parquet(0, [10, 10, 10], compression="zstd"))
     data, footer = bytearray(path.read_bytes()), pq.read_metadata(path)
@@ -118,15 +128,24 @@ def test_only_footers_overlapping_groups_and_asked_columns_are_read(tmp_path: Pa
                 ruin(group, column)
     path.write_bytes(data)
     shards, _ = plan_shards(str(path), shard_rows=5, rows=None)
-    assert [n for shard in shards[2:4] for n in read_shard(shard, ["n"])["n"].to_pylist()] == list(range(10, 20))
-    for shard, columns in [(shards[0], ["n"]), (shards[4], ["n"]), (shards[2], ["label"]), (shards[2], ["image"])]:
+    assert [n for shard in shards[2:4] for n in read_shard(shard, ["n"])["n"].to_pylist()] == list(
+        range(10, 20)
+    )
+    for shard, columns in [
+        (shards[0], ["n"]),
+        (shards[4], ["n"]),
+        (shards[2], ["label"]),
+        (shards[2], ["image"]),
+    ]:
         with pytest.raises((OSError, ValueError)):
             read_shard(shard, columns)
 
 
 def test_one_huge_row_group_does_not_fill_the_memory(tmp_path: Path) -> None:
     cells = [{"bytes": os.urandom(20_000), "path": None} for _ in range(1000)]
-    pq.write_table(pa.table({"image": pa.array(cells, KIND)}), tmp_path / "x.parquet", compression="none")
+    pq.write_table(
+        pa.table({"image": pa.array(cells, KIND)}), tmp_path / "x.parquet", compression="none"
+    )
     shards, _ = plan_shards(str(tmp_path), shard_rows=10, rows=":10")
     del cells
     before = pa.total_allocated_bytes()
@@ -139,7 +158,14 @@ def test_one_huge_row_group_does_not_fill_the_memory(tmp_path: Path) -> None:
 def test_a_row_group_is_not_read_past_the_shard(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     numbers = pa.table({"n": pa.array(range(4000), pa.int64())})
-    pq.write_table(numbers, path, data_page_size=512, write_batch_size=64, use_dictionary=False, compression="none")
+    pq.write_table(
+        numbers,
+        path,
+        data_page_size=512,
+        write_batch_size=64,
+        use_dictionary=False,
+        compression="none",
+    )
     data, chunk = bytearray(path.read_bytes()), pq.read_metadata(path).row_group(0).column(0)
     end = chunk.data_page_offset + chunk.total_compressed_size
     data[end - 16_000 : end] = b"\xee" * 16_000
@@ -159,9 +185,13 @@ def test_columns_come_in_the_order_asked_and_once(odd: Store) -> None:
 
 def test_a_missing_column_names_the_nearest(odd: Store) -> None:
     shards, _ = plan_shards(odd.uri, shard_rows=64, rows=None)
-    with pytest.raises(ValueError, match=r"a.parquet: expected a column 'lable', got none: did you mean 'label'\?"):
+    with pytest.raises(
+        ValueError, match=r"a.parquet: expected a column 'lable', got none: did you mean 'label'\?"
+    ):
         read_shard(shards[0], ["n", "lable"])
-    with pytest.raises(ValueError, match="expected a column 'zzz', got none: there is n, image, label"):
+    with pytest.raises(
+        ValueError, match="expected a column 'zzz', got none: there is n, image, label"
+    ):
         read_shard(shards[0], ["zzz"])
 
 
@@ -183,7 +213,9 @@ def test_a_changed_file_is_refused_with_both_versions(store: Store, rows: int) -
     shards, _ = plan_shards(store.uri, shard_rows=4, rows=None)
     store.replace("x.parquet", parquet(30, [rows], compression="none"))
     assert (len(store.read("x.parquet")) == size) == (rows == 10)
-    with pytest.raises(FileChanged, match=r"x.parquet changed since it was planned: expected .*, got ") as caught:
+    with pytest.raises(
+        FileChanged, match=r"x.parquet changed since it was planned: expected .*, got "
+    ) as caught:
         read_shard(shards[0], ["n"])
     assert shards[0]["version"] in str(caught.value)
     assert store.version("x.parquet") in str(caught.value)
@@ -193,11 +225,15 @@ def test_a_removed_file_is_named(store: Store) -> None:
     store.write("x.parquet", parquet(0, [10]))
     shards, _ = plan_shards(store.uri, shard_rows=4, rows=None)
     gone = {**shards[0], "file": store.url("y.parquet")}
-    with pytest.raises(FileChanged, match=r"y\.parquet changed since it was planned: .* got no such file"):
+    with pytest.raises(
+        FileChanged, match=r"y\.parquet changed since it was planned: .* got no such file"
+    ):
         read_shard(gone, ["n"])
 
 
-def test_a_file_that_changes_while_it_is_read_is_noticed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_changes_while_it_is_read_is_noticed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.write("x.parquet", parquet(0, [10]))
     shards, _ = plan_shards(store.uri, shard_rows=4, rows=None)
     real = Store.parquet
@@ -214,7 +250,12 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(store: Store, monkeypat
 
 @pytest.mark.parametrize(
     "error",
-    [OSError(errno.EIO, "planted"), StorageError("planted"), FileNotFoundError("planted"), MemoryError("planted")],
+    [
+        OSError(errno.EIO, "planted"),
+        StorageError("planted"),
+        FileNotFoundError("planted"),
+        MemoryError("planted"),
+    ],
 )
 def test_a_disk_or_a_server_that_fails_makes_no_row_unreadable(
     store: Store, monkeypatch: pytest.MonkeyPatch, error: Exception
@@ -230,7 +271,9 @@ def test_a_disk_or_a_server_that_fails_makes_no_row_unreadable(
         list(iterate_shard(shard, ["n"]))
 
 
-def test_what_a_changed_file_gives_instead_of_rows_is_no_damage(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_changed_file_gives_instead_of_rows_is_no_damage(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.write("x.parquet", parquet(0, [10]))
     (shard,), _ = plan_shards(store.uri, shard_rows=10, rows=None)
 
@@ -251,7 +294,9 @@ def test_a_file_that_is_no_parquet_stops_the_plan_by_name(odd: Store, data: byte
 
 
 @pytest.mark.parametrize("folder", ["disk"], indirect=True)
-@pytest.mark.parametrize("rows", ["5", "a:b", "-3:", "1:2:3", "9:9", "9:3", "", f"{TOTAL}:", "1000:2000"])
+@pytest.mark.parametrize(
+    "rows", ["5", "a:b", "-3:", "1:2:3", "9:9", "9:3", "", f"{TOTAL}:", "1000:2000"]
+)
 def test_slices_that_select_nothing_are_refused(odd: Store, rows: str) -> None:
     with pytest.raises(ValueError, match="expected rows"):
         plan_shards(odd.uri, shard_rows=64, rows=rows)
@@ -268,4 +313,6 @@ def test_empty_input_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_same_files_give_the_same_plan(odd: Store) -> None:
-    assert plan_shards(odd.uri, shard_rows=5, rows="3:99") == plan_shards(odd.uri, shard_rows=5, rows="3:99")
+    assert plan_shards(odd.uri, shard_rows=5, rows="3:99") == plan_shards(
+        odd.uri, shard_rows=5, rows="3:99"
+    )

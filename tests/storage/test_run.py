@@ -11,12 +11,17 @@ from storage.uri import Store
 
 
 def plan(**fingerprint: str) -> dict[str, object]:
-    return {"fingerprint": {"config": "c1", "model": "m1", **fingerprint}, "shards": [{"index": 0}], "rows": 3}
+    return {
+        "fingerprint": {"config": "c1", "model": "m1", **fingerprint},
+        "shards": [{"index": 0}],
+        "rows": 3,
+    }
 
 
 def test_the_first_plan_stands(store: Store) -> None:
     assert write_plan(store, plan()) == plan()
-    later = {**plan(), "shards": [{"index": 0}, {"index": 1}]}  # planned with another shard size, say
+    # planned with another shard size, say
+    later = {**plan(), "shards": [{"index": 0}, {"index": 1}]}
     assert write_plan(store, later) == plan()
     assert read_plan(store) == plan()
 
@@ -32,7 +37,9 @@ def test_the_first_plan_stands(store: Store) -> None:
         ({"oracle": "o"}, r"differs in oracle \(oracle: expected none, got o\)"),
     ],
 )
-def test_another_fingerprint_is_refused_and_changes_nothing(store: Store, ours: dict[str, str], told: str) -> None:
+def test_another_fingerprint_is_refused_and_changes_nothing(
+    store: Store, ours: dict[str, str], told: str
+) -> None:
     write_plan(store, plan())
     before = store.version("plan.json")
     with pytest.raises(PlanMismatch, match=told):
@@ -48,7 +55,9 @@ def test_a_field_that_is_gone_is_named(store: Store) -> None:
 
 
 def test_a_folder_without_a_plan_is_no_run(store: Store) -> None:
-    with pytest.raises(FileNotFoundError, match=r"expected a run folder with a plan.json at .*, got none"):
+    with pytest.raises(
+        FileNotFoundError, match=r"expected a run folder with a plan.json at .*, got none"
+    ):
         read_plan(store)
 
 
@@ -75,8 +84,14 @@ def test_the_manifest_is_the_latest(store: Store) -> None:
 
 def test_versions_are_the_packages_own_and_import_none() -> None:
     code = "import json, sys; from storage.run import versions; v = versions()\n"
-    code += "assert not {'torch', 'ray', 'boto3', 'diffusers'} & set(sys.modules); print(json.dumps(v))"
-    told = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout)
+    code += (
+        "assert not {'torch', 'ray', 'boto3', 'diffusers'} & set(sys.modules); print(json.dumps(v))"
+    )
+    told = json.loads(
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, check=True, text=True
+        ).stdout
+    )
     import numpy
     import torch
 

@@ -26,16 +26,22 @@ SIGNED = f"?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Signature={SECRET}"
     ],
 )
 def test_a_bucket_that_is_not_there_is_named(s3_folder: str, verb: Any) -> None:
-    with pytest.raises(StorageError, match=r"expected a bucket 'no-such-bucket' .*, got NoSuchBucket: check"):
+    with pytest.raises(
+        StorageError, match=r"expected a bucket 'no-such-bucket' .*, got NoSuchBucket: check"
+    ):
         verb(open_store("s3://no-such-bucket/folder"))
 
 
-def test_missing_credentials_are_told_as_such(s3_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_credentials_are_told_as_such(
+    s3_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
         monkeypatch.setenv(name, "/nonexistent")
-    with pytest.raises(StorageError, match=r"expected access to s3://tests/.*no credentials: check the credentials"):
+    with pytest.raises(
+        StorageError, match=r"expected access to s3://tests/.*no credentials: check the credentials"
+    ):
         open_store(s3_folder).read("x")
 
 
@@ -44,7 +50,9 @@ def test_settings_that_lead_nowhere_are_told_without_their_content(
     s3_folder: str, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(s3_retry.SECONDS, "0.1")
-    monkeypatch.setenv(name, f"http://user:{SECRET}@127.0.0.1:1" if name == "AWS_ENDPOINT_URL" else SECRET)
+    monkeypatch.setenv(
+        name, f"http://user:{SECRET}@127.0.0.1:1" if name == "AWS_ENDPOINT_URL" else SECRET
+    )
     with pytest.raises(StorageError) as caught:
         open_store(s3_folder).read("x")
     assert SECRET not in str(caught.value)
@@ -75,7 +83,10 @@ def test_globs_and_hive_folders_are_no_secrets() -> None:
 def test_hide_takes_out_what_the_environment_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("JUDGE_API_KEY", "judge-key-planted")
-    text = f"a {SECRET} b judge-key-planted c http://me:{'pass'}word@host:9000/x?X-Amz-Security-Token=abc&y=1 d"
+    text = (
+        f"a {SECRET} b judge-key-planted c"
+        f" http://me:{'pass'}word@host:9000/x?X-Amz-Security-Token=abc&y=1 d"
+    )
     assert hide(text) == "a *** b *** c http://***@host:9000/x?X-Amz-Security-Token=***&y=1 d"
 
 

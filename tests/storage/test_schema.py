@@ -1,4 +1,6 @@
-"""Schemas hold what the field's tools expect, and names depend on what they should and on nothing else."""
+"""Schemas hold what the field's tools expect, and names depend on what they should and on nothing
+else.
+"""
 
 import io
 
@@ -34,7 +36,9 @@ def test_a_row_without_its_names_is_not_written() -> None:
     pq.write_table(pa.Table.from_pylist([WHOLE], schema=COUNTERFACTUALS), io.BytesIO())
     for name in WHOLE:
         with pytest.raises(pa.ArrowInvalid, match=f"'{name}' .*declared non-nullable"):
-            pq.write_table(pa.Table.from_pylist([{**WHOLE, name: None}], schema=COUNTERFACTUALS), io.BytesIO())
+            pq.write_table(
+                pa.Table.from_pylist([{**WHOLE, name: None}], schema=COUNTERFACTUALS), io.BytesIO()
+            )
 
 
 def test_scores_carry_the_names_and_types_of_what_they_score() -> None:
@@ -62,7 +66,13 @@ def test_names_are_the_same_for_ever() -> None:
 def test_names_differ_with_everything_they_are_made_of() -> None:
     rows = {row_id(content, key) for content in (b"", b"a", b"ab") for key in ("", "a", "b", "ab")}
     assert len(rows) == 12  # ("a", "b") and ("ab", "") among them
-    names = {counterfactual_id(r, m, t, k) for r in ("a", "a,b") for m in ("m", "n") for t in (0, 1) for k in (0, 1)}
+    names = {
+        counterfactual_id(r, m, t, k)
+        for r in ("a", "a,b")
+        for m in ("m", "n")
+        for t in (0, 1)
+        for k in (0, 1)
+    }
     assert len(names) == 16
     assert all(len(name) == 32 and set(name) <= set("0123456789abcdef") for name in rows | names)
 

@@ -87,11 +87,14 @@ def test_a_missing_file_is_named(store: Store, ask: Callable[[Store, str], Any])
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"PAR1", b"not parquet " * 50, parquet()[:-9], parquet()[:-8] + b"\xff\xff\xff\x7fPAR1"]
+    "data",
+    [b"", b"PAR1", b"not parquet " * 50, parquet()[:-9], parquet()[:-8] + b"\xff\xff\xff\x7fPAR1"],
 )
 def test_what_is_no_parquet_is_refused_by_name(store: Store, data: bytes) -> None:
     store.write("x.parquet", data)
-    with pytest.raises(ValueError, match=f"expected a Parquet file .*x.parquet, got {len(data)} bytes"):
+    with pytest.raises(
+        ValueError, match=f"expected a Parquet file .*x.parquet, got {len(data)} bytes"
+    ):
         store.parquet("x.parquet")
 
 
@@ -104,7 +107,9 @@ def test_a_broken_footer_is_refused_by_name(store: Store) -> None:
         store.parquet("x.parquet")
 
 
-@pytest.mark.parametrize("path", ["../x", "a/../../x", "/etc/passwd", "a//b", "", ".", "a/./b", "a\0b", "a\\..\\b"])
+@pytest.mark.parametrize(
+    "path", ["../x", "a/../../x", "/etc/passwd", "a//b", "", ".", "a/./b", "a\0b", "a\\..\\b"]
+)
 def test_no_path_leaves_the_folder(store: Store, path: str) -> None:
     for verb in (store.read, store.exists, store.version, store.url, store.parquet):
         with pytest.raises(ValueError, match="expected a relative path inside the folder"):
@@ -154,7 +159,10 @@ def test_data_files_of_a_file_a_folder_and_globs(store: Store) -> None:
         store.write(path, b"x")
 
     def names(path: str) -> list[str]:
-        return [found.url(name).removeprefix(store.uri + "/") for found, name in data_files(f"{store.uri}/{path}")]
+        return [
+            found.url(name).removeprefix(store.uri + "/")
+            for found, name in data_files(f"{store.uri}/{path}")
+        ]
 
     assert names("in") == ["in/a/z.parquet", "in/b.parquet"]
     assert names("in/a/y.pq") == ["in/a/y.pq"]
@@ -183,7 +191,9 @@ def test_only_one_of_many_threads_creates_a_file(tmp_path: Path) -> None:
     assert len(os.listdir(tmp_path / "c")) == 25  # no leftovers
 
 
-def test_without_hard_links_still_only_one_creates_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_hard_links_still_only_one_creates_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no_links(*_: Any) -> None:
         raise OSError(errno.EPERM, "this file system has no hard links")
 
@@ -220,13 +230,21 @@ def test_a_name_appears_only_over_content_that_is_on_the_disk(
     path = tmp_path / "new" / "deep" / "x"
     verb(str(path), b"whole")
     file, folder = path.stat().st_ino, path.parent.stat().st_ino
-    order = [events.index(("fsync", file)), events.index(("name", file)), events.index(("fsync", folder))]
+    order = [
+        events.index(("fsync", file)),
+        events.index(("name", file)),
+        events.index(("fsync", folder)),
+    ]
     assert order == sorted(order)
-    made = [events.index(("fsync", parent.stat().st_ino)) for parent in (tmp_path, tmp_path / "new")]
+    made = [
+        events.index(("fsync", parent.stat().st_ino)) for parent in (tmp_path, tmp_path / "new")
+    ]
     assert max(made) < order[0]  # the folders' own names are on the disk, too
 
 
-def test_a_full_disk_leaves_no_name_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_no_name_and_no_litter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -20,7 +20,13 @@ ROWS, SHARDS = 4, 3
 
 
 def table(ids: list[str], k: int = 0) -> pa.Table:
-    return pa.table({"id": ids, "cf_id": [f"cf-{name}-{k}" for name in ids], "k": pa.array([k] * len(ids), pa.int32())})
+    return pa.table(
+        {
+            "id": ids,
+            "cf_id": [f"cf-{name}-{k}" for name in ids],
+            "k": pa.array([k] * len(ids), pa.int32()),
+        }
+    )
 
 
 def shard(index: int) -> dict[str, Any]:
@@ -34,15 +40,21 @@ def names(index: int) -> list[str]:
 
 @pytest.fixture
 def run(store: Store) -> Store:
-    """A run of 3 shards of 4 rows, the second of which has a quarantined row; generated, and scored."""
+    """A run of 3 shards of 4 rows, the second of which has a quarantined row; generated, and
+    scored.
+    """
     shards = [shard(i) for i in range(SHARDS)]
     write_plan(store, {"fingerprint": {}, "shards": shards, "rows": ROWS * SHARDS})
     for index in range(SHARDS):
         bad = [{"id": f"row-{index}-3", "reason": "no image: null"}] if index == 1 else []
         good = names(index)[: ROWS - len(bad)]
         said: dict[str, Any] = {"seconds": 1.0, "extra": {}}
-        commit_shard(store, "generate", shards[index], table(good), rows_in=ROWS, quarantined=bad, **said)
-        commit_shard(store, "score-1a", shards[index], table(good), rows_in=len(good), quarantined=[], **said)
+        commit_shard(
+            store, "generate", shards[index], table(good), rows_in=ROWS, quarantined=bad, **said
+        )
+        commit_shard(
+            store, "score-1a", shards[index], table(good), rows_in=len(good), quarantined=[], **said
+        )
     return store
 
 
@@ -59,7 +71,14 @@ def swap(store: Store, index: int, new: pa.Table, stage: str = "generate") -> No
     data = out.getvalue()
     made = read_commits(store, stage)[index]
     store.replace(made["file"], data)
-    edit(store, index, stage, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data), rows=new.num_rows)
+    edit(
+        store,
+        index,
+        stage,
+        sha256=hashlib.sha256(data).hexdigest(),
+        bytes=len(data),
+        rows=new.num_rows,
+    )
 
 
 def drop(store: Store, path: str) -> None:
@@ -136,7 +155,10 @@ DAMAGE: dict[str, tuple[Callable[[Store], Any], list[str]]] = {
         ["generate: shard 1: expected 4 rows in, got 3"],
     ),
     "fewer rows scored than generated": (
-        lambda run: (swap(run, 1, table(names(1)[:2]), "score-1a"), edit(run, 1, "score-1a", rows_in=2, rows_out=2)),
+        lambda run: (
+            swap(run, 1, table(names(1)[:2]), "score-1a"),
+            edit(run, 1, "score-1a", rows_in=2, rows_out=2),
+        ),
         ["score-1a: shard 1: expected 3 rows in, got 2"],
     ),
     "more rows than committed": (
@@ -145,18 +167,28 @@ DAMAGE: dict[str, tuple[Callable[[Store], Any], list[str]]] = {
     ),
     "an id twice in a shard": (
         lambda run: swap(run, 0, table(["row-0-0", "row-0-1", "row-0-2", "row-0-2"]), "score-1a"),
-        ['score-1a: expected each id and k once, got ["row-0-2", 0] 2 times, in shards [0]', "cf-row-0-2-0 2 times"],
+        [
+            'score-1a: expected each id and k once, got ["row-0-2", 0] 2 times, in shards [0]',
+            "cf-row-0-2-0 2 times",
+        ],
     ),
     "an id in two shards": (
         lambda run: swap(run, 0, table([*names(0)[:3], "row-2-1"]), "score-1a"),
-        ['score-1a: expected each id and k once, got ["row-2-1", 0] 2 times, in shards [0, 2]', "cf-row-2-1-0 2 times"],
+        [
+            'score-1a: expected each id and k once, got ["row-2-1", 0] 2 times, in shards [0, 2]',
+            "cf-row-2-1-0 2 times",
+        ],
     ),
     "a cf_id twice": (
-        lambda run: swap(run, 0, table(names(0)).set_column(1, "cf_id", [["a", "b", "b", "c"]]), "score-1a"),
+        lambda run: swap(
+            run, 0, table(names(0)).set_column(1, "cf_id", [["a", "b", "b", "c"]]), "score-1a"
+        ),
         ["score-1a: expected each cf_id once, got b 2 times, in shards [0]"],
     ),
     "ids that are not there": (
-        lambda run: swap(run, 0, pa.table({"id": ["row-0-0"] * 4, "cf_id": list("abcd"), "k": range(4)})),
+        lambda run: swap(
+            run, 0, pa.table({"id": ["row-0-0"] * 4, "cf_id": list("abcd"), "k": range(4)})
+        ),
         ["generate: shard 0: expected 4 rows answered in its file, got 1"],
     ),
 }
@@ -166,7 +198,9 @@ ON_S3 = ("a flipped bit in the data", "a lost data file", "a lost commit", "an i
 
 
 @pytest.mark.parametrize(
-    ("what", "folder"), [(what, "disk") for what in DAMAGE] + [(what, "s3") for what in ON_S3], indirect=["folder"]
+    ("what", "folder"),
+    [(what, "disk") for what in DAMAGE] + [(what, "s3") for what in ON_S3],
+    indirect=["folder"],
 )
 def test_planted_damage_is_found_and_named(run: Store, what: str) -> None:
     damage, parts = DAMAGE[what]
@@ -233,12 +267,19 @@ def test_tables_without_ids_are_counted_and_hashed(store: Store) -> None:
 
 def test_many_doubles_are_named_up_to_a_limit(store: Store) -> None:
     count = NAMED + 5
-    shards = [{**shard(i), "start": i * count, "rows": count, "offset": i * count} for i in range(2)]
+    shards = [
+        {**shard(i), "start": i * count, "rows": count, "offset": i * count} for i in range(2)
+    ]
     write_plan(store, {"fingerprint": {}, "shards": shards, "rows": 2 * count})
     for part in shards:
         same = table([f"row-{i:02d}" for i in range(count)])
-        commit_shard(store, "generate", part, same, rows_in=count, quarantined=[], seconds=0.0, extra={})
+        commit_shard(
+            store, "generate", part, same, rows_in=count, quarantined=[], seconds=0.0, extra={}
+        )
     lines = verify(store)
     assert len(lines) == 2 * (NAMED + 1)
-    assert lines[0] == 'generate: expected each id and k once, got ["row-00", 0] 2 times, in shards [0, 1]'
+    assert (
+        lines[0]
+        == 'generate: expected each id and k once, got ["row-00", 0] 2 times, in shards [0, 1]'
+    )
     assert lines.count("generate: and 5 more doubled") == 2

@@ -1,4 +1,6 @@
-"""Adam with moments for each row, so that rows may leave a batch without touching the others' steps."""
+"""Adam with moments for each row, so that rows may leave a batch without touching the others'
+steps.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # as torch has them
 
 @dataclass
 class Adam:
-    """Kingma & Ba 2015, algorithm 1; m, v: the moments of all rows, shaped like what is moved (B,...)."""
+    """Kingma & Ba 2015, algorithm 1; m, v: the moments of all rows, shaped like what is moved
+    (B,...).
+    """
 
     m: Tensor
     v: Tensor
@@ -24,8 +28,8 @@ class Adam:
     def step(self, rows: Tensor, grad: Tensor, count: int, square: Tensor | None = None) -> Tensor:
         """The steps (n,...) of some rows, to be scaled by the learning rate.
 
-        rows: (n,) their places in the batch; grad: (n,...) their count-th gradient, from 1; square: what the second
-        moment is of, default the gradient's square.
+        rows: (n,) their places in the batch; grad: (n,...) their count-th gradient, from 1; square:
+        what the second moment is of, default the gradient's square.
         """
         m = BETA1 * self.m[rows] + (1 - BETA1) * grad
         v = BETA2 * self.v[rows] + (1 - BETA2) * (grad.square() if square is None else square)

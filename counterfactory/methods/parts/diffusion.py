@@ -1,6 +1,8 @@
-"""Denoising diffusion (Ho et al. 2020, DDPM) on a few of its trained steps: noising, one step back, a whole way back.
+"""Denoising diffusion (Ho et al. 2020, DDPM) on a few of its trained steps: noising, one step back,
+a whole way back.
 
-Images are in [-1,1] here. A level i counts respaced steps: level 0 is the least noise, N - 1 the most.
+Images are in [-1,1] here. A level i counts respaced steps: level 0 is the least noise, N - 1 the
+most.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ from counterfactory.models.interfaces import Denoiser
 class Schedule:
     """A diffusion process shortened to N of its T trained steps; one value a level each.
 
-    trained: the trained step; alpha_bar: the signal's share of variance; alpha_bar_before: that of the next cleaner
-    level (1 at level 0); beta: the variance that this level adds.
+    trained: the trained step; alpha_bar: the signal's share of variance; alpha_bar_before: that of
+    the next cleaner level (1 at level 0); beta: the variance that this level adds.
     """
 
     trained: tuple[int, ...]
@@ -35,13 +37,16 @@ class Schedule:
 
 
 def respace(alphas_cumprod: Tensor, steps: int) -> Schedule:
-    """Keep `steps` trained steps, evenly spread and both ends included, with the betas that join them.
+    """Keep `steps` trained steps, evenly spread and both ends included, with the betas that join
+    them.
 
-    alphas_cumprod: (T,). Nichol & Dhariwal 2021, section 4: beta_i = 1 - alpha_bar_{S_i} / alpha_bar_{S_{i-1}}.
+    alphas_cumprod: (T,). Nichol & Dhariwal 2021, section 4: beta_i = 1 - alpha_bar_{S_i} /
+    alpha_bar_{S_{i-1}}.
     """
     if not 1 <= steps <= len(alphas_cumprod):
         raise ValueError(
-            f"expected 1 to {len(alphas_cumprod)} respaced steps (the denoiser's trained steps), got {steps}"
+            f"expected 1 to {len(alphas_cumprod)} respaced steps (the denoiser's trained steps),"
+            f" got {steps}"
         )
     trained = torch.linspace(0, len(alphas_cumprod) - 1, steps, dtype=torch.float64).round().long()
     alpha_bar = alphas_cumprod.double().cpu()[trained].tolist()
@@ -57,7 +62,9 @@ def q_sample(schedule: Schedule, x0: Tensor, i: int, noise: Tensor) -> Tensor:
 
 def predicted_x0(schedule: Schedule, x_t: Tensor, i: int, eps: Tensor) -> Tensor:
     """The clean image that a noise prediction implies, clipped to [-1,1]; DDPM eq. 15."""
-    return ((x_t - sqrt(1 - schedule.alpha_bar[i]) * eps) / sqrt(schedule.alpha_bar[i])).clamp(-1, 1)
+    return ((x_t - sqrt(1 - schedule.alpha_bar[i]) * eps) / sqrt(schedule.alpha_bar[i])).clamp(
+        -1, 1
+    )
 
 
 def posterior_mean(schedule: Schedule, x0: Tensor, x_t: Tensor, i: int) -> Tensor:
@@ -69,22 +76,28 @@ def posterior_mean(schedule: Schedule, x0: Tensor, x_t: Tensor, i: int) -> Tenso
 def p_mean_deviation(
     denoiser: Denoiser, schedule: Schedule, x_t: Tensor, i: int
 ) -> tuple[Tensor, Tensor, Tensor | float]:
-    """The clean image that the denoiser sees in x_t, and p(x_{t-1} | x_t): its mean and its standard deviation.
+    """The clean image that the denoiser sees in x_t, and p(x_{t-1} | x_t): its mean and its
+    standard deviation.
 
-    The deviation is one number where the variance is fixed, a tensor like x_t where the denoiser has learnt it.
+    The deviation is one number where the variance is fixed, a tensor like x_t where the denoiser
+    has learnt it.
     """
     eps, v = denoiser(x_t, torch.full((len(x_t),), schedule.trained[i], device=x_t.device))
     x0 = predicted_x0(schedule, x_t, i, eps)
     mean, variance = posterior_mean(schedule, x0, x_t, i), schedule.posterior_variance(i)
     if v is None:
         return x0, mean, sqrt(variance)
-    # The learned variance lies between the posterior's and beta, in logarithms: Nichol & Dhariwal 2021, eq. 15. At
-    # level 0 the posterior has none, and their code takes the next level's for it.
-    least = variance or (schedule.posterior_variance(1) if len(schedule.beta) > 1 else schedule.beta[0])
+    # The learned variance lies between the posterior's and beta, in logarithms: Nichol & Dhariwal
+    # 2021, eq. 15. At level 0 the posterior has none, and their code takes the next level's for it.
+    least = variance or (
+        schedule.posterior_variance(1) if len(schedule.beta) > 1 else schedule.beta[0]
+    )
     return x0, mean, (0.5 * (v * log(schedule.beta[i]) + (1 - v) * log(least))).exp()
 
 
-def p_step(denoiser: Denoiser, schedule: Schedule, x_t: Tensor, i: int, noise: Tensor | None) -> Tensor:
+def p_step(
+    denoiser: Denoiser, schedule: Schedule, x_t: Tensor, i: int, noise: Tensor | None
+) -> Tensor:
     """x_{t-1} ~ p(x_{t-1} | x_t), one ancestral step from level i; DDPM algorithm 2.
 
     noise: standard normal like x_t; at level 0 the step is its mean and noise is not used.
@@ -102,12 +115,13 @@ def purify(
     through: int | None = None,
     checkpointed: bool = False,
 ) -> Tensor:
-    """Noise x to level K - 1 and denoise it in K ancestral steps (F_tau of ACE, section 3.2); x (B,3,H,W).
+    """Noise x to level K - 1 and denoise it in K ancestral steps (F_tau of ACE, section 3.2); x
+    (B,3,H,W).
 
-    noise: (B,K,3,H,W), in the order of use. Differentiable in x, through all K denoiser calls or only the last
-    `through`: what went before then counts as noising alone, which scales x and adds what does not depend on it.
-    checkpointed: activations inside a call are computed again in the backward pass instead of kept, one more forward
-    call for each that the gradient goes through.
+    noise: (B,K,3,H,W), in the order of use. Differentiable in x, through all K denoiser calls or
+    only the last `through`: what went before then counts as noising alone, which scales x and adds
+    what does not depend on it. checkpointed: activations inside a call are computed again in the
+    backward pass instead of kept, one more forward call for each that the gradient goes through.
     """
     K = noise.shape[1]
     cut = 0 if through is None else max(0, K - through)
@@ -126,11 +140,14 @@ def purify(
     return x_t + (x - x.detach()) if cut == K else x_t
 
 
-def inpaint(denoiser: Denoiser, schedule: Schedule, x: Tensor, start: Tensor, keep: Tensor, noise: Tensor) -> Tensor:
-    """Denoise `start` from level K - 1, the noised x pasted where `keep` before every call and x itself at the end.
+def inpaint(
+    denoiser: Denoiser, schedule: Schedule, x: Tensor, start: Tensor, keep: Tensor, noise: Tensor
+) -> Tensor:
+    """Denoise `start` from level K - 1, the noised x pasted where `keep` before every call and x
+    itself at the end.
 
-    x, start: (B,3,H,W); keep: (B,1,H,W) bool; noise: (B,2K,3,H,W), in the order of use. RePaint (Lugmayr et al. 2022)
-    without resampling, as ACE's refinement has it.
+    x, start: (B,3,H,W); keep: (B,1,H,W) bool; noise: (B,2K,3,H,W), in the order of use. RePaint
+    (Lugmayr et al. 2022) without resampling, as ACE's refinement has it.
     """
     K = noise.shape[1] // 2
     draws = iter(noise.unbind(1))
@@ -142,13 +159,15 @@ def inpaint(denoiser: Denoiser, schedule: Schedule, x: Tensor, start: Tensor, ke
 
 
 def keep_mask(x: Tensor, changed: Tensor, *, gamma: float, kernel: int) -> Tensor:
-    """Where hardly anything changed nearby, (B,1,H,W) bool: ACE section 3.3, the complement of CECAS eq. 8.
+    """Where hardly anything changed nearby, (B,1,H,W) bool: ACE section 3.3, the complement of
+    CECAS eq. 8.
 
-    |changed - x| summed over channels, divided by its maximum over the image, maximum over kernel x kernel; below
-    gamma.
+    |changed - x| summed over channels, divided by its maximum over the image, maximum over kernel x
+    kernel; below gamma.
     """
     change = (changed - x).abs().sum(1, keepdim=True)
-    m = change / change.flatten(1).amax(1)[:, None, None, None].clamp_min(1e-12)  # no change at all: keep everything
+    # no change at all: keep everything
+    m = change / change.flatten(1).amax(1)[:, None, None, None].clamp_min(1e-12)
     return F.max_pool2d(m, kernel, stride=1, padding=kernel // 2) < gamma
 
 

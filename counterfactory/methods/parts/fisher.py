@@ -1,4 +1,6 @@
-"""Which coordinates of a latent a decision depends on together: Fisher information, and groups of them."""
+"""Which coordinates of a latent a decision depends on together: Fisher information, and groups of
+them.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +13,23 @@ import torch
 from torch import Tensor
 
 from counterfactory.methods.xgems import encoded
-from counterfactory.models.interfaces import AttributeAutoencoder, Autoencoder, Classifier, Distractors
+from counterfactory.models.interfaces import (
+    AttributeAutoencoder,
+    Autoencoder,
+    Classifier,
+    Distractors,
+)
 
 BATCH = 32
 Image = Callable[[Tensor, Tensor], Tensor]
 
 
 def start(autoencoder: Any, x: Tensor, residual: bool) -> tuple[Tensor, Image, int]:
-    """The latents z0 of images, the image x' of some rows' latents, and the passes through the network that it took.
+    """The latents z0 of images, the image x' of some rows' latents, and the passes through the
+    network that it took.
 
-    residual: x' = clip(x + dec(z) - dec(z0)), else x' = dec(z). An autoencoder that is told attributes (AttGAN) is
-    told the image's throughout.
+    residual: x' = clip(x + dec(z) - dec(z0)), else x' = dec(z). An autoencoder that is told
+    attributes (AttGAN) is told the image's throughout.
     """
     with torch.no_grad():
         z0, decode, calls = encoded(autoencoder, x)
@@ -35,19 +43,27 @@ def start(autoencoder: Any, x: Tensor, residual: bool) -> tuple[Tensor, Image, i
     return z0, image, calls + residual
 
 
-def fisher_information(classifier: Classifier, autoencoder: Any, images: Tensor, residual: bool) -> Tensor:
-    """E[g g'] over images, g the gradient by the latent of the log-odds of the two likeliest classes; (D,D) float64.
+def fisher_information(
+    classifier: Classifier, autoencoder: Any, images: Tensor, residual: bool
+) -> Tensor:
+    """E[g g'] over images, g the gradient by the latent of the log-odds of the two likeliest
+    classes; (D,D) float64.
 
-    Fisher information is of log p(y|z), y drawn from the classifier, which weighs an image by p (1 - p): by nothing
-    where it is sure. Here, as in the code of Rodriguez et al. 2021, the log-odds count alike everywhere. images:
-    (N,3,H,W) uint8; those whose gradient is not finite are left out.
+    Fisher information is of log p(y|z), y drawn from the classifier, which weighs an image by p (1
+    - p): by nothing where it is sure. Here, as in the code of Rodriguez et al. 2021, the log-odds
+    count alike everywhere. images: (N,3,H,W) uint8; those whose gradient is not finite are left
+    out.
     """
     total: Tensor | float = 0.0
     for part in torch.split(images, BATCH):
         z0, image, _ = start(autoencoder, part.float() / 255, residual)
         with torch.enable_grad():
             z = z0.clone().requires_grad_()
-            best, second = classifier(image(torch.arange(len(z), device=z.device), z)).topk(2, dim=1).values.unbind(1)
+            best, second = (
+                classifier(image(torch.arange(len(z), device=z.device), z))
+                .topk(2, dim=1)
+                .values.unbind(1)
+            )
             (grad,) = torch.autograd.grad((best - second).sum(), z)
         grad = grad.flatten(1).double()
         grad = grad[grad.isfinite().all(1)]
@@ -57,29 +73,39 @@ def fisher_information(classifier: Classifier, autoencoder: Any, images: Tensor,
 
 
 def spectral_groups(information: Tensor, count: int) -> Tensor:
-    """Group (D,) int64 of each coordinate, 0 the group that holds most information; each group has one or more.
+    """Group (D,) int64 of each coordinate, 0 the group that holds most information; each group has
+    one or more.
 
-    Spectral clustering (Ng et al. 2001) with the information, shifted and scaled to [0,1], as the affinity: the same
-    groups every time. ValueError where there are fewer coordinates than groups, or no information.
+    Spectral clustering (Ng et al. 2001) with the information, shifted and scaled to [0,1], as the
+    affinity: the same groups every time. ValueError where there are fewer coordinates than groups,
+    or no information.
     """
     if len(information) < count:
-        raise ValueError(f"expected answers <= {len(information)}, the latent's coordinates, got {count}")
+        raise ValueError(
+            f"expected answers <= {len(information)}, the latent's coordinates, got {count}"
+        )
     if not bool(information.isfinite().all()) or float(information.abs().max()) == 0:
-        raise ValueError("expected a decision that depends on the latent, got gradients of zero or none finite")
+        raise ValueError(
+            "expected a decision that depends on the latent, got gradients of zero or none finite"
+        )
     affinity = information.cpu() - information.cpu().min()
     affinity = affinity / affinity.max()
     scale = affinity.sum(1).clamp(min=1e-12).rsqrt()
     vectors = torch.linalg.eigh(scale[:, None] * affinity * scale).eigenvectors[:, -count:]
     vectors = vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-12)
     found = clusters(vectors, count)
-    held = torch.zeros(count, dtype=torch.float64).index_add_(0, found, information.diagonal().cpu())
+    held = torch.zeros(count, dtype=torch.float64).index_add_(
+        0, found, information.diagonal().cpu()
+    )
     return held.argsort(descending=True).argsort()[found]
 
 
 def clusters(points: Tensor, count: int) -> Tensor:
-    """Cluster (N,) int64 of each of the points (N,D) of unit length, none empty: k-means without chance.
+    """Cluster (N,) int64 of each of the points (N,D) of unit length, none empty: k-means without
+    chance.
 
-    The first centres are as Ng et al. 2001 take them: each next point the one most at right angles to those before.
+    The first centres are as Ng et al. 2001 take them: each next point the one most at right angles
+    to those before.
     """
     chosen = [0]
     for _ in range(count - 1):
@@ -92,7 +118,8 @@ def clusters(points: Tensor, count: int) -> Tensor:
         now = far.argmin(1)
         for lost in (torch.bincount(now, minlength=count) == 0).nonzero()[:, 0].tolist():
             crowded = torch.bincount(now, minlength=count)[now] > 1
-            now[far.amin(1).where(crowded, -torch.ones(())).argmax()] = lost  # the worst placed of those not alone
+            # the worst placed of those not alone
+            now[far.amin(1).where(crowded, -torch.ones(())).argmax()] = lost
         if torch.equal(now, found):
             break
         found = now
@@ -108,5 +135,9 @@ def fisher_groups(
     count: int,
     residual: bool,
 ) -> Tensor:
-    """Groups of the latent's coordinates by the Fisher information over a bank of images; see spectral_groups."""
-    return spectral_groups(fisher_information(classifier, autoencoder, distractors.images, residual), count)
+    """Groups of the latent's coordinates by the Fisher information over a bank of images; see
+    spectral_groups.
+    """
+    return spectral_groups(
+        fisher_information(classifier, autoencoder, distractors.images, residual), count
+    )

@@ -1,4 +1,6 @@
-"""GAN inversion: the latent whose image is nearest to a given one (section on CelebA of arXiv 2504.15479)."""
+"""GAN inversion: the latent whose image is nearest to a given one (section on CelebA of arXiv
+2504.15479).
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,9 @@ AT_ONCE = 64  # starts that are looked at in one call
 class Inversion:
     """Many random starts, the nearest of them kept, and AdamW down the distance from there.
 
-    starts, spread: how many, and their standard deviation (the prior's is 1); steps, lr, decay: AdamW's. patience,
-    tolerance: a row leaves when for so many steps its distance did not fall by that share; patience 0: never.
-    precision: of the networks, "float32" or "bfloat16".
+    starts, spread: how many, and their standard deviation (the prior's is 1); steps, lr, decay:
+    AdamW's. patience, tolerance: a row leaves when for so many steps its distance did not fall by
+    that share; patience 0: never. precision: of the networks, "float32" or "bfloat16".
     """
 
     starts: int
@@ -45,17 +47,21 @@ class Inversion:
         *,
         calls: int,
     ) -> Tensor:
-        """Latents (B, *gan.latent_shape) of images (B,3,H,W): of all that each row tried, the nearest.
+        """Latents (B, *gan.latent_shape) of images (B,3,H,W): of all that each row tried, the
+        nearest.
 
-        distance: (n,3,H,W) twice to (n,), each row's own; calls: network evaluations that one takes beside the
-        generator's; generators: one per row, which draws its starts.
+        distance: (n,3,H,W) twice to (n,), each row's own; calls: network evaluations that one takes
+        beside the generator's; generators: one per row, which draws its starts.
         """
-        half = torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+        half = torch.autocast(
+            images.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"
+        )
         with half:
             z = self.nearest_start(gan, distance, images, generators)
         budget.spend(torch.arange(len(z)), forward=self.starts * (1 + calls))
         best, least = z.clone(), z.new_full((len(z),), inf)
-        fallen, since = least.clone(), torch.zeros_like(least)  # the distance when it last fell, and steps since
+        # the distance when it last fell, and steps since
+        fallen, since = least.clone(), torch.zeros_like(least)
         adam, active = Adam.of(z), torch.arange(len(z), device=z.device)
         for step in range(1, self.steps + 2):
             z_a = z[active].requires_grad_()
@@ -75,12 +81,15 @@ class Inversion:
 
             (grad,) = torch.autograd.grad(far.sum(), z_a)
             budget.spend(active[stays], backward=1 + calls)
-            stays = stays & grad.isfinite().flatten(1).all(1)  # a row without a gradient keeps its best
+            # a row without a gradient keeps its best
+            stays = stays & grad.isfinite().flatten(1).all(1)
             active, grad = active[stays], grad[stays]
             if not len(active):
                 break
             # Decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2).
-            z[active] = z[active] * (1 - self.lr * self.decay) - self.lr * adam.step(active, grad, step)
+            z[active] = z[active] * (1 - self.lr * self.decay) - self.lr * adam.step(
+                active, grad, step
+            )
         return best
 
     @torch.no_grad()
@@ -95,11 +104,16 @@ class Inversion:
         drawn = self.spread * row_noise(generators, (self.starts, *gan.latent_shape), images.device)
         row = torch.arange(len(images), device=images.device).repeat_interleave(self.starts)
         far = []
-        for z, rows in zip(torch.split(drawn.flatten(0, 1), AT_ONCE), torch.split(row, AT_ONCE), strict=True):
+        for z, rows in zip(
+            torch.split(drawn.flatten(0, 1), AT_ONCE), torch.split(row, AT_ONCE), strict=True
+        ):
             made = gan.decode(z)
             if made.shape[1:] != images.shape[1:]:
                 wanted, got = tuple(images.shape[1:]), tuple(made.shape[1:])
-                raise ValueError(f"expected a generator of images {wanted}, as the queries' (data.size), got {got}")
+                raise ValueError(
+                    f"expected a generator of images {wanted}, as the queries' (data.size), got"
+                    f" {got}"
+                )
             far.append(distance(made, images[rows]))
         first = torch.cat(far).view(len(images), self.starts).nan_to_num(nan=inf).argmin(1)
         return drawn[torch.arange(len(images), device=images.device), first]

@@ -11,25 +11,34 @@ import torch
 from torch import Tensor
 
 from counterfactory.methods.contract import Budget, Queries, row_noise, stored_verdict
-from counterfactory.methods.parts.diffusion import Schedule, inpaint, keep_mask, purify, to_image, to_signal
+from counterfactory.methods.parts.diffusion import (
+    Schedule,
+    inpaint,
+    keep_mask,
+    purify,
+    to_image,
+    to_signal,
+)
 from counterfactory.methods.parts.settings import check_settings
 from counterfactory.models.interfaces import Classifier, Denoiser
 
 Term = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""What an attack adds to the cross-entropy: (x' (n,3,H,W), its view through the denoiser, rows (n,) on the CPU) to
-(n,), a sum over each sample and never over the batch, whose size must not weigh in."""
+"""What an attack adds to the cross-entropy: (x' (n,3,H,W), its view through the denoiser, rows (n,)
+on the CPU) to (n,), a sum over each sample and never over the batch, whose size must not weigh in.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PurifiedPGD:
     """x' -= step * sign(grad of CE(classifier(denoise(noise(x'))), target) + term), in [0,1].
 
-    levels: K, denoiser calls that x' is noised for and denoised by, with fresh noise every iteration; step: in 8-bit
-    levels; stop: None for fixed iterations, else the p(target) at which a row is done, on the stored x' and on its last
-    view (the stored image alone passes early, by noise that refinement takes away again); through: how many of the K
-    calls the gradient goes back through, None for all; mask_after: iterations after which pixels that hardly changed
-    (keep_mask of gamma, kernel) return to the query's and stay, None for never; checkpoint: see purify; precision: of
-    the denoiser.
+    levels: K, denoiser calls that x' is noised for and denoised by, with fresh noise every
+    iteration; step: in 8-bit levels; stop: None for fixed iterations, else the p(target) at which a
+    row is done, on the stored x' and on its last view (the stored image alone passes early, by
+    noise that refinement takes away again); through: how many of the K calls the gradient goes back
+    through, None for all; mask_after: iterations after which pixels that hardly changed (keep_mask
+    of gamma, kernel) return to the query's and stay, None for never; checkpoint: see purify;
+    precision: of the denoiser.
     """
 
     levels: int
@@ -64,12 +73,16 @@ class PurifiedPGD:
         denoiser: Denoiser,
         term: Term,
     ) -> Attacked:
-        """Attack every row; the host waits for the device only where a look decides which rows are done."""
+        """Attack every row; the host waits for the device only where a look decides which rows are
+        done.
+        """
         x, target, everything = queries.images, queries.target, torch.arange(len(queries))
-        rows = everything  # still attacked; on the CPU, so that no list of rows is fetched from the device
+        # still attacked; on the CPU, so that no list of rows is fetched from the device
+        rows = everything
         x_pre, best, best_p = x.clone(), x.clone(), x.new_full((len(x),), -1.0)
         alive, turned = x.new_ones(len(x), dtype=torch.bool), x.new_zeros(len(x), dtype=torch.bool)
-        seen = x.new_ones(len(x))  # p(target) in the view; before the first one only the stored image counts
+        # p(target) in the view; before the first one only the stored image counts
+        seen = x.new_ones(len(x))
         free = x.new_ones((len(x), 1, *x.shape[2:]), dtype=torch.bool)  # pixels that may move
         steps = torch.zeros(len(x), dtype=torch.int64, device=x.device)
 
@@ -86,11 +99,20 @@ class PurifiedPGD:
                 break
             at = rows.to(x.device)
 
-            noise = row_noise([generators[row] for row in rows.tolist()], (self.levels, *x.shape[1:]), x.device)
+            noise = row_noise(
+                [generators[row] for row in rows.tolist()], (self.levels, *x.shape[1:]), x.device
+            )
             x_a = x_pre[at].requires_grad_()
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            with torch.autocast(
+                x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"
+            ):
                 signal = purify(
-                    denoiser, schedule, to_signal(x_a), noise, through=self.through, checkpointed=self.checkpoint
+                    denoiser,
+                    schedule,
+                    to_signal(x_a),
+                    noise,
+                    through=self.through,
+                    checkpointed=self.checkpoint,
                 )
             view = to_image(signal.float())
             log_p = classifier(view).log_softmax(1)
@@ -98,7 +120,8 @@ class PurifiedPGD:
             (grad,) = torch.autograd.grad((term(x_a, view, rows) - log_p_target).sum(), x_a)
             budget.spend(rows, **self.cost())
 
-            # A row whose gradient is not finite stands still from then on; no value is fetched from the device for it.
+            # A row whose gradient is not finite stands still from then on; no value is fetched from
+            # the device for it.
             alive[at] &= grad.isfinite().flatten(1).all(1)
             moved = (x_a.detach() - self.step / 255 * grad.sign()).clamp(0, 1)
             moved = torch.where(free[at], moved, x[at])
@@ -110,13 +133,16 @@ class PurifiedPGD:
             seen[at] = log_p_target.detach().exp()
             steps[at] += alive[at]
 
-        return Attacked(x_pre if self.stop is None else best, steps.cpu(), alive.cpu(), turned.cpu())
+        return Attacked(
+            x_pre if self.stop is None else best, steps.cpu(), alive.cpu(), turned.cpu()
+        )
 
 
 @dataclass(frozen=True)
 class Attacked:
-    """What an attack ends with: x' (n,3,H,W) in [0,1], the last one or with `stop` the one of highest stored p(target);
-    steps taken (n,) int64; sound (n,) bool, no bad gradient; turned (n,) bool, the last view had the target's class."""
+    """What an attack ends with: x' (n,3,H,W) in [0,1], the last one or with `stop` the one of
+    highest stored p(target); steps taken (n,) int64; sound (n,) bool, no bad gradient; turned (n,)
+    bool, the last view had the target's class."""
 
     images: Tensor
     steps: Tensor
@@ -126,7 +152,11 @@ class Attacked:
     def reasons(self, *, refined: bool) -> list[str]:
         """Per row, why it will have failed if it does."""
         return [
-            "non-finite gradient" if not sound else "flip lost in refinement" if turned and refined else "not converged"
+            "non-finite gradient"
+            if not sound
+            else "flip lost in refinement"
+            if turned and refined
+            else "not converged"
             for sound, turned in zip(self.sound.tolist(), self.turned.tolist(), strict=True)
         ]
 
@@ -145,11 +175,13 @@ def refine(
     classifier: Classifier,
     denoiser: Denoiser,
 ) -> tuple[Tensor, Tensor]:
-    """The pre-explanation inpainted, the query's pixels held where `keep`: image (B,3,H,W) and mask (B,1,H,W).
+    """The pre-explanation inpainted, the query's pixels held where `keep`: image (B,3,H,W) and mask
+    (B,1,H,W).
 
-    Refinement may undo the flip: then it is tried again with other noise, at most `draws` times in all (the papers:
-    once), and where no try flips the better of pre-explanation and tries is the answer, or with `unrefined` False the
-    best try. pre: (B,3,H,W) in [0,1]; keep: (B,1,H,W) bool; the mask is 1 where the answer was allowed to change.
+    Refinement may undo the flip: then it is tried again with other noise, at most `draws` times in
+    all (the papers: once), and where no try flips the better of pre-explanation and tries is the
+    answer, or with `unrefined` False the best try. pre: (B,3,H,W) in [0,1]; keep: (B,1,H,W) bool;
+    the mask is 1 where the answer was allowed to change.
     """
     x, target, rows = queries.images, queries.target, torch.arange(len(queries))
     best, mask = pre.clone(), torch.ones_like(x[:, :1])
@@ -160,15 +192,23 @@ def refine(
         flipped, best_p = torch.zeros_like(flipped), torch.full_like(best_p, -1.0)
     for _ in range(draws):
         at = rows.to(x.device)
-        noise = row_noise([generators[row] for row in rows.tolist()], (2 * levels, *x.shape[1:]), x.device)
+        noise = row_noise(
+            [generators[row] for row in rows.tolist()], (2 * levels, *x.shape[1:]), x.device
+        )
         with torch.no_grad():
-            tried = inpaint(denoiser, schedule, to_signal(x[at]), to_signal(pre[at]), keep[at], noise)
+            tried = inpaint(
+                denoiser, schedule, to_signal(x[at]), to_signal(pre[at]), keep[at], noise
+            )
         tried = torch.where(keep[at], x[at], to_image(tried))  # to the last bit
         flips, p = stored_verdict(classifier, tried, target[at])
         budget.spend(rows, forward=levels + 1)
         better = flips | (~flipped[at] & (p > best_p[at]))
         where = at[better]
-        best[where], best_p[where], mask[where] = tried[better], p[better], (~keep[where]).to(x.dtype)
+        best[where], best_p[where], mask[where] = (
+            tried[better],
+            p[better],
+            (~keep[where]).to(x.dtype),
+        )
         flipped[where] |= flips[better]
         rows = rows[~flips.cpu()]
         if not len(rows):
@@ -182,7 +222,9 @@ def l1(x_pre: Tensor, x: Tensor) -> Tensor:
 
 
 def check_attack(method: Any, **more: Any) -> None:
-    """Check the settings of a method that attacks through a denoiser; ValueError names the first that is off."""
+    """Check the settings of a method that attacks through a denoiser; ValueError names the first
+    that is off.
+    """
     most = method.levels if isinstance(method.levels, int) else inf
     check_settings(
         method,

@@ -6,15 +6,21 @@ from dataclasses import fields
 from math import isfinite
 from typing import Any
 
-KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
+KINDS: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "str": (str,),
+}
 
 
 def check_settings(method: Any, **allowed: tuple[float, float] | tuple[str, ...]) -> None:
-    """Check a method's settings (a dataclass) against their annotations, and against what each is allowed to be.
+    """Check a method's settings (a dataclass) against their annotations, and against what each is
+    allowed to be.
 
-    allowed: per setting (lowest, highest), or its names; of a list, for each of its values. An annotation is one of
-    KINDS, that `| None`, or `tuple[KIND, ...]` for a list of one or more. ValueError names the first setting that is
-    off; text where a number belongs is off too.
+    allowed: per setting (lowest, highest), or its names; of a list, for each of its values. An
+    annotation is one of KINDS, that `| None`, or `tuple[KIND, ...]` for a list of one or more.
+    ValueError names the first setting that is off; text where a number belongs is off too.
     """
     for setting in fields(method):
         value = getattr(method, setting.name)
@@ -31,7 +37,9 @@ def check_settings(method: Any, **allowed: tuple[float, float] | tuple[str, ...]
             check_value(setting.name, one, kind, allowed.get(setting.name))
 
 
-def check_value(name: str, value: Any, kind: str, limits: tuple[float, float] | tuple[str, ...] | None) -> None:
+def check_value(
+    name: str, value: Any, kind: str, limits: tuple[float, float] | tuple[str, ...] | None
+) -> None:
     """Check one value against its kind and its limits; ValueError names it."""
     good = isinstance(value, KINDS[kind]) and (kind == "bool" or not isinstance(value, bool))
     if not good:

@@ -1,8 +1,9 @@
 """torch.export and TorchScript archives, without what in them could run code of their own.
 
-torch loads both with more trust than a weights file deserves: pickles without `weights_only`, symbolic expressions and
-guards that go through `eval` and `exec`, functions found by name, native libraries. Here an archive is rebuilt from
-the members that a network needs, each looked at first, and torch sees nothing else. ValueError says what was refused.
+torch loads both with more trust than a weights file deserves: pickles without `weights_only`,
+symbolic expressions and guards that go through `eval` and `exec`, functions found by name, native
+libraries. Here an archive is rebuilt from the members that a network needs, each looked at first,
+and torch sees nothing else. ValueError says what was refused.
 """
 
 from __future__ import annotations
@@ -21,42 +22,68 @@ EXPORT = re.compile(
     r"|data/constants/(tensor_\d+|model_constants_config\.json)|data/sample_inputs/model\.pt"
     r"|archive_format|archive_version|byteorder|\.format_version|\.storage_alignment|\.data/[a-z_]+"
 )
-SCRIPT = re.compile(r"code/[\w./-]+\.py|(data|constants)\.pkl|(data|constants)/\d+|version|byteorder|\.\w+|\.data/\w+")
+SCRIPT = re.compile(
+    r"code/[\w./-]+\.py|(data|constants)\.pkl|(data|constants)/\d+|version|byteorder|\.\w+|\.data/\w+"
+)
 TARGET = re.compile(
     r"torch\.ops\.(aten|prims)\.\w+\.\w+|torch\.ops\.higher_order\.wrap_with_(set_grad_enabled|autocast)"
     r"|_operator\.(getitem|add|sub|mul|floordiv|truediv|mod|pow|neg|pos|eq|ne|ge|gt|le|lt|and_|or_)"
     r"|math\.(ceil|floor|trunc)|torch\.sym_(float|int|max|min|not|ite|sqrt)"
 )
 FILES = re.compile(r"file|save|load")  # in an operator's name: it reaches out to the disk
-PLAIN = re.compile(r"[\w .,:+>\-/\[\]=]*")  # any other text of a program: names, numbers, modes, no call and no quote
+# any other text of a program: names, numbers, modes, no call and no quote
+PLAIN = re.compile(r"[\w .,:+>\-/\[\]=]*")
 SYMBOL = re.compile(r"[a-z]+\d+")
 WHOLE_SYMBOL = re.compile(
     r"Symbol\('([a-z]+\d+)'(?:, (?:positive|nonnegative|negative|integer|real)=(?:True|False))*\)"
 )
-FUNCTIONS = {"Max", "Min", "FloorDiv", "CeilDiv", "CleanDiv", "Mod", "PythonMod", "Pow", "Integer", "ToFloat", "Not"}
+FUNCTIONS = {
+    "Max",
+    "Min",
+    "FloorDiv",
+    "CeilDiv",
+    "CleanDiv",
+    "Mod",
+    "PythonMod",
+    "Pow",
+    "Integer",
+    "ToFloat",
+    "Not",
+}
 FUNCTIONS |= {"Eq", "Ne", "Ge", "Gt", "Le", "Lt", "And", "Or", "floor", "ceiling", "True", "False"}
-DROPPED = re.compile(r"\.debug_pkl$|^traced_inputs")  # of a TorchScript archive: notes that no call needs
+# of a TorchScript archive: notes that no call needs
+DROPPED = re.compile(r"\.debug_pkl$|^traced_inputs")
 TREES = {"builtins.tuple", "builtins.list", "builtins.dict", None}
-SWELL = 64 << 20  # bytes by which an archive may grow in unpacking: torch stores its tensors as they are
+# bytes by which an archive may grow in unpacking: torch stores its tensors as they are
+SWELL = 64 << 20
 
 
 def archive(data: bytes) -> nn.Module:
-    """The module in a torch.export archive (.pt2) or a TorchScript file (.pt), told apart by what is in the zip."""
+    """The module in a torch.export archive (.pt2) or a TorchScript file (.pt), told apart by what
+    is in the zip.
+    """
     members = _members(data)
     if any(name.startswith("code/") for name in members):
         kept = {name: body for name, body in members.items() if not DROPPED.search(name)}
         _expect_members(kept, SCRIPT, "TorchScript")
         if any(b"__setstate__" in body for name, body in kept.items() if name.startswith("code/")):
-            raise ValueError("expected a TorchScript archive that runs nothing when loaded, got a __setstate__ in it")
+            raise ValueError(
+                "expected a TorchScript archive that runs nothing when loaded, got a __setstate__"
+                " in it"
+            )
         script: nn.Module = torch.jit.load(_packed(kept), map_location="cpu")  # type: ignore[no-untyped-call]
         _expect_operators(script)
         return script.eval()
     _expect_members(members, EXPORT, "torch.export")
     for name in members:
         if name.endswith("_config.json") and _pickled(_json(members[name], name)):
-            raise ValueError(f"expected plain tensors in the archive, got a pickle that {name} names")
+            raise ValueError(
+                f"expected plain tensors in the archive, got a pickle that {name} names"
+            )
     members["data/sample_inputs/model.pt"] = b""  # a pickle, and of no use here
-    members["models/model.json"] = json.dumps(_program(_json(members["models/model.json"], "model.json"))).encode()
+    members["models/model.json"] = json.dumps(
+        _program(_json(members["models/model.json"], "model.json"))
+    ).encode()
     return torch.export.load(_packed(members)).module()
 
 
@@ -66,19 +93,29 @@ def _members(data: bytes) -> dict[str, bytes]:
         with zipfile.ZipFile(io.BytesIO(data)) as file:
             infos = [info for info in file.infolist() if not info.is_dir()]
             if sum(info.file_size for info in infos) > len(data) + SWELL:
-                raise ValueError("expected an archive of stored tensors, got one that swells in unpacking")
+                raise ValueError(
+                    "expected an archive of stored tensors, got one that swells in unpacking"
+                )
             names = [info.filename.partition("/")[2] for info in infos]
-            if len(set(names)) < len(names) or len({info.filename.partition("/")[0] for info in infos}) > 1:
-                raise ValueError("expected an archive with one folder and every name once, got another")
+            if (
+                len(set(names)) < len(names)
+                or len({info.filename.partition("/")[0] for info in infos}) > 1
+            ):
+                raise ValueError(
+                    "expected an archive with one folder and every name once, got another"
+                )
             return {name: file.read(info) for name, info in zip(names, infos, strict=True)}
     except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError):
         raise ValueError(
-            f"expected a torch.export or TorchScript archive, got {len(data)} bytes of something else"
+            f"expected a torch.export or TorchScript archive, got {len(data)} bytes of something"
+            " else"
         ) from None
 
 
 def _packed(members: dict[str, bytes]) -> io.BytesIO:
-    """The zip that torch reads: of these members only, so that no other reading of the first file's bytes matters."""
+    """The zip that torch reads: of these members only, so that no other reading of the first file's
+    bytes matters.
+    """
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as file:
         for name, body in members.items():
@@ -90,7 +127,10 @@ def _packed(members: dict[str, bytes]) -> io.BytesIO:
 def _expect_members(members: dict[str, bytes], known: re.Pattern[str], kind: str) -> None:
     for name in members:
         if not known.fullmatch(name) or ".." in name:
-            raise ValueError(f"expected a {kind} archive of a network and its tensors alone, got {name[:80]!r} in it")
+            raise ValueError(
+                f"expected a {kind} archive of a network and its tensors alone, got {name[:80]!r}"
+                " in it"
+            )
 
 
 def _json(body: bytes, name: str) -> Any:
@@ -102,22 +142,36 @@ def _json(body: bytes, name: str) -> Any:
 
 def _pickled(config: Any) -> bool:
     payloads = config.get("config", {}).values() if isinstance(config, dict) else [None]
-    return any(not isinstance(payload, dict) or payload.get("use_pickle") is not False for payload in payloads)
+    return any(
+        not isinstance(payload, dict) or payload.get("use_pickle") is not False
+        for payload in payloads
+    )
 
 
 def _program(found: Any, key: str = "") -> Any:
-    """A program's JSON without guards and notes, once every string in it is of a kind that cannot be a call."""
+    """A program's JSON without guards and notes, once every string in it is of a kind that cannot
+    be a call.
+    """
     if isinstance(found, dict):
         if key == "range_constraints" and not all(SYMBOL.fullmatch(name) for name in found):
-            raise ValueError("expected symbols in the archive's range_constraints, got something else")
+            raise ValueError(
+                "expected symbols in the archive's range_constraints, got something else"
+            )
         for name in found:
             if not PLAIN.fullmatch(name) or name in ("as_custom_obj", "as_operator"):
-                raise ValueError(f"expected a program of plain operators in the archive, got {name[:80]!r}")
+                raise ValueError(
+                    f"expected a program of plain operators in the archive, got {name[:80]!r}"
+                )
         kept = {name: _program(value, name) for name, value in found.items()}
         return kept | {name: {} for name in ("metadata",) if name in kept} | _no_guards(kept)
     if isinstance(found, list):
         return [_program(value, key) for value in found]
-    if isinstance(found, str) and key not in ("stack_trace", "nn_module_stack", "torch_fn", "source_fn_stack"):
+    if isinstance(found, str) and key not in (
+        "stack_trace",
+        "nn_module_stack",
+        "torch_fn",
+        "source_fn_stack",
+    ):
         _expect_plain(found, key)
     return found
 
@@ -139,7 +193,9 @@ def _expect_plain(text: str, key: str) -> None:
     else:
         good = key in ("guards_code", "metadata") or PLAIN.fullmatch(text) is not None
     if not good:
-        raise ValueError(f"expected a program of plain operators in the archive, got {key} {text[:80]!r}")
+        raise ValueError(
+            f"expected a program of plain operators in the archive, got {key} {text[:80]!r}"
+        )
 
 
 def _plain_tree(tree: Any) -> bool:
@@ -164,7 +220,9 @@ def _expect_operators(script: nn.Module) -> None:
             for kind in _kinds(graph):
                 space, _, name = kind.partition("::")
                 if space not in ("aten", "prim", "quantized") or FILES.search(name):
-                    raise ValueError(f"expected a TorchScript network of plain operators, got {kind}")
+                    raise ValueError(
+                        f"expected a TorchScript network of plain operators, got {kind}"
+                    )
 
 
 def _kinds(block: Any) -> set[str]:

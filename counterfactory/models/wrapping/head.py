@@ -14,16 +14,19 @@ from counterfactory.models.wrapping.wrap import ClassifierWrapper
 
 @torch.no_grad()
 def head_of(classifier: ClassifierWrapper, images: Tensor) -> Callable[[Tensor], Tensor]:
-    """The scores (B,K) that a classifier gives to features R (B,F), as a function that gradients go through.
+    """The scores (B,K) that a classifier gives to features R (B,F), as a function that gradients go
+    through.
 
-    It is the layer that R goes into and that the network's output comes out of, found by looking while the classifier
-    looks at images (B,3,H,W) in [0,1], two or more of them. ValueError where no layer is that.
+    It is the layer that R goes into and that the network's output comes out of, found by looking
+    while the classifier looks at images (B,3,H,W) in [0,1], two or more of them. ValueError where
+    no layer is that.
     """
     features = classifier.features(images)
     seen: list[tuple[nn.Module, Any, Any]] = []
     layers = [layer for layer in classifier.network.modules() if layer is not classifier.network]
     hooks = [
-        layer.register_forward_hook(lambda *call: seen.append((call[0], call[1][:1], call[2]))) for layer in layers
+        layer.register_forward_hook(lambda *call: seen.append((call[0], call[1][:1], call[2])))
+        for layer in layers
     ]
     try:
         scores = classifier(images)
@@ -31,12 +34,14 @@ def head_of(classifier: ClassifierWrapper, images: Tensor) -> Callable[[Tensor],
         for hook in hooks:
             hook.remove()
     for layer, given, output in reversed(seen):
-        if _same(given[0] if given else None, features) and _same_scores(classifier, output, scores):
+        if _same(given[0] if given else None, features) and _same_scores(
+            classifier, output, scores
+        ):
             return partial(_scores, classifier, layer)
     name = classifier.layer or f"the method `features` of {type(classifier.network).__name__}"
     raise ValueError(
-        f"expected a last layer that the features (of {name}) go into and the scores come out of, got none: "
-        "set models.classifier.layer to the name of the last linear layer"
+        f"expected a last layer that the features (of {name}) go into and the scores come out of,"
+        " got none: set models.classifier.layer to the name of the last linear layer"
     )
 
 
@@ -45,7 +50,11 @@ def _scores(classifier: ClassifierWrapper, layer: nn.Module, features: Tensor) -
 
 
 def _same(given: Any, features: Tensor) -> bool:
-    return isinstance(given, Tensor) and given.shape == features.shape and bool(torch.allclose(given.float(), features))
+    return (
+        isinstance(given, Tensor)
+        and given.shape == features.shape
+        and bool(torch.allclose(given.float(), features))
+    )
 
 
 def _same_scores(classifier: ClassifierWrapper, output: Any, scores: Tensor) -> bool:

@@ -1,4 +1,5 @@
-"""From a model's config and its weights to a frozen, wrapped model with the interface of its role."""
+"""From a model's config and its weights to a frozen, wrapped model with the interface
+of its role."""
 
 from __future__ import annotations
 
@@ -34,22 +35,29 @@ SCHEDULE = (
     "prediction",
 )  # settings of a denoiser's wrapper, not of its network
 
-SAFE = {"use_safetensors": True, "trust_remote_code": False}  # no pickles, and no code that comes with a model
+# no pickles, and no code that comes with a model
+SAFE = {"use_safetensors": True, "trust_remote_code": False}
 
 
 def build(spec: Mapping[str, Any], weights: bytes | Path | None, device: torch.device) -> nn.Module:
-    """The model that `spec` (a ModelConfig as a dict) names, wrapped for its role, frozen, in eval mode and on
-    `device`.
+    """The model that `spec` (a ModelConfig as a dict) names, wrapped for its role, frozen, in eval
+    mode and on `device`.
 
-    weights: the file's bytes or its path (a folder for Hugging Face); None takes spec["weights"] for Hugging Face, and
-    leaves a torch network as its constructor made it. ValueError or FileNotFoundError say what was expected and what
-    was found.
+    weights: the file's bytes or its path (a folder for Hugging Face); None takes spec["weights"]
+    for Hugging Face, and leaves a torch network as its constructor made it. ValueError or
+    FileNotFoundError say what was expected and what was found.
     """
     source, role = spec.get("source", "torch"), spec["role"]
     settings = dict(spec.get("settings") or {})
-    diffusion = {key: settings.pop(key) for key in SCHEDULE if key in settings} if role == "denoiser" else {}
+    diffusion = (
+        {key: settings.pop(key) for key in SCHEDULE if key in settings}
+        if role == "denoiser"
+        else {}
+    )
     if source == "huggingface":
-        network, found = pretrained(role, str(spec["weights"] if weights is None else weights), spec.get("revision"))
+        network, found = pretrained(
+            role, str(spec["weights"] if weights is None else weights), spec.get("revision")
+        )
         diffusion = {**found, **diffusion}
     elif source == "export":
         network, found = archived(weights), {}
@@ -65,19 +73,32 @@ def build(spec: Mapping[str, Any], weights: bytes | Path | None, device: torch.d
             fill(network, read_weights(weights), spec["target"])
     wrapped = wrap(role, network, spec, found, diffusion).to(device)
     wrapped.requires_grad_(False)
-    wrapped.train(False) if source != "export" else None  # an exported program is fixed and refuses train()
+    # an exported program is fixed and refuses train()
+    wrapped.train(False) if source != "export" else None
     return wrapped
 
 
 def wrap(
-    role: str, network: nn.Module, spec: Mapping[str, Any], found: Mapping[str, Any], diffusion: Mapping[str, Any]
+    role: str,
+    network: nn.Module,
+    spec: Mapping[str, Any],
+    found: Mapping[str, Any],
+    diffusion: Mapping[str, Any],
 ) -> nn.Module:
-    """The wrapper of a role around a network; found: what a Hugging Face config says of classes and schedule."""
+    """The wrapper of a role around a network; found: what a Hugging Face config says of classes and
+    schedule.
+    """
     classes = spec.get("classes") or found.get("classes") or []
-    image: dict[str, Any] = {"size": spec.get("size"), "mean": spec.get("mean") or [], "std": spec.get("std") or []}
+    image: dict[str, Any] = {
+        "size": spec.get("size"),
+        "mean": spec.get("mean") or [],
+        "std": spec.get("std") or [],
+    }
     if role == "classifier":
         head, output = spec.get("head", "softmax"), spec.get("output")
-        return ClassifierWrapper(network, classes=classes, head=head, output=output, layer=spec.get("layer"), **image)
+        return ClassifierWrapper(
+            network, classes=classes, head=head, output=output, layer=spec.get("layer"), **image
+        )
     if role == "attributes":
         return AttributeWrapper(network, attributes=classes, **image)
     if role in ("features", "faces"):
@@ -100,19 +121,23 @@ def wrap(
         bar = diffusion.get("alphas_cumprod")
         if bar is None:
             bar, _ = schedule_of(diffusion)
-        return DenoiserWrapper(network, alphas_cumprod=bar, prediction=diffusion.get("prediction", "epsilon"))
+        return DenoiserWrapper(
+            network, alphas_cumprod=bar, prediction=diffusion.get("prediction", "epsilon")
+        )
     known = (
-        "classifier, attributes, causal, autoencoder, gan, attgan, attribution, semantic, denoiser, features, "
-        "perceptual, faces"
+        "classifier, attributes, causal, autoencoder, gan, attgan, attribution, semantic, denoiser,"
+        " features, perceptual, faces"
     )
     raise ValueError(f"expected a role out of {known}, got {role!r}")
 
 
 def schedule_of(settings: Mapping[str, Any]) -> tuple[Tensor, str]:
-    """alphas_cumprod (T,) and the kind of prediction that a denoiser's settings state; 1000 linear steps and epsilon
-    by default."""
+    """alphas_cumprod (T,) and the kind of prediction that a denoiser's settings state; 1000 linear
+    steps and epsilon by default."""
     first, last = float(settings.get("beta_start", 1e-4)), float(settings.get("beta_end", 0.02))
-    bar = alphas_cumprod(settings.get("schedule", "linear"), int(settings.get("steps", 1000)), first=first, last=last)
+    bar = alphas_cumprod(
+        settings.get("schedule", "linear"), int(settings.get("steps", 1000)), first=first, last=last
+    )
     return bar, settings.get("prediction", "epsilon")
 
 
@@ -121,7 +146,8 @@ def find(target: str) -> Any:
     path, _, name = target.rpartition(".")
     if not path:
         raise ValueError(
-            f"expected target as a dotted path like counterfactory.models.classifiers.ConvNet, got {target!r}"
+            "expected target as a dotted path like counterfactory.models.classifiers.ConvNet, got"
+            f" {target!r}"
         )
     try:
         return getattr(importlib.import_module(path), name)
@@ -132,23 +158,30 @@ def find(target: str) -> Any:
 
 
 def make(target: str, settings: Mapping[str, Any]) -> nn.Module:
-    """The torch module that a dotted path and its arguments make; ValueError names the part that fails."""
+    """The torch module that a dotted path and its arguments make; ValueError names the part that
+    fails.
+    """
     try:
         network = find(target)(**settings)
     except TypeError as error:
-        raise ValueError(f"expected settings that {target} takes, got {dict(settings)}: {error}") from None
+        raise ValueError(
+            f"expected settings that {target} takes, got {dict(settings)}: {error}"
+        ) from None
     if not isinstance(network, nn.Module):
         raise ValueError(f"expected {target} to make a torch module, got {type(network).__name__}")
     return network
 
 
 def read_weights(weights: bytes | Path) -> dict[str, Tensor]:
-    """A state dict from safetensors, or from a .pt read with weights_only=True; half precision becomes float32."""
+    """A state dict from safetensors, or from a .pt read with weights_only=True; half precision
+    becomes float32.
+    """
     from safetensors.torch import load as load_safetensors
 
     data = weights.read_bytes() if isinstance(weights, Path) else weights
     state: Any
-    # safetensors starts with its header's length in 8 bytes, which may look like anything, and then the header's brace.
+    # safetensors starts with its header's length in 8 bytes, which may look like anything, and then
+    # the header's brace.
     try:
         if data[8:9] == b"{":
             state = load_safetensors(data)
@@ -161,27 +194,44 @@ def read_weights(weights: bytes | Path) -> dict[str, Tensor]:
     except Exception as error:  # zip, pickle and safetensors errors of many kinds, all meaning this
         why = str(error).strip().partition("\n")[0][:200]
         if "weights_only" in str(error):
-            why = "a pickle with more than tensors in it, which is not opened: save its state dict as safetensors"
-        raise ValueError(f"expected a safetensors or torch weights file, got {len(data)} bytes: {why}") from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+            why = (
+                "a pickle with more than tensors in it, which is not opened: save its state dict as"
+                " safetensors"
+            )
+        raise ValueError(
+            f"expected a safetensors or torch weights file, got {len(data)} bytes: {why}"
+        ) from None
+    if not isinstance(state, dict) or not all(
+        isinstance(value, Tensor) for value in state.values()
+    ):
         raise ValueError("expected a weights file that holds a state dict, got something else")
     # DataParallel puts its own name before every other.
     cut = len("module.") if state and all(key.startswith("module.") for key in state) else 0
-    return {key[cut:]: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    return {
+        key[cut:]: value.float() if value.is_floating_point() else value
+        for key, value in state.items()
+    }
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
     """Load weights strictly; ValueError names the first differences."""
     own = network.state_dict()
-    missing, unknown = [key for key in own if key not in state], [key for key in state if key not in own]
+    missing, unknown = (
+        [key for key in own if key not in state],
+        [key for key in state if key not in own],
+    )
     shapes = [key for key in own if key in state and own[key].shape != state[key].shape]
     if missing or unknown:
         raise ValueError(
-            f"expected the weights of {name}, got a file with missing {missing[:3]} and unknown {unknown[:3]}"
+            f"expected the weights of {name}, got a file with missing {missing[:3]} and unknown"
+            f" {unknown[:3]}"
         )
     if shapes:
         key = shapes[0]
-        raise ValueError(f"expected {key} of shape {tuple(own[key].shape)} in {name}, got {tuple(state[key].shape)}")
+        raise ValueError(
+            f"expected {key} of shape {tuple(own[key].shape)} in {name}, got"
+            f" {tuple(state[key].shape)}"
+        )
     network.load_state_dict(dict(state))
 
 
@@ -195,8 +245,8 @@ def archived(weights: bytes | Path | None) -> nn.Module:
 
 
 def pretrained(role: str, where: str, revision: str | None) -> tuple[nn.Module, dict[str, Any]]:
-    """A Hugging Face image classifier or a diffusers UNet2DModel, from a folder or a hub id, and what its config
-    says."""
+    """A Hugging Face image classifier or a diffusers UNet2DModel, from a folder or a hub id, and
+    what its config says."""
     if role == "denoiser":
         return foreign_unet(where, revision)
     if role == "features":
@@ -204,7 +254,10 @@ def pretrained(role: str, where: str, revision: str | None) -> tuple[nn.Module, 
 
         return AutoModel.from_pretrained(where, revision=revision, **SAFE), {}
     if role not in ("classifier", "attributes"):
-        raise ValueError(f"expected a classifier, attributes, features or a denoiser of huggingface, got {role!r}")
+        raise ValueError(
+            "expected a classifier, attributes, features or a denoiser of huggingface, got"
+            f" {role!r}"
+        )
     from transformers import AutoModelForImageClassification
 
     network = AutoModelForImageClassification.from_pretrained(where, revision=revision, **SAFE)
@@ -224,4 +277,7 @@ def foreign_unet(where: str, revision: str | None) -> tuple[nn.Module, dict[str,
     if folder.is_dir() and not (folder / "scheduler" / "scheduler_config.json").is_file():
         return network, {}
     scheduler = DDPMScheduler.from_pretrained(where, subfolder="scheduler", revision=revision)
-    return network, {"alphas_cumprod": scheduler.alphas_cumprod, "prediction": scheduler.config.prediction_type}
+    return network, {
+        "alphas_cumprod": scheduler.alphas_cumprod,
+        "prediction": scheduler.config.prediction_type,
+    }

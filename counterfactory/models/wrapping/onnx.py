@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 
 class Onnx(nn.Module):
-    """An ONNX file's network with one input and one output, as a torch module that has no gradients.
+    """An ONNX file's network with one input and one output, as a torch module that has no
+    gradients.
 
     data: the file's bytes. ValueError where OpenCV is missing, or cannot read the file.
     """
@@ -19,20 +20,26 @@ class Onnx(nn.Module):
             import cv2
         except ImportError as error:
             hint = "pip install 'counterfactory[features]'"
-            raise ValueError(f"expected the package opencv-python-headless, got {error}: {hint}") from None
+            raise ValueError(
+                f"expected the package opencv-python-headless, got {error}: {hint}"
+            ) from None
         cv2.setNumThreads(torch.get_num_threads())
         try:
             self.net = cv2.dnn.readNetFromONNX(np.frombuffer(data, dtype=np.uint8))
         except cv2.error as error:
             text = " ".join(str(error).split())[:200]
-            raise ValueError(f"expected an ONNX file that OpenCV can run, got {len(data)} bytes: {text}") from None
+            raise ValueError(
+                f"expected an ONNX file that OpenCV can run, got {len(data)} bytes: {text}"
+            ) from None
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """(B,...) float32 of normalised images (B,3,H,W)."""
         rows = []
-        for row in x.detach().float().cpu().numpy():  # one by one: a file made for one image gives noise for several
+        # one by one: a file made for one image gives noise for several
+        for row in x.detach().float().cpu().numpy():
             self.net.setInput(np.ascontiguousarray(row[None]))
-            rows.append(np.array(self.net.forward(), dtype=np.float32))  # a copy: OpenCV writes over it
+            # a copy: OpenCV writes over it
+            rows.append(np.array(self.net.forward(), dtype=np.float32))
         out = np.concatenate(rows) if rows else np.zeros((0, 0), dtype=np.float32)
         return torch.from_numpy(out).to(x.device)

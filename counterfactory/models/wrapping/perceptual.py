@@ -1,4 +1,6 @@
-"""Perceptual distances: LPIPS by its package, shift-tolerant LPIPS whose weights a package ships, and DiME's own."""
+"""Perceptual distances: LPIPS by its package, shift-tolerant LPIPS whose weights a package ships,
+and DiME's own.
+"""
 
 from __future__ import annotations
 
@@ -22,18 +24,23 @@ def lpips_vgg(*, pretrained: bool = True) -> nn.Module:
 
 
 def lpips_of(net: str, pretrained: bool) -> nn.Module:
-    """The package's network. pretrained: let it fetch the trunk and read its own linear layers; else the weights are to
-    be given, whole, as torch saves them. ValueError where the package cannot be imported."""
+    """The package's network. pretrained: let it fetch the trunk and read its own linear layers;
+    else the weights are to be given, whole, as torch saves them. ValueError where the package
+    cannot be imported."""
     try:
         from lpips import LPIPS
     except (ImportError, RuntimeError) as error:
         raise ValueError(f"expected the package lpips, got {error}: {FULL}") from None
-    network: nn.Module = LPIPS(net=net, pretrained=pretrained, pnet_rand=not pretrained, verbose=False)
+    network: nn.Module = LPIPS(
+        net=net, pretrained=pretrained, pnet_rand=not pretrained, verbose=False
+    )
     return network
 
 
 class BlurPool(nn.Module):
-    """A 3x3 binomial filter on every second place (Zhang 2019, arXiv 1904.11486), two reflected pixels around."""
+    """A 3x3 binomial filter on every second place (Zhang 2019, arXiv 1904.11486), two reflected
+    pixels around.
+    """
 
     filt: Tensor
 
@@ -44,7 +51,9 @@ class BlurPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,C,H,W) at half size."""
-        return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), self.filt, stride=2, groups=x.shape[1])
+        return F.conv2d(
+            F.pad(x, (2, 2, 2, 2), mode="reflect"), self.filt, stride=2, groups=x.shape[1]
+        )
 
 
 class ShiftTolerantAlexNet(nn.Module):
@@ -59,8 +68,12 @@ class ShiftTolerantAlexNet(nn.Module):
         self.net = nn.ModuleDict(
             {
                 "slice1": numbered(0, nn.Conv2d(3, a, 11, 1, 2), BlurPool(a), nn.ReLU()),
-                "slice2": numbered(3, nn.MaxPool2d(3, 1), BlurPool(a), nn.Conv2d(a, b, 5, 1, 2), nn.ReLU()),
-                "slice3": numbered(7, nn.MaxPool2d(3, 1), BlurPool(b), nn.Conv2d(b, c, 3, 1, 1), nn.ReLU()),
+                "slice2": numbered(
+                    3, nn.MaxPool2d(3, 1), BlurPool(a), nn.Conv2d(a, b, 5, 1, 2), nn.ReLU()
+                ),
+                "slice3": numbered(
+                    7, nn.MaxPool2d(3, 1), BlurPool(b), nn.Conv2d(b, c, 3, 1, 1), nn.ReLU()
+                ),
                 "slice4": numbered(11, nn.Conv2d(c, d, 3, 1, 1), nn.ReLU()),
                 "slice5": numbered(13, nn.Conv2d(d, e, 3, 1, 1), nn.ReLU()),
             }
@@ -70,8 +83,12 @@ class ShiftTolerantAlexNet(nn.Module):
             linear.model = numbered(1, nn.Conv2d(width, 1, 1, bias=False))
             setattr(self, f"lin{k}", linear)
         self.scaling_layer = nn.Module()  # of ImageNet's mean and deviation, for images in [-1,1]
-        self.scaling_layer.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1))
-        self.scaling_layer.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1))
+        self.scaling_layer.register_buffer(
+            "shift", torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1)
+        )
+        self.scaling_layer.register_buffer(
+            "scale", torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1)
+        )
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """The five stages' outputs, each place's vector of length 1; images (B,3,H,W) in [-1,1]."""
@@ -83,7 +100,9 @@ class ShiftTolerantAlexNet(nn.Module):
         return out
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Distances (B,): weighted squared differences, averaged over places and summed over stages."""
+        """Distances (B,): weighted squared differences, averaged over places and summed over
+        stages.
+        """
         total = a.new_zeros(len(a))
         for k, (p, q) in enumerate(zip(self.maps(a), self.maps(b), strict=True)):
             weight: Tensor = self.get_parameter(f"lin{k}.model.1.weight")
@@ -92,10 +111,11 @@ class ShiftTolerantAlexNet(nn.Module):
 
 
 class VGG19Distance(nn.Module):
-    """DiME's perceptual distance (Jeanneret et al. 2022): mean squared difference of VGG-19's features after relu3_4.
+    """DiME's perceptual distance (Jeanneret et al. 2022): mean squared difference of VGG-19's
+    features after relu3_4.
 
-    Layers are named as in torchvision's weight file, of which it takes the first eight convolutions and no more. Images
-    come normalised by ImageNet's mean and deviation.
+    Layers are named as in torchvision's weight file, of which it takes the first eight convolutions
+    and no more. Images come normalised by ImageNet's mean and deviation.
     """
 
     def __init__(self) -> None:

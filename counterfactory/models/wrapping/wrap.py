@@ -1,5 +1,5 @@
-"""Wrappers that give any network the interfaces of counterfactory/models/interfaces.py: sizes, normalisation and heads live here, not
-in methods."""
+"""Wrappers that give any network the interfaces of counterfactory/models/interfaces.py: sizes,
+normalisation and heads live here, not in methods."""
 
 from __future__ import annotations
 
@@ -16,24 +16,26 @@ Forward = Callable[..., Any]
 
 
 def resize(images: Tensor, size: int | None) -> Tensor:
-    """Images (B,3,H,W) at size x size, bilinear, antialiased where they shrink; as they are where size is None or
-    theirs."""
+    """Images (B,3,H,W) at size x size, bilinear, antialiased where they shrink; as they are where
+    size is None or theirs."""
     if size is None or images.shape[-2:] == (size, size):
         return images
     shrinks = images.shape[-1] > size or images.shape[-2] > size
-    return F.interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=shrinks)
+    return F.interpolate(
+        images, (size, size), mode="bilinear", align_corners=False, antialias=shrinks
+    )
 
 
 def channels_last(network: nn.Module) -> nn.Module:
-    """The network with its weights in channels last, which convolutions are faster on: a tenth on a CPU, more on a GPU
-    in half precision."""
+    """The network with its weights in channels last, which convolutions are faster on: a tenth on a
+    CPU, more on a GPU in half precision."""
     moved: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # no such form in torch's stub
     return moved
 
 
 def scores_of(output: Any) -> Tensor:
-    """The scores (B,K) float32 in whatever a network returns: a tensor, an object with `.logits`, or a tuple or dict
-    that starts with them."""
+    """The scores (B,K) float32 in whatever a network returns: a tensor, an object with `.logits`,
+    or a tuple or dict that starts with them."""
     if isinstance(output, dict):
         output = output["logits"] if "logits" in output else next(iter(output.values()))
     elif hasattr(output, "logits"):
@@ -41,7 +43,9 @@ def scores_of(output: Any) -> Tensor:
     elif isinstance(output, (tuple, list)):
         output = output[0]
     if not isinstance(output, Tensor):
-        raise ValueError(f"expected a tensor of scores from the network, got {type(output).__name__}")
+        raise ValueError(
+            f"expected a tensor of scores from the network, got {type(output).__name__}"
+        )
     scores = output.float()
     return scores[:, None] if scores.ndim == 1 else scores.flatten(1)
 
@@ -54,7 +58,9 @@ class Normalised(nn.Module):
 
     layer: str | None = None
 
-    def __init__(self, network: nn.Module, *, size: int | None, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self, network: nn.Module, *, size: int | None, mean: Sequence[float], std: Sequence[float]
+    ) -> None:
         super().__init__()
         self.network, self.size = network, size
         self.register_buffer("mean", torch.tensor(list(mean) or [0.0]).view(1, -1, 1, 1))
@@ -65,27 +71,35 @@ class Normalised(nn.Module):
         return (resize(images, self.size) - self.mean) / self.std
 
     def features(self, images: Tensor) -> Tensor:
-        """Penultimate features (B,F): what goes into `layer`, else what the network's own method `features` gives."""
+        """Penultimate features (B,F): what goes into `layer`, else what the network's own method
+        `features` gives.
+        """
         if self.layer is not None:
             return flat(input_of(self.network, self.layer, self.prepare(images)))
         network: Any = self.network
         if not has_features(network):
             raise ValueError(
-                f"expected a network with a `features` method, or `layer`, the name of the layer whose input they are "
-                f"(a network of source export or onnx has neither), got {type(network).__name__}"
+                "expected a network with a `features` method, or `layer`, the name of the layer"
+                " whose input they are (a network of source export or onnx has neither), got"
+                f" {type(network).__name__}"
             )
         return flat(network.features(self.prepare(images)))
 
 
 def has_features(network: nn.Module) -> bool:
-    """Whether a network has a method `features` (some have a layer of that name, which is another thing)."""
+    """Whether a network has a method `features` (some have a layer of that name, which is another
+    thing).
+    """
     return callable(getattr(type(network), "features", None))
 
 
 def input_of(network: nn.Module, layer: str, images: Tensor) -> Any:
-    """What goes into a layer of the network, by the layer's dotted name, while it looks at images."""
+    """What goes into a layer of the network, by the layer's dotted name, while it
+    looks at images."""
     seen: list[Any] = []
-    hook = layer_of(network, layer).register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    hook = layer_of(network, layer).register_forward_pre_hook(
+        lambda _, given: seen.append(given[0])
+    )
     try:
         network(images)
     finally:
@@ -94,9 +108,12 @@ def input_of(network: nn.Module, layer: str, images: Tensor) -> Any:
 
 
 def flat(output: Any) -> Tensor:
-    """Feature vectors (B,D) float32 in whatever a network returns; maps (B,D,h,w) are averaged over their places."""
+    """Feature vectors (B,D) float32 in whatever a network returns; maps (B,D,h,w) are averaged over
+    their places.
+    """
     output = output[0] if isinstance(output, (tuple, list)) else output
-    for name in ("pooler_output", "logits", "last_hidden_state"):  # of what transformers gives, the vector first
+    # of what transformers gives, the vector first
+    for name in ("pooler_output", "logits", "last_hidden_state"):
         output = getattr(output, name) if getattr(output, name, None) is not None else output
     if not isinstance(output, Tensor) or output.ndim < 2:
         raise ValueError(f"expected features (B,D) from the network, got {type(output).__name__}")
@@ -106,7 +123,8 @@ def flat(output: Any) -> Tensor:
 class FeatureWrapper(Normalised):
     """A network as a FeatureNetwork or FaceEmbedder.
 
-    The vector is what goes into `layer`; without one, what the method `features` gives; without that, the output.
+    The vector is what goes into `layer`; without one, what the method `features` gives; without
+    that, the output.
     """
 
     def __init__(
@@ -135,15 +153,18 @@ class PerceptualWrapper(Normalised):
         """Distances (B,) float32; a and b (B,3,H,W) in [0,1]."""
         distances: Tensor = self.network(self.prepare(a), self.prepare(b))
         if distances.numel() != len(a):
-            raise ValueError(f"expected {len(a)} distances from the network, got {tuple(distances.shape)}")
+            raise ValueError(
+                f"expected {len(a)} distances from the network, got {tuple(distances.shape)}"
+            )
         return distances.reshape(len(a)).float()
 
 
 class ClassifierWrapper(Normalised):
     """A network as a Classifier.
 
-    head softmax: K outputs are the K classes' scores. head sigmoid: one output (`output` picks it where there are
-    several) is the second class's logit, given as the two scores (0, logit). layer: whose input its features are.
+    head softmax: K outputs are the K classes' scores. head sigmoid: one output (`output` picks it
+    where there are several) is the second class's logit, given as the two scores (0, logit). layer:
+    whose input its features are.
     """
 
     def __init__(
@@ -166,9 +187,11 @@ class ClassifierWrapper(Normalised):
         return self.read(self.network(self.prepare(images)))
 
     def split(self, images: Tensor, layer: str) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """The maps (B,D,h,w) that a layer gives of images (B,3,H,W), and what turns such maps into scores (B,K).
+        """The maps (B,D,h,w) that a layer gives of images (B,3,H,W), and what turns such maps into
+        scores (B,K).
 
-        layer: its dotted name in the network, or `last`, for the last whose maps have more than one cell.
+        layer: its dotted name in the network, or `last`, for the last whose maps have more than one
+        cell.
         """
         prepared = self.prepare(images)
         name = last_maps(self.network, prepared) if layer == LAST else layer
@@ -181,11 +204,15 @@ class ClassifierWrapper(Normalised):
         if self.head == "softmax":
             if scores.shape[1] != len(self.classes):
                 names = ", ".join(self.classes)
-                raise ValueError(f"expected {len(self.classes)} outputs for the classes {names}, got {scores.shape[1]}")
+                raise ValueError(
+                    f"expected {len(self.classes)} outputs for the classes {names}, got"
+                    f" {scores.shape[1]}"
+                )
             return scores
         if self.output is None and scores.shape[1] != 1:
             raise ValueError(
-                f"expected 1 output for a sigmoid head (or `output`, which one to read), got {scores.shape[1]}"
+                "expected 1 output for a sigmoid head (or `output`, which one to read), got"
+                f" {scores.shape[1]}"
             )
         index = self.output or 0
         if not 0 <= index < scores.shape[1]:
@@ -213,19 +240,24 @@ class AttributeWrapper(Normalised):
         """Probabilities (B,A); images (B,3,H,W) in [0,1]."""
         scores = scores_of(self.network(self.prepare(images)))
         if scores.shape[1] != len(self.attributes):
-            raise ValueError(f"expected {len(self.attributes)} outputs, one per attribute, got {scores.shape[1]}")
+            raise ValueError(
+                f"expected {len(self.attributes)} outputs, one per attribute, got {scores.shape[1]}"
+            )
         return scores.sigmoid()
 
 
 class AutoencoderWrapper(nn.Module):
-    """A network with `encode` and `decode` as an Autoencoder; both work on images in [0,1] of one size."""
+    """A network with `encode` and `decode` as an Autoencoder; both work on images in [0,1] of one
+    size.
+    """
 
     def __init__(self, network: nn.Module, *, size: int | None = None) -> None:
         super().__init__()
         for name in ("encode", "decode"):
             if not callable(getattr(network, name, None)):
                 raise ValueError(
-                    f"expected an autoencoder with a method `{name}`, got {type(network).__name__} without"
+                    f"expected an autoencoder with a method `{name}`, got {type(network).__name__}"
+                    " without"
                 )
         self.network: Any = channels_last(network)
         self.size = size
@@ -234,7 +266,8 @@ class AutoencoderWrapper(nn.Module):
         """Latents (B,...) float32."""
         if self.size is not None and images.shape[-2:] != (self.size, self.size):
             raise ValueError(
-                f"expected images of {self.size} x {self.size} px (data.size), got {tuple(images.shape[-2:])}"
+                f"expected images of {self.size} x {self.size} px (data.size), got"
+                f" {tuple(images.shape[-2:])}"
             )
         latents: Tensor = self.network.encode(images)
         return latents.float()
@@ -246,15 +279,26 @@ class AutoencoderWrapper(nn.Module):
 
 
 class GeneratorWrapper(nn.Module):
-    """A network with `decode` and `latent_shape` as a Generator; an autoencoder's decoder alone is one too."""
+    """A network with `decode` and `latent_shape` as a Generator; an autoencoder's decoder alone is
+    one too.
+    """
 
     def __init__(self, network: nn.Module, *, size: int | None = None) -> None:
         super().__init__()
         if not callable(getattr(network, "decode", None)):
-            raise ValueError(f"expected a generator with a method `decode`, got {type(network).__name__} without")
+            raise ValueError(
+                f"expected a generator with a method `decode`, got {type(network).__name__} without"
+            )
         shape = getattr(network, "latent_shape", None)
-        if not isinstance(shape, tuple) or not shape or not all(isinstance(n, int) and n > 0 for n in shape):
-            raise ValueError(f"expected a generator with `latent_shape`, a tuple of its latent's sides, got {shape!r}")
+        if (
+            not isinstance(shape, tuple)
+            or not shape
+            or not all(isinstance(n, int) and n > 0 for n in shape)
+        ):
+            raise ValueError(
+                "expected a generator with `latent_shape`, a tuple of its latent's sides, got"
+                f" {shape!r}"
+            )
         self.network: Any = channels_last(network)
         self.size, self.latent_shape = size, shape
 
@@ -262,18 +306,28 @@ class GeneratorWrapper(nn.Module):
         """Images (B,3,H,W) in [0,1]."""
         images: Tensor = self.network.decode(latents)
         if self.size is not None and images.shape[-2:] != (self.size, self.size):
-            raise ValueError(f"expected images of {self.size} px from the generator, got {tuple(images.shape[-2:])}")
+            raise ValueError(
+                f"expected images of {self.size} px from the generator, got"
+                f" {tuple(images.shape[-2:])}"
+            )
         return images.float().clamp(0, 1)
 
 
 class AttGANWrapper(nn.Module):
-    """A network with encode, skip, attributes_of and decode as an AttributeAutoencoder, for images of one size."""
+    """A network with encode, skip, attributes_of and decode as an AttributeAutoencoder, for images
+    of one size.
+    """
 
-    def __init__(self, network: nn.Module, *, attributes: Sequence[str], size: int | None = None) -> None:
+    def __init__(
+        self, network: nn.Module, *, attributes: Sequence[str], size: int | None = None
+    ) -> None:
         super().__init__()
         for name in ("encode", "skip", "attributes_of", "decode"):
             if not callable(getattr(network, name, None)):
-                raise ValueError(f"expected a network with a method `{name}`, got {type(network).__name__} without")
+                raise ValueError(
+                    f"expected a network with a method `{name}`, got {type(network).__name__}"
+                    " without"
+                )
         self.network: Any = channels_last(network)
         self.attributes, self.size = tuple(attributes), size
 
@@ -292,7 +346,8 @@ class AttGANWrapper(nn.Module):
         probabilities: Tensor = self.network.attributes_of(self.sized(images))
         if probabilities.shape[1] != len(self.attributes):
             raise ValueError(
-                f"expected {len(self.attributes)} outputs, one per attribute, got {probabilities.shape[1]}"
+                f"expected {len(self.attributes)} outputs, one per attribute, got"
+                f" {probabilities.shape[1]}"
             )
         return probabilities.float()
 
@@ -304,7 +359,8 @@ class AttGANWrapper(nn.Module):
     def sized(self, images: Tensor) -> Tensor:
         if self.size is not None and images.shape[-2:] != (self.size, self.size):
             raise ValueError(
-                f"expected images of {self.size} x {self.size} px (data.size), got {tuple(images.shape[-2:])}"
+                f"expected images of {self.size} x {self.size} px (data.size), got"
+                f" {tuple(images.shape[-2:])}"
             )
         return images
 
@@ -312,28 +368,37 @@ class AttGANWrapper(nn.Module):
 class DenoiserWrapper(nn.Module):
     """A network (x_t, t) -> prediction as a Denoiser.
 
-    prediction: what the network gives: epsilon, v_prediction (v = sqrt(a) eps - sqrt(1-a) x0; Salimans & Ho 2022) or
-    sample (x0). A network of 6 output channels learns the variance too: the last 3 are its interpolation weight in
-    [-1,1] (Nichol & Dhariwal 2021).
+    prediction: what the network gives: epsilon, v_prediction (v = sqrt(a) eps - sqrt(1-a) x0;
+    Salimans & Ho 2022) or sample (x0). A network of 6 output channels learns the variance too: the
+    last 3 are its interpolation weight in [-1,1] (Nichol & Dhariwal 2021).
     """
 
     alphas_cumprod: Tensor
 
-    def __init__(self, network: nn.Module, *, alphas_cumprod: Tensor, prediction: str = "epsilon") -> None:
+    def __init__(
+        self, network: nn.Module, *, alphas_cumprod: Tensor, prediction: str = "epsilon"
+    ) -> None:
         super().__init__()
         if prediction not in ("epsilon", "v_prediction", "sample"):
-            raise ValueError(f"expected prediction out of epsilon, v_prediction, sample, got {prediction!r}")
+            raise ValueError(
+                f"expected prediction out of epsilon, v_prediction, sample, got {prediction!r}"
+            )
         self.network, self.prediction = channels_last(network), prediction
         self.register_buffer("alphas_cumprod", alphas_cumprod.double(), persistent=False)
 
     def forward(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
         """(eps, v) as counterfactory.models.interfaces.Denoiser says."""
         raw = self.network(x_t.contiguous(memory_format=torch.channels_last), t)
-        output: Tensor = raw if isinstance(raw, Tensor) else raw.sample if hasattr(raw, "sample") else raw[0]
+        output: Tensor = (
+            raw if isinstance(raw, Tensor) else raw.sample if hasattr(raw, "sample") else raw[0]
+        )
         output = output.float()
         channels, got = x_t.shape[1], output.shape[1]
         if got not in (channels, 2 * channels):
-            raise ValueError(f"expected {channels} or {2 * channels} output channels from the denoiser, got {got}")
+            raise ValueError(
+                f"expected {channels} or {2 * channels} output channels from the denoiser, got"
+                f" {got}"
+            )
         weight = (output[:, channels:] + 1) / 2 if got == 2 * channels else None
         output = output[:, :channels]
         if self.prediction == "epsilon":

@@ -16,7 +16,9 @@ from actors.rows.read import Row, Unusable
 CPU = torch.device("cpu")
 CUDA = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 ECC = torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")
-PLAIN = RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried to")
+PLAIN = RuntimeError(
+    "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried to"
+)
 
 
 def rows(count: int) -> list[Row]:
@@ -26,7 +28,9 @@ def rows(count: int) -> list[Row]:
 class Memory:
     """A method whose memory holds so many rows; some rows it never holds, and some it fails on."""
 
-    def __init__(self, holds: int, *, error: Exception = CUDA, large: str = "", bad: str = "") -> None:
+    def __init__(
+        self, holds: int, *, error: Exception = CUDA, large: str = "", bad: str = ""
+    ) -> None:
         self.holds, self.error, self.large, self.bad = holds, error, large, bad
         self.calls: list[int] = []
 
@@ -58,7 +62,13 @@ def test_a_row_that_does_not_fit_alone_is_set_aside_and_makes_no_batch_smaller()
     answers, bad = batch.guarded(Memory(8, large="3"), rows(8))
     assert answers == [str(i) for i in range(8) if i != 3]
     assert [(row.id, row.reason) for row in bad] == [
-        ("3", "it does not fit in memory alone: OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB")
+        (
+            "3",
+            (
+                "it does not fit in memory alone: OutOfMemoryError: CUDA out of memory. Tried to"
+                " allocate 2.00 GiB"
+            ),
+        )
     ]
     assert (batch.size, batch.notes) == (8, [])
 
@@ -67,7 +77,9 @@ def test_a_row_that_raises_is_set_aside_alone_and_keeps_the_size() -> None:
     batch, memory = Batch(4, CPU), Memory(4, bad="2")
     answers, bad = batch.guarded(memory, rows(4))
     assert answers == ["0", "1", "3"]
-    assert [(row.id, row.reason) for row in bad] == [("2", "the method failed: ValueError: planted")]
+    assert [(row.id, row.reason) for row in bad] == [
+        ("2", "the method failed: ValueError: planted")
+    ]
     assert memory.calls == [4, 1, 1, 1, 1]
     assert batch.size == 4
 
@@ -75,8 +87,21 @@ def test_a_row_that_raises_is_set_aside_alone_and_keeps_the_size() -> None:
 @pytest.mark.parametrize(
     ("error", "is_memory"),
     [
-        *((error, True) for error in (CUDA, PLAIN, MemoryError(), torch.AcceleratorError("CUDA error: out of memory"))),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        *(
+            (error, True)
+            for error in (
+                CUDA,
+                PLAIN,
+                MemoryError(),
+                torch.AcceleratorError("CUDA error: out of memory"),
+            )
+        ),
+        (
+            RuntimeError(
+                "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+            ),
+            True,
+        ),
         (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
         *((error, False) for error in (ECC, RuntimeError("shape"), ValueError("memory"))),
     ],
@@ -87,7 +112,11 @@ def test_what_counts_as_out_of_memory(error: Exception, is_memory: bool) -> None
 
 @pytest.mark.parametrize(
     "error",
-    [ECC, torch.AcceleratorError("device-side assert"), RuntimeError("CUDA error: CUBLAS_STATUS_MAPPING_ERROR")],
+    [
+        ECC,
+        torch.AcceleratorError("device-side assert"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_MAPPING_ERROR"),
+    ],
 )
 def test_a_fault_of_the_gpu_ends_the_process_and_sets_no_row_aside(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -104,11 +133,15 @@ def test_a_fault_of_the_gpu_ends_the_process_and_sets_no_row_aside(
         Batch(4, CPU).guarded(memory, rows(4))
     assert (ends, memory.calls) == ([STOPPED], [4])
     said = capfd.readouterr().err
-    assert said.startswith(f"counterfactory: the GPU failed, and this process with it: {type(error).__name__}: ")
+    assert said.startswith(
+        f"counterfactory: the GPU failed, and this process with it: {type(error).__name__}: "
+    )
 
 
 def test_a_rows_own_error_is_no_fault_of_the_gpu() -> None:
-    assert not any(gpu_fault(error) for error in (CUDA, PLAIN, ValueError("CUDA error"), RuntimeError("shape")))
+    assert not any(
+        gpu_fault(error) for error in (CUDA, PLAIN, ValueError("CUDA error"), RuntimeError("shape"))
+    )
 
 
 def gpu(monkeypatch: pytest.MonkeyPatch, total: int, memory: Memory) -> torch.device:
@@ -121,7 +154,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch, total: int, memory: Memory) -> torch.de
     return SimpleNamespace(type="cuda")  # type: ignore[return-value]
 
 
-def test_auto_doubles_on_a_gpu_while_twice_the_memory_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_doubles_on_a_gpu_while_twice_the_memory_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     memory = Memory(100)
     batch = Batch("auto", gpu(monkeypatch, 100, memory))
     sizes = []
@@ -131,9 +166,12 @@ def test_auto_doubles_on_a_gpu_while_twice_the_memory_is_there(monkeypatch: pyte
     assert sizes == [16, 32, 64, 64, 64]
 
 
-def test_auto_does_not_grow_on_part_of_a_batch_nor_after_memory_was_short(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_does_not_grow_on_part_of_a_batch_nor_after_memory_was_short(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     memory = Memory(40)
-    batch = Batch("auto", gpu(monkeypatch, 1000, memory))  # as if another process took the rest in between
+    # as if another process took the rest in between
+    batch = Batch("auto", gpu(monkeypatch, 1000, memory))
     batch.guarded(memory, rows(9))
     assert batch.size == 16
     for _ in range(4):

@@ -23,7 +23,9 @@ print("done")
 
 def run(work: str, seconds: float, note: Path) -> subprocess.CompletedProcess[str]:
     code = CODE.format(work=work)
-    return subprocess.run([sys.executable, "-c", code, str(seconds), str(note)], capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-c", code, str(seconds), str(note)], capture_output=True, text=True
+    )
 
 
 def test_what_sleeps_is_noted_and_stopped(tmp_path: Path) -> None:

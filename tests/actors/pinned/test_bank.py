@@ -1,4 +1,6 @@
-"""A data set in the place of a model: filled in from the run's, read, pinned, and chosen from in a run."""
+"""A data set in the place of a model: filled in from the run's, read, pinned, and chosen from in a
+run.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,13 @@ CPU = torch.device("cpu")
 
 
 def faces_run(faces: Path, out: Path, *more: str) -> RunConfig:
-    sets = [f"data.path={faces}", f"out={out}", "engine.kind=local", "data.rows=:4", "method=counter-vis"]
+    sets = [
+        f"data.path={faces}",
+        f"out={out}",
+        "engine.kind=local",
+        "data.rows=:4",
+        "method=counter-vis",
+    ]
     return load_run("faces", [*sets, *more])
 
 
@@ -32,20 +40,32 @@ def test_what_is_not_said_is_as_the_runs_data_has_it(faces: Path, tmp_path: Path
     own = {"image": "image", "crop": [2, 0, 62, 64], "max_pixels": 50_000_000, "size": 32}
     assert spec.settings == {**own, "rows": ":512"}
     assert (
-        load_run("faces", ["models.distractors.settings={rows: '3:9'}"]).models["distractors"].settings["rows"] == "3:9"
+        load_run("faces", ["models.distractors.settings={rows: '3:9'}"])
+        .models["distractors"]
+        .settings["rows"]
+        == "3:9"
     )
-    other = load_run("faces", ["models.distractors.weights=elsewhere", "data.crop=[2,0,62,64]"]).models["distractors"]
+    other = load_run(
+        "faces", ["models.distractors.weights=elsewhere", "data.crop=[2,0,62,64]"]
+    ).models["distractors"]
     assert (other.weights, other.settings) == ("elsewhere", {"size": 64, "rows": ":512"})
     again = RunConfig.model_validate(config.model_dump())
     assert again == config
-    with pytest.raises(UserError, match="expected the role distractors of source parquet, got classifier of parquet"):
-        load_run("faces", ["models.classifier={role: classifier, source: parquet, classes: [a, b]}"])
+    with pytest.raises(
+        UserError,
+        match="expected the role distractors of source parquet, got classifier of parquet",
+    ):
+        load_run(
+            "faces", ["models.classifier={role: classifier, source: parquet, classes: [a, b]}"]
+        )
 
 
 def test_the_images_are_the_data_sets_and_pinned(faces: Path, tmp_path: Path) -> None:
     config = faces_run(faces, tmp_path, "models.distractors.settings={rows: '2:9'}").model_dump()
     bank = load_models(config, ["distractors"], CPU)["distractors"]
-    stored = pa.concat_tables([pq.read_table(path, columns=["image"]) for path in sorted(faces.glob("*.parquet"))])
+    stored = pa.concat_tables(
+        [pq.read_table(path, columns=["image"]) for path in sorted(faces.glob("*.parquet"))]
+    )
     rows = [row["bytes"] for row in stored["image"].to_pylist()][2:9]
     wanted = [torch.from_numpy(decode(row, size=64, crop=None, max_pixels=10**6)) for row in rows]
     assert torch.equal(bank.images, torch.stack(wanted).permute(0, 3, 1, 2))
@@ -57,12 +77,19 @@ def test_the_images_are_the_data_sets_and_pinned(faces: Path, tmp_path: Path) ->
     held = load_models(config, ["distractors"], CPU)["distractors"]
     assert load_models(config, ["distractors"], CPU)["distractors"] is held
     config["models"]["distractors"]["settings"]["rows"] = "2:10"
-    for action in (lambda: pin(config["models"]), lambda: load_models(config, ["distractors"], CPU)):
-        with pytest.raises(UserError, match=f"models.distractors: expected weights with sha256 {digest}"):
+    for action in (
+        lambda: pin(config["models"]),
+        lambda: load_models(config, ["distractors"], CPU),
+    ):
+        with pytest.raises(
+            UserError, match=f"models.distractors: expected weights with sha256 {digest}"
+        ):
             action()
 
 
-def test_images_that_cannot_be_read_are_left_out_and_none_is_an_error(faces: Path, tmp_path: Path) -> None:
+def test_images_that_cannot_be_read_are_left_out_and_none_is_an_error(
+    faces: Path, tmp_path: Path
+) -> None:
     table = pq.read_table(sorted(faces.glob("*.parquet"))[0], columns=["image"]).slice(0, 3)
     cells = table["image"].to_pylist()
     cells[1] = {"bytes": b"no picture", "path": None}
@@ -75,15 +102,27 @@ def test_images_that_cannot_be_read_are_left_out_and_none_is_an_error(faces: Pat
             f"models.distractors.weights={tmp_path}/none.parquet",
             "models.distractors: expected Parquet files at .*, got none",
         ),
-        ("models.distractors.settings={image: picture}", "models.distractors: .*expected a column 'picture'"),
-        ("models.distractors.settings={rows: '900:'}", "models.distractors: expected rows to work on"),
+        (
+            "models.distractors.settings={image: picture}",
+            "models.distractors: .*expected a column 'picture'",
+        ),
+        (
+            "models.distractors.settings={rows: '900:'}",
+            "models.distractors: expected rows to work on",
+        ),
         (
             "models.distractors.settings={raws: '9:'}",
             "models.distractors.settings: unknown key 'raws': did you mean 'rows'",
         ),
     ):
         with pytest.raises(UserError, match=message):
-            pin({"distractors": faces_run(faces, tmp_path, sets).model_dump()["models"]["distractors"]})
+            pin(
+                {
+                    "distractors": faces_run(faces, tmp_path, sets).model_dump()["models"][
+                        "distractors"
+                    ]
+                }
+            )
 
 
 def test_a_run_stores_what_was_exchanged(faces: Path, tmp_path: Path) -> None:
@@ -92,7 +131,10 @@ def test_a_run_stores_what_was_exchanged(faces: Path, tmp_path: Path) -> None:
         config = faces_run(faces, tmp_path, f"name={name}", f"engine.batch={batch}", "data.rows=:4")
         store = open_run(config)
         generate(store, config)
-        tables = [read_committed(store, commit) for _, commit in sorted(read_commits(store, "generate").items())]
+        tables = [
+            read_committed(store, commit)
+            for _, commit in sorted(read_commits(store, "generate").items())
+        ]
         rows[name] = pa.concat_tables(tables).to_pylist()
     for row, other in zip(rows["one"], rows["four"], strict=True):
         edits = json.loads(row["edits"])

@@ -1,4 +1,6 @@
-"""Pinned models: found, checked against their digests, and refused in one line where they are not what was meant."""
+"""Pinned models: found, checked against their digests, and refused in one line where they are not
+what was meant.
+"""
 
 import hashlib
 from pathlib import Path
@@ -8,7 +10,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from actors.pinned.load import load_method, load_models, method_models, model_digest, pick_device, pin
+from actors.pinned.load import (
+    load_method,
+    load_models,
+    method_models,
+    model_digest,
+    pick_device,
+    pin,
+)
 from configs.strict import UserError
 
 CPU = torch.device("cpu")
@@ -99,10 +108,14 @@ def test_a_hugging_face_folder_is_pinned_by_all_its_files(tmp_path: Path) -> Non
 
     folder = tmp_path / "resnet"
     torch.manual_seed(0)
-    shape = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic", num_labels=3)
+    shape = ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic", num_labels=3
+    )
     network = ResNetForImageClassification(shape).eval()
     network.save_pretrained(folder)
-    one = spec(source="huggingface", target=None, settings={}, weights=str(folder), classes=["x", "y", "z"])
+    one = spec(
+        source="huggingface", target=None, settings={}, weights=str(folder), classes=["x", "y", "z"]
+    )
     model = load_models({"models": {"classifier": one}}, ["classifier"], CPU)["classifier"]
     images = torch.rand(2, 3, 32, 32)
     assert torch.allclose(model(images), network(images).logits, atol=1e-5)
@@ -116,11 +129,15 @@ def test_a_hub_id_needs_a_revision() -> None:
     one = spec(source="huggingface", target=None, weights="someone/some-model")
     with pytest.raises(UserError, match="expected the revision"):
         pin({"classifier": one})
-    assert pin({"classifier": {**one, "revision": "abc"}}) == {"classifier": "hub:someone/some-model@abc"}
+    assert pin({"classifier": {**one, "revision": "abc"}}) == {
+        "classifier": "hub:someone/some-model@abc"
+    }
 
 
 def test_a_method_comes_by_dotted_path_and_says_what_it_needs() -> None:
-    method = load_method({"method": {"target": "counterfactory.methods.ace.ACE", "settings": {"levels": 3}}})
+    method = load_method(
+        {"method": {"target": "counterfactory.methods.ace.ACE", "settings": {"levels": 3}}}
+    )
     assert method.levels == 3
     assert method_models(method) == ("classifier", "denoiser")
 
@@ -130,11 +147,17 @@ def test_a_method_comes_by_dotted_path_and_says_what_it_needs() -> None:
     [
         ("counterfactory.methods.ace.ACES", {}, "expected a class in methods/"),
         ("counterfactory.methods.acre.ACE", {}, "expected a class in methods/"),
-        ("counterfactory.methods.ace.ACE", {"levles": 3}, "unknown key 'levles': did you mean 'levels'?"),
+        (
+            "counterfactory.methods.ace.ACE",
+            {"levles": 3},
+            "unknown key 'levles': did you mean 'levels'?",
+        ),
         ("counterfactory.methods.ace.ACE", {"levels": 0}, "levels"),
     ],
 )
-def test_a_method_that_cannot_be_made_is_one_line(target: str, settings: dict[str, Any], words: str) -> None:
+def test_a_method_that_cannot_be_made_is_one_line(
+    target: str, settings: dict[str, Any], words: str
+) -> None:
     with pytest.raises(UserError) as error:
         load_method({"method": {"target": target, "settings": settings}})
     assert words in str(error.value)
@@ -147,7 +170,9 @@ def test_devices() -> None:
         pick_device("gpu")
 
 
-def test_a_worker_that_was_promised_a_gpu_does_not_go_on_without(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_was_promised_a_gpu_does_not_go_on_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"engine\.gpus: expected a GPU .* 0\.5, got none"):
         pick_device("auto", 0.5)

@@ -1,4 +1,6 @@
-"""Weights inside installed packages: found without an import, and every way of missing them in one line."""
+"""Weights inside installed packages: found without an import, and every way of missing them in one
+line.
+"""
 
 import sys
 from importlib import metadata
@@ -17,7 +19,10 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An installed package `some-net` 1.2 whose import fails, with a weights file."""
     (tmp_path / "some_net" / "weights").mkdir(parents=True)
     (tmp_path / "some_net" / "__init__.py").write_text("raise RuntimeError('broken')")
-    torch.save({"weight": torch.ones(1, 2), "bias": torch.zeros(1)}, tmp_path / "some_net" / "weights" / "net.pt")
+    torch.save(
+        {"weight": torch.ones(1, 2), "bias": torch.zeros(1)},
+        tmp_path / "some_net" / "weights" / "net.pt",
+    )
     (tmp_path / "some_net-1.2.dist-info").mkdir()
     (tmp_path / "some_net-1.2.dist-info" / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: some-net\nVersion: 1.2\n"
@@ -30,7 +35,11 @@ def test_a_file_of_a_package_is_pinned_and_loaded(package: Path) -> None:
     weights = "package:some-net/some_net/weights/net.pt"
     assert package_file(weights) == package / "some_net" / "weights" / "net.pt"
     assert Path(weights_location(weights)).is_file()
-    spec = {"role": "features", "target": "torch.nn.Linear", "settings": {"in_features": 2, "out_features": 1}}
+    spec = {
+        "role": "features",
+        "target": "torch.nn.Linear",
+        "settings": {"in_features": 2, "out_features": 1},
+    }
     digest = model_digest({**spec, "weights": weights}, "features")
     assert len(digest) == 64
     models = {"features": {**spec, "weights": weights, "sha256": digest}}
@@ -47,15 +56,26 @@ def test_what_a_package_makes_itself_is_pinned_by_its_version(package: Path) -> 
     spec = {"role": "features", "target": "torch.nn.Flatten", "weights": "package:some-net"}
     assert model_digest(spec, "features") == "package:some-net==1.2"
     assert model_digest({**spec, "revision": "1.2"}, "features") == "package:some-net==1.2"
-    loaded = load_models({"models": {"features": spec}}, ["features"], torch.device("cpu"))["features"]
+    loaded = load_models({"models": {"features": spec}}, ["features"], torch.device("cpu"))[
+        "features"
+    ]
     assert loaded(torch.rand(2, 3, 4, 4)).shape == (2, 48)
-    with pytest.raises(UserError, match=r"expected package:some-net in version 2\.0, got package:some-net==1\.2"):
-        load_models({"models": {"features": {**spec, "revision": "2.0"}}}, ["features"], torch.device("cpu"))
+    with pytest.raises(
+        UserError, match=r"expected package:some-net in version 2\.0, got package:some-net==1\.2"
+    ):
+        load_models(
+            {"models": {"features": {**spec, "revision": "2.0"}}}, ["features"], torch.device("cpu")
+        )
 
 
 def test_missing_packages_and_files_are_told(package: Path) -> None:
-    with pytest.raises(UserError, match=r"expected the file some_net/other\.pt in the package some-net, got none"):
+    with pytest.raises(
+        UserError, match=r"expected the file some_net/other\.pt in the package some-net, got none"
+    ):
         package_file("package:some-net/some_net/other.pt")
-    with pytest.raises(UserError, match=r"expected the installed package no-such-net, got none: pip install no-such-"):
+    with pytest.raises(
+        UserError,
+        match=r"expected the installed package no-such-net, got none: pip install no-such-",
+    ):
         model_digest({"weights": "package:no-such-net/a.pt"}, "features")
     assert metadata.version("some-net") == "1.2"

@@ -1,4 +1,5 @@
-"""Rows are read and decoded while others are worked on, never too far ahead, and always in order."""
+"""Rows are read and decoded while others are worked on, never too far ahead, and
+always in order."""
 
 from __future__ import annotations
 
@@ -87,11 +88,20 @@ def test_large_images_wait_in_smaller_numbers(size: int, count: int) -> None:
 
 def test_a_shard_of_large_images_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
     cells = [{"bytes": os.urandom(400_000), "path": None} for _ in range(128)]
-    # A row group of large images is one page, which Parquet can only read as a whole: less than that cannot be held.
-    pq.write_table(pa.table({"image": cells}), tmp_path / "x.parquet", compression="none", row_group_size=8)
+    # A row group of large images is one page, which Parquet can only read as a whole: less than
+    # that cannot be held.
+    pq.write_table(
+        pa.table({"image": cells}), tmp_path / "x.parquet", compression="none", row_group_size=8
+    )
     (shard,), _ = plan_shards(str(tmp_path), shard_rows=128, rows=None)
     del cells
-    data: dict[str, Any] = {"image": "image", "label": None, "id": None, "columns": [], "split": None}
+    data: dict[str, Any] = {
+        "image": "image",
+        "label": None,
+        "id": None,
+        "columns": [],
+        "split": None,
+    }
     before, most = pa.total_allocated_bytes(), 0
     for record in read(shard, data, {"column": None}):
         assert len(record.content) == 400_000
@@ -101,11 +111,20 @@ def test_a_shard_of_large_images_is_never_in_memory_as_a_whole(tmp_path: Path) -
 
 @pytest.mark.parametrize("own", [True, False])
 def test_rows_behind_a_damaged_page_are_set_aside_by_their_names(tmp_path: Path, own: bool) -> None:
-    """Of two row groups the first has a damaged page of images; of each row that is not behind it nothing is lost."""
+    """Of two row groups the first has a damaged page of images; of each row that is not behind it
+    nothing is lost.
+    """
     path = tmp_path / "x.parquet"
     cells = [{"bytes": os.urandom(3000), "path": None} for _ in range(48)]
     table = pa.table({"image": cells, "name": [f"row {i}" for i in range(48)]})
-    pq.write_table(table, path, row_group_size=32, data_page_size=9000, write_batch_size=4, use_dictionary=False)
+    pq.write_table(
+        table,
+        path,
+        row_group_size=32,
+        data_page_size=9000,
+        write_batch_size=4,
+        use_dictionary=False,
+    )
     chunk = pq.read_metadata(path).row_group(0).column(0)
     assert chunk.path_in_schema == "image.bytes"
     content = bytearray(path.read_bytes())
@@ -137,11 +156,27 @@ def test_rows_behind_a_damaged_page_are_set_aside_by_their_names(tmp_path: Path,
 
 def test_a_text_that_is_none_sets_its_row_aside(tmp_path: Path) -> None:
     table = pa.table({"image": [b"1", b"2", b"3"], "name": ["a", "bbbb", "c"]})
-    pq.write_table(table, tmp_path / "x.parquet", compression="none", use_dictionary=False, write_statistics=False)
+    pq.write_table(
+        table,
+        tmp_path / "x.parquet",
+        compression="none",
+        use_dictionary=False,
+        write_statistics=False,
+    )
     content = (tmp_path / "x.parquet").read_bytes()
     (tmp_path / "x.parquet").write_bytes(content.replace(b"bbbb", b"\xff\xff\xff\xff"))
-    data: dict[str, Any] = {"image": "image", "label": None, "id": None, "columns": ["name"], "split": None}
+    data: dict[str, Any] = {
+        "image": "image",
+        "label": None,
+        "id": None,
+        "columns": ["name"],
+        "split": None,
+    }
     (shard,), _ = plan_shards(str(tmp_path), shard_rows=3, rows=None)
     found = list(read(shard, data, {"column": None}))
     assert [record.content for record in found] == [b"1", None, b"3"]
-    assert [record.lost for record in found] == [None, "a text of it cannot be read: invalid start byte", None]
+    assert [record.lost for record in found] == [
+        None,
+        "a text of it cannot be read: invalid start byte",
+        None,
+    ]

@@ -1,7 +1,8 @@
 """Tiny models with the interfaces of models/interfaces.py, and queries for them.
 
-They are made of elementwise operations and sums within a row, so that their results do not depend on the batch size in
-the last bit, as convolutions and matrix products may: what differs between batches is then the method's own doing.
+They are made of elementwise operations and sums within a row, so that their results do not depend
+on the batch size in the last bit, as convolutions and matrix products may: what differs between
+batches is then the method's own doing.
 """
 
 from __future__ import annotations
@@ -39,11 +40,14 @@ class TinyClassifier(nn.Module):
         return (centred[:, None] * self.pattern).flatten(2).sum(2) + self.bias
 
     def split(self, images: Tensor, layer: str) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        return F.pixel_unshuffle(images, 4), lambda maps: self(F.pixel_shuffle(maps, 4))  # 4 x 4 cells
+        # 4 x 4 cells
+        return F.pixel_unshuffle(images, 4), lambda maps: self(F.pixel_shuffle(maps, 4))
 
 
 class TinyAutoencoder(nn.Module):
-    """A few smooth directions of image space, and a sigmoid that keeps images in [0,1]; a generator too."""
+    """A few smooth directions of image space, and a sigmoid that keeps images in [0,1]; a generator
+    too.
+    """
 
     latent_shape = (LATENT,)
 
@@ -59,7 +63,9 @@ class TinyAutoencoder(nn.Module):
 
 
 class TinyAttGAN(TinyAutoencoder):
-    """The tiny autoencoder, told three attributes, each of which is one more direction, beside a skip in grey."""
+    """The tiny autoencoder, told three attributes, each of which is one more direction, beside a
+    skip in grey.
+    """
 
     attributes = ("one", "two", "three")
 
@@ -75,11 +81,15 @@ class TinyAttGAN(TinyAutoencoder):
 
     def decode(self, latents: Tensor, attributes: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
         moved = (latents[:, :, None, None, None] * self.basis).sum(1)
-        return torch.sigmoid(moved + ((attributes - 0.5)[:, :, None, None, None] * self.told).sum(1) + skip)
+        return torch.sigmoid(
+            moved + ((attributes - 0.5)[:, :, None, None, None] * self.told).sum(1) + skip
+        )
 
 
 class TinySemantic(nn.Module):
-    """Regions whose style is their mean colour, bent, beside what it draws over the border next to it."""
+    """Regions whose style is their mean colour, bent, beside what it draws over the border next to
+    it.
+    """
 
     regions = ("ground", "left", "right")
 
@@ -88,12 +98,16 @@ class TinySemantic(nn.Module):
         return ((images[:, None] - 0.5) * inside).sum((3, 4)) / inside.sum((3, 4)).clamp(min=1)
 
     def decode(self, styles: Tensor, masks: Tensor) -> Tensor:
-        drawn = torch.stack([style[mask] for style, mask in zip(styles, masks, strict=True)]).permute(0, 3, 1, 2)
+        drawn = torch.stack(
+            [style[mask] for style, mask in zip(styles, masks, strict=True)]
+        ).permute(0, 3, 1, 2)
         return torch.sigmoid(4 * (drawn + 0.2 * drawn.roll(1, -1)))
 
 
 class TinyDenoiser(nn.Module):
-    """Noise as a smooth function of a pixel, its neighbour and the time; learned variance where asked for."""
+    """Noise as a smooth function of a pixel, its neighbour and the time; learned variance where
+    asked for.
+    """
 
     def __init__(self, *, steps: int = 40, learned: bool = False) -> None:
         super().__init__()
@@ -109,7 +123,9 @@ class TinyDenoiser(nn.Module):
 
 
 class TinySpurious(nn.Module):
-    """Two answers to one question, by the overlap of the image with a pattern; attributes where it has names."""
+    """Two answers to one question, by the overlap of the image with a pattern; attributes where it
+    has names.
+    """
 
     def __init__(self, attributes: tuple[str, ...] | None = None) -> None:
         super().__init__()
@@ -133,8 +149,12 @@ class TinyPerceptual(nn.Module):
 
 @pytest.fixture
 def models() -> dict[str, nn.Module]:
-    """One tiny model for every name that a method may list in `needs`; later methods' models are added here."""
-    bank = torch.randint(0, 256, (12, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(5), dtype=torch.uint8)
+    """One tiny model for every name that a method may list in `needs`; later methods' models are
+    added here.
+    """
+    bank = torch.randint(
+        0, 256, (12, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(5), dtype=torch.uint8
+    )
     made = {
         "distractors": Distractors(bank, torch.arange(12)),
         "classifier": TinyClassifier(),
@@ -157,7 +177,12 @@ def make_denoiser() -> Callable[..., TinyDenoiser]:
 @pytest.fixture
 def queries(models: dict[str, nn.Module]) -> Queries:
     """Eight rows on the 8-bit grid; the last is asked for the class that it has already."""
-    images = torch.randint(0, 256, (8, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(3)).float() / 255
+    images = (
+        torch.randint(
+            0, 256, (8, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(3)
+        ).float()
+        / 255
+    )
     with torch.no_grad():
         source = models["classifier"](images).argmax(1)
     target = (source + 1) % 3
@@ -165,7 +190,9 @@ def queries(models: dict[str, nn.Module]) -> Queries:
     masks = torch.zeros(8, SIDE, SIDE, dtype=torch.int64)
     for row in range(8):  # a box on each side of the middle, of another height in every row
         masks[row, 2 : 8 + row, 2:7], masks[row, 4 : 7 + row, 9:14] = 1, 2
-    return Queries(images=images, source=source, target=target, seed=torch.arange(8) + 100, masks=masks)
+    return Queries(
+        images=images, source=source, target=target, seed=torch.arange(8) + 100, masks=masks
+    )
 
 
 @pytest.fixture

@@ -18,7 +18,9 @@ class Weighted(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        size = torch.linspace(0.1, 4.0, 3 * 8 * 8)[torch.randperm(192, generator=torch.Generator().manual_seed(1))]
+        size = torch.linspace(0.1, 4.0, 3 * 8 * 8)[
+            torch.randperm(192, generator=torch.Generator().manual_seed(1))
+        ]
         sign = torch.randn(192, generator=torch.Generator().manual_seed(2)).sign()
         self.weight = (size * sign).view(3, 8, 8)
 
@@ -60,7 +62,9 @@ def test_it_stops_at_the_first_iterate_that_flips_or_is_as_sure_as_asked(
         answers = CADEX(n=40, threshold=threshold)(queries, classifier=net)
         assert len(set(answers.steps.tolist())) == 3
         for row, steps in enumerate(answers.steps.tolist()):
-            before = CADEX(n=40, threshold=threshold, max_steps=steps - 1)(pick(queries, [row]), classifier=net)
+            before = CADEX(n=40, threshold=threshold, max_steps=steps - 1)(
+                pick(queries, [row]), classifier=net
+            )
             assert float(net(before.counterfactual).softmax(1)[0, 1]) <= least
             assert float(net(answers.counterfactual[row : row + 1]).softmax(1)[0, 1]) > least
             assert before.reasons == ["not converged" if threshold == 0 else None]

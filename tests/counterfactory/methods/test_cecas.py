@@ -1,4 +1,6 @@
-"""CECAS: both attacks against a straight-line transcription, what guidance holds still, and whose mask it is."""
+"""CECAS: both attacks against a straight-line transcription, what guidance holds still, and whose
+mask it is.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,13 @@ def transcribed(
     weight: float,
     **n: int,
 ) -> Tensor:
-    """x' (causal) or x'' of one image after all iterations, line by line from the paper, without any of our code."""
-    kept = [round(j * (len(models["denoiser"].alphas_cumprod) - 1) / (n["respaced"] - 1)) for j in range(n["respaced"])]
+    """x' (causal) or x'' of one image after all iterations, line by line from the paper, without
+    any of our code.
+    """
+    kept = [
+        round(j * (len(models["denoiser"].alphas_cumprod) - 1) / (n["respaced"] - 1))
+        for j in range(n["respaced"])
+    ]
     abar = np.asarray(models["denoiser"].alphas_cumprod, dtype=np.float64)[kept]
     K, generator, x = n["levels"], torch.Generator().manual_seed(seed), image.clone()
     z = models["spurious"](image[None], models["classifier"])[0, 0]
@@ -52,7 +59,8 @@ def transcribed(
         loss = torch.logsumexp(scores, 0) - scores[target]  # L(F(x'), y')
         if causal:
             z_now = models["spurious"](view, models["classifier"])[0, 0]
-            loss = loss + alpha * (torch.logsumexp(z_now, 0) - (z.softmax(0) * z_now).sum())  # L_S(z, z')
+            # L_S(z, z')
+            loss = loss + alpha * (torch.logsumexp(z_now, 0) - (z.softmax(0) * z_now).sum())
         else:
             loss = loss + weight * (x - image).abs().sum()  # eq. 7
         loss.backward()
@@ -63,13 +71,19 @@ def transcribed(
 
 @pytest.fixture
 def used(models: dict[str, nn.Module]) -> dict[str, Any]:
-    return {name: models[name].requires_grad_(False) for name in ("classifier", "denoiser", "spurious")}
+    return {
+        name: models[name].requires_grad_(False) for name in ("classifier", "denoiser", "spurious")
+    }
 
 
 @pytest.mark.parametrize("iterations", [1, 3, 8])
 @pytest.mark.parametrize("alpha", [0.2, 2.0])
 def test_both_attacks_are_the_papers(
-    used: dict[str, Any], queries: Queries, monkeypatch: pytest.MonkeyPatch, iterations: int, alpha: float
+    used: dict[str, Any],
+    queries: Queries,
+    monkeypatch: pytest.MonkeyPatch,
+    iterations: int,
+    alpha: float,
 ) -> None:
     import counterfactory.methods.cecas as room
 
@@ -100,13 +114,16 @@ def test_both_attacks_are_the_papers(
             assert float(off) <= 0.002, f"causal={causal}: {float(off):.1%} of the pixels differ"
 
 
-def test_without_guidance_it_is_ace_with_the_mask_of_x_near(used: dict[str, Any], queries: Queries) -> None:
+def test_without_guidance_it_is_ace_with_the_mask_of_x_near(
+    used: dict[str, Any], queries: Queries
+) -> None:
     sizes: dict[str, Any] = {"respaced": 10, "levels": 2, "iterations": 5}
     plain = {name: used[name] for name in ("classifier", "denoiser")}
     alone = ACE(**sizes, weight=0.0, refine=False)(queries, **plain)
     got = CECAS(**sizes, alpha=0.0, refine=False)(queries, **used)
     assert torch.equal(got.counterfactual, alone.counterfactual)
-    # What is inpainted is what x'' changed, the attack with the distance: ACE's own pre-explanation has that mask.
+    # What is inpainted is what x'' changed, the attack with the distance: ACE's own pre-explanation
+    # has that mask.
     near = ACE(**sizes, weight=0.02, refine=False)(queries, **plain).counterfactual
     keep = keep_mask(queries.images, near, gamma=0.9, kernel=1)
     assert 0.1 < float(keep.float().mean()) < 0.9
@@ -120,7 +137,9 @@ def test_without_guidance_it_is_ace_with_the_mask_of_x_near(used: dict[str, Any]
 
 
 class Halves(nn.Module):
-    """Bright where both halves of the image together are; the spurious model reads the right half alone."""
+    """Bright where both halves of the image together are; the spurious model reads the right half
+    alone.
+    """
 
     classes = ("dark", "bright")
 
@@ -154,9 +173,21 @@ def test_guidance_holds_the_spurious_half_still(named: Any) -> None:
     moved = {}
     for alpha in (0.0, 10.0):
         method = CECAS(
-            alpha=alpha, spurious=named, respaced=10, levels=1, iterations=60, weight=0.0, refine=False, stop=0.8
+            alpha=alpha,
+            spurious=named,
+            respaced=10,
+            levels=1,
+            iterations=60,
+            weight=0.0,
+            refine=False,
+            stop=0.8,
         )
-        answers = method(queries, classifier=Halves(), denoiser=Nothing(), spurious=RightHalf() if named else Only())
+        answers = method(
+            queries,
+            classifier=Halves(),
+            denoiser=Nothing(),
+            spurious=RightHalf() if named else Only(),
+        )
         assert bool(answers.flipped.all())
         left, right = (answers.counterfactual - images).chunk(2, 3)
         moved[alpha] = float(left.mean()), float(right.mean())
@@ -173,8 +204,8 @@ class Only(RightHalf):
 
 def test_a_row_is_charged_for_both_attacks(used: dict[str, Any], queries: Queries) -> None:
     answers = CECAS(respaced=10, levels=3, iterations=4)(queries, **used)
-    # x': 3 denoiser calls, the classifier, its features and the factors; x'': without these two; 3 + 2 to refine, the
-    # query's factors (2), the verdict
+    # x': 3 denoiser calls, the classifier, its features and the factors; x'': without these two; 3
+    # + 2 to refine, the query's factors (2), the verdict
     assert set((answers.forward - 4 * (3 + 1 + 2) - 4 * (3 + 1)).tolist()) <= {5 + 2 + 1, 5 + 2 + 2}
     assert answers.backward.tolist() == [4 * (4 + 2) + 4 * 4] * 8
 

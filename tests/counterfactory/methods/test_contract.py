@@ -1,4 +1,6 @@
-"""The rules that hold for every method, over every preset in configs/method/; a new preset is tested by being there."""
+"""The rules that hold for every method, over every preset in configs/method/; a new preset is
+tested by being there.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,16 @@ from counterfactory.methods.contract import Answers, Queries, to_8bit
 
 PRESETS = sorted((Path(__file__).parents[3] / "configs" / "method").glob("*.yaml"))
 # Settings that make a method slow, in any method, and what they are lowered to here.
-BUDGET = {"max_steps": 4, "max_edits": 4, "iterations": 4, "respaced": 8, "levels": 2, "steps": 4, "tau": 2, "n_max": 4}
+BUDGET = {
+    "max_steps": 4,
+    "max_edits": 4,
+    "iterations": 4,
+    "respaced": 8,
+    "levels": 2,
+    "steps": 4,
+    "tau": 2,
+    "n_max": 4,
+}
 BUDGET |= {"answers": 2}  # to a query
 BUDGET |= {"starts": 3, "inversion_steps": 4}
 
@@ -58,7 +69,9 @@ def run(preset: Path, used: dict[str, nn.Module]) -> Run:
 
 
 def same(answers: Answers, rows: list[int], others: Answers) -> None:
-    """Rows of one batch of queries have the answers that are the whole of another; a method may give k to a query."""
+    """Rows of one batch of queries have the answers that are the whole of another; a method may
+    give k to a query.
+    """
     k = len(others.reasons) // len(rows)
     rows = [row * k + j for row in rows for j in range(k)]
     assert torch.equal(answers.flipped[rows], others.flipped)
@@ -66,11 +79,19 @@ def same(answers: Answers, rows: list[int], others: Answers) -> None:
     assert (None if answers.edits is None else [answers.edits[row] for row in rows]) == others.edits
     for name in ("steps", "forward", "backward"):
         assert torch.equal(getattr(answers, name)[rows], getattr(others, name)), name
-    for name in ("counterfactual", "latent_before", "latent_after", "mask", "condition_before", "condition_after"):
+    for name in (
+        "counterfactual",
+        "latent_before",
+        "latent_after",
+        "mask",
+        "condition_before",
+        "condition_after",
+    ):
         one, other = getattr(answers, name), getattr(others, name)
         assert (one is None) == (other is None)
         if one is not None:
-            # The tiny models give the same bits at any batch size; what a method adds may differ by rounding only.
+            # The tiny models give the same bits at any batch size; what a method adds may differ by
+            # rounding only.
             torch.testing.assert_close(one[rows], other, atol=1e-5, rtol=0, msg=name)
 
 
@@ -103,7 +124,9 @@ def test_answers_are_well_formed(run: Run, queries: Queries, used: dict[str, nn.
     assert bool((answers.forward > 0).all())
     assert bool((answers.backward <= answers.forward).all())
     for latent in (answers.latent_before, answers.latent_after):
-        assert latent is None or (latent.ndim == 2 and len(latent) == n and bool(latent.isfinite().all()))
+        assert latent is None or (
+            latent.ndim == 2 and len(latent) == n and bool(latent.isfinite().all())
+        )
     if answers.mask is not None:
         assert answers.mask.shape == (n, 1, *image.shape[2:])
         unmasked = (answers.mask == 0).expand_as(image)
@@ -124,7 +147,9 @@ def test_a_row_that_has_its_target_keeps_it(run: Run, queries: Queries) -> None:
     assert answers.reasons[-k:] == [None] * k
 
 
-def test_the_input_and_the_models_are_left_alone(run: Run, queries: Queries, used: dict[str, nn.Module]) -> None:
+def test_the_input_and_the_models_are_left_alone(
+    run: Run, queries: Queries, used: dict[str, nn.Module]
+) -> None:
     before = deepcopy((queries, {name: model.state_dict() for name, model in used.items()}))
     run(queries)
     for name in ("images", "source", "target", "seed"):
@@ -133,7 +158,9 @@ def test_the_input_and_the_models_are_left_alone(run: Run, queries: Queries, use
     for name, model in used.items():
         assert not any(module.training for module in model.modules()), name
         assert all(parameter.grad is None for parameter in model.parameters()), name
-        assert all(torch.equal(value, before[1][name][key]) for key, value in model.state_dict().items()), name
+        assert all(
+            torch.equal(value, before[1][name][key]) for key, value in model.state_dict().items()
+        ), name
 
 
 def test_the_same_seed_gives_the_same_bytes(run: Run, queries: Queries) -> None:
@@ -156,8 +183,12 @@ def test_answers_permute_with_the_rows(run: Run, queries: Queries, pick: Pick) -
     same(run(queries), order, run(pick(queries, order)))
 
 
-def test_a_bad_row_ends_alone(preset: Path, used: dict[str, nn.Module], queries: Queries, pick: Pick) -> None:
-    """A classifier that gives NaN on one row, as long as a mark in its corner is there, must not touch the others."""
+def test_a_bad_row_ends_alone(
+    preset: Path, used: dict[str, nn.Module], queries: Queries, pick: Pick
+) -> None:
+    """A classifier that gives NaN on one row, as long as a mark in its corner is there, must not
+    touch the others.
+    """
     method, classifier = load(preset), used["classifier"]
     queries.images[2, :, :4, :4] = 1.0
 
@@ -184,8 +215,16 @@ def test_a_bad_row_ends_alone(preset: Path, used: dict[str, nn.Module], queries:
 
 
 def test_methods_know_nothing_of_ray_or_files() -> None:
-    targets = {yaml.safe_load(path.read_text(encoding="utf-8"))["target"].rpartition(".")[0] for path in PRESETS}
-    code = f"import sys, {', '.join(sorted(targets))}; print(sorted({{'ray', 'pyarrow', 'pandas'}} & set(sys.modules)))"
+    targets = {
+        yaml.safe_load(path.read_text(encoding="utf-8"))["target"].rpartition(".")[0]
+        for path in PRESETS
+    }
+    code = (
+        f"import sys, {', '.join(sorted(targets))}; print(sorted({{'ray', 'pyarrow', 'pandas'}} &"
+        " set(sys.modules)))"
+    )
     root = Path(__file__).parents[3]
-    shown = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
     assert shown.stdout.strip() == "[]"

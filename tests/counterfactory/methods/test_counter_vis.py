@@ -1,4 +1,6 @@
-"""Counter_Vis: the exchange that brute force finds, no cell twice, the stop, and what is pasted and told."""
+"""Counter_Vis: the exchange that brute force finds, no cell twice, the stop, and what is pasted and
+told.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +21,19 @@ CELLS = 9
 
 
 class Net(nn.Module):
-    """Maps of 3 x 3 cells, 4 px each, and a head that is no sum over them: cells are told apart by their place."""
+    """Maps of 3 x 3 cells, 4 px each, and a head that is no sum over them: cells are told apart by
+    their place.
+    """
 
     classes = ("a", "b", "c")
 
     def __init__(self, bias: float = 0.0) -> None:
         super().__init__()
         g = torch.Generator().manual_seed(4)
-        self.mix, self.out = torch.randn(5, 3, generator=g), torch.randn(3, 5 * CELLS, generator=g) * 0.7
+        self.mix, self.out = (
+            torch.randn(5, 3, generator=g),
+            torch.randn(3, 5 * CELLS, generator=g) * 0.7,
+        )
         self.bias = torch.tensor([0.0, bias, bias])
 
     def split(self, images: Tensor, layer: str) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -60,7 +67,9 @@ def brute(net: Net, cells: Tensor, spare: Tensor, target: int, most: int) -> lis
         scored = {}
         for i, j in itertools.product(range(CELLS), range(CELLS)):
             if i not in [e[0] for e in edits] and j not in [e[1] for e in edits]:
-                scored[i, j] = float(net.head(exchanged(cells, spare, i, j)[None]).log_softmax(1)[0, target])
+                scored[i, j] = float(
+                    net.head(exchanged(cells, spare, i, j)[None]).log_softmax(1)[0, target]
+                )
         i, j = max(scored, key=lambda pair: scored[pair])
         cells = exchanged(cells, spare, i, j)
         edits.append([i, j])
@@ -126,12 +135,17 @@ def test_the_answer_is_the_query_with_the_cells_pixels_pasted() -> None:
         image, mask = queries.images[row].clone(), torch.zeros(12, 12)
         for i, j in lists(told):
             top, left, above, beside = i // 3 * 4, i % 3 * 4, j // 3 * 4, j % 3 * 4
-            image[:, top : top + 4, left : left + 4] = others[row, :, above : above + 4, beside : beside + 4]
+            image[:, top : top + 4, left : left + 4] = others[
+                row, :, above : above + 4, beside : beside + 4
+            ]
             mask[top : top + 4, left : left + 4] = 1
         torch.testing.assert_close(answers.counterfactual[row], image)
         assert torch.equal(answers.mask[row, 0], mask)
-    # A cell's features are made of its own pixels here: the pasted image has the edited maps, and turns with them.
-    assert answers.flipped.tolist() == [told is not None and told["features_turned"] for told in answers.edits]
+    # A cell's features are made of its own pixels here: the pasted image has the edited maps, and
+    # turns with them.
+    assert answers.flipped.tolist() == [
+        told is not None and told["features_turned"] for told in answers.edits
+    ]
 
 
 def test_a_flip_of_the_features_alone_is_told_as_that_or_goes_on() -> None:
@@ -145,11 +159,16 @@ def test_a_flip_of_the_features_alone_is_told_as_that_or_goes_on() -> None:
     net = Around()
     queries, found = asked(net, 12), bank(net)
     answers = CounterVis()(queries, classifier=net, distractors=found)
-    turned = torch.tensor([told is not None and told["features_turned"] for told in answers.edits or []])
+    turned = torch.tensor(
+        [told is not None and told["features_turned"] for told in answers.edits or []]
+    )
     lost = turned & ~answers.flipped
     assert lost.any()
     for row in lost.nonzero()[:, 0].tolist():
-        assert answers.reasons[row] == "the decision turned on the features, and not on the image pasted together"
+        assert (
+            answers.reasons[row]
+            == "the decision turned on the features, and not on the image pasted together"
+        )
     further = CounterVis(until="image")(queries, classifier=net, distractors=found)
     assert int(further.flipped.sum()) > int(answers.flipped.sum())
     assert bool((further.steps >= answers.steps).all())
@@ -167,9 +186,13 @@ def test_cells_of_the_image_itself_need_no_layer() -> None:
 
     inside = CounterVis()(queries, classifier=net, distractors=found)
     outside = CounterVis(layer=None, cells=3)(queries, classifier=BlackBox(), distractors=found)  # type: ignore[arg-type]
-    assert [lists(told) for told in inside.edits or []] == [lists(told) for told in outside.edits or []]
+    assert [lists(told) for told in inside.edits or []] == [
+        lists(told) for told in outside.edits or []
+    ]
     assert torch.equal(inside.counterfactual, outside.counterfactual)
-    with pytest.raises(ValueError, match="expected images that 5 x 5 square cells fill, got 12 x 12 px: set cells"):
+    with pytest.raises(
+        ValueError, match="expected images that 5 x 5 square cells fill, got 12 x 12 px: set cells"
+    ):
         CounterVis(layer=None, cells=5)(queries, classifier=net, distractors=found)
 
 
@@ -181,9 +204,14 @@ def test_the_screen_keeps_the_best_pair_of_a_head_that_is_linear_and_counts_less
     net = Straight()
     queries = asked(net)
     queries = replace(queries, target=1 - queries.source)
-    images = torch.randint(0, 256, (30, 3, 12, 12), generator=torch.Generator().manual_seed(2)).to(torch.uint8)
+    images = torch.randint(0, 256, (30, 3, 12, 12), generator=torch.Generator().manual_seed(2)).to(
+        torch.uint8
+    )
     found = Distractors(images, torch.arange(30))
-    every, few = (CounterVis(screen=screen)(queries, classifier=net, distractors=found) for screen in (None, 3))
+    every, few = (
+        CounterVis(screen=screen)(queries, classifier=net, distractors=found)
+        for screen in (None, 3)
+    )
     assert every.edits == few.edits
     assert bool((few.forward < every.forward).all())
     assert torch.equal(few.backward, few.steps)
@@ -198,7 +226,10 @@ def test_a_row_without_a_distractor_says_so() -> None:
     answers = CounterVis()(queries, classifier=net, distractors=fewer)
     for row in range(len(queries)):
         without = queries.target[row] == queries.target[0]
-        assert (answers.reasons[row] == "no distractor: the classifier takes none of them for the target") == without
+        assert (
+            answers.reasons[row]
+            == "no distractor: the classifier takes none of them for the target"
+        ) == without
         assert bool((answers.counterfactual[row] == queries.images[row]).all()) == without
 
 
@@ -213,10 +244,16 @@ def test_blocks_tile_an_image_that_the_cells_do_not_divide() -> None:
         def split(self, images: Tensor, layer: str) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
             return net.split(nn.functional.interpolate(images, (12, 12)), layer)
 
-    images = torch.randint(0, 256, (30, 3, 10, 11), generator=torch.Generator().manual_seed(3)).to(torch.uint8)
+    images = torch.randint(0, 256, (30, 3, 10, 11), generator=torch.Generator().manual_seed(3)).to(
+        torch.uint8
+    )
     sized = Resized()
     source = sized(images[:4] / 255).argmax(1)
-    queries = Queries(images=images[:4] / 255, source=source, target=(source + 1) % 3, seed=torch.arange(4))
-    answers = CounterVis()(queries, classifier=sized, distractors=Distractors(images, torch.arange(30)))
+    queries = Queries(
+        images=images[:4] / 255, source=source, target=(source + 1) % 3, seed=torch.arange(4)
+    )
+    answers = CounterVis()(
+        queries, classifier=sized, distractors=Distractors(images, torch.arange(30))
+    )
     assert answers.counterfactual.shape == (4, 3, 10, 11)
     assert bool((answers.counterfactual != queries.images).flatten(1).any(1).all())

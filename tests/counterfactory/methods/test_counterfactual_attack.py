@@ -1,4 +1,6 @@
-"""The latent attack: closed forms on linear models, torch's Adam as a reference, and rows that leave or fail alone."""
+"""The latent attack: closed forms on linear models, torch's Adam as a reference, and rows that
+leave or fail alone.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ SIDE, LATENT = 16, 5
 
 
 class Linear(nn.Module):
-    """decode(z) = 0.5 + A z with orthonormal A; classifier: two classes by w . x; all in closed form."""
+    """decode(z) = 0.5 + A z with orthonormal A; classifier: two classes by w . x; all in closed
+    form.
+    """
 
     classes = ("no", "yes")
 
@@ -40,7 +44,12 @@ class Linear(nn.Module):
 
 def grey(rows: int, to: int = 1) -> Queries:
     """Images near grey, on the 8-bit grid, all to be turned to class `to`."""
-    images = torch.randint(118, 138, (rows, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(5)).float() / 255
+    images = (
+        torch.randint(
+            118, 138, (rows, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(5)
+        ).float()
+        / 255
+    )
     index = torch.full((rows,), to)
     return Queries(images=images, source=1 - index, target=index, seed=torch.arange(rows))
 
@@ -53,7 +62,8 @@ def test_the_first_step_goes_along_the_sign_of_the_closed_form(objective: str) -
     assert answers.latent_before is not None
     assert answers.latent_after is not None
     moved = answers.latent_after - answers.latent_before
-    # d log p / dz = (1 - p) A'w and d p / dz = p (1 - p) A'w; Adam's first step is lr in each coordinate's direction.
+    # d log p / dz = (1 - p) A'w and d p / dz = p (1 - p) A'w; Adam's first step is lr in each
+    # coordinate's direction.
     direction = (net.w @ net.A).sign()
     torch.testing.assert_close(moved, (0.03 * direction).expand(4, -1), atol=1e-5, rtol=0)
 
@@ -63,7 +73,8 @@ def test_one_second_moment_a_row_goes_along_the_gradient() -> None:
     answers = CounterfactualAttack(max_steps=1, lr=0.03, threshold=0.999, second_moment="row")(
         queries, classifier=net, autoencoder=net
     )
-    gradient = net.w @ net.A  # of the logit; log p differs by a factor a row, which the step is free of
+    # of the logit; log p differs by a factor a row, which the step is free of
+    gradient = net.w @ net.A
     step = 0.03 * gradient / gradient.square().mean().sqrt()
     moved = answers.latent_after - answers.latent_before  # type: ignore[operator]
     torch.testing.assert_close(moved, step.expand(4, -1), atol=1e-5, rtol=0)
@@ -72,27 +83,40 @@ def test_one_second_moment_a_row_goes_along_the_gradient() -> None:
 @pytest.mark.parametrize("residual", [True, False])
 @pytest.mark.parametrize("objective", ["probability", "log_probability"])
 @pytest.mark.parametrize("weight", [0.0, 0.5])
-def test_every_iterate_is_that_of_torchs_adam(residual: bool, objective: str, weight: float) -> None:
+def test_every_iterate_is_that_of_torchs_adam(
+    residual: bool, objective: str, weight: float
+) -> None:
     net, queries = Linear(), grey(1)
     z0 = net.encode(queries.images)
     z = z0.clone().requires_grad_()
     adam = torch.optim.Adam([z], lr=0.02)
     for step in range(1, 9):
-        image = (queries.images + net.decode(z) - net.decode(z0)).clamp(0, 1) if residual else net.decode(z)
+        image = (
+            (queries.images + net.decode(z) - net.decode(z0)).clamp(0, 1)
+            if residual
+            else net.decode(z)
+        )
         p = net(image).softmax(1)[0, 1]
         loss = -(p if objective == "probability" else p.log()) + weight * (z - z0).square().sum()
         adam.zero_grad()
         loss.backward()
         adam.step()
         method = CounterfactualAttack(
-            max_steps=step, lr=0.02, threshold=0.9999, objective=objective, residual=residual, distance_weight=weight
+            max_steps=step,
+            lr=0.02,
+            threshold=0.9999,
+            objective=objective,
+            residual=residual,
+            distance_weight=weight,
         )
         answers = method(queries, classifier=net, autoencoder=net)
         assert answers.steps.tolist() == [step]
         torch.testing.assert_close(answers.latent_after, z.detach(), atol=2e-6, rtol=1e-5)
 
 
-def test_an_unmoved_latent_gives_the_query_itself(models: dict[str, nn.Module], queries: Queries) -> None:
+def test_an_unmoved_latent_gives_the_query_itself(
+    models: dict[str, nn.Module], queries: Queries
+) -> None:
     used: dict[str, Any] = {name: models[name] for name in ("classifier", "autoencoder")}
     answers = CounterfactualAttack(max_steps=0)(queries, **used)
     assert torch.equal(answers.counterfactual, queries.images)
@@ -119,16 +143,23 @@ def test_rows_that_are_done_leave_the_batch() -> None:
     net, queries = Linear(), grey(6)
     start = net(queries.images).softmax(1)[:, 1]
     watched = Watched(net)
-    answers = CounterfactualAttack(lr=0.01, max_steps=60)(queries, classifier=watched, autoencoder=net)
+    answers = CounterfactualAttack(lr=0.01, max_steps=60)(
+        queries, classifier=watched, autoencoder=net
+    )
     assert bool(answers.flipped.all())
     assert len(set(answers.steps.tolist())) > 1
     order = start.argsort(descending=True)
-    assert bool((answers.steps[order].diff() >= 0).all()), "the further a row is from its target, the longer it takes"
+    assert bool((answers.steps[order].diff() >= 0).all()), (
+        "the further a row is from its target, the longer it takes"
+    )
     assert watched.sizes[0] == 6
-    assert watched.sizes[-3:] == [1, 1, 6], "the last row alone, as it is and as stored, then the verdict on all"
+    assert watched.sizes[-3:] == [1, 1, 6], (
+        "the last row alone, as it is and as stored, then the verdict on all"
+    )
     assert torch.equal(answers.backward, 2 * answers.steps)
-    # encode, decode; decode and classify before every step and after the last; look at the stored image of a row that
-    # passes (again, where 8 bits took it back), which is the answer; classify at the end
+    # encode, decode; decode and classify before every step and after the last; look at the stored
+    # image of a row that passes (again, where 8 bits took it back), which is the answer; classify
+    # at the end
     looks = answers.forward - (2 + 2 * (answers.steps + 1) + 1)
     assert bool((looks >= 1).all())
     assert sum(watched.sizes) == int((answers.steps + 1).sum() + looks.sum()) + 6
@@ -147,7 +178,12 @@ def test_a_row_is_done_only_when_its_stored_image_passes() -> None:
 
 def test_a_row_that_cannot_keeps_its_best_try_and_says_so() -> None:
     net, queries = Linear(gain=0.5), grey(3)
-    queries = Queries(images=queries.images - 30 / 255, source=queries.source, target=queries.target, seed=queries.seed)
+    queries = Queries(
+        images=queries.images - 30 / 255,
+        source=queries.source,
+        target=queries.target,
+        seed=queries.seed,
+    )
     before = net(queries.images).softmax(1)[:, 1]
     hard = net(queries.images).argmax(1) == 0
     assert bool(hard.any())
@@ -192,7 +228,9 @@ def test_a_pull_towards_the_query_shortens_the_way() -> None:
     net, queries = Linear(gain=30.0), grey(8)
     lengths = []
     for weight in (0.0, 100.0):
-        method = CounterfactualAttack(lr=0.01, max_steps=300, distance_weight=weight, objective="log_probability")
+        method = CounterfactualAttack(
+            lr=0.01, max_steps=300, distance_weight=weight, objective="log_probability"
+        )
         answers = method(queries, classifier=net, autoencoder=net)
         assert bool(answers.flipped.all())
         lengths.append((answers.latent_after - answers.latent_before).norm(dim=1))  # type: ignore[operator]
@@ -200,19 +238,29 @@ def test_a_pull_towards_the_query_shortens_the_way() -> None:
 
 
 def test_a_weight_on_pixels_pulls_by_its_closed_form() -> None:
-    """So heavy that it alone decides the sign of the second step: back to where the first came from."""
+    """So heavy that it alone decides the sign of the second step: back to where the first came
+    from.
+    """
     net, queries = Linear(), grey(1)
-    first = CounterfactualAttack(max_steps=1, lr=0.1, threshold=0.9999)(queries, classifier=net, autoencoder=net)
+    first = CounterfactualAttack(max_steps=1, lr=0.1, threshold=0.9999)(
+        queries, classifier=net, autoencoder=net
+    )
     z0, z1 = first.latent_before, first.latent_after
     assert z0 is not None
     assert z1 is not None
     x1 = queries.images + net.decode(z1) - net.decode(z0)
-    # d/dz [log p - w |x' - x|] at z1, with A the decoder: A'(1 - p) w_classifier - w A' sign(x1 - x)
+    # d/dz [log p - w |x' - x|] at z1, with A the decoder: A'(1 - p) w_classifier - w A' sign(x1 -
+    # x)
     p = net(x1).softmax(1)[0, 1]
     g1 = net.A.T @ net.w * (1 - net(queries.images).softmax(1)[0, 1])
     g2 = net.A.T @ (net.w * (1 - p) - 5.0 * (x1 - queries.images).sign().flatten())
     m, v = (0.09 * g1 + 0.1 * g2) / (1 - 0.81), (0.000999 * g1**2 + 0.001 * g2**2) / (1 - 0.998001)
-    settings: dict[str, Any] = {"lr": 0.1, "threshold": 0.9999, "objective": "log_probability", "pixel_weight": 5.0}
+    settings: dict[str, Any] = {
+        "lr": 0.1,
+        "threshold": 0.9999,
+        "objective": "log_probability",
+        "pixel_weight": 5.0,
+    }
     seen: list[Tensor] = []
 
     class Decoder(Linear):
@@ -221,12 +269,15 @@ def test_a_weight_on_pixels_pulls_by_its_closed_form() -> None:
             return super().decode(latents)
 
     CounterfactualAttack(max_steps=2, **settings)(queries, classifier=net, autoencoder=Decoder())
-    torch.testing.assert_close(seen[2], z1, atol=1e-6, rtol=0)  # z0 twice (x0, step 1), then z1, then z2
+    # z0 twice (x0, step 1), then z1, then z2
+    torch.testing.assert_close(seen[2], z1, atol=1e-6, rtol=0)
     torch.testing.assert_close(seen[3], z1 + 0.1 * m / (v.sqrt() + 1e-8), atol=1e-5, rtol=0)
 
 
 def test_smoothing_takes_the_gradient_beside_the_latent_and_the_verdict_on_it(pick: Pick) -> None:
-    """On a plateau the gradient is zero; with noise on the latent the attack finds the slope nearby."""
+    """On a plateau the gradient is zero; with noise on the latent the attack finds the slope
+    nearby.
+    """
     net, queries = Linear(), grey(4)
 
     class Plateau(nn.Module):
@@ -238,14 +289,21 @@ def test_smoothing_takes_the_gradient_beside_the_latent_and_the_verdict_on_it(pi
             return torch.stack([torch.zeros_like(logit), logit], 1)
 
     used: dict[str, Any] = {"classifier": Plateau(), "autoencoder": net}
-    settings: dict[str, Any] = {"lr": 0.02, "max_steps": 60, "objective": "log_probability", "second_moment": "row"}
+    settings: dict[str, Any] = {
+        "lr": 0.02,
+        "max_steps": 60,
+        "objective": "log_probability",
+        "second_moment": "row",
+    }
     stuck = CounterfactualAttack(**settings)(queries, **used)
     assert not bool(stuck.flipped.any())
     method = CounterfactualAttack(**settings, smoothing=0.4)
     answers = method(queries, **used)
     assert bool(answers.flipped.all())
     p = Plateau()(answers.counterfactual).softmax(1)[:, 1]
-    assert bool((p > 0.75).all()), "the threshold holds at the latent itself, not only at a shaken one"
+    assert bool((p > 0.75).all()), (
+        "the threshold holds at the latent itself, not only at a shaken one"
+    )
     alone = method(pick(queries, [3]), **used)
     torch.testing.assert_close(alone.counterfactual, answers.counterfactual[3:], atol=1e-6, rtol=0)
 
@@ -253,7 +311,8 @@ def test_smoothing_takes_the_gradient_beside_the_latent_and_the_verdict_on_it(pi
 def test_shrinking_ends_nearer_and_still_passes() -> None:
     net, queries = Linear(gain=30.0), grey(6)
     used: dict[str, Any] = {"classifier": net, "autoencoder": net}
-    far = CounterfactualAttack(lr=0.2, max_steps=50)(queries, **used)  # a step so long that it overshoots
+    # a step so long that it overshoots
+    far = CounterfactualAttack(lr=0.2, max_steps=50)(queries, **used)
     near = CounterfactualAttack(lr=0.2, max_steps=50, shrink=10)(queries, **used)
     assert bool(near.flipped.all())
     p_far, p_near = (net(answers.counterfactual).softmax(1)[:, 1] for answers in (far, near))

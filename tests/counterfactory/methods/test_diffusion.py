@@ -1,4 +1,6 @@
-"""The diffusion steps: identities of respacing, and diffusers' DDPMScheduler as an independent reference."""
+"""The diffusion steps: identities of respacing, and diffusers' DDPMScheduler as an independent
+reference.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,26 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from counterfactory.methods.parts.diffusion import inpaint, p_step, predicted_x0, purify, q_sample, respace
+from counterfactory.methods.parts.diffusion import (
+    inpaint,
+    p_step,
+    predicted_x0,
+    purify,
+    q_sample,
+    respace,
+)
 
 T = 60
 
 
 def scheduler(**settings: Any) -> DDPMScheduler:
     return DDPMScheduler(
-        num_train_timesteps=T, beta_start=1e-3, beta_end=0.05, timestep_spacing="linspace", clip_sample=True, **settings
+        num_train_timesteps=T,
+        beta_start=1e-3,
+        beta_end=0.05,
+        timestep_spacing="linspace",
+        clip_sample=True,
+        **settings,
     )
 
 
@@ -74,19 +88,25 @@ def test_every_step_agrees_with_diffusers(steps: int, learned: bool) -> None:
     for i in range(steps):
         t, asked = schedule.trained[i], []
 
-        def denoiser(x: Tensor, at: Tensor, asked: list[int] = asked) -> tuple[Tensor, Tensor | None]:
+        def denoiser(
+            x: Tensor, at: Tensor, asked: list[int] = asked
+        ) -> tuple[Tensor, Tensor | None]:
             asked += at.tolist()
             return eps, (v + 1) / 2 if learned else None
 
         denoiser.alphas_cumprod = reference.alphas_cumprod  # type: ignore[attr-defined]
         raw = torch.cat([eps, v], 1) if learned else eps
-        expected = reference.step(raw, t, x_t, generator=torch.Generator().manual_seed(i)).prev_sample
+        expected = reference.step(
+            raw, t, x_t, generator=torch.Generator().manual_seed(i)
+        ).prev_sample
         got = p_step(denoiser, schedule, x_t, i, noise(i, 1, 3, 8, 8))  # type: ignore[arg-type]
         assert asked == [t]
         torch.testing.assert_close(got, expected, atol=2e-5, rtol=1e-4)
 
 
-def test_purify_is_its_steps_and_keeps_its_gradient_under_checkpointing(make_denoiser: Callable[..., Any]) -> None:
+def test_purify_is_its_steps_and_keeps_its_gradient_under_checkpointing(
+    make_denoiser: Callable[..., Any],
+) -> None:
     denoiser = make_denoiser(learned=True)
     schedule = respace(denoiser.alphas_cumprod, 10)
     x, z = noise(6, 2, 3, 16, 16).tanh(), noise(7, 2, 3, 3, 16, 16)
@@ -113,7 +133,10 @@ def test_inpainting_keeps_and_pastes_before_every_call(make_denoiser: Callable[.
         return eps
 
     x, start = noise(8, 2, 3, 16, 16).tanh(), noise(9, 2, 3, 16, 16).tanh()
-    keep, z = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(1)) < 0.5, noise(10, 2, 6, 3, 16, 16)
+    keep, z = (
+        torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(1)) < 0.5,
+        noise(10, 2, 6, 3, 16, 16),
+    )
     with torch.no_grad():
         out = inpaint(denoiser, schedule, x, start, keep, z)  # type: ignore[arg-type]
     everywhere = keep.expand_as(x)

@@ -1,4 +1,6 @@
-"""DiME: its guidance against a straight-line transcription, its ladder, what it costs, and FastDiME's changes."""
+"""DiME: its guidance against a straight-line transcription, its ladder, what it costs, and
+FastDiME's changes.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ SMALL: dict[str, Any] = {"respaced": 12, "tau": 5, "scales": [3.0]}
 
 
 class VDenoiser(nn.Module):
-    """The tiny network as one that predicts v = sqrt(a) eps - sqrt(1 - a) x0, turned into eps as a wrapper does."""
+    """The tiny network as one that predicts v = sqrt(a) eps - sqrt(1 - a) x0, turned into eps as a
+    wrapper does.
+    """
 
     def __init__(self, tiny: Any) -> None:
         super().__init__()
@@ -31,9 +35,18 @@ class VDenoiser(nn.Module):
 
 
 def transcribed(
-    image: Tensor, target: int, seed: int, *, classifier: Any, denoiser: Any, distance: Any, **settings: Any
+    image: Tensor,
+    target: int,
+    seed: int,
+    *,
+    classifier: Any,
+    denoiser: Any,
+    distance: Any,
+    **settings: Any,
 ) -> Tensor:
-    """The paper's algorithm 1 for one image and one scale, line by line, without any of our code; [-1,1]."""
+    """The paper's algorithm 1 for one image and one scale, line by line, without any of our code;
+    [-1,1].
+    """
     N, tau = settings["respaced"], settings["tau"]
     lambda_c, lambda_p, lambda_l = settings["scales"][0], settings["perceptual"], settings["l1"]
     one_step, mask = settings.get("inner") == "one-step", settings.get("mask")
@@ -49,7 +62,9 @@ def transcribed(
         return torch.randn(tuple(image.shape), generator=generator)
 
     def p_of(x_t: Tensor, t: int) -> tuple[Tensor, Tensor, Any]:
-        eps, weight = (None if out is None else out[0] for out in denoiser(x_t[None], torch.tensor([kept[t]])))
+        eps, weight = (
+            None if out is None else out[0] for out in denoiser(x_t[None], torch.tensor([kept[t]]))
+        )
         assert eps is not None
         x0 = ((x_t - float(np.sqrt(1 - abar[t])) * eps) / float(np.sqrt(abar[t]))).clamp(-1, 1)
         mean = (
@@ -84,7 +99,11 @@ def transcribed(
         with torch.no_grad():
             z = mean - variance * grads
             if t > 0:
-                z = z + (variance if isinstance(variance, Tensor) else torch.tensor(variance)).sqrt() * noise()
+                z = (
+                    z
+                    + (variance if isinstance(variance, Tensor) else torch.tensor(variance)).sqrt()
+                    * noise()
+                )
             x_clean = x0
             if not one_step and t > 0:
                 x_clean = z.clone()
@@ -92,25 +111,34 @@ def transcribed(
                     _, m, v = p_of(x_clean, k)
                     x_clean = m
                     if k > 0:
-                        x_clean = m + (v if isinstance(v, Tensor) else torch.tensor(v)).sqrt() * noise()
+                        x_clean = (
+                            m + (v if isinstance(v, Tensor) else torch.tensor(v)).sqrt() * noise()
+                        )
             if mask is not None and tau - t > settings["warmup"]:
                 change = ((x0 + 1) / 2 - image).abs().sum(0)
                 change = change / change.max()
                 half, near = settings["kernel"] // 2, torch.zeros_like(change)
                 for r in range(change.shape[0]):
                     for c in range(change.shape[1]):
-                        near[r, c] = change[max(0, r - half) : r + half + 1, max(0, c - half) : c + half + 1].max()
+                        near[r, c] = change[
+                            max(0, r - half) : r + half + 1, max(0, c - half) : c + half + 1
+                        ].max()
                 keep = near < mask
                 x_clean = torch.where(keep, x, x_clean)
                 if t > 0:
-                    again = float(np.sqrt(abar[t - 1])) * x + float(np.sqrt(1 - abar[t - 1])) * noise()
+                    again = (
+                        float(np.sqrt(abar[t - 1])) * x + float(np.sqrt(1 - abar[t - 1])) * noise()
+                    )
                     z = torch.where(keep, again, z)
     return z if keep is None else torch.where(keep, x, z)
 
 
 @pytest.fixture
 def used(models: dict[str, nn.Module]) -> dict[str, Any]:
-    return {name: models[name].requires_grad_(False) for name in ("classifier", "denoiser", "perceptual")}
+    return {
+        name: models[name].requires_grad_(False)
+        for name in ("classifier", "denoiser", "perceptual")
+    }
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "learned", "v", "v-learned"])
@@ -140,25 +168,41 @@ def test_every_step_is_the_papers(
     for tau in (1, 2, 3, 5):
         common = {**SMALL, "tau": tau, **settings}
         method = DiME(**common)
-        got = method(pick(queries, rows), **{name: models[name] for name in ("classifier", *method.needs)})
+        got = method(
+            pick(queries, rows), **{name: models[name] for name in ("classifier", *method.needs)}
+        )
         for at, row in enumerate(rows):
             parts = {
                 "classifier": models["classifier"],
                 "denoiser": models["denoiser"],
                 "distance": models["perceptual"],
             }
-            z = transcribed(queries.images[row], int(queries.target[row]), int(queries.seed[row]), **parts, **common)
+            z = transcribed(
+                queries.images[row],
+                int(queries.target[row]),
+                int(queries.seed[row]),
+                **parts,
+                **common,
+            )
             expected = to_8bit((z + 1) / 2)
             off = ((got.counterfactual[at] - expected).abs() > 0.5 / 255).float().mean()
-            assert float(off) <= 0.005, f"tau {tau}, row {row}: {float(off):.1%} of the pixels differ"
+            assert float(off) <= 0.005, (
+                f"tau {tau}, row {row}: {float(off):.1%} of the pixels differ"
+            )
             far = ((got.counterfactual[at] - expected).abs() > 1.5 / 255).sum()
             assert int(far) == 0, f"tau {tau}, row {row}: {far} pixels by more than rounding"
 
 
-@pytest.mark.parametrize("term", [{"l1": 0.5}, {"perceptual": 300.0}, {"rescale": False}, {"loss": "log-prob"}])
-def test_every_term_of_the_guidance_counts(used: dict[str, Any], queries: Queries, term: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "term", [{"l1": 0.5}, {"perceptual": 300.0}, {"rescale": False}, {"loss": "log-prob"}]
+)
+def test_every_term_of_the_guidance_counts(
+    used: dict[str, Any], queries: Queries, term: dict[str, Any]
+) -> None:
     base = {**SMALL, "l1": 0.0, "perceptual": 0.0}
-    without, with_it = (DiME(**{**base, **more})(queries, **used).counterfactual for more in ({}, term))
+    without, with_it = (
+        DiME(**{**base, **more})(queries, **used).counterfactual for more in ({}, term)
+    )
     assert float((without != with_it).float().mean()) > 0.01
 
 
@@ -168,7 +212,9 @@ class Counted(nn.Module):
     def __init__(self, steps: int = 1000) -> None:
         super().__init__()
         self.calls: list[tuple[int, int]] = []
-        self.alphas_cumprod = torch.cumprod(1 - torch.linspace(1e-4, 0.02, steps, dtype=torch.float64), 0)
+        self.alphas_cumprod = torch.cumprod(
+            1 - torch.linspace(1e-4, 0.02, steps, dtype=torch.float64), 0
+        )
 
     def forward(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, None]:
         assert not torch.is_grad_enabled(), "no gradient passes through the UNet"
@@ -201,7 +247,8 @@ def test_the_papers_settings_cost_1830_unet_evaluations_a_scale() -> None:
     answers = method(grey(1), classifier=Brightness(), denoiser=denoiser)
     assert method.denoiser_calls == 1830
     assert len(denoiser.calls) == 1830
-    assert answers.forward.tolist() == [1830 + 60 + 1 + 2]  # guidance, the try's verdict; the stored one's, its reason
+    # guidance, the try's verdict; the stored one's, its reason
+    assert answers.forward.tolist() == [1830 + 60 + 1 + 2]
     assert answers.backward.tolist() == [60]
     assert answers.steps.tolist() == [60]
     assert answers.reasons == ["not converged"]
@@ -227,7 +274,9 @@ def test_what_a_scale_costs(settings: dict[str, Any], calls: int) -> None:
     assert answers.backward.tolist() == [guided] * 2
 
 
-def test_a_perceptual_distance_costs_a_look_and_a_way_back_a_step(used: dict[str, Any], queries: Queries) -> None:
+def test_a_perceptual_distance_costs_a_look_and_a_way_back_a_step(
+    used: dict[str, Any], queries: Queries
+) -> None:
     answers = DiME(**SMALL, perceptual=1.0)(queries, **used)
     fails = torch.tensor([reason is not None for reason in answers.reasons]).long()
     assert torch.equal(answers.forward, 15 + 2 * 5 + 1 + 1 + fails)
@@ -235,7 +284,9 @@ def test_a_perceptual_distance_costs_a_look_and_a_way_back_a_step(used: dict[str
 
 
 def test_the_ladder_takes_rows_that_have_not_flipped_from_the_same_noise() -> None:
-    """Four rows, ever further from flipping: who flips leaves, and who stays starts from the noise it started from."""
+    """Four rows, ever further from flipping: who flips leaves, and who stays starts from the noise
+    it started from.
+    """
     starts: dict[int, list[Tensor]] = {}
 
     class Watched(Counted):
@@ -248,7 +299,9 @@ def test_the_ladder_takes_rows_that_have_not_flipped_from_the_same_noise() -> No
     for row, level in enumerate((150, 120, 90, 20)):
         queries.images[row] = level / 255
     denoiser = Watched(40)
-    method = DiME(respaced=40, tau=10, scales=(0.0, 10.0, 200.0), perceptual=0.0, l1=0.0, inner="one-step")
+    method = DiME(
+        respaced=40, tau=10, scales=(0.0, 10.0, 200.0), perceptual=0.0, l1=0.0, inner="one-step"
+    )
     first = 9
     classifier = Brightness(threshold=0.52, slope=400.0)
     answers = method(queries, classifier=classifier, denoiser=denoiser)
@@ -266,7 +319,9 @@ def test_the_ladder_takes_rows_that_have_not_flipped_from_the_same_noise() -> No
     assert bool(alone(queries, classifier=classifier, denoiser=Counted(40)).flipped[3])
 
 
-def test_a_row_that_no_scale_flips_keeps_its_best_try(used: dict[str, Any], queries: Queries) -> None:
+def test_a_row_that_no_scale_flips_keeps_its_best_try(
+    used: dict[str, Any], queries: Queries
+) -> None:
     """Whatever the order of the scales, the try of highest p(target) is the answer."""
     settings: dict[str, Any] = {"respaced": 12, "tau": 3, "l1": 0.0, "perceptual": 0.0}
     classifier = used["classifier"]
@@ -286,10 +341,23 @@ def test_a_row_that_no_scale_flips_keeps_its_best_try(used: dict[str, Any], quer
 @pytest.mark.parametrize("inner", ["full", "one-step"])
 @pytest.mark.parametrize("learned", [False, True])
 def test_a_batch_is_its_rows(
-    used: dict[str, Any], queries: Queries, pick: Pick, make_denoiser: Callable[..., Any], inner: str, learned: bool
+    used: dict[str, Any],
+    queries: Queries,
+    pick: Pick,
+    make_denoiser: Callable[..., Any],
+    inner: str,
+    learned: bool,
 ) -> None:
     models = {**used, "denoiser": make_denoiser(learned=learned).eval()}
-    method = DiME(respaced=12, tau=4, scales=(1.0, 4.0, 20.0), perceptual=50.0, inner=inner, mask=0.5, kernel=3)
+    method = DiME(
+        respaced=12,
+        tau=4,
+        scales=(1.0, 4.0, 20.0),
+        perceptual=50.0,
+        inner=inner,
+        mask=0.5,
+        kernel=3,
+    )
     whole = method(queries, **models)
     assert len(set(whole.steps.tolist())) > 1, "rows leave the ladder at different scales"
     for row in range(len(queries)):
@@ -299,8 +367,16 @@ def test_a_batch_is_its_rows(
         assert alone.reasons[0] == whole.reasons[row]
 
 
-def test_a_masked_answer_is_the_query_outside_its_mask(used: dict[str, Any], queries: Queries) -> None:
-    settings: dict[str, Any] = {**SMALL, "scales": [20.0], "perceptual": 0.0, "inner": "one-step", "kernel": 1}
+def test_a_masked_answer_is_the_query_outside_its_mask(
+    used: dict[str, Any], queries: Queries
+) -> None:
+    settings: dict[str, Any] = {
+        **SMALL,
+        "scales": [20.0],
+        "perceptual": 0.0,
+        "inner": "one-step",
+        "kernel": 1,
+    }
     answers = DiME(**settings, mask=0.4, warmup=2)(queries, **used)
     assert answers.mask is not None
     kept = (answers.mask == 0).expand_as(queries.images)
@@ -310,7 +386,9 @@ def test_a_masked_answer_is_the_query_outside_its_mask(used: dict[str, Any], que
 
 
 def test_both_heads_of_a_binary_decision_guide_alike() -> None:
-    """A sigmoid's (0, logit) towards class 0, where the target's score is a constant, and a softmax of its halves."""
+    """A sigmoid's (0, logit) towards class 0, where the target's score is a constant, and a softmax
+    of its halves.
+    """
 
     class Halves(Brightness):
         def forward(self, images: Tensor) -> Tensor:
@@ -320,15 +398,24 @@ def test_both_heads_of_a_binary_decision_guide_alike() -> None:
             )  # no probability's matter
 
     bright = grey(2, 200)
-    down = Queries(images=bright.images, source=bright.target, target=bright.source, seed=bright.seed)
+    down = Queries(
+        images=bright.images, source=bright.target, target=bright.source, seed=bright.seed
+    )
     method = DiME(respaced=20, tau=4, scales=(100.0,), perceptual=0.0, l1=0.0)
-    one, other = (method(down, classifier=kind(0.1, 40.0), denoiser=Counted(40)) for kind in (Brightness, Halves))
+    one, other = (
+        method(down, classifier=kind(0.1, 40.0), denoiser=Counted(40))
+        for kind in (Brightness, Halves)
+    )
     up = method(bright, classifier=Brightness(0.99, 40.0), denoiser=Counted(40))
     torch.testing.assert_close(one.counterfactual, other.counterfactual, atol=1.1 / 255, rtol=0)
-    assert bool((one.counterfactual.mean((1, 2, 3)) < up.counterfactual.mean((1, 2, 3)) - 5 / 255).all())
+    assert bool(
+        (one.counterfactual.mean((1, 2, 3)) < up.counterfactual.mean((1, 2, 3)) - 5 / 255).all()
+    )
 
 
-def test_a_row_with_a_bad_gradient_ends_alone(used: dict[str, Any], queries: Queries, pick: Pick) -> None:
+def test_a_row_with_a_bad_gradient_ends_alone(
+    used: dict[str, Any], queries: Queries, pick: Pick
+) -> None:
     classifier, calls = used["classifier"], []
 
     class Sick(nn.Module):
@@ -338,7 +425,8 @@ def test_a_row_with_a_bad_gradient_ends_alone(used: dict[str, Any], queries: Que
             scores: Tensor = classifier(images)
             if scores.requires_grad:
                 calls.append(len(images))
-                sick = torch.arange(len(images)) == (1 if len(calls) == 3 else -1)  # row 1, in the third step only
+                # row 1, in the third step only
+                sick = torch.arange(len(images)) == (1 if len(calls) == 3 else -1)
                 scores.register_hook(lambda grad: grad.masked_fill(sick[:, None], torch.inf))
             return scores
 
@@ -348,7 +436,9 @@ def test_a_row_with_a_bad_gradient_ends_alone(used: dict[str, Any], queries: Que
     assert answers.reasons[1] == "non-finite gradient"
     assert torch.equal(answers.counterfactual[1], queries.images[1]), "it has no try but the query"
     others = [0, 2, 3, 4, 5, 6, 7]
-    assert torch.equal(answers.counterfactual[others], method(pick(queries, others), **used).counterfactual)
+    assert torch.equal(
+        answers.counterfactual[others], method(pick(queries, others), **used).counterfactual
+    )
 
 
 def test_it_asks_for_a_perceptual_model_where_that_weighs_something() -> None:

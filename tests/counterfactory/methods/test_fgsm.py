@@ -10,7 +10,9 @@ from counterfactory.methods.fgsm import FGSM
 
 
 class Linear(nn.Module):
-    """Two classes by the overlap with a fixed pattern; n values of it are +1 or -1, and the others 0."""
+    """Two classes by the overlap with a fixed pattern; n values of it are +1 or -1, and the others
+    0.
+    """
 
     classes = ("no", "yes")
 

@@ -1,4 +1,6 @@
-"""Fisher information in closed form, groups that are there to be found, and that a reference set is asked once."""
+"""Fisher information in closed form, groups that are there to be found, and that a reference set is
+asked once.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from counterfactory.methods.parts.fisher import fisher_groups, fisher_information, spectral_groups, start
+from counterfactory.methods.parts.fisher import (
+    fisher_groups,
+    fisher_information,
+    spectral_groups,
+    start,
+)
 from counterfactory.models.distractors import Distractors
 
 
@@ -20,7 +27,10 @@ class Linear(nn.Module):
     def __init__(self, latent: int = 4) -> None:
         super().__init__()
         g = torch.Generator().manual_seed(0)
-        self.A, self.w = torch.randn(48, latent, generator=g) * 0.01, torch.randn(48, 3, generator=g)
+        self.A, self.w = (
+            torch.randn(48, latent, generator=g) * 0.01,
+            torch.randn(48, 3, generator=g),
+        )
         self.calls = 0
 
     def encode(self, images: Tensor) -> Tensor:
@@ -35,7 +45,9 @@ class Linear(nn.Module):
 
 
 def images(rows: int) -> Tensor:
-    return torch.randint(40, 210, (rows, 3, 4, 4), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    return torch.randint(
+        40, 210, (rows, 3, 4, 4), generator=torch.Generator().manual_seed(1), dtype=torch.uint8
+    )
 
 
 @pytest.mark.parametrize("residual", [True, False])
@@ -46,8 +58,11 @@ def test_information_is_the_mean_outer_product_in_closed_form(residual: bool) ->
     top = net(image(torch.arange(40), z0)).topk(2, dim=1).indices
     gradient = ((net.w[:, top[:, 0]] - net.w[:, top[:, 1]]).T @ net.A).double()
     wanted = (gradient[:, :, None] * gradient[:, None]).mean(0)
-    assert len(top.unique(dim=0)) > 1 or not residual  # a decoded image is nearly grey, and of one class
-    torch.testing.assert_close(fisher_information(net, net, bank, residual), wanted, rtol=1e-4, atol=1e-7)
+    # a decoded image is nearly grey, and of one class
+    assert len(top.unique(dim=0)) > 1 or not residual
+    torch.testing.assert_close(
+        fisher_information(net, net, bank, residual), wanted, rtol=1e-4, atol=1e-7
+    )
 
 
 def test_images_without_a_finite_gradient_are_left_out() -> None:
@@ -60,28 +75,37 @@ def test_images_without_a_finite_gradient_are_left_out() -> None:
             return net(x) + bad[:, None] * x.flatten(1).sum(1, keepdim=True)
 
     got = fisher_information(Sick(), net, bank, True)  # type: ignore[arg-type]
-    torch.testing.assert_close(got * 6, fisher_information(net, net, bank[1:], True) * 5, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(
+        got * 6, fisher_information(net, net, bank[1:], True) * 5, rtol=1e-4, atol=1e-7
+    )
 
 
 def test_groups_that_go_together_are_found_and_come_by_their_information() -> None:
     truth = torch.tensor([2, 0, 1, 1, 0, 2, 2, 0, 1, 2, 0, 1])
     strength = torch.tensor([1.0, 3.0, 0.5], dtype=torch.float64)
     together = (truth[:, None] == truth) * strength[truth]
-    noise = torch.rand(12, 12, generator=torch.Generator().manual_seed(2), dtype=torch.float64) * 0.02
+    noise = (
+        torch.rand(12, 12, generator=torch.Generator().manual_seed(2), dtype=torch.float64) * 0.02
+    )
     got = spectral_groups(together + noise + noise.T, 3)
     assert got.tolist() == torch.tensor([1, 0, 2])[truth].tolist()  # strength 3, 1, 0.5
 
 
 def test_no_group_is_empty_and_the_groups_are_the_same_every_time() -> None:
     for seed in range(5):
-        gradient = torch.randn(3, 20, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        groups = spectral_groups(gradient.T @ gradient, 8)  # of rank three: hardly eight groups in it
+        gradient = torch.randn(
+            3, 20, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+        )
+        # of rank three: hardly eight groups in it
+        groups = spectral_groups(gradient.T @ gradient, 8)
         assert sorted(set(groups.tolist())) == list(range(8))
         assert torch.equal(groups, spectral_groups(gradient.T @ gradient, 8))
     assert spectral_groups(gradient.T @ gradient, 20).sort().values.tolist() == list(range(20))
 
 
-@pytest.mark.parametrize(("count", "scale", "told"), [(5, 1.0, "answers <= 4"), (2, 0.0, "depends on the latent")])
+@pytest.mark.parametrize(
+    ("count", "scale", "told"), [(5, 1.0, "answers <= 4"), (2, 0.0, "depends on the latent")]
+)
 def test_what_cannot_be_grouped_is_said(count: int, scale: float, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         spectral_groups(scale * torch.eye(4, dtype=torch.float64), count)

@@ -1,4 +1,6 @@
-"""GAN inversion: a known latent found again, against torch's AdamW, best of many starts, and rows that leave alone."""
+"""GAN inversion: a known latent found again, against torch's AdamW, best of many starts, and rows
+that leave alone.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def squared(made: Tensor, images: Tensor) -> Tensor:
 
 
 class Waves(nn.Module):
-    """A latent of two numbers that an image shows as sines of them: many valleys, one of which is the deepest."""
+    """A latent of two numbers that an image shows as sines of them: many valleys, one of which is
+    the deepest.
+    """
 
     latent_shape = (2,)
 
@@ -55,10 +59,14 @@ def test_a_known_latent_is_found_again(models: dict[str, nn.Module]) -> None:
     assert budget.backward.tolist() == [120] * 5
 
 
-def test_the_way_is_that_of_torchs_adamw_from_the_nearest_start(models: dict[str, nn.Module]) -> None:
+def test_the_way_is_that_of_torchs_adamw_from_the_nearest_start(
+    models: dict[str, nn.Module],
+) -> None:
     gan: Any = models["gan"]
     image = gan.decode(torch.full((1, *gan.latent_shape), 0.8)).detach()
-    drawn = 0.7 * row_noise(row_generators(torch.tensor([4])), (16, *gan.latent_shape), image.device)[0]
+    drawn = (
+        0.7 * row_noise(row_generators(torch.tensor([4])), (16, *gan.latent_shape), image.device)[0]
+    )
     first = squared(gan.decode(drawn), image.expand(16, -1, -1, -1)).argmin()
     z = drawn[first][None].clone().requires_grad_()
     adamw = torch.optim.AdamW([z], lr=0.1, weight_decay=0.3)
@@ -79,15 +87,20 @@ def test_the_best_of_many_starts_ends_nearer_than_one_start() -> None:
         z, _ = inverted(gan, images, seeds, starts=starts, steps=80, spread=1.5)
         ends.append(squared(gan.decode(z), images))
     assert float(ends[1].mean()) < 0.3 * float(ends[0].mean())
-    assert float((ends[0] > 0.1).float().mean()) > 0.3, "one start alone must get stuck, or this tests nothing"
+    assert float((ends[0] > 0.1).float().mean()) > 0.3, (
+        "one start alone must get stuck, or this tests nothing"
+    )
 
 
 def test_a_row_is_inverted_alone_as_in_a_batch_and_its_starts_are_its_own() -> None:
     gan = Waves()
     images = gan.decode(torch.randn(6, 2, generator=torch.Generator().manual_seed(20)))
-    settings: dict[str, Any] = {"starts": 30, "steps": 40, "patience": 5}  # 6 x 30: more than are looked at in one call
+    # 6 x 30: more than are looked at in one call
+    settings: dict[str, Any] = {"starts": 30, "steps": 40, "patience": 5}
     whole, spent = inverted(gan, images, list(range(6)), **settings)
-    assert len(set(spent.forward.tolist())) > 1, "rows leave at different steps, or this tests little"
+    assert len(set(spent.forward.tolist())) > 1, (
+        "rows leave at different steps, or this tests little"
+    )
     for row in range(6):
         alone, budget = inverted(gan, images[row : row + 1], [row], **settings)
         torch.testing.assert_close(alone[0], whole[row], atol=1e-5, rtol=0)
@@ -102,10 +115,14 @@ def test_a_row_that_has_settled_leaves() -> None:
     gan = Waves()
     images = gan.decode(torch.randn(6, 2, generator=torch.Generator().manual_seed(20)))
     best, long = inverted(gan, images, list(range(6)), starts=4, steps=150)
-    z, short = inverted(gan, images, list(range(6)), starts=4, steps=150, patience=15, tolerance=0.01)
+    z, short = inverted(
+        gan, images, list(range(6)), starts=4, steps=150, patience=15, tolerance=0.01
+    )
     assert bool((short.forward < long.forward).all())
     # Nobody leaves while there is still something to gain.
-    assert bool((squared(gan.decode(z), images) < 1.05 * squared(gan.decode(best), images) + 1e-3).all())
+    assert bool(
+        (squared(gan.decode(z), images) < 1.05 * squared(gan.decode(best), images) + 1e-3).all()
+    )
 
 
 def test_a_bad_gradient_ends_one_row_alone() -> None:
@@ -128,12 +145,28 @@ def test_a_bad_gradient_ends_one_row_alone() -> None:
     assert spent.backward.tolist() == [20, 1, 20, 20]
 
 
-def test_the_attack_begins_where_the_inversion_ends(models: dict[str, nn.Module], queries: Queries) -> None:
+def test_the_attack_begins_where_the_inversion_ends(
+    models: dict[str, nn.Module], queries: Queries
+) -> None:
     used: dict[str, Any] = {"classifier": models["classifier"], "gan": models["gan"]}
-    settings: dict[str, Any] = {"perceptual": 0.0, "pixels": 1.0, "starts": 8, "inversion_steps": 30, "max_steps": 20}
+    settings: dict[str, Any] = {
+        "perceptual": 0.0,
+        "pixels": 1.0,
+        "starts": 8,
+        "inversion_steps": 30,
+        "max_steps": 20,
+    }
     method = CounterfactualAttackGAN(**settings, lr=0.05, residual=False)
     answers = method(queries, **used)
-    z, budget = inverted(used["gan"], queries.images, queries.seed.tolist(), starts=8, steps=30, spread=0.7, decay=0.01)
+    z, budget = inverted(
+        used["gan"],
+        queries.images,
+        queries.seed.tolist(),
+        starts=8,
+        steps=30,
+        spread=0.7,
+        decay=0.01,
+    )
     torch.testing.assert_close(answers.latent_before, z)
     assert bool((answers.forward > budget.forward).all())
     assert method.needs == ("gan",)
@@ -146,7 +179,14 @@ def test_a_generator_of_another_size_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"starts": 0}, {"spread": -1.0}, {"tolerance": 2.0}, {"perceptual": 0.0}, {"inversion_steps": 1.5}]
+    "wrong",
+    [
+        {"starts": 0},
+        {"spread": -1.0},
+        {"tolerance": 2.0},
+        {"perceptual": 0.0},
+        {"inversion_steps": 1.5},
+    ],
 )
 def test_settings_are_checked(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

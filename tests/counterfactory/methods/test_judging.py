@@ -6,11 +6,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from counterfactory.methods.contract import Budget, Queries, passes_stored, settle, stored_verdict, to_8bit
+from counterfactory.methods.contract import (
+    Budget,
+    Queries,
+    passes_stored,
+    settle,
+    stored_verdict,
+    to_8bit,
+)
 
 
 class Sharp(nn.Module):
-    """Class 1 above a brightness that lies between two 8-bit levels; NaN where the image is black."""
+    """Class 1 above a brightness that lies between two 8-bit levels; NaN where the
+    image is black."""
 
     classes = ("below", "above")
 
@@ -31,7 +39,9 @@ def queries(n: int) -> Queries:
 
 def test_rounding_is_to_the_nearest_level_and_stays() -> None:
     levels = torch.tensor([-3.0, 0.0, 0.49, 0.51, 99.6, 254.6, 300.0]) / 255
-    assert torch.equal(to_8bit(levels) * 255, torch.tensor([0.0, 0.0, 0.0, 1.0, 100.0, 255.0, 255.0]))
+    assert torch.equal(
+        to_8bit(levels) * 255, torch.tensor([0.0, 0.0, 0.0, 1.0, 100.0, 255.0, 255.0])
+    )
     every = torch.arange(256) / 255
     assert torch.equal(to_8bit(every), every)
 
@@ -47,7 +57,9 @@ def test_only_rows_that_pass_as_they_are_are_looked_at_as_stored() -> None:
     images, budget = flat(100.4, 101.0, 60.0, 0.0), Budget.of(9)
     p = Sharp()(images).softmax(1)[:, 1]
     assert (p > 0.75).tolist() == [True, True, False, False]
-    passes = passes_stored(Sharp(), images, torch.ones(4).long(), p, 0.75, torch.tensor([8, 2, 3, 4]), budget)
+    passes = passes_stored(
+        Sharp(), images, torch.ones(4).long(), p, 0.75, torch.tensor([8, 2, 3, 4]), budget
+    )
     assert passes.tolist() == [False, True, False, False]
     assert budget.forward.tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 1]
 
@@ -56,19 +68,37 @@ def test_settling_names_what_was_lost() -> None:
     budget = Budget.of(5)
     images = flat(100.4, 101.0, 60.0, torch.nan, 100.4)
     reasons = ["not converged"] * 4 + ["other"]
-    answers = settle(Sharp(), images, queries(5), reasons, budget, steps=torch.arange(5), mask=images[:, :1])
+    answers = settle(
+        Sharp(), images, queries(5), reasons, budget, steps=torch.arange(5), mask=images[:, :1]
+    )
     assert answers.steps.tolist() == [0, 1, 2, 3, 4]
     assert answers.mask is not None
     assert answers.latent_after is None
     assert answers.flipped.tolist() == [False, True, False, False, False]
-    assert answers.reasons == ["flip lost in 8-bit", None, "not converged", "non-finite image", "flip lost in 8-bit"]
+    assert answers.reasons == [
+        "flip lost in 8-bit",
+        None,
+        "not converged",
+        "non-finite image",
+        "flip lost in 8-bit",
+    ]
     assert torch.equal(answers.counterfactual, flat(100, 101, 60, 50, 100))
     assert budget.forward.tolist() == [2, 1, 2, 2, 2]
     assert budget.backward.tolist() == [0] * 5
 
 
 def test_queries_are_checked() -> None:
-    with pytest.raises(ValueError, match=r"expected target of shape \(2,\) and dtype int64, got \(2,\) torch.float32"):
-        Queries(images=flat(1, 2), source=torch.zeros(2).long(), target=torch.zeros(2), seed=torch.zeros(2).long())
+    with pytest.raises(
+        ValueError,
+        match=r"expected target of shape \(2,\) and dtype int64, got \(2,\) torch.float32",
+    ):
+        Queries(
+            images=flat(1, 2),
+            source=torch.zeros(2).long(),
+            target=torch.zeros(2),
+            seed=torch.zeros(2).long(),
+        )
     with pytest.raises(ValueError, match="expected images of shape"):
-        Queries(images=flat(1, 2)[0], source=torch.zeros(1), target=torch.zeros(1), seed=torch.zeros(1))
+        Queries(
+            images=flat(1, 2)[0], source=torch.zeros(1), target=torch.zeros(1), seed=torch.zeros(1)
+        )

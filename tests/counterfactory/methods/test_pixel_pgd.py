@@ -26,12 +26,18 @@ class Linear(nn.Module):
 
 
 def turned_away(net: Linear, rows: int = 4) -> Queries:
-    """Noise that is drawn away from class 1, more and more by row, with some pixels at the ends of the range."""
-    noise = torch.randint(60, 196, (rows, 3, 8, 8), generator=torch.Generator().manual_seed(3)).float()
+    """Noise that is drawn away from class 1, more and more by row, with some pixels at the ends of
+    the range.
+    """
+    noise = torch.randint(
+        60, 196, (rows, 3, 8, 8), generator=torch.Generator().manual_seed(3)
+    ).float()
     images = noise - torch.arange(1, rows + 1).view(-1, 1, 1, 1) * net.pattern * 4
     images[:, 0, 0, 0], images[:, 0, 0, 1] = 0.0, 255.0
     zeros = torch.zeros(rows, dtype=torch.int64)
-    queries = Queries(images=images.round().clamp(0, 255) / 255, source=zeros, target=zeros + 1, seed=zeros)
+    queries = Queries(
+        images=images.round().clamp(0, 255) / 255, source=zeros, target=zeros + 1, seed=zeros
+    )
     assert not net(queries.images).argmax(1).any()
     return queries
 
@@ -45,13 +51,18 @@ def test_steps_are_signs_inside_the_ball_until_the_threshold() -> None:
     assert answers.reasons == [None] * 4
     assert answers.steps.tolist() == sorted(answers.steps.tolist())
     assert len(set(answers.steps.tolist())) > 1
-    expected = (queries.images + answers.steps.view(-1, 1, 1, 1) * 2 / 255 * net.pattern).clamp(0, 1)
+    expected = (queries.images + answers.steps.view(-1, 1, 1, 1) * 2 / 255 * net.pattern).clamp(
+        0, 1
+    )
     torch.testing.assert_close(answers.counterfactual, expected, atol=1e-6, rtol=0)
     p = net(answers.counterfactual).softmax(1)[:, 1]
-    before = (queries.images + (answers.steps.view(-1, 1, 1, 1) - 1) * 2 / 255 * net.pattern).clamp(0, 1)
+    before = (queries.images + (answers.steps.view(-1, 1, 1, 1) - 1) * 2 / 255 * net.pattern).clamp(
+        0, 1
+    )
     assert bool((p > 0.75).all())
     assert bool((net(before).softmax(1)[:, 1] <= 0.75).all())
-    # classify before each step and after the last, look at the stored image that passes, and the verdict
+    # classify before each step and after the last, look at the stored image that passes, and the
+    # verdict
     assert torch.equal(answers.forward, answers.steps + 3)
     assert torch.equal(answers.backward, answers.steps)
 

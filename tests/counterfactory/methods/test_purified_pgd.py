@@ -1,4 +1,6 @@
-"""What saves work in the attack through a denoiser: the last calls' gradient alone, an early mask, half precision."""
+"""What saves work in the attack through a denoiser: the last calls' gradient alone, an early mask,
+half precision.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def diffusion(models: dict[str, nn.Module]) -> dict[str, Any]:
 
 def gradient(diffusion: dict[str, Any], through: int | None) -> tuple[Tensor, Tensor]:
     schedule = respace(diffusion["denoiser"].alphas_cumprod, 10)
-    x = (torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 1.6 - 0.8).requires_grad_()
+    x = (
+        torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 1.6 - 0.8
+    ).requires_grad_()
     noise = torch.randn(2, 4, 3, 16, 16, generator=torch.Generator().manual_seed(2)) * 0.3
     view = purify(diffusion["denoiser"], schedule, x, noise, through=through)
     (grad,) = torch.autograd.grad((view**2).sum(), x)
@@ -45,8 +49,12 @@ def test_without_any_call_the_gradient_is_that_of_the_view(diffusion: dict[str, 
     torch.testing.assert_close(grad, 2 * view)
 
 
-def test_calls_without_a_gradient_are_not_charged_for_one(diffusion: dict[str, Any], queries: Queries) -> None:
-    whole, last = (ACE(**SIZES, refine=False, through=through)(queries, **diffusion) for through in (None, 1))
+def test_calls_without_a_gradient_are_not_charged_for_one(
+    diffusion: dict[str, Any], queries: Queries
+) -> None:
+    whole, last = (
+        ACE(**SIZES, refine=False, through=through)(queries, **diffusion) for through in (None, 1)
+    )
     assert set((whole.backward - last.backward).tolist()) == {2 * 5}
     assert torch.equal(whole.steps, last.steps)
     spared = ACE(**SIZES, refine=False, through=1, checkpoint=True)(queries, **diffusion)
@@ -54,12 +62,16 @@ def test_calls_without_a_gradient_are_not_charged_for_one(diffusion: dict[str, A
     assert set((spared.forward - last.forward).tolist()) == {5}
 
 
-def test_an_early_mask_keeps_what_hardly_changed(diffusion: dict[str, Any], queries: Queries) -> None:
+def test_an_early_mask_keeps_what_hardly_changed(
+    diffusion: dict[str, Any], queries: Queries
+) -> None:
     settings: dict[str, Any] = {**SIZES, "refine": False, "gamma": 0.9, "kernel": 1}
     early = ACE(**{**settings, "iterations": 2})(queries, **diffusion).counterfactual
     keep = keep_mask(queries.images, early, gamma=0.9, kernel=1)
     assert 0.1 < float(keep.float().mean()) < 0.9
-    answers = ACE(**{**settings, "iterations": 9}, mask_after=2)(queries, **diffusion).counterfactual
+    answers = ACE(**{**settings, "iterations": 9}, mask_after=2)(
+        queries, **diffusion
+    ).counterfactual
     kept = keep.expand_as(answers)
     assert torch.equal(answers[kept], queries.images[kept])
     assert float((answers != queries.images)[~kept].float().mean()) > 0.5

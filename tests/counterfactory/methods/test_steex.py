@@ -31,7 +31,10 @@ def test_every_step_is_that_of_torchs_adam(
     assert masks is not None
     F, G = used["classifier"], used["semantic"]
     z0 = G.encode(x, masks)
-    free = [z0[:, r].clone().requires_grad_(not regions or name in regions) for r, name in enumerate(G.regions)]
+    free = [
+        z0[:, r].clone().requires_grad_(not regions or name in regions)
+        for r, name in enumerate(G.regions)
+    ]
     adam = torch.optim.Adam([style for style in free if style.requires_grad], lr=0.05)
     for _ in range(6):
         made = G.decode(torch.stack(free, 1), masks)
@@ -46,16 +49,26 @@ def test_every_step_is_that_of_torchs_adam(
     method = STEEX(lr=0.05, max_steps=6, residual=residual, regions=regions)  # type: ignore[arg-type]  # a config's list
     answers = method(one, **used)
     assert int(answers.steps) == 6
-    torch.testing.assert_close(answers.latent_after, torch.stack(free, 1).detach().flatten(1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        answers.latent_after, torch.stack(free, 1).detach().flatten(1), atol=1e-5, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("residual", [False, True])
-def test_only_the_pixels_of_the_regions_change(residual: bool, used: dict[str, Any], queries: Queries) -> None:
-    settings: dict[str, Any] = {"lr": 0.1, "max_steps": 20, "distance_weight": 0.0, "residual": residual}
+def test_only_the_pixels_of_the_regions_change(
+    residual: bool, used: dict[str, Any], queries: Queries
+) -> None:
+    settings: dict[str, Any] = {
+        "lr": 0.1,
+        "max_steps": 20,
+        "distance_weight": 0.0,
+        "residual": residual,
+    }
     assert queries.masks is not None
     outside = (queries.masks != 1)[:, None].expand_as(queries.images)
     pasted, loose = (
-        STEEX(regions=("left",), confine=confine, **settings)(queries, **used) for confine in (True, False)
+        STEEX(regions=("left",), confine=confine, **settings)(queries, **used)
+        for confine in (True, False)
     )
     assert torch.equal(pasted.counterfactual[outside], queries.images[outside])
     assert bool(((pasted.counterfactual - queries.images)[:7].abs().flatten(1).sum(1) > 1).all())
@@ -71,7 +84,9 @@ def test_only_the_pixels_of_the_regions_change(residual: bool, used: dict[str, A
     assert loose.mask is None
 
 
-def test_the_paper_takes_all_steps_and_a_threshold_stops(used: dict[str, Any], queries: Queries) -> None:
+def test_the_paper_takes_all_steps_and_a_threshold_stops(
+    used: dict[str, Any], queries: Queries
+) -> None:
     settings: dict[str, Any] = {"lr": 0.1, "max_steps": 40, "distance_weight": 0.0}
     whole, sure = (STEEX(threshold=p, **settings)(queries, **used) for p in (1.0, 0.8))
     assert whole.steps.tolist() == [40] * 7 + [0]  # the last row has its target
@@ -88,9 +103,11 @@ def test_a_rows_second_moment_leaves_the_gradients_direction(
     one = pick(queries, [0])
     assert one.masks is not None
     z = used["semantic"].encode(one.images, one.masks).requires_grad_()
-    image = (one.images + used["semantic"].decode(z, one.masks) - used["semantic"].decode(z.detach(), one.masks)).clamp(
-        0, 1
-    )
+    image = (
+        one.images
+        + used["semantic"].decode(z, one.masks)
+        - used["semantic"].decode(z.detach(), one.masks)
+    ).clamp(0, 1)
     loss = -used["classifier"](image).log_softmax(1)[0, int(one.target)]
     (grad,) = torch.autograd.grad(loss, z)
     answers = STEEX(lr=0.01, max_steps=1, second_moment="row")(one, **used)
@@ -111,7 +128,9 @@ def test_a_heavy_distance_keeps_the_styles(used: dict[str, Any], queries: Querie
     assert bool((ways[1] < ways[0]).all())
 
 
-def test_a_row_without_the_region_ends_with_that_reason(used: dict[str, Any], queries: Queries) -> None:
+def test_a_row_without_the_region_ends_with_that_reason(
+    used: dict[str, Any], queries: Queries
+) -> None:
     assert queries.masks is not None
     masks = queries.masks.clone()
     masks[3][masks[3] == 1] = 0
@@ -124,10 +143,15 @@ def test_a_row_without_the_region_ends_with_that_reason(used: dict[str, Any], qu
 def test_masks_and_known_regions_are_asked_for(used: dict[str, Any], queries: Queries) -> None:
     with pytest.raises(ValueError, match=r"expected queries with masks \(data.mask\), got none"):
         STEEX()(replace(queries, masks=None), **used)
-    with pytest.raises(ValueError, match="expected regions out of ground, left, right, got 'mouth'"):
+    with pytest.raises(
+        ValueError, match="expected regions out of ground, left, right, got 'mouth'"
+    ):
         STEEX(regions=("mouth",)).expect(used)
     assert queries.masks is not None
-    with pytest.raises(ValueError, match=r"expected masks of shape \(8, 16, 16\) and dtype int64, got \(8, 16, 16\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"expected masks of shape \(8, 16, 16\) and dtype int64, got \(8, 16, 16\)",
+    ):
         replace(queries, masks=queries.masks.float())
     twice = queries.repeated(2).masks
     assert twice is not None
@@ -135,7 +159,8 @@ def test_masks_and_known_regions_are_asked_for(used: dict[str, Any], queries: Qu
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"lr": -1.0}, {"max_steps": 0.5}, {"threshold": 2.0}, {"regions": []}, {"second_moment": "x"}]
+    "wrong",
+    [{"lr": -1.0}, {"max_steps": 0.5}, {"threshold": 2.0}, {"regions": []}, {"second_moment": "x"}],
 )
 def test_settings_are_checked(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

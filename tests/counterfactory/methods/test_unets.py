@@ -1,4 +1,6 @@
-"""Any diffusers UNet2DModel under the diffusion methods: epsilon and v, fixed and learned variance, odd step counts."""
+"""Any diffusers UNet2DModel under the diffusion methods: epsilon and v, fixed and learned variance,
+odd step counts.
+"""
 
 from __future__ import annotations
 
@@ -59,12 +61,22 @@ def denoiser(folder: Path) -> Any:
 METHODS = {
     "ace": ACE(respaced=RESPACED, levels=3, iterations=2, kernel=3),
     "dime": DiME(respaced=RESPACED, tau=4, scales=(5.0, 50.0), perceptual=50.0),
-    "dime-fast": DiME(respaced=RESPACED, tau=4, scales=(5.0,), perceptual=0.0, inner="one-step", mask=0.3, kernel=3),
+    "dime-fast": DiME(
+        respaced=RESPACED,
+        tau=4,
+        scales=(5.0,),
+        perceptual=0.0,
+        inner="one-step",
+        mask=0.3,
+        kernel=3,
+    ),
 }
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_methods_run_on_any_unet(name: str, denoiser: Any, prediction: str, models: Any, queries: Queries) -> None:
+def test_methods_run_on_any_unet(
+    name: str, denoiser: Any, prediction: str, models: Any, queries: Queries
+) -> None:
     assert denoiser.alphas_cumprod.shape == (TRAINED,)
     assert denoiser.prediction == prediction
     method, used = METHODS[name], {**models, "denoiser": denoiser}
@@ -75,17 +87,27 @@ def test_methods_run_on_any_unet(name: str, denoiser: Any, prediction: str, mode
     assert float((image != queries.images).float().mean()) > 0.05
     assert not any(reason and "finite" in reason for reason in answers.reasons)
     three = [2, 5, 0]
-    some = Queries(**{key: getattr(queries, key)[three] for key in ("images", "source", "target", "seed")})
+    some = Queries(
+        **{key: getattr(queries, key)[three] for key in ("images", "source", "target", "seed")}
+    )
     again = method(some, **used)  # another batch: convolutions may round otherwise, no more
     far = (again.counterfactual - image[three]).abs() > 1.5 / 255
     assert float(far.float().mean()) < 0.01
     assert torch.equal(again.forward, answers.forward[three])
 
 
-def test_what_the_denoiser_is_taken_for_matters(denoiser: Any, prediction: str, models: Any, queries: Queries) -> None:
-    """The same network read as the other prediction gives other answers: the folder's schedule is heard."""
+def test_what_the_denoiser_is_taken_for_matters(
+    denoiser: Any, prediction: str, models: Any, queries: Queries
+) -> None:
+    """The same network read as the other prediction gives other answers: the folder's schedule is
+    heard.
+    """
     other = "epsilon" if prediction == "v_prediction" else "v_prediction"
-    wrong = DenoiserWrapper(denoiser.network, alphas_cumprod=denoiser.alphas_cumprod, prediction=other)
+    wrong = DenoiserWrapper(
+        denoiser.network, alphas_cumprod=denoiser.alphas_cumprod, prediction=other
+    )
     method = METHODS["dime-fast"]
-    right, off = (method(queries, classifier=models["classifier"], denoiser=one) for one in (denoiser, wrong))
+    right, off = (
+        method(queries, classifier=models["classifier"], denoiser=one) for one in (denoiser, wrong)
+    )
     assert float((right.counterfactual != off.counterfactual).float().mean()) > 0.05

@@ -15,10 +15,16 @@ def sums(n: int, *changed: int, unchanged: int = 0) -> AttributeSums:
 
 def test_a_spurious_attribute_is_named() -> None:
     found = audit(NAMES, ["Smiling"], sums(100, 1, 93, 4))
-    assert (found["depends_on"], found["spurious"], found["runner_up"]) == ("Blond_Hair", True, "Bangs")
+    assert (found["depends_on"], found["spurious"], found["runner_up"]) == (
+        "Blond_Hair",
+        True,
+        "Bangs",
+    )
     assert found["margin"] == pytest.approx(0.89)
-    assert found["verdict"] == (
-        "Decisions were flipped mostly by changing Blond_Hair (93 % of flips), not Smiling (1 %): "
+    assert (
+        found["verdict"]
+        == "Decisions were flipped mostly by changing Blond_Hair (93 % of flips), not Smiling (1"
+        " %): "
         "the classifier relies on a spurious attribute."
     )
 
@@ -26,8 +32,9 @@ def test_a_spurious_attribute_is_named() -> None:
 def test_the_expected_attribute_is_confirmed() -> None:
     found = audit(NAMES, ["Smiling"], sums(200, 96, 14, 2))
     assert (found["depends_on"], found["spurious"]) == ("Smiling", False)
-    assert found["verdict"] == (
-        "Decisions were flipped most often by changing Smiling (48 % of flips), as expected; "
+    assert (
+        found["verdict"]
+        == "Decisions were flipped most often by changing Smiling (48 % of flips), as expected; "
         "of the other attributes Blond_Hair changed most often (7 %)."
     )
 
@@ -49,15 +56,18 @@ def test_one_row_decides_nothing() -> None:
 def test_spurious_ones_that_go_together_are_named_together() -> None:
     found = audit(NAMES, ["Smiling"], sums(100, 2, 90, 88))
     assert found["spurious"] is True
-    assert "Blond_Hair (90 % of flips) or Bangs (88 % of flips), not Smiling (2 %)" in found["verdict"]
+    assert (
+        "Blond_Hair (90 % of flips) or Bangs (88 % of flips), not Smiling (2 %)" in found["verdict"]
+    )
 
 
 def test_flips_that_change_nothing_are_not_explained() -> None:
     found = audit(NAMES, ["Smiling"], sums(200, 3, 6, 1, unchanged=190))
     assert (found["depends_on"], found["spurious"]) == (None, None)
-    assert found["verdict"] == (
-        "No attribute explains the flips: the one that changed most often, Blond_Hair, changed in 3 % of them, "
-        "and none changed in 95 %."
+    assert (
+        found["verdict"]
+        == "No attribute explains the flips: the one that changed most often, Blond_Hair, changed"
+        " in 3 % of them, and none changed in 95 %."
     )
     nothing = audit(NAMES, ["Smiling"], sums(200, 0, 0, 0, unchanged=200))
     assert nothing["verdict"] == "No attribute explains the flips: none changed in any of them."

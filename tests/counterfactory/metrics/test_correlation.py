@@ -1,4 +1,6 @@
-"""Correlation difference against NumPy's and SciPy's Pearson, its interval, and one shard against seven."""
+"""Correlation difference against NumPy's and SciPy's Pearson, its interval, and one shard against
+seven.
+"""
 
 import numpy as np
 import pytest
@@ -35,7 +37,9 @@ def by_scipy(values: np.ndarray, truth: np.ndarray, *, target: bool) -> float:
     for i in range(A):
         if i == QUERY and not target:
             continue
-        cf = 0.0 if np.ptp(values[:, i]) == 0 else pearsonr(values[:, i], values[:, QUERY]).statistic
+        cf = (
+            0.0 if np.ptp(values[:, i]) == 0 else pearsonr(values[:, i], values[:, QUERY]).statistic
+        )
         total += abs(cf - pearsonr(truth[:, i], truth[:, QUERY]).statistic)
     return total
 
@@ -70,7 +74,9 @@ def test_a_replicate_is_the_metric_of_the_rows_drawn() -> None:
     for r in (0, 7, 150):
         drawn = np.repeat(values, w[:, r].astype(int), axis=0)
         truths = correlation.correlations(data_of(truth), QUERY)[0]
-        assert np.abs(found[1 + r] - truths).sum() == pytest.approx(by_scipy(drawn, truth, target=True), abs=1e-12)
+        assert np.abs(found[1 + r] - truths).sum() == pytest.approx(
+            by_scipy(drawn, truth, target=True), abs=1e-12
+        )
     estimate = correlation.compute(sums_of(values), data_of(truth), QUERY, target=False).estimate
     assert estimate.low is not None
     assert estimate.high is not None
@@ -80,8 +86,12 @@ def test_a_replicate_is_the_metric_of_the_rows_drawn() -> None:
 def test_a_target_that_never_changes_costs_1_where_it_is_counted() -> None:
     values, truth = made(50, 2), labels(100)
     values[:, QUERY] = 0
-    with_target = correlation.compute(sums_of(values), data_of(truth), QUERY, target=True).estimate.value
-    without = correlation.compute(sums_of(values), data_of(truth), QUERY, target=False).estimate.value
+    with_target = correlation.compute(
+        sums_of(values), data_of(truth), QUERY, target=True
+    ).estimate.value
+    without = correlation.compute(
+        sums_of(values), data_of(truth), QUERY, target=False
+    ).estimate.value
     assert with_target == pytest.approx(without + 1)  # type: ignore[operator]
 
 
@@ -104,7 +114,9 @@ def test_no_rows_one_row_no_labels() -> None:
     assert (one.n, one.low, one.note) == (1, None, "n = 1: no interval")
     assert one.value is not None
     assert np.isfinite(one.value)
-    lost = correlation.compute(sums_of(made(9, 0)), CorrelationSums.zero(A, 0), QUERY, target=True).estimate
+    lost = correlation.compute(
+        sums_of(made(9, 0)), CorrelationSums.zero(A, 0), QUERY, target=True
+    ).estimate
     assert (lost.value, lost.n) == (None, 9)
     with pytest.raises(ValueError, match="expected values"):
         correlation.update(made(3, 0), A, weights(3))

@@ -67,9 +67,13 @@ def test_rows_do_not_depend_on_their_batch_and_go_to_the_classifier_together() -
     model = Linear(2, 12)
     x, y = pictures(7, 12, seed=1)
     source, target = torch.zeros(7, dtype=torch.int64), torch.ones(7, dtype=torch.int64)
-    alone = torch.cat([cout(model, x[i : i + 1], y[i : i + 1], source[:1], target[:1]) for i in range(7)])
+    alone = torch.cat(
+        [cout(model, x[i : i + 1], y[i : i + 1], source[:1], target[:1]) for i in range(7)]
+    )
     model.calls.clear()
-    assert cout(model, x, y, source, target, batch=100).tolist() == pytest.approx(alone.tolist(), abs=1e-6)
+    assert cout(model, x, y, source, target, batch=100).tolist() == pytest.approx(
+        alone.tolist(), abs=1e-6
+    )
     assert model.calls[:-1] == [100] * (len(model.calls) - 1)  # full batches, whatever the rows
     assert sum(model.calls) < 7 * 51  # composites that stay the same are classified once
 
@@ -92,12 +96,15 @@ def test_a_step_at_the_first_pixel_and_at_the_last() -> None:
 
     def watches(row: int) -> object:
         def score(images: Tensor) -> Tensor:
-            return torch.where(images[:, 0, row, row] > 5 / 255, 1000.0, -1000.0)[:, None] * torch.tensor([[-1.0, 1.0]])
+            return torch.where(images[:, 0, row, row] > 5 / 255, 1000.0, -1000.0)[
+                :, None
+            ] * torch.tensor([[-1.0, 1.0]])
 
         return score
 
     zero, one = torch.tensor([0]), torch.tensor([1])
-    # -1 at 0, then 1 from the first of 50 steps on: one trapezoid of mean 0. At the last pixel: the mirror.
+    # -1 at 0, then 1 from the first of 50 steps on: one trapezoid of mean 0. At the last pixel: the
+    # mirror.
     assert cout(watches(4), x, y, zero, one).item() == pytest.approx(49 / 50)  # type: ignore[arg-type]
     assert cout(watches(9), x, y, zero, one).item() == pytest.approx(-49 / 50)  # type: ignore[arg-type]
 
@@ -108,14 +115,23 @@ def test_an_unchanged_pair_scores_its_constant() -> None:
     source, target = torch.zeros(4, dtype=torch.int64), torch.ones(4, dtype=torch.int64)
     p = model(x).double().softmax(1)
     model.calls.clear()
-    assert cout(model, x, x.clone(), source, target).tolist() == pytest.approx((p[:, 1] - p[:, 0]).tolist(), abs=1e-9)
+    assert cout(model, x, x.clone(), source, target).tolist() == pytest.approx(
+        (p[:, 1] - p[:, 0]).tolist(), abs=1e-9
+    )
     assert sum(model.calls) == 4
 
 
 def test_reference_integrates_over_the_end_as_public_code_does() -> None:
     x, y = pictures(1, 64, seed=4)
     sure = torch.tensor([[-1000.0, 1000.0]])
-    got = cout(lambda im: sure.expand(len(im), 2), x, y, torch.tensor([0]), torch.tensor([1]), reference=True)
+    got = cout(
+        lambda im: sure.expand(len(im), 2),
+        x,
+        y,
+        torch.tensor([0]),
+        torch.tensor([1]),
+        reference=True,
+    )
     step = 64 * 64 // 50
     calls = len(range(0, 64 * 64, step))  # the public loop
     assert got.item() == pytest.approx((calls + 1 - 1) * step / 64**2)
@@ -124,7 +140,9 @@ def test_reference_integrates_over_the_end_as_public_code_does() -> None:
 
 
 def test_reference_curve_is_the_public_one() -> None:
-    """The public loop, written out: cells of `step` pixels, width step / pixels, no matter how many are left."""
+    """The public loop, written out: cells of `step` pixels, width step / pixels, no matter how many
+    are left.
+    """
     model, size, steps = Linear(2, 9), 9, 50
     rng = np.random.default_rng(5)
     x = torch.zeros(1, 3, size, size)
@@ -146,7 +164,9 @@ def test_reference_curve_is_the_public_one() -> None:
 
 def test_no_rows_and_wrong_shapes() -> None:
     none = torch.zeros(0, dtype=torch.int64)
-    assert cout(Linear(2, 8), torch.zeros(0, 3, 8, 8), torch.zeros(0, 3, 8, 8), none, none).shape == (0,)
+    assert cout(
+        Linear(2, 8), torch.zeros(0, 3, 8, 8), torch.zeros(0, 3, 8, 8), none, none
+    ).shape == (0,)
     with pytest.raises(ValueError, match=r"expected images of one shape .* got \(1, 3, 8, 8\)"):
         cout(Linear(2, 8), torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 9), none, none)
 

@@ -49,9 +49,9 @@ def test_against_scipy_and_torchmetrics() -> None:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return images.double().reshape(len(images), -1)
 
-    theirs = FrechetInceptionDistance(feature=Flat(), normalize=False, input_img_size=(1, 1, D)).set_dtype(
-        torch.float64
-    )
+    theirs = FrechetInceptionDistance(
+        feature=Flat(), normalize=False, input_img_size=(1, 1, D)
+    ).set_dtype(torch.float64)
     theirs.update(torch.tensor(a).view(300, 1, 1, D), real=True)
     theirs.update(torch.tensor(b).view(200, 1, 1, D), real=False)
     assert got.value == pytest.approx(float(theirs.compute()), rel=1e-9)
@@ -61,13 +61,21 @@ def test_closed_form_of_shifted_and_scaled_normals_and_of_few_rows() -> None:
     a = features(400, 2)
     exact = frechet(moments.update(a), moments.update(a * 2 + 3))
     cov = np.cov(a.T)
-    assert exact == pytest.approx(np.square(a.mean(0) - (a * 2 + 3).mean(0)).sum() + np.trace(cov), rel=1e-9)
+    assert exact == pytest.approx(
+        np.square(a.mean(0) - (a * 2 + 3).mean(0)).sum() + np.trace(cov), rel=1e-9
+    )
     assert frechet(moments.update(a), moments.update(a)) == pytest.approx(0, abs=1e-9)
-    # fewer rows than features: singular covariances, whose common root's trace is a sum of singular values
+    # fewer rows than features: singular covariances, whose common root's trace is a sum of singular
+    # values
     x, y = features(7, 3, width=30), features(5, 4, width=30)
     xc, yc = (x - x.mean(0)) / np.sqrt(6), (y - y.mean(0)) / np.sqrt(4)
     shared = np.linalg.svd(xc @ yc.T, compute_uv=False).sum()
-    expected = np.square(x.mean(0) - y.mean(0)).sum() + np.square(xc).sum() + np.square(yc).sum() - 2 * shared
+    expected = (
+        np.square(x.mean(0) - y.mean(0)).sum()
+        + np.square(xc).sum()
+        + np.square(yc).sum()
+        - 2 * shared
+    )
     assert frechet(moments.update(x), moments.update(y)) == pytest.approx(expected, rel=1e-6)
 
 
@@ -112,7 +120,9 @@ def test_the_interval_leaves_out_each_bucket_once() -> None:
     got = fid(put(a, names), put(b, names))
     left = np.array([definition(a[of != k], b[of != k]) for k in range(20)])
     half = t.ppf(0.975, 19) * np.sqrt(19 / 20 * np.square(left - left.mean()).sum())
-    assert (got.low, got.high) == pytest.approx((max(0, got.value - half), got.value + half), rel=1e-4)  # type: ignore[operator]
+    assert (got.low, got.high) == pytest.approx(
+        (max(0, got.value - half), got.value + half), rel=1e-4
+    )  # type: ignore[operator]
 
 
 def test_few_rows_carry_a_warning_and_many_do_not() -> None:

@@ -11,7 +11,8 @@ def test_a_linear_layer_and_a_convolution_forward_and_back() -> None:
     linear, x = nn.Linear(30, 20, bias=False), torch.rand(7, 30)
     forward = 2 * 7 * 30 * 20
     assert tflops(lambda: linear(x)) * 1e12 == pytest.approx(forward)
-    assert tflops(lambda: linear(x).sum().backward()) * 1e12 == pytest.approx(2 * forward)  # and the weights' gradient
+    # and the weights' gradient
+    assert tflops(lambda: linear(x).sum().backward()) * 1e12 == pytest.approx(2 * forward)
     images = torch.rand(2, 3, 8, 8)
     convolution = nn.Conv2d(3, 5, 3, padding=1)
     assert tflops(lambda: convolution(images)) * 1e12 == pytest.approx(2 * 2 * 8 * 8 * 5 * 3 * 9)

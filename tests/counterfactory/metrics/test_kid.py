@@ -1,4 +1,6 @@
-"""KID against torchmetrics and the definition; what its sample keeps; that pairs do not draw it down."""
+"""KID against torchmetrics and the definition; what its sample keeps; that pairs do not draw it
+down.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,9 @@ def test_one_shard_is_seven_shards_and_the_sample_is_the_smallest_hashes() -> No
     assert kid.compute(*parts) == kid.compute(*whole)
     got = kid.compute(*whole)
     assert (got.n, got.note) == (300, "of 100 rows of a side, by hash of their ids")
-    assert got.value == pytest.approx(definition(a[chosen], b[chosen], {(i, i) for i in range(100)}), rel=1e-9)
+    assert got.value == pytest.approx(
+        definition(a[chosen], b[chosen], {(i, i) for i in range(100)}), rel=1e-9
+    )
 
 
 def test_the_interval_leaves_out_each_bucket_once() -> None:
@@ -90,7 +94,9 @@ def test_the_interval_leaves_out_each_bucket_once() -> None:
         keep = np.flatnonzero(of != k)
         left.append(definition(a[keep], b[keep], {(i, i) for i in range(len(keep))}))
     g = len(left)
-    half = t.ppf(0.975, g - 1) * np.sqrt((g - 1) / g * np.square(np.array(left) - np.mean(left)).sum())
+    half = t.ppf(0.975, g - 1) * np.sqrt(
+        (g - 1) / g * np.square(np.array(left) - np.mean(left)).sum()
+    )
     assert (got.low, got.high) == pytest.approx((got.value - half, got.value + half), rel=1e-4)  # type: ignore[operator]
 
 

@@ -39,7 +39,9 @@ def test_mean_and_interval_do_not_depend_on_shards() -> None:
         parts += means.update(values[part], weights[part])
     split = means.compute(parts)
     assert split.n == whole.n == 267
-    assert (split.value, split.low, split.high) == pytest.approx((whole.value, whole.low, whole.high), rel=1e-12)
+    assert (split.value, split.low, split.high) == pytest.approx(
+        (whole.value, whole.low, whole.high), rel=1e-12
+    )
     assert whole.value == pytest.approx(np.nanmean(values))
 
 
@@ -58,7 +60,9 @@ def test_intervals_cover_the_truth_about_95_times_in_100() -> None:
     covered = 0
     for trial in range(300):
         values = rng.normal(2.0, 1.0, 80)
-        estimate = means.compute(means.update(values, means.bootstrap_weights(ids(80, f"t{trial}"), 200)))
+        estimate = means.compute(
+            means.update(values, means.bootstrap_weights(ids(80, f"t{trial}"), 200))
+        )
         assert estimate.low is not None
         assert estimate.high is not None
         covered += estimate.low <= 2.0 <= estimate.high
@@ -68,7 +72,11 @@ def test_intervals_cover_the_truth_about_95_times_in_100() -> None:
 def test_several_answers_to_one_row_are_resampled_together() -> None:
     values = np.random.default_rng(5).normal(size=60)
     once = means.compute(means.update(values, means.bootstrap_weights(ids(60), 400)))
-    twice = means.compute(means.update(np.repeat(values, 2), means.bootstrap_weights(list(np.repeat(ids(60), 2)), 400)))
+    twice = means.compute(
+        means.update(
+            np.repeat(values, 2), means.bootstrap_weights(list(np.repeat(ids(60), 2)), 400)
+        )
+    )
     assert (twice.low, twice.high) == pytest.approx((once.low, once.high), rel=1e-12)
 
 

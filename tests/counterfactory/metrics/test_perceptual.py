@@ -1,4 +1,6 @@
-"""Perceptual distances of pairs and of the answers to one query, with a distance that can be worked out."""
+"""Perceptual distances of pairs and of the answers to one query, with a distance that can be worked
+out.
+"""
 
 import itertools
 
@@ -18,7 +20,9 @@ def test_each_pair_has_its_own_whatever_the_batch() -> None:
     other = images.flip(0)
     expected = [float((images[i] - other[i]).abs().mean()) for i in range(11)]
     for batch in (1, 4, 64):
-        assert distances(mean_change, images, other, batch).tolist() == pytest.approx(expected, abs=1e-7)
+        assert distances(mean_change, images, other, batch).tolist() == pytest.approx(
+            expected, abs=1e-7
+        )
     assert distances(mean_change, images, images).tolist() == [0.0] * 11
 
 

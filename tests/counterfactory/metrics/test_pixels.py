@@ -18,7 +18,11 @@ def test_against_scikit_image_and_numpy() -> None:
         assert got["l1"][i].item() == pytest.approx(np.abs(a - b).mean())
         assert got["l2"][i].item() == pytest.approx(np.sqrt(mean_squared_error(a, b)))
         assert got["linf"][i].item() == pytest.approx(np.abs(a - b).max())
-        moved = [(np.abs(x[i, :, r, c].astype(int) - y[i, :, r, c]) > 1).any() for r in range(16) for c in range(16)]
+        moved = [
+            (np.abs(x[i, :, r, c].astype(int) - y[i, :, r, c]) > 1).any()
+            for r in range(16)
+            for c in range(16)
+        ]
         assert got["sparsity"][i].item() == pytest.approx(np.mean(moved))
 
 

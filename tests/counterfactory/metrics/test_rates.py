@@ -7,7 +7,9 @@ from scipy.stats import binomtest
 from counterfactory.metrics import rates
 
 
-@pytest.mark.parametrize(("hits", "n"), [(0, 1), (1, 1), (0, 20), (20, 20), (1, 7), (93, 100), (499, 1000)])
+@pytest.mark.parametrize(
+    ("hits", "n"), [(0, 1), (1, 1), (0, 20), (20, 20), (1, 7), (93, 100), (499, 1000)]
+)
 def test_wilson_against_scipy(hits: int, n: int) -> None:
     expected = binomtest(hits, n).proportion_ci(method="wilson")
     assert rates.wilson(hits, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
@@ -27,4 +29,10 @@ def test_sums_of_parts_are_the_sums_of_the_whole() -> None:
 
 def test_no_rows_give_none() -> None:
     estimate = rates.compute(rates.RateSums())
-    assert (estimate.value, estimate.low, estimate.high, estimate.n, estimate.note) == (None, None, None, 0, "n = 0")
+    assert (estimate.value, estimate.low, estimate.high, estimate.n, estimate.note) == (
+        None,
+        None,
+        None,
+        0,
+        "n = 0",
+    )

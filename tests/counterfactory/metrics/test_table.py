@@ -33,7 +33,9 @@ def test_subsets_by_hand() -> None:
         "all": [True] * 60,
         "correct": [v == 1 for v in c["correct"]],
         "flipped": [v == 1 for v in c["flipped"]],
-        "correct & flipped": [a == 1 and b == 1 for a, b in zip(c["correct"], c["flipped"], strict=True)],
+        "correct & flipped": [
+            a == 1 and b == 1 for a, b in zip(c["correct"], c["flipped"], strict=True)
+        ],
     }.items():
         kept = [float(v) for v, k in zip(c["l1"], keep, strict=True) if k]
         found = table.compute(sums, MEASURES[1], subset)  # type: ignore[arg-type]
@@ -47,7 +49,9 @@ def test_one_shard_is_seven_shards() -> None:
     whole = table.update(MEASURES, c, w)
     parts = table.zero(MEASURES, 300)
     for part in np.array_split(np.random.default_rng(1).permutation(211), 7):
-        parts = table.add(parts, table.update(MEASURES, {k: v[part] for k, v in c.items()}, w[part]))
+        parts = table.add(
+            parts, table.update(MEASURES, {k: v[part] for k, v in c.items()}, w[part])
+        )
     for measure in MEASURES:
         for subset in SUBSETS:
             a, b = table.compute(whole, measure, subset), table.compute(parts, measure, subset)
@@ -57,14 +61,17 @@ def test_one_shard_is_seven_shards() -> None:
 
 def test_no_rows_and_one_row() -> None:
     none = table.add(
-        table.zero(MEASURES, 300), table.update(MEASURES, {k: v[:0] for k, v in columns(3).items()}, weights(3)[:0])
+        table.zero(MEASURES, 300),
+        table.update(MEASURES, {k: v[:0] for k, v in columns(3).items()}, weights(3)[:0]),
     )
     assert all(table.compute(none, m, s).note == "n = 0" for m in MEASURES for s in SUBSETS)
     one = {"correct": np.array([np.nan]), "flipped": np.array([1.0]), "l1": np.array([0.5])}
     sums = table.update(MEASURES, one, weights(1))
     assert [table.compute(sums, MEASURES[1], s).n for s in SUBSETS] == [1, 0, 1, 0]
     values = [table.compute(sums, m, s) for m in MEASURES for s in SUBSETS]
-    assert not any(isinstance(v, float) and math.isnan(v) for e in values for v in (e.value, e.low, e.high))
+    assert not any(
+        isinstance(v, float) and math.isnan(v) for e in values for v in (e.value, e.low, e.high)
+    )
 
 
 def test_tables_of_other_measures_do_not_add() -> None:

@@ -19,7 +19,13 @@ PAIRS = [
 
 @pytest.mark.parametrize(
     ("query", "answer", "distance"),
-    [("", "", 0), ("a b c", "", 3), ("", "a", 1), ("a b c", "a c", 1), ("k i t t e n", "s i t t i n g", 3)],
+    [
+        ("", "", 0),
+        ("a b c", "", 3),
+        ("", "a", 1),
+        ("a b c", "a c", 1),
+        ("k i t t e n", "s i t t i n g", 3),
+    ],
 )
 def test_edit_distance_by_hand(query: str, answer: str, distance: int) -> None:
     assert text.edit_distance(query.split(), answer.split()) == distance
@@ -47,7 +53,10 @@ def test_bleu_by_hand() -> None:
 def test_bleu_of_a_corpus_against_torchmetrics_in_any_split() -> None:
     split = [(q.split(), a.split()) for q, a in PAIRS]
     whole = sum((text.bleu_update(q, a) for q, a in split), text.BleuSums.zero())
-    halves = [sum((text.bleu_update(q, a) for q, a in part), text.BleuSums.zero()) for part in (split[:1], split[1:])]
+    halves = [
+        sum((text.bleu_update(q, a) for q, a in part), text.BleuSums.zero())
+        for part in (split[:1], split[1:])
+    ]
     expected = BLEUScore(n_gram=4)([a for _, a in PAIRS], [[q] for q, _ in PAIRS])
     assert text.bleu(whole).value == pytest.approx(float(expected), abs=1e-6)
     assert text.bleu(halves[0] + halves[1]) == text.bleu(whole)
@@ -71,7 +80,9 @@ def test_perplexity_by_hand_and_in_shards() -> None:
     for part in np.array_split(rng.permutation(70), 7):
         sums += text.perplexity_update(nll[part], tokens[part], weights[part])
     again = text.perplexity(sums)
-    assert (again.value, again.low, again.high) == pytest.approx((whole.value, whole.low, whole.high), rel=1e-12)
+    assert (again.value, again.low, again.high) == pytest.approx(
+        (whole.value, whole.low, whole.high), rel=1e-12
+    )
     # a uniform model over 8 words finds everything 8-fold perplexing
     even = text.perplexity_update(np.full(3, 5 * math.log(8)), np.full(3, 5.0), weights[:3])
     assert text.perplexity(even).value == pytest.approx(8)

@@ -17,7 +17,9 @@ def test_the_papers_sizes() -> None:
     net = AttGAN(attributes=13, size=128)
     z, skip = torch.zeros(1, 1024, 4, 4), torch.zeros(1, 512 * 8 * 8)
     kernels = [stage[0].weight.shape for stage in net.encoder]
-    assert [tuple(shape) for shape in kernels] == [(b, a, 4, 4) for a, b in zip((3, *WIDTHS), WIDTHS, strict=False)]
+    assert [tuple(shape) for shape in kernels] == [
+        (b, a, 4, 4) for a, b in zip((3, *WIDTHS), WIDTHS, strict=False)
+    ]
     backwards = [(stage[0] if len(stage) else stage).weight.shape for stage in net.decoder[:-1]]
     assert [shape[1] for shape in backwards] == [1024, 512, 256, 128]
     assert tuple(backwards[0]) == (1024 + 13, 1024, 4, 4)
@@ -25,7 +27,9 @@ def test_the_papers_sizes() -> None:
     assert net.eval().decode(z, torch.zeros(1, 13), skip).shape == (1, 3, 128, 128)
 
 
-@pytest.mark.parametrize(("shortcut", "inject", "given"), [(0, 0, 0), (1, 0, 6 * 64), (2, 2, 6 * 64 + 4 * 256)])
+@pytest.mark.parametrize(
+    ("shortcut", "inject", "given"), [(0, 0, 0), (1, 0, 6 * 64), (2, 2, 6 * 64 + 4 * 256)]
+)
 def test_encodes_decodes_and_reads(shortcut: int, inject: int, given: int) -> None:
     torch.manual_seed(0)
     net = AttGAN(**SMALL, shortcut=shortcut, inject=inject).eval()
@@ -66,7 +70,11 @@ def test_stages_are_told_again_and_given_their_own_shortcut() -> None:
     x = torch.rand(1, 3, 32, 32)
     net.decode(net.encode(x), torch.ones(1, 3), net.skip(x))
     before = net.encoder[0](x * 2 - 1)
-    assert [tuple(given.shape[1:]) for given in seen] == [(11, 4, 4), (8 + 6 + 3, 8, 8), (6 + 4, 16, 16)]
+    assert [tuple(given.shape[1:]) for given in seen] == [
+        (11, 4, 4),
+        (8 + 6 + 3, 8, 8),
+        (6 + 4, 16, 16),
+    ]
     assert torch.equal(seen[1][:, 8:14], net.encoder[1](before))
     assert torch.equal(seen[1][:, 14:], torch.full((1, 3, 8, 8), 0.5))
     assert torch.equal(seen[2][:, 6:], before)
@@ -99,7 +107,11 @@ def test_the_wrapper_asks_for_its_size_and_its_names() -> None:
         few.attributes_of(x)
     with pytest.raises(ValueError, match="skip"):
         build(
-            {**spec, "target": "counterfactory.models.autoencoder.Autoencoder", "settings": {"size": 32}},
+            {
+                **spec,
+                "target": "counterfactory.models.autoencoder.Autoencoder",
+                "settings": {"size": 32},
+            },
             None,
             torch.device("cpu"),
         )

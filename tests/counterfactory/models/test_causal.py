@@ -1,5 +1,5 @@
-"""C and S: the information flow against numbers computed otherwise, the split's shapes, the wrapper, a classifier's
-last layer."""
+"""C and S: the information flow against numbers computed otherwise, the split's shapes, the
+wrapper, a classifier's last layer."""
 
 import math
 
@@ -9,7 +9,14 @@ import torch
 from scipy.special import xlogy
 from torch import Tensor, nn
 
-from counterfactory.models.causal import CausalVAE, CausalWrapper, elbo, features_of_sample, flow, information
+from counterfactory.models.causal import (
+    CausalVAE,
+    CausalWrapper,
+    elbo,
+    features_of_sample,
+    flow,
+    information,
+)
 from counterfactory.models.classifiers import ConvNet, ResNet
 from counterfactory.models.wrapping.head import head_of
 from counterfactory.models.wrapping.load import build
@@ -51,7 +58,10 @@ def test_the_flow_is_the_mutual_information_under_interventions(a: float, b: flo
         return torch.stack([torch.zeros_like(logit), logit], 1)
 
     net: CausalVAE = Plain(1, 1)  # type: ignore[assignment]
-    got = [float(flow(net, head, seeded(), of=of, draws=4000, others=400)) for of in ("causal", "spurious")]
+    got = [
+        float(flow(net, head, seeded(), of=of, draws=4000, others=400))
+        for of in ("causal", "spurious")
+    ]
     assert got == pytest.approx([by_quadrature(a, b), by_quadrature(b, a)], abs=0.02)
 
 
@@ -60,14 +70,19 @@ def test_the_flow_of_a_cause_that_decides_is_all_and_of_another_nothing() -> Non
         return torch.stack([torch.zeros(len(r)), 1e4 * r[:, 0]], 1)
 
     net: CausalVAE = Plain(1, 2)  # type: ignore[assignment]
-    assert float(flow(net, head, seeded(), draws=4000, others=2)) == pytest.approx(math.log(2), abs=1e-3)
-    few, many = (float(flow(net, head, seeded(), of="spurious", draws=500, others=n)) for n in (25, 400))
+    assert float(flow(net, head, seeded(), draws=4000, others=2)) == pytest.approx(
+        math.log(2), abs=1e-3
+    )
+    few, many = (
+        float(flow(net, head, seeded(), of="spurious", draws=500, others=n)) for n in (25, 400)
+    )
     assert few == pytest.approx(1 / 50, rel=0.2)  # the bias that the docstring tells
     assert many == pytest.approx(1 / 800, rel=0.2)
 
 
 def test_information_of_a_table() -> None:
-    given = torch.tensor([[[0.9, 0.1], [0.7, 0.3]], [[0.2, 0.8], [0.2, 0.8]]])  # two causes, two others, two answers
+    # two causes, two others, two answers
+    given = torch.tensor([[[0.9, 0.1], [0.7, 0.3]], [[0.2, 0.8], [0.2, 0.8]]])
     rows, all_ = np.array([[0.8, 0.2], [0.2, 0.8]]), np.array([0.5, 0.5])
     wanted = float((rows * np.log(rows / all_)).sum(1).mean())
     assert float(information(given)) == pytest.approx(wanted, abs=1e-6)
@@ -76,7 +91,9 @@ def test_information_of_a_table() -> None:
 
 
 def test_the_bound_is_exact_for_a_linear_gaussian() -> None:
-    """Posterior, encoder and decoder known in closed form: the ELBO is then ln p(R), here up to its constant."""
+    """Posterior, encoder and decoder known in closed form: the ELBO is then ln p(R), here up to its
+    constant.
+    """
     net = CausalVAE(features=2, directions=2, causal=1, spurious=1)
     noise = 0.5
     shrink, left = 1 / (1 + noise**2), math.log(noise**2 / (1 + noise**2))
@@ -90,7 +107,9 @@ def test_the_bound_is_exact_for_a_linear_gaussian() -> None:
     total = 1 + noise**2
     log_p = float((-0.5 * r[0].square() / total - 0.5 * math.log(total)).sum())
     constant = -0.5 * 2 * math.log(noise**2)  # what `elbo` leaves out of the Gaussian's logarithm
-    assert float(elbo(net, r, seeded(), noise=noise).mean()) == pytest.approx(log_p - constant, abs=0.02)
+    assert float(elbo(net, r, seeded(), noise=noise).mean()) == pytest.approx(
+        log_p - constant, abs=0.02
+    )
 
 
 def test_whitening_is_undone_and_features_that_never_vary_stay_finite() -> None:
@@ -99,7 +118,9 @@ def test_whitening_is_undone_and_features_that_never_vary_stay_finite() -> None:
     net = CausalVAE(features=3, directions=3, causal=1, spurious=2)
     net.standardise(r)
     white = net.normal(r)
-    torch.testing.assert_close(torch.cov(white.T, correction=0)[:2, :2], torch.eye(2), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        torch.cov(white.T, correction=0)[:2, :2], torch.eye(2), atol=1e-3, rtol=0
+    )
     assert float(white[:, 2].abs().max()) < 1e-2
     net.decoder = nn.Identity()
     torch.testing.assert_close(net.decode(white), r, atol=1e-4, rtol=1e-4)
@@ -116,7 +137,9 @@ def test_split_and_answers_are_rowwise() -> None:
     assert net.sampled(r, seeded()).shape == (7, 5)
 
 
-@pytest.mark.parametrize("settings", [{"features": 0}, {"features": 4, "causal": 0}, {"features": 4, "answers": 1}])
+@pytest.mark.parametrize(
+    "settings", [{"features": 0}, {"features": 4, "causal": 0}, {"features": 4, "answers": 1}]
+)
 def test_sizes_that_are_none_are_told(settings: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="expected features"):
         CausalVAE(**settings)
@@ -155,7 +178,9 @@ def test_the_wrapper_is_a_spurious_model_whose_rows_do_not_meet() -> None:
 
 def test_another_classifier_is_found_out() -> None:
     model = wrapped(classifier())
-    with pytest.raises(ValueError, match="expected the classifier that the causal model was trained with"):
+    with pytest.raises(
+        ValueError, match="expected the classifier that the causal model was trained with"
+    ):
         model(torch.rand(2, 3, 16, 16), classifier(seed=9))
     with pytest.raises(ValueError, match="expected a classifier with penultimate features"):
         model(torch.rand(2, 3, 16, 16), nn.Flatten())
@@ -173,7 +198,9 @@ def test_the_last_layer_decides_on_features_as_the_classifier_does(layer: str | 
     for of in (classifier(layer=layer), classifier(layer=layer, head="sigmoid", output=1)):
         features = of.features(images)
         torch.testing.assert_close(head_of(of, images)(features), of(images))
-    other = ClassifierWrapper(ResNet(outputs=2, widths=(4, 8)), classes=["a", "b"], layer=layer).eval()
+    other = ClassifierWrapper(
+        ResNet(outputs=2, widths=(4, 8)), classes=["a", "b"], layer=layer
+    ).eval()
     torch.testing.assert_close(head_of(other, images)(other.features(images)), other(images))
 
 
@@ -185,7 +212,12 @@ def test_a_network_without_such_a_layer_is_told() -> None:
 def test_a_hugging_face_classifier_gives_features_by_its_layers_name() -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.ViTConfig(
-        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=16, patch_size=8
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        image_size=16,
+        patch_size=8,
     )
     torch.manual_seed(0)
     net = transformers.ViTForImageClassification(config).eval()

@@ -1,4 +1,6 @@
-"""DenseNet-121 against torchvision's names and sizes and a straight-line transcription of the paper's figure."""
+"""DenseNet-121 against torchvision's names and sizes and a straight-line transcription of the
+paper's figure.
+"""
 
 import pytest
 import torch
@@ -26,7 +28,8 @@ def test_it_has_torchvisions_size_and_names() -> None:
         net = DenseNet121()
     assert sum(p.numel() for p in net.parameters()) == 7_978_856
     shapes = {name: tuple(value.shape) for name, value in net.state_dict().items()}
-    assert len(shapes) == 121 * 5 + 120 + 2  # norms with their buffers, convolutions, the last layer
+    # norms with their buffers, convolutions, the last layer
+    assert len(shapes) == 121 * 5 + 120 + 2
     assert shapes["features.conv0.weight"] == (64, 3, 7, 7)
     assert shapes["features.denseblock1.denselayer6.conv2.weight"] == (32, 128, 3, 3)
     assert shapes["features.denseblock2.denselayer12.norm1.running_mean"] == (128 + 11 * 32,)
@@ -42,7 +45,9 @@ def transcribed(state: dict[str, Tensor], x: Tensor) -> Tensor:
     def norm(x: Tensor, name: str) -> Tensor:
         mean, var = state[f"{name}.running_mean"], state[f"{name}.running_var"]
         unit = (x - mean[:, None, None]) / (var[:, None, None] + 1e-5).sqrt()
-        return F.relu(unit * state[f"{name}.weight"][:, None, None] + state[f"{name}.bias"][:, None, None])
+        return F.relu(
+            unit * state[f"{name}.weight"][:, None, None] + state[f"{name}.bias"][:, None, None]
+        )
 
     x = norm(F.conv2d(x, state["features.conv0.weight"], stride=2, padding=3), "features.norm0")
     x = F.max_pool2d(x, 3, 2, 1)
@@ -69,7 +74,9 @@ def test_it_computes_what_the_paper_says(net: DenseNet121) -> None:
         )
 
 
-def test_one_of_several_attributes_is_the_decision_and_features_are_penultimate(net: DenseNet121) -> None:
+def test_one_of_several_attributes_is_the_decision_and_features_are_penultimate(
+    net: DenseNet121,
+) -> None:
     spec = {
         "role": "classifier",
         "target": "counterfactory.models.densenet.DenseNet121",

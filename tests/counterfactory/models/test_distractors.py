@@ -1,4 +1,6 @@
-"""Distractors: of the target class by the classifier's view, the row's own by its seed, or the nearest."""
+"""Distractors: of the target class by the classifier's view, the row's own by its seed, or the
+nearest.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ class Brightness(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         self.calls += 1
         level = images.flatten(1).mean(1, keepdim=True)
-        return -(level - torch.tensor([0.2, 0.5, 0.8])).abs() * torch.where(level < 0.99, 1.0, torch.nan)
+        return -(level - torch.tensor([0.2, 0.5, 0.8])).abs() * torch.where(
+            level < 0.99, 1.0, torch.nan
+        )
 
 
 LEVELS = [40, 50, 60, 120, 200, 255]
@@ -50,7 +54,8 @@ def test_the_nearest_is_nearest_and_a_class_without_images_gives_none() -> None:
     found = bank()
     target, seed = torch.tensor([0, 0, 1, 2]), torch.zeros(4, dtype=torch.int64)
     chosen, numbers = found(asked(90, 10, 250, 20), target, seed, Brightness(), "nearest")
-    assert numbers.tolist() == [14, 0, 21, 28]  # white is nobody's: the classifier gives it no numbers
+    # white is nobody's: the classifier gives it no numbers
+    assert numbers.tolist() == [14, 0, 21, 28]
     few = Distractors(found.images[:3], found.numbers[:3])
     chosen, numbers = few(asked(90, 10), torch.tensor([1, 0]), seed[:2], Brightness())
     assert numbers[0] == -1
@@ -59,5 +64,7 @@ def test_the_nearest_is_nearest_and_a_class_without_images_gives_none() -> None:
 
 
 def test_sizes_must_fit() -> None:
-    with pytest.raises(ValueError, match=r"expected queries of the distractors' shape \(3, 4, 4\), got \(3, 8, 8\)"):
+    with pytest.raises(
+        ValueError, match=r"expected queries of the distractors' shape \(3, 4, 4\), got \(3, 8, 8\)"
+    ):
         bank()(torch.zeros(1, 3, 8, 8), torch.zeros(1).long(), torch.zeros(1).long(), Brightness())

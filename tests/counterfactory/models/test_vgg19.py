@@ -1,4 +1,5 @@
-"""DiME's perceptual distance: VGG-19's first eight convolutions out of torchvision's weight file."""
+"""DiME's perceptual distance: VGG-19's first eight convolutions out of torchvision's
+weight file."""
 
 import io
 
@@ -9,7 +10,15 @@ from torch.nn import functional as F
 from configs.strict import expand
 from counterfactory.models.wrapping.load import build
 
-SHAPES = {0: (64, 3), 2: (64, 64), 5: (128, 64), 7: (128, 128), 10: (256, 128), 12: (256, 256), 14: (256, 256)}
+SHAPES = {
+    0: (64, 3),
+    2: (64, 64),
+    5: (128, 64),
+    7: (128, 128),
+    10: (256, 128),
+    12: (256, 256),
+    14: (256, 256),
+}
 SHAPES[16] = (256, 256)  # conv3_4; torchvision counts every layer of `features`, pooling at 4 and 9
 
 
@@ -30,7 +39,11 @@ def test_it_is_the_mean_squared_difference_after_relu3_4() -> None:
         x = (x - mean[:, None, None]) / std[:, None, None]
         for index in SHAPES:
             x = F.max_pool2d(x, 2) if index in (5, 10) else x
-            x = F.relu(F.conv2d(x, state[f"features.{index}.weight"], state[f"features.{index}.bias"], padding=1))
+            x = F.relu(
+                F.conv2d(
+                    x, state[f"features.{index}.weight"], state[f"features.{index}.bias"], padding=1
+                )
+            )
         return x
 
     a, b = torch.rand(2, 3, 3, 16, 16, generator=noise)

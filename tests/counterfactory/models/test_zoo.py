@@ -1,4 +1,6 @@
-"""The shipped models: the pinned files, small enough, as good as their cards say on faces drawn here and now."""
+"""The shipped models: the pinned files, small enough, as good as their cards say on faces drawn
+here and now.
+"""
 
 import hashlib
 from functools import cache
@@ -19,8 +21,21 @@ from counterfactory.worlds.faces import ATTRIBUTES, draw, labels, masks
 from counterfactory.worlds.faces_masks import MOUTH, REGIONS
 
 ZOO = Path(__file__).parents[3] / "counterfactory" / "zoo"
-NAMES = ["faces-plain", "faces-biased", "faces-second", "faces-oracle", "faces-autoencoder", "faces-denoiser"]
-NAMES += ["faces-simsiam", "faces-causal-plain", "faces-causal-biased", "faces-named", "faces-attribution"]
+NAMES = [
+    "faces-plain",
+    "faces-biased",
+    "faces-second",
+    "faces-oracle",
+    "faces-autoencoder",
+    "faces-denoiser",
+]
+NAMES += [
+    "faces-simsiam",
+    "faces-causal-plain",
+    "faces-causal-biased",
+    "faces-named",
+    "faces-attribution",
+]
 NAMES += ["faces-semantic", "faces-attgan"]
 FRESH = 20_260_101  # a seed that nothing was trained or measured on
 
@@ -37,7 +52,9 @@ def fresh(rows: int) -> tuple[Tensor, Tensor]:
     """Fresh faces (N,3,64,64) in [0,1] and their attributes (N,A) bool."""
     numbers = np.arange(rows)
     bits = labels(FRESH, numbers)
-    images = torch.from_numpy(draw(FRESH, numbers, attributes=bits)).permute(0, 3, 1, 2).float() / 255
+    images = (
+        torch.from_numpy(draw(FRESH, numbers, attributes=bits)).permute(0, 3, 1, 2).float() / 255
+    )
     return images, torch.from_numpy(bits)
 
 
@@ -49,11 +66,14 @@ def test_files_are_the_pinned_ones_and_say_how_they_came(name: str) -> None:
     assert hashlib.sha256(data).hexdigest() == spec.sha256
     card = yaml.safe_load((ZOO / f"{name}.yaml").read_text())
     assert card["model"]["sha256"] == spec.sha256
-    recipe = card["training"]["config"]["name"]  # a recipe may go on from another one, as the denoiser's does
+    # a recipe may go on from another one, as the denoiser's does
+    recipe = card["training"]["config"]["name"]
     assert recipe.startswith(name)
     role = "simsiam" if spec.role == "features" else spec.role
     assert card["training"]["command"] == f"counterfactory train {role} {recipe}"
-    assert card["training"]["config"] == load_train(recipe).model_dump(mode="json", exclude_defaults=True)
+    assert card["training"]["config"] == load_train(recipe).model_dump(
+        mode="json", exclude_defaults=True
+    )
     assert name in (ZOO / "README.md").read_text()
 
 
@@ -95,7 +115,12 @@ def test_the_oracle_stands_light_noise_and_blur() -> None:
     images, bits = fresh(500)
     noise = 0.03 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
     blurred = torch.nn.functional.avg_pool2d(images, 3, 1, 1, count_include_pad=False)
-    for other in (images + noise, images * 0.9, images * 0.9 + 0.1, torch.lerp(images, blurred, 0.5)):
+    for other in (
+        images + noise,
+        images * 0.9,
+        images * 0.9 + 0.1,
+        torch.lerp(images, blurred, 0.5),
+    ):
         right = ((model("faces-oracle")(other.clamp(0, 1)) > 0.5) == bits).float().mean(0)
         assert float(right.min()) >= 0.97
 
@@ -106,7 +131,8 @@ def test_the_oracle_tells_what_was_redrawn() -> None:
     changed = bits.copy()
     changed[:, ATTRIBUTES.index("Smiling")] ^= True
     images = [
-        torch.from_numpy(draw(FRESH, rows, attributes=b)).permute(0, 3, 1, 2).float() / 255 for b in (bits, changed)
+        torch.from_numpy(draw(FRESH, rows, attributes=b)).permute(0, 3, 1, 2).float() / 255
+        for b in (bits, changed)
     ]
     before, after = (model("faces-oracle")(x) > 0.5 for x in images)
     rates = (before != after).float().mean(0)
@@ -147,7 +173,8 @@ def test_the_denoiser_predicts_the_noise() -> None:
     net = model("faces-denoiser")
     generator = torch.Generator().manual_seed(0)
     eps = torch.randn(images.shape, generator=generator)
-    for step, bound in ((100, 0.2), (500, 0.02), (900, 0.005)):  # the more noise, the surer its share
+    # the more noise, the surer its share
+    for step, bound in ((100, 0.2), (500, 0.02), (900, 0.005)):
         a = net.alphas_cumprod[step].float()
         x_t = a.sqrt() * (images * 2 - 1) + (1 - a).sqrt() * eps
         guess, weight = net(x_t, torch.full((16,), step))
@@ -155,10 +182,12 @@ def test_the_denoiser_predicts_the_noise() -> None:
         assert float((guess - eps).square().mean()) <= bound
 
 
-@pytest.mark.parametrize(("name", "decides"), [("faces-plain", "Smiling"), ("faces-biased", "Blond_Hair")])
+@pytest.mark.parametrize(
+    ("name", "decides"), [("faces-plain", "Smiling"), ("faces-biased", "Blond_Hair")]
+)
 def test_the_cause_is_what_the_classifier_reads(name: str, decides: str) -> None:
-    """One threshold on C alone tells the attribute that decides, and the classifier's decision on what h rebuilds; what
-    the other attribute is, C does not say."""
+    """One threshold on C alone tells the attribute that decides, and the classifier's decision on
+    what h rebuilds; what the other attribute is, C does not say."""
     images, bits = fresh(300)
     classifier, causal = model(name), model(name.replace("faces-", "faces-causal-"))
     features = classifier.features(images)
@@ -172,12 +201,18 @@ def test_the_cause_is_what_the_classifier_reads(name: str, decides: str) -> None
     assert max(told.values()) < 0.6
     rebuilt = causal.network.decode(causal.network.posterior(features)[0])
     assert (
-        float((head_of(classifier, images[:4])(rebuilt).argmax(1) == classifier(images).argmax(1)).float().mean())
+        float(
+            (head_of(classifier, images[:4])(rebuilt).argmax(1) == classifier(images).argmax(1))
+            .float()
+            .mean()
+        )
         > 0.97
     )
     assert causal(images, classifier).shape == (300, 1, 2)
     other = model("faces-biased" if name == "faces-plain" else "faces-plain")
-    with pytest.raises(ValueError, match="expected the classifier that the causal model was trained with"):
+    with pytest.raises(
+        ValueError, match="expected the classifier that the causal model was trained with"
+    ):
         causal(images, other)
 
 
@@ -189,7 +224,9 @@ def test_predictors_tell_what_was_redrawn() -> None:
     predictors.expect(encoder, (64, 64))
 
     def told(which: np.ndarray) -> Tensor:
-        images = torch.from_numpy(draw(FRESH, rows, attributes=which)).permute(0, 3, 1, 2).float() / 255
+        images = (
+            torch.from_numpy(draw(FRESH, rows, attributes=which)).permute(0, 3, 1, 2).float() / 255
+        )
         out: Tensor = predictors(encoder.encode(images))
         return out
 
@@ -211,7 +248,8 @@ def test_simsiam_sees_the_hair_through_light_and_noise() -> None:
     dyed = bits.copy()
     dyed[:, ATTRIBUTES.index("Blond_Hair")] ^= True
     images, others = (
-        torch.from_numpy(draw(FRESH, rows, attributes=b)).permute(0, 3, 1, 2).float() / 255 for b in (bits, dyed)
+        torch.from_numpy(draw(FRESH, rows, attributes=b)).permute(0, 3, 1, 2).float() / 255
+        for b in (bits, dyed)
     )
     net = model("faces-simsiam")
     noise = 0.02 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
@@ -219,15 +257,22 @@ def test_simsiam_sees_the_hair_through_light_and_noise() -> None:
     assert z.shape == (100, 128)
     assert float(torch.cosine_similarity(z, noisy).mean()) >= 0.9
     assert float(torch.cosine_similarity(z, hair).mean()) <= 0.3
-    assert float(torch.nn.functional.normalize(z, dim=1).std(0).mean()) * 128**0.5 >= 0.5  # no collapse to a point
+    # no collapse to a point
+    assert float(torch.nn.functional.normalize(z, dim=1).std(0).mean()) * 128**0.5 >= 0.5
 
 
 def test_attgan_edits_what_it_is_told_and_little_else() -> None:
-    """Hair, skin and glasses of fresh faces, as the oracle sees them; benchmarks/attgan.md has every attribute."""
+    """Hair, skin and glasses of fresh faces, as the oracle sees them; benchmarks/attgan.md has
+    every attribute.
+    """
     images, _ = fresh(60)
     attgan, oracle = model("faces-attgan"), model("faces-oracle")
     with torch.inference_mode():
-        z, skip, a = attgan.encode(images), attgan.skip(images), (attgan.attributes_of(images) > 0.5).float()
+        z, skip, a = (
+            attgan.encode(images),
+            attgan.skip(images),
+            (attgan.attributes_of(images) > 0.5).float(),
+        )
         rebuilt, before = attgan.decode(z, a, skip), oracle(images) > 0.5
         assert float((rebuilt - images).abs().mean()) < 0.03
         for name in ("Blond_Hair", "Pale_Skin", "Eyeglasses", "Male"):

@@ -1,4 +1,5 @@
-"""Drawn faces: same row same bytes, one bit one visible thing, and labels as correlated as asked."""
+"""Drawn faces: same row same bytes, one bit one visible thing, and labels as
+correlated as asked."""
 
 from math import sqrt
 
@@ -63,22 +64,30 @@ def test_a_mask_is_the_same_in_every_chunk_and_order() -> None:
         ("Blond_Hair", HAIR, 0.95),  # the rest: pixels less than half of which are hair
     ],
 )
-def test_a_mask_holds_what_an_attribute_changes_and_does_not_tell_it(name: str, region: int, share: float) -> None:
+def test_a_mask_holds_what_an_attribute_changes_and_does_not_tell_it(
+    name: str, region: int, share: float
+) -> None:
     bits = labels(3, ROWS)
     flipped = bits.copy()
     flipped[:, ATTRIBUTES.index(name)] ^= True
     mask = masks(3, ROWS, attributes=bits)
     assert np.array_equal(mask, masks(3, ROWS, attributes=flipped))
-    changed = np.abs(draw(3, ROWS, attributes=bits).astype(int) - draw(3, ROWS, attributes=flipped)).sum(-1)
+    changed = np.abs(
+        draw(3, ROWS, attributes=bits).astype(int) - draw(3, ROWS, attributes=flipped)
+    ).sum(-1)
     assert changed[mask == region].sum() >= share * changed.sum()
 
 
 def test_a_mask_follows_the_outlines_that_are_seen() -> None:
-    """Hair is where dyeing it changes at least a third of what it changes in the hair's midst, and nowhere else."""
+    """Hair is where dyeing it changes at least a third of what it changes in the hair's midst, and
+    nowhere else.
+    """
     bits = labels(4, ROWS)
     dyed = bits.copy()
     dyed[:, ATTRIBUTES.index("Blond_Hair")] ^= True
-    changed = np.abs(draw(4, ROWS, attributes=bits).astype(int) - draw(4, ROWS, attributes=dyed)).sum(-1)
+    changed = np.abs(
+        draw(4, ROWS, attributes=bits).astype(int) - draw(4, ROWS, attributes=dyed)
+    ).sum(-1)
     seen = changed > 0.33 * np.median(changed[changed > 100])
     hair = masks(4, ROWS, attributes=bits) == HAIR
     assert (seen & hair).sum() / (seen | hair).sum() > 0.93
@@ -89,7 +98,9 @@ def test_one_bit_changes_one_thing(name: str) -> None:
     attributes = labels(3, ROWS)
     flipped = attributes.copy()
     flipped[:, ATTRIBUTES.index(name)] ^= True
-    before, after = (draw(3, ROWS, attributes=bits).astype(np.int64) for bits in (attributes, flipped))
+    before, after = (
+        draw(3, ROWS, attributes=bits).astype(np.int64) for bits in (attributes, flipped)
+    )
     changed = np.abs(before - after).max(axis=-1)
     top, bottom, left, right = REGIONS[name]
     inside = np.zeros((64, 64), dtype=np.bool_)
@@ -100,10 +111,17 @@ def test_one_bit_changes_one_thing(name: str) -> None:
 
 def test_labels_agree_as_often_as_asked() -> None:
     rows = np.arange(20_000, dtype=np.int64)
-    bits = labels(1, rows, label="Male", correlations={"Blond_Hair": 0.98, "Young": 0.2, "Bangs": 1, "Pale_Skin": 0})
+    bits = labels(
+        1,
+        rows,
+        label="Male",
+        correlations={"Blond_Hair": 0.98, "Young": 0.2, "Bangs": 1, "Pale_Skin": 0},
+    )
     male = bits[:, ATTRIBUTES.index("Male")]
     for column, name in enumerate(ATTRIBUTES):
-        agreement = {"Male": 1, "Blond_Hair": 0.98, "Young": 0.2, "Bangs": 1, "Pale_Skin": 0}.get(name, 0.5)
+        agreement = {"Male": 1, "Blond_Hair": 0.98, "Young": 0.2, "Bangs": 1, "Pale_Skin": 0}.get(
+            name, 0.5
+        )
         error = 4 * sqrt(agreement * (1 - agreement) / len(rows))
         assert abs((bits[:, column] == male).mean() - agreement) <= error, name
         assert abs(bits[:, column].mean() - 0.5) <= 4 * sqrt(0.25 / len(rows)), name

@@ -27,17 +27,34 @@ ROWS: list[tuple[int, bool, list[float] | None]] = [
 ]
 
 
-def made(folder: Path, rows: list[tuple[int, bool, list[float] | None]], role: str = "attgan") -> Store:
+def made(
+    folder: Path, rows: list[tuple[int, bool, list[float] | None]], role: str = "attgan"
+) -> Store:
     store = open_store(folder)
     models = {
         "classifier": {"role": "classifier", "classes": ["sad", "glad"]},
         "attgan": {"role": role, "classes": NAMES},
     }
-    shards = [{"index": i, "file": "f", "version": "v", "start": i, "rows": 1, "offset": i} for i in range(len(rows))]
-    plan: dict[str, Any] = {"fingerprint": {}, "shards": shards, "rows": len(rows), "versions": {}, "models": {}}
+    shards = [
+        {"index": i, "file": "f", "version": "v", "start": i, "rows": 1, "offset": i}
+        for i in range(len(rows))
+    ]
+    plan: dict[str, Any] = {
+        "fingerprint": {},
+        "shards": shards,
+        "rows": len(rows),
+        "versions": {},
+        "models": {},
+    }
     write_plan(store, {**plan, "config": {"models": models}})
     for i, (target, flipped, after) in enumerate(rows):
-        record: dict[str, Any] = {"id": f"row-{i}", "cf_id": f"cf-{i}", "k": 0, "row": i, "source": 1 - target}
+        record: dict[str, Any] = {
+            "id": f"row-{i}",
+            "cf_id": f"cf-{i}",
+            "k": 0,
+            "row": i,
+            "source": 1 - target,
+        }
         record |= {
             "target": target,
             "predicted": target,
@@ -46,7 +63,9 @@ def made(folder: Path, rows: list[tuple[int, bool, list[float] | None]], role: s
         }
         record |= {"condition_before": after and BEFORE, "condition_after": after}
         table = pa.Table.from_pylist([record], schema=COUNTERFACTUALS)
-        commit_shard(store, "generate", shards[i], table, rows_in=1, quarantined=[], seconds=1.0, extra={})
+        commit_shard(
+            store, "generate", shards[i], table, rows_in=1, quarantined=[], seconds=1.0, extra={}
+        )
     return store
 
 

@@ -1,4 +1,6 @@
-"""A run's importances: against numpy on the stored pictures, resumable, on the page; never of other latents."""
+"""A run's importances: against numpy on the stored pictures, resumable, on the page; never of other
+latents.
+"""
 
 from __future__ import annotations
 
@@ -57,9 +59,16 @@ def attributed(make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) ->
     encoder = Green()
     built = {"encoder": encoder, "attribution": predictors(encoder)}
     for place in ("actors.attribution", "pipelines.attribution"):
-        monkeypatch.setattr(f"{place}.load_models", lambda config, names, device: {n: built[n] for n in names})
+        monkeypatch.setattr(
+            f"{place}.load_models", lambda config, names, device: {n: built[n] for n in names}
+        )
     made = make_run()
-    spec = {"role": "attribution", "target": "a.b", "classes": list(ATTRIBUTES), "settings": {"continuous": [2]}}
+    spec = {
+        "role": "attribution",
+        "target": "a.b",
+        "classes": list(ATTRIBUTES),
+        "settings": {"continuous": [2]},
+    }
     models = {"encoder": {"role": "autoencoder", "target": "a.b"}, "attribution": spec}
     return Run(made.store, made.with_settings(models=models), made.rows, made.pictures)
 
@@ -67,7 +76,12 @@ def attributed(make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) ->
 def by_hand(made: Run) -> np.ndarray:
     """Importances (N,3) of the pictures themselves, each with its own latent."""
     scores = [
-        np.array([[SLOPE * (picture[r, c, 1] / 255 - 0.5) for r, c in PIXELS.values()] for picture in side])
+        np.array(
+            [
+                [SLOPE * (picture[r, c, 1] / 255 - 0.5) for r, c in PIXELS.values()]
+                for picture in side
+            ]
+        )
         for side in zip(*made.pictures, strict=True)
     ]
     before, after = (np.column_stack([1 / (1 + np.exp(-s[:, :2])), s[:, 2]]) for s in scores)
@@ -82,7 +96,9 @@ def rows_of(made: Run, table: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def test_every_row_is_told_by_its_own_latents_and_the_table_is_their_signed_mean(attributed: Run) -> None:
+def test_every_row_is_told_by_its_own_latents_and_the_table_is_their_signed_mean(
+    attributed: Run,
+) -> None:
     table = attribute(attributed.store, attributed.config)
     want = by_hand(attributed)
     rows = rows_of(attributed, table)
@@ -102,9 +118,17 @@ def test_every_row_is_told_by_its_own_latents_and_the_table_is_their_signed_mean
         mine = flipped & (target == (1 if way["target"] == "smiling" else 0))
         got = {line["descriptor"]: line["value"] for line in way["importances"]}
         assert way["n"] == mine.sum()
-        assert [got[name] for name in ATTRIBUTES] == pytest.approx(want[mine].mean(0).tolist(), abs=1e-5)
-    lines = list(csv.DictReader(io.StringIO(attributed.store.read("attribution/table.csv").decode())))
-    assert [line["by"] for line in lines[::3]] == ["", "not smiling -> smiling", "smiling -> not smiling"]
+        assert [got[name] for name in ATTRIBUTES] == pytest.approx(
+            want[mine].mean(0).tolist(), abs=1e-5
+        )
+    lines = list(
+        csv.DictReader(io.StringIO(attributed.store.read("attribution/table.csv").decode()))
+    )
+    assert [line["by"] for line in lines[::3]] == [
+        "",
+        "not smiling -> smiling",
+        "smiling -> not smiling",
+    ]
     page = list(text(table, 1))
     assert page[0] == f"{table['n']} flipped of 40 rows, by b on b"
     assert page[2].split()[0] == "Blond_Hair"
@@ -131,13 +155,18 @@ def test_what_is_done_is_not_done_again_and_batches_do_not_matter(attributed: Ru
     assert verify(attributed.store) == []
     other = attributed.with_settings(score={"batch": 7})
     rows = rows_of(attributed, whole)
-    spec = other.models["attribution"].model_copy(update={"revision": "2"})  # another stage, with the same predictors
-    again = attribute(attributed.store, other.model_copy(update={"models": {**other.models, "attribution": spec}}))
+    # another stage, with the same predictors
+    spec = other.models["attribution"].model_copy(update={"revision": "2"})
+    again = attribute(
+        attributed.store, other.model_copy(update={"models": {**other.models, "attribution": spec}})
+    )
     assert again["stage"] != whole["stage"]
     assert rows_of(attributed, again) == rows
 
 
-def test_a_row_without_finite_latents_is_left_out_and_counted(attributed: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_without_finite_latents_is_left_out_and_counted(
+    attributed: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def encode(self: Green, images: Tensor) -> Tensor:
         bright = images[:, 1, 0, 1] > 0.8  # who is blond
         return torch.where(bright[:, None, None], torch.nan, self.factor * images[:, 1])
@@ -146,7 +175,9 @@ def test_a_row_without_finite_latents_is_left_out_and_counted(attributed: Run, m
     table = attribute(attributed.store, attributed.config)
     lost = [row["cf_id"] for row in rows_of(attributed, table) if row["importance"] is None]
     assert 0 < len(lost) < 40
-    assert table["not_finite"] == sum(row["flipped"] and row["cf_id"] in lost for row in attributed.rows)
+    assert table["not_finite"] == sum(
+        row["flipped"] and row["cf_id"] in lost for row in attributed.rows
+    )
     assert all(line["value"] is None or np.isfinite(line["value"]) for line in table["global"])
 
 
@@ -154,7 +185,9 @@ def test_a_run_that_names_predictors_is_attributed_by_itself_and_its_report_show
     attributed: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     others = dict.fromkeys(STAGE_JOBS, lambda store, config, part: "nothing")
-    monkeypatch.setattr("pipelines.run.STAGE_JOBS", {**others, "attribution": STAGE_JOBS["attribution"]})
+    monkeypatch.setattr(
+        "pipelines.run.STAGE_JOBS", {**others, "attribution": STAGE_JOBS["attribution"]}
+    )
     monkeypatch.setattr("pipelines.run.PARTED", ("attribution",))
     run(attributed.config, store=attributed.store)
     said = capsys.readouterr().out
@@ -168,7 +201,9 @@ def test_a_run_that_names_predictors_is_attributed_by_itself_and_its_report_show
     row = next(row for row in attributed.rows if row["flipped"])
     shown = page.partition(f'title="row {row["id"]}"')[2].partition("</article>")[0]
     assert "</b> Blond Hair</li>" in shown
-    bare = attributed.config.model_copy(update={"models": {"classifier": attributed.config.models["classifier"]}})
+    bare = attributed.config.model_copy(
+        update={"models": {"classifier": attributed.config.models["classifier"]}}
+    )
     run(bare, store=attributed.store)
     assert "attribution" not in capsys.readouterr().out
 
@@ -179,7 +214,9 @@ def test_predictors_and_their_encoder_change_no_answer(attributed: Run) -> None:
     assert not {"encoder", "attribution"} & set(names)
 
 
-def test_models_that_do_not_fit_stop_before_any_work(attributed: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_that_do_not_fit_stop_before_any_work(
+    attributed: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refused(words: str, config: RunConfig) -> None:
         with pytest.raises(UserError, match=words) as error:
             expect(config)
@@ -190,15 +227,28 @@ def test_models_that_do_not_fit_stop_before_any_work(attributed: Run, monkeypatc
         return attributed.config.model_copy(update={"models": left})
 
     expect(attributed.config)
-    refused("models.attribution: expected predictors of role attribution, got none", without("attribution"))
+    refused(
+        "models.attribution: expected predictors of role attribution, got none",
+        without("attribution"),
+    )
     refused("models: expected an `encoder` for the attribution", without("encoder"))
     mixed = attributed.config.model_copy(
-        update={"models": {**attributed.config.models, "encoder": attributed.config.models["classifier"]}}
+        update={
+            "models": {
+                **attributed.config.models,
+                "encoder": attributed.config.models["classifier"],
+            }
+        }
     )
     refused("models.encoder: expected the role autoencoder or attgan, got classifier", mixed)
-    refused("expected latents of 64 numbers, as the predictors were fitted on, got 25", _sized(attributed.config, 5))
+    refused(
+        "expected latents of 64 numbers, as the predictors were fitted on, got 25",
+        _sized(attributed.config, 5),
+    )
     built = {"encoder": Green(5.0), "attribution": predictors(Green(2.0))}
-    monkeypatch.setattr("pipelines.attribution.job.load_models", lambda config, names, device: built)
+    monkeypatch.setattr(
+        "pipelines.attribution.job.load_models", lambda config, names, device: built
+    )
     refused(r"the latent of one picture is \d\.\d\d standard deviations away", attributed.config)
     monkeypatch.setattr(attribution, "run_stage", None)  # nothing is begun
     with pytest.raises(UserError, match="standard deviations away"):
@@ -210,8 +260,12 @@ def _sized(config: RunConfig, size: int) -> RunConfig:
 
 
 def test_more_than_two_classes_have_sizes_and_signs_by_direction(attributed: Run) -> None:
-    spec = attributed.config.models["classifier"].model_copy(update={"classes": [*CLASSES, "laughing"]})
-    config = attributed.config.model_copy(update={"models": {**attributed.config.models, "classifier": spec}})
+    spec = attributed.config.models["classifier"].model_copy(
+        update={"classes": [*CLASSES, "laughing"]}
+    )
+    config = attributed.config.model_copy(
+        update={"models": {**attributed.config.models, "classifier": spec}}
+    )
     table = attribute(attributed.store, config)
     flipped = np.array([row["flipped"] for row in attributed.rows])
     assert table["towards"] is None

@@ -25,11 +25,15 @@ from storage.commit import read_commits, read_committed
 
 
 def read(run: Any, counts: dict[str, Any]) -> pd.DataFrame:
-    return pd.concat([pd.read_parquet(f"{run.store.uri}/{file}") for file in counts["files"]], ignore_index=True)
+    return pd.concat(
+        [pd.read_parquet(f"{run.store.uri}/{file}") for file in counts["files"]], ignore_index=True
+    )
 
 
 def scores(run: Any, stage: str) -> dict[str, dict[str, Any]]:
-    tables = [read_committed(run.store, commit) for commit in read_commits(run.store, stage).values()]
+    tables = [
+        read_committed(run.store, commit) for commit in read_commits(run.store, stage).values()
+    ]
     return {row["cf_id"]: row for table in tables for row in table.to_pylist()}
 
 
@@ -39,7 +43,9 @@ def scored(make_run: Callable[..., Any]) -> tuple[Any, dict[str, dict[str, Any]]
     return run, scores(run, score(run.store, run.config)["stage"])
 
 
-def test_flipped_train_rows_balanced_and_told(scored: tuple[Any, dict[str, dict[str, Any]]]) -> None:
+def test_flipped_train_rows_balanced_and_told(
+    scored: tuple[Any, dict[str, dict[str, Any]]],
+) -> None:
     run, _ = scored
     counts = augment(run.store, run.config)
     rows = [r for r in run.rows if r["flipped"] and r["split"] == "train"]
@@ -47,7 +53,9 @@ def test_flipped_train_rows_balanced_and_told(scored: tuple[Any, dict[str, dict[
     expected = {
         r["cf_id"]
         for target in (0, 1)
-        for r in sorted((r for r in rows if r["target"] == target), key=lambda r: r["cf_id"])[:smallest]
+        for r in sorted((r for r in rows if r["target"] == target), key=lambda r: r["cf_id"])[
+            :smallest
+        ]
     }
     table = read(run, counts)
     assert set(table["id"]) == expected
@@ -57,11 +65,14 @@ def test_flipped_train_rows_balanced_and_told(scored: tuple[Any, dict[str, dict[
     for line in table.to_dict("records"):
         row, picture = by_id[line["id"]]
         assert (line["source_id"], line["label"], line["run"]) == (row["id"], row["target"], "run")
-        assert (line["source"], line["target"]) == (("smiling", "not_smiling"), ("not_smiling", "smiling"))[
-            row["target"]
-        ]
+        assert (line["source"], line["target"]) == (
+            ("smiling", "not_smiling"),
+            ("not_smiling", "smiling"),
+        )[row["target"]]
         assert line["label_name"] == line["target"]
-        np.testing.assert_array_equal(np.array(Image.open(io.BytesIO(line["image"]["bytes"]))), picture)
+        np.testing.assert_array_equal(
+            np.array(Image.open(io.BytesIO(line["image"]["bytes"]))), picture
+        )
         assert line["p_target"] > 0.5
 
 
@@ -71,7 +82,12 @@ def test_counts_add_up(scored: tuple[Any, dict[str, dict[str, Any]]]) -> None:
     assert counts["considered"] == 60
     assert counts["kept"] > 0
     assert counts["considered"] == counts["kept"] + sum(counts["rejected"].values())
-    order = ["not flipped", "not in split train", "outside min_target 0.988", "outside max_l1 0.004"]
+    order = [
+        "not flipped",
+        "not in split train",
+        "outside min_target 0.988",
+        "outside max_l1 0.004",
+    ]
     assert list(counts["rejected"]) == order
     assert counts["rejected"]["not flipped"] == 12
     assert counts["summary"].endswith("not_smiling); none of class smiling")
@@ -92,7 +108,10 @@ def test_counts_add_up(scored: tuple[Any, dict[str, dict[str, Any]]]) -> None:
     ],
 )
 def test_each_gate(
-    scored: tuple[Any, dict[str, dict[str, Any]]], gate: str, limit: float, passes: Callable[[Any], bool]
+    scored: tuple[Any, dict[str, dict[str, Any]]],
+    gate: str,
+    limit: float,
+    passes: Callable[[Any], bool],
 ) -> None:
     run, by_id = scored
     everything = {"splits": ["train", "test"], "balance": False}
@@ -109,16 +128,26 @@ def test_the_judges_gate_refuses_rows_without_an_answer(
     scored: tuple[Any, dict[str, dict[str, Any]]], tmp_path: Path
 ) -> None:
     run, by_id = scored
-    config = run.with_settings(augment={"min_judge": 7, "balance": False, "splits": ["train", "test"]})
-    with pytest.raises(UserError, match=r"augment\.min_judge: expected the judge's answers, got none"):
+    config = run.with_settings(
+        augment={"min_judge": 7, "balance": False, "splits": ["train", "test"]}
+    )
+    with pytest.raises(
+        UserError, match=r"augment\.min_judge: expected the judge's answers, got none"
+    ):
         augment(run.store, config)
     build_prompts(run.store, config)
     lines, expected = [], set()
     for i, name in enumerate(by_id):
         if i % 4:
             points = 1 + i % 10
-            answer = json.dumps(dict.fromkeys(("validity", "sparsity", "proximity", "realism"), points))
-            lines.append(json.dumps({"custom_id": name, "response": {"choices": [{"message": {"content": answer}}]}}))
+            answer = json.dumps(
+                dict.fromkeys(("validity", "sparsity", "proximity", "realism"), points)
+            )
+            lines.append(
+                json.dumps(
+                    {"custom_id": name, "response": {"choices": [{"message": {"content": answer}}]}}
+                )
+            )
             if points >= 7 and by_id[name]["flipped"]:
                 expected.add(name)
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
@@ -137,7 +166,9 @@ def test_original_labels(scored: tuple[Any, dict[str, dict[str, Any]]]) -> None:
     rows = [r for r in run.rows if r["flipped"] and r["split"] == "train"]
     assert counts["rejected"]["without a label"] == sum(r["label"] is None for r in rows) > 0
     assert len(table) == sum(r["label"] is not None for r in rows)
-    assert all(label == labels[name] for name, label in zip(table["id"], table["label"], strict=True))
+    assert all(
+        label == labels[name] for name, label in zip(table["id"], table["label"], strict=True)
+    )
     assert table["original_label"].equals(table["label_name"])
 
 
@@ -161,7 +192,9 @@ def test_hugging_face_reads_image_and_class_label(
     assert found[0]["image"].size == (8, 8)
     assert found.features["label"].int2str(found[0]["label"]) == found[0]["label_name"]
     assert found["id"][:] == read(run, counts)["id"].tolist()
-    whole = datasets.load_dataset(f"{run.store.uri}/augment", split="train", cache_dir=str(tmp_path / "cache2"))
+    whole = datasets.load_dataset(
+        f"{run.store.uri}/augment", split="train", cache_dir=str(tmp_path / "cache2")
+    )
     assert whole.num_rows == counts["kept"]  # the card says which files are the data
 
 
@@ -178,7 +211,9 @@ def test_a_smaller_set_leaves_nothing_of_a_larger_one(
     assert len(ids) == counts["kept"]
 
 
-def test_nothing_kept_is_a_valid_empty_set_that_says_why(scored: tuple[Any, dict[str, dict[str, Any]]]) -> None:
+def test_nothing_kept_is_a_valid_empty_set_that_says_why(
+    scored: tuple[Any, dict[str, dict[str, Any]]],
+) -> None:
     run, _ = scored
     counts = augment(run.store, run.with_settings(augment={"splits": ["validation"]}))
     assert (counts["kept"], counts["per_class"], len(counts["files"])) == (0, {}, 1)
@@ -187,7 +222,8 @@ def test_nothing_kept_is_a_valid_empty_set_that_says_why(scored: tuple[Any, dict
     table = read(run, counts)
     assert len(table) == 0
     assert {"id", "image", "label", "source_id"} <= set(table.columns)
-    # load_dataset itself refuses to make a split of no rows, whatever the file; streaming does not mind.
+    # load_dataset itself refuses to make a split of no rows, whatever the file; streaming does not
+    # mind.
     stream = datasets.load_dataset(
         "parquet", data_files=f"{run.store.uri}/{counts['files'][0]}", split="train", streaming=True
     )
@@ -217,15 +253,21 @@ def test_shards_do_not_matter(make_run: Callable[..., Any]) -> None:
 def test_one_class_alone_is_kept_and_told() -> None:
     ids = np.array([b"c", b"a", b"b"])
     assert pick({1: ids}, True)[1].tolist() == [b"a", b"b", b"c"]
-    assert {k: v.tolist() for k, v in pick({1: ids, 0: ids[:1]}, True).items()} == {1: [b"a"], 0: [b"c"]}
+    assert {k: v.tolist() for k, v in pick({1: ids, 0: ids[:1]}, True).items()} == {
+        1: [b"a"],
+        0: [b"c"],
+    }
     assert pick({}, True) == {}
 
 
 def test_what_is_missing_is_named(make_run: Callable[..., Any]) -> None:
     run = make_run(models=("classifier",))
-    with pytest.raises(UserError, match=r"expected scores in .*, got none: run the score stage first"):
+    with pytest.raises(
+        UserError, match=r"expected scores in .*, got none: run the score stage first"
+    ):
         augment(run.store, run.config)
     with pytest.raises(
-        UserError, match=r"augment\.max_other_attributes: expected an oracle in models and score\.causal"
+        UserError,
+        match=r"augment\.max_other_attributes: expected an oracle in models and score\.causal",
     ):
         augment(run.store, run.with_settings(augment={"max_other_attributes": 0}))

@@ -1,4 +1,6 @@
-"""The doctor, on bright and dark pictures and a linear classifier: each fault is named, and nothing else."""
+"""The doctor, on bright and dark pictures and a linear classifier: each fault is named, and nothing
+else.
+"""
 
 from __future__ import annotations
 
@@ -39,13 +41,25 @@ def pictures(path: Path, rows: int = ROWS) -> Path:
     def stream() -> Any:
         for i in range(rows):
             bright = bool(i // 2 % 2)
-            image = random.normal(179 if bright else 77, 20, (8, 8, 3)).clip(0, 255).astype(np.uint8)
+            image = (
+                random.normal(179 if bright else 77, 20, (8, 8, 3)).clip(0, 255).astype(np.uint8)
+            )
             split = "test" if i % 4 == 3 else "train"
             columns = {"Bright": bright, "Wanted": "dark" if bright else "bright"}
-            yield Row(id=f"row-{i}", image=png(image), path="x.png", label=int(bright), split=split, columns=columns)
+            yield Row(
+                id=f"row-{i}",
+                image=png(image),
+                path="x.png",
+                label=int(bright),
+                split=split,
+                columns=columns,
+            )
 
     source = Source(
-        rows=stream(), total=rows, classes=("dark", "bright"), columns={"Bright": "bool", "Wanted": "string"}
+        rows=stream(),
+        total=rows,
+        classes=("dark", "bright"),
+        columns={"Bright": "bool", "Wanted": "string"},
     )
     write_source(source, str(path), {"source": "pictures"}, shard_rows=30)
     return path
@@ -53,7 +67,9 @@ def pictures(path: Path, rows: int = ROWS) -> Path:
 
 def linear(path: Path, sign: float = 1.0, scale: float = 40.0, middle: float = 0.5) -> Path:
     """A convolution as large as the picture: says bright where the mean is above `middle`."""
-    weight = torch.stack([torch.full((3, 8, 8), -sign * scale / 192), torch.full((3, 8, 8), sign * scale / 192)])
+    weight = torch.stack(
+        [torch.full((3, 8, 8), -sign * scale / 192), torch.full((3, 8, 8), sign * scale / 192)]
+    )
     bias = torch.tensor([sign * scale * middle, -sign * scale * middle])
     save_file({"weight": weight, "bias": bias}, path, metadata={"format": "pt"})
     return path
@@ -80,7 +96,10 @@ def make(tmp_path: Path, data: Path) -> Make:
             "name": "check",
             "data": {"path": str(data), "label": "label", "id": "id", "split": "split", "size": 8},
             "models": {"classifier": classifier},
-            "method": {"target": "counterfactory.methods.pixel_pgd.PixelPGD", "settings": {"eps": 128.0, "step": 8.0}},
+            "method": {
+                "target": "counterfactory.methods.pixel_pgd.PixelPGD",
+                "settings": {"eps": 128.0, "step": 8.0},
+            },
             "target": {"rule": "opposite"},
             "out": str(tmp_path / "runs"),
             "engine": {"kind": "local"},
@@ -128,12 +147,32 @@ def test_a_healthy_run_has_no_problem_and_nothing_is_written(
     [
         ({"data__path": "nowhere/*.parquet"}, "data", "expected Parquet files at nowhere"),
         ({"data__rows": "64:100"}, "data", "expected rows to work on in .*, got 64:100 of 64 rows"),
-        ({"data__label": "lable"}, "data.label", "expected a column of .*, got 'lable': did you mean 'label'"),
+        (
+            {"data__label": "lable"},
+            "data.label",
+            "expected a column of .*, got 'lable': did you mean 'label'",
+        ),
         ({"data__columns": ["Brigt"]}, r"data.columns\[0\]", "did you mean 'Bright'"),
-        ({"data__image": "id"}, "data.image", "expected 'id' as struct<bytes, path> or binary, got string"),
-        ({"data__label": "image"}, "data.label", "expected 'image' as bool, class index or class name, got struct"),
-        ({"data__id": "Wanted"}, "data.id", "2 ids of 64 rows looked at stand twice, such as 'dark'"),
-        ({"data__crop": [0, 0, 9, 9]}, "images", r"none of 64 .* crop: expected \[0, 0, 9, 9\] inside the image"),
+        (
+            {"data__image": "id"},
+            "data.image",
+            "expected 'id' as struct<bytes, path> or binary, got string",
+        ),
+        (
+            {"data__label": "image"},
+            "data.label",
+            "expected 'image' as bool, class index or class name, got struct",
+        ),
+        (
+            {"data__id": "Wanted"},
+            "data.id",
+            "2 ids of 64 rows looked at stand twice, such as 'dark'",
+        ),
+        (
+            {"data__crop": [0, 0, 9, 9]},
+            "images",
+            r"none of 64 .* crop: expected \[0, 0, 9, 9\] inside the image",
+        ),
         (
             {"data__label": "Wanted", "models__classifier__classes": ["a", "b"]},
             "data.label",
@@ -144,7 +183,11 @@ def test_a_healthy_run_has_no_problem_and_nothing_is_written(
             "models.classifier",
             "expected a file at none.safetensors",
         ),
-        ({"models__classifier__settings__out_channels": 3}, "models.classifier", "expected bias of shape|of shape"),
+        (
+            {"models__classifier__settings__out_channels": 3},
+            "models.classifier",
+            "expected bias of shape|of shape",
+        ),
         (
             {"models__classifier__classes": ["a", "b", "c"], "target": {"rule": "runner-up"}},
             "models.classifier",
@@ -162,13 +205,19 @@ def test_a_healthy_run_has_no_problem_and_nothing_is_written(
         ),
         ({"method__target": "methods.none.None"}, "method", "expected a class in methods/"),
         ({"method__settings": {"stepz": 3}}, "method", "unknown key 'stepz'"),
-        ({"target": {"name": "brigth"}}, "target", "expected a class, got 'brigth': did you mean 'bright'"),
+        (
+            {"target": {"name": "brigth"}},
+            "target",
+            "expected a class, got 'brigth': did you mean 'bright'",
+        ),
         ({"target": {"column": "Wantd"}}, "target.column", "got 'Wantd': did you mean 'Wanted'"),
         ({"engine__device": "cuda:7"}, "engine.device", "expected a GPU for cuda:7, got none"),
         ({"out": __file__}, "out", "expected a folder to write to, got .*test_doctor.py"),
     ],
 )
-def test_a_fault_is_a_problem_of_its_own(make: Make, changes: dict[str, Any], about: str, message: str) -> None:
+def test_a_fault_is_a_problem_of_its_own(
+    make: Make, changes: dict[str, Any], about: str, message: str
+) -> None:
     if "engine__device" in changes and torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     findings = doctor(make(**changes))
@@ -179,10 +228,16 @@ def test_a_fault_is_a_problem_of_its_own(make: Make, changes: dict[str, Any], ab
 
 
 def test_opposite_needs_two_classes(make: Make, tmp_path: Path) -> None:
-    three = {"weight": torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)), "bias": torch.zeros(3)}
+    three = {
+        "weight": torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)),
+        "bias": torch.zeros(3),
+    }
     save_file(three, tmp_path / "three.safetensors", metadata={"format": "pt"})
     settings = {"in_channels": 3, "out_channels": 3, "kernel_size": 8}
-    changes = {"models__classifier__settings": settings, "models__classifier__classes": ["dark", "bright", "red"]}
+    changes = {
+        "models__classifier__settings": settings,
+        "models__classifier__classes": ["dark", "bright", "red"],
+    }
     findings = doctor(make(tmp_path / "three.safetensors", **changes))
     assert "expected 2 classes for the rule opposite, got 3" in found(findings, "target", "problem")
     assert "no row of red among 64" in found(findings, "data.label", "warning")
@@ -192,7 +247,9 @@ def test_a_swapped_weights_file_shows_both_digests(make: Make, tmp_path: Path) -
     pinned = hashlib.sha256(linear(tmp_path / "a.safetensors").read_bytes()).hexdigest()
     other = linear(tmp_path / "b.safetensors", scale=41)
     got = hashlib.sha256(other.read_bytes()).hexdigest()
-    text = found(doctor(make(other, models__classifier__sha256=pinned)), "models.classifier", "problem")
+    text = found(
+        doctor(make(other, models__classifier__sha256=pinned)), "models.classifier", "problem"
+    )
     assert pinned in text
     assert got in text
     healthy = doctor(make(tmp_path / "a.safetensors", models__classifier__sha256=pinned))
@@ -200,8 +257,13 @@ def test_a_swapped_weights_file_shows_both_digests(make: Make, tmp_path: Path) -
 
 
 def test_classes_in_the_wrong_order_are_guessed(make: Make, tmp_path: Path) -> None:
-    text = found(doctor(make(linear(tmp_path / "w.safetensors", sign=-1))), "models.classifier", "warning")
-    assert "right on 0% of 64 labelled images of the sample, and on 100% if dark is bright and bright is dark" in text
+    text = found(
+        doctor(make(linear(tmp_path / "w.safetensors", sign=-1))), "models.classifier", "warning"
+    )
+    assert (
+        "right on 0% of 64 labelled images of the sample, and on 100% if dark is bright and bright"
+        " is dark" in text
+    )
 
 
 def test_a_missing_normalisation_is_guessed(make: Make, tmp_path: Path) -> None:
@@ -214,9 +276,15 @@ def test_a_missing_normalisation_is_guessed(make: Make, tmp_path: Path) -> None:
 
 
 def test_a_classifier_with_one_answer_or_nan_is_a_problem(make: Make, tmp_path: Path) -> None:
-    text = found(doctor(make(linear(tmp_path / "w.safetensors", scale=0))), "models.classifier", "problem")
+    text = found(
+        doctor(make(linear(tmp_path / "w.safetensors", scale=0))), "models.classifier", "problem"
+    )
     assert "gives the same scores for all 64 sampled images" in text
-    text = found(doctor(make(linear(tmp_path / "n.safetensors", scale=float("nan")))), "models.classifier", "problem")
+    text = found(
+        doctor(make(linear(tmp_path / "n.safetensors", scale=float("nan")))),
+        "models.classifier",
+        "problem",
+    )
     assert "NaN" in text
 
 
@@ -267,7 +335,9 @@ def test_bad_rows_are_counted_with_reasons(make: Make, tmp_path: Path, data: Pat
     pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), tmp_path / "bad/a.parquet")
     findings = doctor(make(data__path=str(tmp_path / "bad")))
     text = found(findings, "images", "warning")
-    assert "4 of 64 sampled rows would be quarantined, 4 or so in all: no image: 0 bytes (3)" in text
+    assert (
+        "4 of 64 sampled rows would be quarantined, 4 or so in all: no image: 0 bytes (3)" in text
+    )
     text = found(findings, "data.label", "warning")
     assert "2 of 64 rows" in text
     assert "its label is missing (1)" in text
@@ -280,7 +350,9 @@ def test_a_broken_or_different_file_is_a_problem(make: Make, tmp_path: Path, dat
     folder.mkdir()
     table = pq.read_table(data)
     pq.write_table(table, folder / "a.parquet")
-    pq.write_table(table.set_column(2, "label", table["label"].cast(pa.string())), folder / "b.parquet")
+    pq.write_table(
+        table.set_column(2, "label", table["label"].cast(pa.string())), folder / "b.parquet"
+    )
     text = found(doctor(make(data__path=str(folder))), "data", "problem")
     assert "b.parquet: expected column 'label' as int64, got string" in text
     (folder / "b.parquet").write_bytes((folder / "a.parquet").read_bytes()[:-20])
@@ -307,15 +379,27 @@ def test_a_target_column_is_looked_at(make: Make) -> None:
 def test_workers_and_memory(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor_machine, "cpus", lambda: 4)
     monkeypatch.setattr(doctor_machine, "available_memory", lambda: 4 * 2**30)
-    crowd = list(doctor_machine.look_at_machine(make(engine={"kind": "ray", "workers": 6, "device": "cpu"}), 10, 2**20))
+    crowd = list(
+        doctor_machine.look_at_machine(
+            make(engine={"kind": "ray", "workers": 6, "device": "cpu"}), 10, 2**20
+        )
+    )
     assert "6 on 4 CPUs slow each other down" in found(crowd, "engine.workers", "warning")
-    large = list(doctor_machine.look_at_machine(make(engine={"kind": "ray", "workers": 4, "device": "cpu"}), 10, 2**29))
+    large = list(
+        doctor_machine.look_at_machine(
+            make(engine={"kind": "ray", "workers": 4, "device": "cpu"}), 10, 2**29
+        )
+    )
     assert "4.0 GiB free: set engine.workers=2" in found(large, "memory", "problem")
     cluster = make(engine={"kind": "ray", "workers": 4, "address": "ray://x:1", "device": "cpu"})
-    assert "hangs" in found(list(doctor_machine.look_at_machine(cluster, 10, 1)), "engine.workers", "warning")
+    assert "hangs" in found(
+        list(doctor_machine.look_at_machine(cluster, 10, 1)), "engine.workers", "warning"
+    )
     if not torch.cuda.is_available():
         wants = make(engine={"kind": "ray", "gpus": 1.0})
-        assert "got none" in found(list(doctor_machine.look_at_machine(wants, 10, 1)), "engine.gpus", "problem")
+        assert "got none" in found(
+            list(doctor_machine.look_at_machine(wants, 10, 1)), "engine.gpus", "problem"
+        )
 
 
 def test_the_oracle_is_compared_with_true_attributes(make: Make) -> None:
@@ -332,7 +416,9 @@ def test_the_oracle_is_compared_with_true_attributes(make: Make) -> None:
     findings = list(look_at_oracle(Oracle(), images, records, config))
     assert "got 'Brigt': did you mean 'Bright'" in found(findings, "score.causal", "problem")
     assert "worst Wrong 0%" in found(findings, "models.oracle", "warning")
-    good = list(look_at_oracle(Oracle(), images, [{"Bright": r["Bright"]} for r in records], make()))
+    good = list(
+        look_at_oracle(Oracle(), images, [{"Bright": r["Bright"]} for r in records], make())
+    )
     assert "right on 100% of 20 rows, mean over 1 attributes" in found(good, "models.oracle", "ok")
 
 
@@ -361,7 +447,8 @@ def test_the_autoencoder_is_measured() -> None:
 
 
 class Known(nn.Module):
-    """A denoiser that knows the one image there is, as it looked in training: scaled and shifted."""
+    """A denoiser that knows the one image there is, as it looked in training: scaled
+    and shifted."""
 
     def __init__(self, image: torch.Tensor, scale: float, shift: float) -> None:
         super().__init__()
@@ -381,15 +468,20 @@ def test_the_denoiser_is_measured_and_its_range_guessed() -> None:
     assert "it must be trained on images in [-1,1]" in found(
         list(look_at_denoiser(Known(image, 1, 0), images)), "models.denoiser", "warning"
     )
-    assert "a linear guess" in found(list(look_at_denoiser(Known(image, -4, 2), images)), "models.denoiser", "warning")
+    assert "a linear guess" in found(
+        list(look_at_denoiser(Known(image, -4, 2), images)), "models.denoiser", "warning"
+    )
     rising = Known(image, 2, -1)
     rising.alphas_cumprod = rising.alphas_cumprod.flip(0)
-    assert "alphas_cumprod" in found(list(look_at_denoiser(rising, images)), "models.denoiser", "problem")
+    assert "alphas_cumprod" in found(
+        list(look_at_denoiser(rising, images)), "models.denoiser", "problem"
+    )
 
 
 def test_parts_are_spread_over_all_files() -> None:
     shards = [
-        {"file": f, "start": 0, "rows": n, "offset": o} for f, n, o in (("a", 50, 0), ("b", 200, 50), ("c", 7, 250))
+        {"file": f, "start": 0, "rows": n, "offset": o}
+        for f, n, o in (("a", 50, 0), ("b", 200, 50), ("c", 7, 250))
     ]
     parts = list(spread(shards, 8, 5))
     assert [p["offset"] for p in parts] == [0, 36, 72, 108, 144, 180, 216, 252]
@@ -399,6 +491,8 @@ def test_parts_are_spread_over_all_files() -> None:
     assert list(spread(shards, 60, 5)) == shards
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (600, "10 min"), (9000, "2.5 h"), (200_000, "2.3 days")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(5, "5 s"), (600, "10 min"), (9000, "2.5 h"), (200_000, "2.3 days")]
+)
 def test_spoken_time(seconds: float, text: str) -> None:
     assert spoken(seconds) == text

@@ -15,16 +15,26 @@ IMAGES = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
 def told(models: dict[str, Any]) -> dict[str, str]:
-    classifier = {"role": "classifier", "target": "counterfactory.models.classifiers.ConvNet", "classes": ["a", "b"]}
+    classifier = {
+        "role": "classifier",
+        "target": "counterfactory.models.classifiers.ConvNet",
+        "classes": ["a", "b"],
+    }
     raw = {
         "name": "x",
         "data": {"path": "nowhere"},
         "method": {"target": "counterfactory.methods.pixel_pgd.PixelPGD"},
-        "models": {"classifier": classifier, **{name: expand(spec, "model") for name, spec in models.items()}},
+        "models": {
+            "classifier": classifier,
+            **{name: expand(spec, "model") for name, spec in models.items()},
+        },
     }
     found = list(look_at_metrics(check(RunConfig, raw, "x")))
     assert {finding.level for finding in found} == {"ok"}
-    return {finding.text.partition(" through ")[0].partition(" left out")[0]: finding.text for finding in found}
+    return {
+        finding.text.partition(" through ")[0].partition(" left out")[0]: finding.text
+        for finding in found
+    }
 
 
 def test_every_metric_is_told_with_its_network_or_as_left_out() -> None:
@@ -35,7 +45,9 @@ def test_every_metric_is_told_with_its_network_or_as_left_out() -> None:
     assert found["s3"].startswith("s3 left out: no models.simsiam (simsiam-resnet50")
     assert found["fva, fs"] == "fva, fs left out: no models.faces (sface)"
     bare = told({})
-    assert bare["fid, sfid, kid"].startswith("fid, sfid, kid left out: no models.features (inception")
+    assert bare["fid, sfid, kid"].startswith(
+        "fid, sfid, kid left out: no models.features (inception"
+    )
     assert "cd, mnac" in bare
     literature = told({"features": "inception", "perceptual": "lpips-alex"})
     assert {"fid, sfid, kid", "lpips, lpips_diversity"} <= set(literature)
@@ -64,13 +76,38 @@ class Constant(nn.Module):
 @pytest.mark.parametrize(
     ("name", "model", "level", "text"),
     [
-        ("features", FeatureWrapper(Mean(), size=32), "ok", "3 features, images of 16 px enlarged to 32"),
+        (
+            "features",
+            FeatureWrapper(Mean(), size=32),
+            "ok",
+            "3 features, images of 16 px enlarged to 32",
+        ),
         ("faces", FeatureWrapper(Mean()), "ok", "3 features"),
         ("simsiam", FeatureWrapper(Constant()), "warning", "4 features, the same for every image"),
-        ("features", FeatureWrapper(Constant(), mean=[2.0], std=[1.0]), "problem", "gives NaN or infinity"),
-        ("features", FeatureWrapper(nn.Linear(7, 7)), "problem", "fails on images of 16 px: RuntimeError"),
-        ("perceptual", PerceptualWrapper(Far(), size=None, mean=[], std=[]), "ok", "0 from an image to itself"),
-        ("perceptual", PerceptualWrapper(Odd(), size=None, mean=[], std=[]), "warning", "from an image to itself"),
+        (
+            "features",
+            FeatureWrapper(Constant(), mean=[2.0], std=[1.0]),
+            "problem",
+            "gives NaN or infinity",
+        ),
+        (
+            "features",
+            FeatureWrapper(nn.Linear(7, 7)),
+            "problem",
+            "fails on images of 16 px: RuntimeError",
+        ),
+        (
+            "perceptual",
+            PerceptualWrapper(Far(), size=None, mean=[], std=[]),
+            "ok",
+            "0 from an image to itself",
+        ),
+        (
+            "perceptual",
+            PerceptualWrapper(Odd(), size=None, mean=[], std=[]),
+            "warning",
+            "from an image to itself",
+        ),
     ],
 )
 def test_networks_are_tried(name: str, model: nn.Module, level: str, text: str) -> None:

@@ -1,4 +1,6 @@
-"""Counterfactuals made elsewhere: folders and Parquet in, an ordinary run out, whatever is wrong told by name."""
+"""Counterfactuals made elsewhere: folders and Parquet in, an ordinary run out, whatever is wrong
+told by name.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ classes: [dark, light]
 
 @pytest.fixture
 def classifier(tmp_path: Path) -> str:
-    """A classifier that says light where the mean of the image is above a half, by hand-made weights."""
+    """A classifier that says light where the mean of the image is above a half, by hand-made
+    weights.
+    """
     from safetensors.torch import save_file
 
     from counterfactory.models.classifiers import ConvNet
@@ -40,7 +44,11 @@ def classifier(tmp_path: Path) -> str:
     for name, value in net.state_dict().items():
         if value.is_floating_point() and "running_var" not in name:
             value.zero_()
-        if name.startswith("body") and name.endswith(("1.weight", "4.weight", "7.weight")) and value.ndim == 1:
+        if (
+            name.startswith("body")
+            and name.endswith(("1.weight", "4.weight", "7.weight"))
+            and value.ndim == 1
+        ):
             value.fill_(1.0)
     body: Any = net.body
     body[0].weight.data[0] = 1 / 48  # the mean of each 4x4 patch
@@ -77,7 +85,9 @@ def call(*words: object) -> int:
 
 def rows_of(store: Store) -> list[dict[str, Any]]:
     return [
-        row for commit in read_commits(store, "generate").values() for row in read_committed(store, commit).to_pylist()
+        row
+        for commit in read_commits(store, "generate").values()
+        for row in read_committed(store, commit).to_pylist()
     ]
 
 
@@ -102,21 +112,28 @@ def test_two_folders_become_an_ordinary_run(
     assert call(*words) == 0
     store = open_store(tmp_path / "r" / "after")
     rows = {row["id"]: row for row in rows_of(store)}
-    assert {name: row["flipped"] for name, row in rows.items()} == {"a/1": True, "a/2": True, "b": False}
+    assert {name: row["flipped"] for name, row in rows.items()} == {
+        "a/1": True,
+        "a/2": True,
+        "b": False,
+    }
     assert [(rows[n]["source"], rows[n]["target"], rows[n]["predicted"]) for n in ROWS] == [
         (0, 1, 1),
         (1, 0, 0),
         (0, 1, 0),
     ]
     assert {row["method"] for row in rows.values()} == {"elsewhere"}
-    assert [rows["b"][name] for name in ("steps", "forward", "backward", "seconds", "label")] == [None] * 5
+    assert [rows["b"][name] for name in ("steps", "forward", "backward", "seconds", "label")] == [
+        None
+    ] * 5
     assert rows["b"]["reason"] == "it is not classified as its target"
     stored = np.asarray(Image.open(io.BytesIO(rows["a/1"]["counterfactual"]["bytes"])))
     assert np.array_equal(stored, picture(200))
     assert verify(store) == []
     told = figures(store)
     assert float(told["flip_rate"]["value"]) == pytest.approx(2 / 3)
-    assert float(told["l1"]["value"]) == pytest.approx((160 + 160 + 10) / 3 / 255, abs=0.01)  # JPEG's originals
+    # JPEG's originals
+    assert float(told["l1"]["value"]) == pytest.approx((160 + 160 + 10) / 3 / 255, abs=0.01)
     assert told["seconds"]["n"] == "0"
     before = store.read("plan.json")
     capsys.readouterr()
@@ -141,7 +158,16 @@ def test_what_cannot_be_paired_is_named(
     (after / "torn.png").write_bytes((after / "b.png").read_bytes()[:50])
     (after / "notes.txt").write_text("no image")
     (after / ".hidden.png").write_text("no image either")
-    words = ("--originals", before, "--counterfactuals", after, "--classifier", classifier, "--out", tmp_path / "r")
+    words = (
+        "--originals",
+        before,
+        "--counterfactuals",
+        after,
+        "--classifier",
+        classifier,
+        "--out",
+        tmp_path / "r",
+    )
     assert call(*words, "--name", "odd") == 0
     said = capsys.readouterr().out
     assert "1 of 7 names are not in" in said
@@ -164,7 +190,9 @@ def test_what_cannot_be_paired_is_named(
 
 def table(values: list[tuple[str, int, int]], **further: list[Any]) -> pa.Table:
     ids, before, after = zip(*values, strict=True)
-    cells = [[{"bytes": encode(picture(v)), "path": None} for v in side] for side in (before, after)]
+    cells = [
+        [{"bytes": encode(picture(v)), "path": None} for v in side] for side in (before, after)
+    ]
     plain = [cell["bytes"] for cell in cells[1]]
     return pa.table({"id": list(ids), "image": cells[0], "edited": plain, **further})
 
@@ -172,8 +200,13 @@ def table(values: list[tuple[str, int, int]], **further: list[Any]) -> pa.Table:
 VALUES = [("x", 40, 200), ("y", 220, 30), ("z", 30, 35)]
 
 
-def test_two_columns_of_one_parquet_are_read_where_they_are(classifier: str, tmp_path: Path) -> None:
-    pq.write_table(table(VALUES, truth=[False, False, False], aim=["light", "dark", "dark"]), tmp_path / "p.parquet")
+def test_two_columns_of_one_parquet_are_read_where_they_are(
+    classifier: str, tmp_path: Path
+) -> None:
+    pq.write_table(
+        table(VALUES, truth=[False, False, False], aim=["light", "dark", "dark"]),
+        tmp_path / "p.parquet",
+    )
     file = tmp_path / "p.parquet"
     words = ("--originals", file, "--counterfactuals", f"{file}#edited", "--classifier", classifier)
     assert call(*words, "--label", "truth", "--out", tmp_path / "r", "--target", "opposite") == 0
@@ -198,10 +231,15 @@ def test_two_parquet_files_pair_by_id_in_any_order(
     made = whole.select(["id", "edited"]).take([2, 0]).rename_columns(["id", "image"])
     pq.write_table(made, tmp_path / "b.parquet", row_group_size=1)
     words = ("--originals", tmp_path / "a.parquet", "--counterfactuals", tmp_path / "b.parquet")
-    assert call(*words, "--classifier", classifier, "--label", "truth", "--out", tmp_path / "r") == 0
+    assert (
+        call(*words, "--classifier", classifier, "--label", "truth", "--out", tmp_path / "r") == 0
+    )
     assert "1 values of id are not in" in capsys.readouterr().out
     store = open_store(tmp_path / "r" / "b")
-    assert {row["id"]: (row["flipped"], row["label"]) for row in rows_of(store)} == {"x": (True, 0), "z": (False, 0)}
+    assert {row["id"]: (row["flipped"], row["label"]) for row in rows_of(store)} == {
+        "x": (True, 0),
+        "z": (False, 0),
+    }
     assert [r["reason"] for r in read_commits(store, "generate")[0]["quarantined"]] == [
         "no counterfactual for this original"
     ]
@@ -245,11 +283,22 @@ def test_neither_names_nor_a_run(
 ) -> None:
     (tmp_path / "other").mkdir()
     Image.fromarray(picture(1)).save(tmp_path / "other" / "q.png")
-    words = ("--originals", folders[0], "--counterfactuals", tmp_path / "other", "--classifier", classifier)
+    words = (
+        "--originals",
+        folders[0],
+        "--counterfactuals",
+        tmp_path / "other",
+        "--classifier",
+        classifier,
+    )
     assert call(*words, "--out", tmp_path / "r") == 2
     assert "expected files of the same names" in capsys.readouterr().err
     assert call() == 2
-    assert "expected a run, or --originals and --counterfactuals, got none" in capsys.readouterr().err
+    assert (
+        "expected a run, or --originals and --counterfactuals, got none" in capsys.readouterr().err
+    )
     Image.fromarray(picture(1)).save(folders[1] / "b.jpg")
-    assert call(*words[:2], "--counterfactuals", folders[1], *words[4:], "--out", tmp_path / "r") == 2
+    assert (
+        call(*words[:2], "--counterfactuals", folders[1], *words[4:], "--out", tmp_path / "r") == 2
+    )
     assert "expected each name once, got b.jpg and b.png" in capsys.readouterr().err

@@ -1,4 +1,6 @@
-"""--limit, --shards and --retry-quarantined: a part now, the rest later, and the same run as in one go."""
+"""--limit, --shards and --retry-quarantined: a part now, the rest later, and the same run as in one
+go.
+"""
 
 import json
 import os
@@ -27,7 +29,14 @@ STEPS = "method.settings.max_steps=2"
 
 
 def settings(faces: Path, out: Path | str, *more: str) -> list[str]:
-    return [f"data.path={faces}", f"out={out}", "engine.kind=local", STEPS, "engine.shard_rows=8", *more]
+    return [
+        f"data.path={faces}",
+        f"out={out}",
+        "engine.kind=local",
+        STEPS,
+        "engine.shard_rows=8",
+        *more,
+    ]
 
 
 def rows(store: Store, stage: str = "generate") -> dict[str, tuple[str, bool]]:
@@ -40,7 +49,11 @@ def rows(store: Store, stage: str = "generate") -> dict[str, tuple[str, bool]]:
 
 
 def quarantined(store: Store) -> dict[str, str]:
-    return {row["id"]: row["reason"] for c in iterate_commits(store, "generate") for row in c["quarantined"]}
+    return {
+        row["id"]: row["reason"]
+        for c in iterate_commits(store, "generate")
+        for row in c["quarantined"]
+    }
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +104,9 @@ def test_two_machines_share_a_run_by_shards(
     assert "--shards: expected some of the run's shards, 0:3, got 3:4" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("limit", "shards"), [(0, None), (None, "3"), (None, "2:2"), (None, "a:b")])
+@pytest.mark.parametrize(
+    ("limit", "shards"), [(0, None), (None, "3"), (None, "2:2"), (None, "a:b")]
+)
 def test_a_part_that_is_none_is_refused(limit: int | None, shards: str | None) -> None:
     with pytest.raises(UserError, match="expected"):
         parse(limit, shards, False)
@@ -113,7 +128,12 @@ class Poison:
 
 @pytest.mark.parametrize("kind", ["disk", "s3"])
 def test_quarantined_rows_that_succeed_join_the_run_and_only_their_shards_are_scored_again(
-    faces: Path, tmp_path: Path, whole: Store, monkeypatch: pytest.MonkeyPatch, kind: str, request: Any
+    faces: Path,
+    tmp_path: Path,
+    whole: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    request: Any,
 ) -> None:
     out = request.getfixturevalue("s3_folder") if kind == "s3" else str(tmp_path)
     name, other = list(rows(whole))[3], list(rows(whole))[5]
@@ -122,10 +142,14 @@ def test_quarantined_rows_that_succeed_join_the_run_and_only_their_shards_are_sc
     store = run(config, stages=("generate", "score"))
     assert set(quarantined(store)) == {name, other}
     before = {path: store.read(path) for path in store.list("commit")}
-    assert all(reason == "the method failed: RuntimeError: planted" for reason in quarantined(store).values())
+    assert all(
+        reason == "the method failed: RuntimeError: planted"
+        for reason in quarantined(store).values()
+    )
 
     answered = rows(store)
-    generate(store, config, Part(retry=True))  # nothing has changed: a revision all the same, tried by itself
+    # nothing has changed: a revision all the same, tried by itself
+    generate(store, config, Part(retry=True))
     assert revisions(store, "generate") == {0: 1, 1: 0, 2: 0}
     assert rows(store) == answered
 
@@ -148,7 +172,10 @@ def test_quarantined_rows_that_succeed_join_the_run_and_only_their_shards_are_sc
     assert revisions(store, "generate") == revisions(store, scored) == {0: 3, 1: 0, 2: 0}
     assert rows(store) == rows(whole)
     assert quarantined(store) == {}
-    sums, expected = totals(iterate_commits(store, "generate")), totals(iterate_commits(whole, "generate"))
+    sums, expected = (
+        totals(iterate_commits(store, "generate")),
+        totals(iterate_commits(whole, "generate")),
+    )
     assert {k: sums[k] for k in ("rows_in", "rows_out", "flipped", "forward", "backward")} == {
         k: expected[k] for k in ("rows_in", "rows_out", "flipped", "forward", "backward")
     }
@@ -164,7 +191,9 @@ def test_a_row_with_anothers_id_stays_quarantined_when_it_is_tried_again(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    part = pa.concat_tables([pq.read_table(path) for path in sorted(faces.glob("*.parquet"))]).slice(0, 4)
+    part = pa.concat_tables(
+        [pq.read_table(path) for path in sorted(faces.glob("*.parquet"))]
+    ).slice(0, 4)
     (tmp_path / "data").mkdir()
     names = part.append_column("name", pa.array(["a", "b", "a", "c"]))
     pq.write_table(names, tmp_path / "data" / "train-0.parquet")
@@ -226,6 +255,10 @@ def test_a_kill_before_the_revisions_commit_and_two_drivers_at_once_leave_one_re
     assert revisions(store, "generate") == {0: 1, 1: 0, 2: 0}
     assert rows(store) == rows(whole)
     assert verify(store) == []
-    orphans = [file.path for file in garbage(store, older_than=-60, scored=None) if file.path.startswith("data/")]
+    orphans = [
+        file.path
+        for file in garbage(store, older_than=-60, scored=None)
+        if file.path.startswith("data/")
+    ]
     assert len(orphans) == len(store.list("data/generate")) - 4
     assert orphans

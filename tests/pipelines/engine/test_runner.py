@@ -26,7 +26,9 @@ class FakeRay:
         monkeypatch.setattr(ray, "is_initialized", lambda: False)
         monkeypatch.setattr(ray, "init", self.init)
         monkeypatch.setattr(ray, "shutdown", self.shutdown)
-        monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"GPU": gpus, "CPU": 4}}])
+        monkeypatch.setattr(
+            ray, "nodes", lambda: [{"Alive": True, "Resources": {"GPU": gpus, "CPU": 4}}]
+        )
         monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": gpus, "CPU": 4})
         monkeypatch.setattr(ray.data.DataContext, "get_current", lambda: self.context)
 
@@ -45,12 +47,16 @@ def test_ray_ends_no_run_whose_shards_take_long(monkeypatch: pytest.MonkeyPatch)
     assert fake.context.execution_no_progress_timeout_s == -1
 
 
-@pytest.mark.parametrize(("there", "workers", "words"), [(0, 1, "none: set engine.gpus=0"), (2, 3, "2: set engine.w")])
+@pytest.mark.parametrize(
+    ("there", "workers", "words"), [(0, 1, "none: set engine.gpus=0"), (2, 3, "2: set engine.w")]
+)
 def test_workers_whose_gpus_are_not_on_this_machine_are_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, there: int, workers: int, words: str
 ) -> None:
     FakeRay(monkeypatch, gpus=there)
-    with pytest.raises(UserError, match=f"GPUs for {workers} workers with 1 each, got room for {words}"):
+    with pytest.raises(
+        UserError, match=f"GPUs for {workers} workers with 1 each, got room for {words}"
+    ):
         start_ray(EngineConfig(gpus=1, workers=workers))
 
 
@@ -68,7 +74,9 @@ def test_a_cluster_with_fewer_gpus_than_asked_for_is_told_of_and_waited_for(
     assert "engine.workers: 3 with 1 GPUs each, auto has room for 1 now" in capsys.readouterr().err
 
 
-def test_ray_that_does_not_start_in_time_is_started_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_that_does_not_start_in_time_is_started_once_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     fake = FakeRay(monkeypatch)
     fake.starts = [RuntimeError("timed out")]
     assert start_ray(EngineConfig(workers=2)) == 2

@@ -28,7 +28,10 @@ def prompts(run: Any, files: list[str]) -> list[dict[str, Any]]:
 
 def openai(custom_id: str, content: Any, **choice: Any) -> dict[str, Any]:
     message = {"role": "assistant", "content": content, "refusal": None}
-    body = {"id": "chatcmpl-1", "choices": [{"index": 0, "message": message, "finish_reason": "stop", **choice}]}
+    body = {
+        "id": "chatcmpl-1",
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop", **choice}],
+    }
     return {
         "id": "batch_req_1",
         "custom_id": custom_id,
@@ -38,18 +41,32 @@ def openai(custom_id: str, content: Any, **choice: Any) -> dict[str, Any]:
 
 
 def vllm(custom_id: str, content: str) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": content, "reasoning_content": None, "tool_calls": []}
-    return {"id": "vllm-1", "custom_id": custom_id, "response": {"choices": [{"message": message}]}, "error": None}
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": content,
+        "reasoning_content": None,
+        "tool_calls": [],
+    }
+    return {
+        "id": "vllm-1",
+        "custom_id": custom_id,
+        "response": {"choices": [{"message": message}]},
+        "error": None,
+    }
 
 
 def write(path: Path, lines: list[Any]) -> str:
-    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    path.write_text(
+        "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
+    )
     return str(path)
 
 
 def test_prompts_follow_the_batch_format(make_run: Callable[..., Any]) -> None:
     run = make_run()
-    told = build_prompts(run.store, run.with_settings(judge={"wording": "faces-smile", "model": "some/vlm"}))
+    told = build_prompts(
+        run.store, run.with_settings(judge={"wording": "faces-smile", "model": "some/vlm"})
+    )
     assert (told["prompts"], told["files"]) == (40, ["judge/prompts-00000.jsonl"])
     lines = prompts(run, told["files"])
     assert [line["custom_id"] for line in lines] == [r["cf_id"] for r in run.rows]
@@ -60,7 +77,9 @@ def test_prompts_follow_the_batch_format(make_run: Callable[..., Any]) -> None:
         body = line["body"]
         assert body["model"] == "some/vlm"
         (message,) = body["messages"]
-        pictures = [part["image_url"]["url"] for part in message["content"] if part["type"] == "image_url"]
+        pictures = [
+            part["image_url"]["url"] for part in message["content"] if part["type"] == "image_url"
+        ]
         prefix = "data:image/png;base64,"
         assert all(url.startswith(prefix) for url in pictures)
         stored = [row["original"]["bytes"], row["counterfactual"]["bytes"]]
@@ -72,7 +91,12 @@ def test_prompts_follow_the_batch_format(make_run: Callable[..., Any]) -> None:
         assert body["response_format"]["json_schema"]["strict"] is True
     schema = lines[0]["body"]["response_format"]["json_schema"]["schema"]
     jsonschema.validate(GOOD, schema)
-    for bad in ({**GOOD, "realism": 11}, {**GOOD, "realism": 1.5}, {**GOOD, "more": 1}, {"validity": 3}):
+    for bad in (
+        {**GOOD, "realism": 11},
+        {**GOOD, "realism": 1.5},
+        {**GOOD, "more": 1},
+        {"validity": 3},
+    ):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(bad, schema)
     assert schema["additionalProperties"] is False  # what strict schemas must say
@@ -82,16 +106,28 @@ def test_prompts_follow_the_batch_format(make_run: Callable[..., Any]) -> None:
 def test_classes_that_only_the_model_knows(make_run: Callable[..., Any]) -> None:
     run = make_run()
     models = {**run.config.model_dump()["models"]}
-    models["classifier"] = {"role": "classifier", "source": "huggingface", "weights": "some/model", "revision": "1"}
+    models["classifier"] = {
+        "role": "classifier",
+        "source": "huggingface",
+        "weights": "some/model",
+        "revision": "1",
+    }
     config = run.with_settings(models=models)
-    with pytest.raises(UserError, match="expected the names of the classes, got none: give them, or score first"):
+    with pytest.raises(
+        UserError, match="expected the names of the classes, got none: give them, or score first"
+    ):
         build_prompts(run.store, config)
     score(run.store, run.config)  # as the whole job does before
     told = build_prompts(run.store, config)
-    assert '"not smiling"' in prompts(run, told["files"])[0]["body"]["messages"][0]["content"][0]["text"]
+    assert (
+        '"not smiling"'
+        in prompts(run, told["files"])[0]["body"]["messages"][0]["content"][0]["text"]
+    )
 
 
-def test_the_same_run_gives_the_same_bytes_and_the_order_of_rows(make_run: Callable[..., Any]) -> None:
+def test_the_same_run_gives_the_same_bytes_and_the_order_of_rows(
+    make_run: Callable[..., Any],
+) -> None:
     one, seven = make_run(shards=1), make_run(shards=7)
     files = [build_prompts(run.store, run.config)["files"] for run in (one, seven)]
     first = one.store.read(files[0][0])
@@ -100,19 +136,24 @@ def test_the_same_run_gives_the_same_bytes_and_the_order_of_rows(make_run: Calla
     assert one.store.read(files[0][0]) == first
 
 
-def test_files_are_cut_by_bytes_and_by_lines(make_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_cut_by_bytes_and_by_lines(
+    make_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = make_run()
     size = len(run.store.read(build_prompts(run.store, run.config)["files"][0]))
     monkeypatch.setattr(judge, "FILE_BYTES", size // 3)
     by_bytes = build_prompts(run.store, run.config)
     assert len(by_bytes["files"]) == 4
     assert all(0 < len(run.store.read(file)) <= size // 3 for file in by_bytes["files"])
-    assert [p["custom_id"] for p in prompts(run, by_bytes["files"])] == [r["cf_id"] for r in run.rows]
+    assert [p["custom_id"] for p in prompts(run, by_bytes["files"])] == [
+        r["cf_id"] for r in run.rows
+    ]
     monkeypatch.setattr(judge, "FILE_BYTES", size)
     monkeypatch.setattr(judge, "FILE_LINES", 15)
     by_lines = build_prompts(run.store, run.config)
     assert [len(prompts(run, [file])) for file in by_lines["files"]] == [15, 15, 10]
-    assert run.store.read("judge/prompts-00003.jsonl") == b""  # of the longer set before: nobody sends it by mistake
+    # of the longer set before: nobody sends it by mistake
+    assert run.store.read("judge/prompts-00003.jsonl") == b""
     monkeypatch.setattr(judge, "LINE_BYTES", 10)
     assert build_prompts(run.store, run.config)["too_large"] == 40
 
@@ -132,7 +173,10 @@ def test_answers_come_back_by_id(make_run: Callable[..., Any], tmp_path: Path) -
     run = make_run()
     build_prompts(run.store, run.config)
     ids = [r["cf_id"] for r in run.rows]
-    lines: list[Any] = [openai(ids[i], json.dumps({**GOOD, "validity": i})) for i in range(10, 0, -1)]  # not in order
+    # not in order
+    lines: list[Any] = [
+        openai(ids[i], json.dumps({**GOOD, "validity": i})) for i in range(10, 0, -1)
+    ]
     lines += [
         vllm(ids[11], f"\n ```json\n{json.dumps(GOOD)}\n```  "),
         openai(ids[12], [{"type": "text", "text": json.dumps(GOOD)}]),
@@ -141,7 +185,11 @@ def test_answers_come_back_by_id(make_run: Callable[..., Any], tmp_path: Path) -
         openai(ids[15], json.dumps({**GOOD, "realism": 0})),
         openai(ids[16], json.dumps({k: v for k, v in GOOD.items() if k != "sparsity"})),
         openai(ids[17], '{"validity": 9, "spar', finish_reason="length"),
-        {"custom_id": ids[18], "response": None, "error": {"code": "batch_expired", "message": "secret"}},
+        {
+            "custom_id": ids[18],
+            "response": None,
+            "error": {"code": "batch_expired", "message": "secret"},
+        },
         {
             "custom_id": ids[19],
             "response": {"status_code": 429, "body": {"error": {"message": "secret"}}},
@@ -192,14 +240,25 @@ def test_the_next_score_tells_the_judge(make_run: Callable[..., Any], tmp_path: 
     build_prompts(run.store, run.config)
     good = {r["cf_id"]: {**GOOD, "validity": 1 + i % 10} for i, r in enumerate(run.rows) if i < 30}
     lines = [openai(name, json.dumps(answer)) for name, answer in good.items()]
-    parse_answers(run.store, run.config, write(tmp_path / "a.jsonl", [*lines, openai(run.rows[31]["cf_id"], "?")]))
+    parse_answers(
+        run.store,
+        run.config,
+        write(tmp_path / "a.jsonl", [*lines, openai(run.rows[31]["cf_id"], "?")]),
+    )
     table = score(run.store, run.config)
-    found = {(m["metric"], m["subset"]): m for m in table["subsets"] if m["metric"].startswith("judge")}
+    found = {
+        (m["metric"], m["subset"]): m for m in table["subsets"] if m["metric"].startswith("judge")
+    }
     assert len(found) == 5 * 4
-    for subset, rows in (("all", run.rows[:30]), ("flipped", [r for r in run.rows[:30] if r["flipped"]])):
+    for subset, rows in (
+        ("all", run.rows[:30]),
+        ("flipped", [r for r in run.rows[:30] if r["flipped"]]),
+    ):
         answers = [good[r["cf_id"]] for r in rows]
         assert found["judge", subset]["n"] == len(rows)
-        assert found["judge", subset]["value"] == pytest.approx(sum(sum(a.values()) / 4 for a in answers) / len(rows))
+        assert found["judge", subset]["value"] == pytest.approx(
+            sum(sum(a.values()) / 4 for a in answers) / len(rows)
+        )
         expected = sum(a["validity"] for a in answers) / len(rows)
         assert found["judge_validity", subset]["value"] == pytest.approx(expected)
     main = [m for m in table["metrics"] if m["metric"].startswith("judge")]
@@ -216,10 +275,13 @@ def test_answers_in_a_folder_and_of_a_sample(make_run: Callable[..., Any], tmp_p
     folder.mkdir()
     write(folder / "one.jsonl", [openai(name, json.dumps(GOOD)) for name in asked[:2]])
     write(folder / "two.jsonl", [openai(name, json.dumps(GOOD)) for name in asked[2:5]])
-    counts = parse_answers(run.store, run.config, str(folder))  # what was asked for counts, not today's setting
+    # what was asked for counts, not today's setting
+    counts = parse_answers(run.store, run.config, str(folder))
     assert (counts["parsed"], counts["missing"]) == (5, 1)
     assert pq.read_table(f"{run.store.uri}/judge/scores.parquet").num_rows == 6
-    with pytest.raises(UserError, match=r"answers: expected a JSONL file or a folder of them, got .*nothing"):
+    with pytest.raises(
+        UserError, match=r"answers: expected a JSONL file or a folder of them, got .*nothing"
+    ):
         parse_answers(run.store, config, str(tmp_path / "nothing"))
 
 
@@ -232,7 +294,10 @@ def test_answers_in_a_folder_and_of_a_sample(make_run: Callable[..., Any], tmp_p
         (json.dumps({**GOOD, "validity": True}), "validity is no whole number"),
         (json.dumps({**GOOD, "validity": "9"}), "validity is no whole number"),
         (json.dumps({**GOOD, "validity": 9.0}), "validity is no whole number"),
-        ('{"validity": Infinity, "sparsity": 1, "proximity": 1, "realism": 1}', "validity is no whole number"),
+        (
+            '{"validity": Infinity, "sparsity": 1, "proximity": 1, "realism": 1}',
+            "validity is no whole number",
+        ),
         (json.dumps({**GOOD, "proximity": -3}), "proximity is not within 1 to 10"),
         (f"Sure! {json.dumps(GOOD)}", "the content is no JSON"),
         ("[" * 100_000, "the content is no JSON"),
@@ -245,15 +310,30 @@ def test_garbage_is_refused_with_a_reason(content: str, reason: str) -> None:
     assert str(caught.value) == reason
 
 
-@pytest.mark.parametrize("text", ["{}", "```\n{}\n```", "  \n```JSON {} ```\n", "```json\r\n{}\r\n```"])
+@pytest.mark.parametrize(
+    "text", ["{}", "```\n{}\n```", "  \n```JSON {} ```\n", "```json\r\n{}\r\n```"]
+)
 def test_fences_and_white_space_are_forgiven(text: str) -> None:
-    assert read_scores(text.replace("{}", json.dumps({**GOOD, "comment": "nice"}, indent=1))) == GOOD
+    assert (
+        read_scores(text.replace("{}", json.dumps({**GOOD, "comment": "nice"}, indent=1))) == GOOD
+    )
 
 
 @pytest.mark.parametrize(
     "line",
-    [b"", b"\xff\xfe", b"7", b"null", b'{"custom_id": 3}', b'{"custom_id": "a"}', b'{"custom_id": "a", "response": 3}']
-    + [b'{"custom_id": "a", "response": {"body": %s}}' % b for b in (b"3", b'{"choices": 3}', b'{"choices": [3]}')],
+    [
+        b"",
+        b"\xff\xfe",
+        b"7",
+        b"null",
+        b'{"custom_id": 3}',
+        b'{"custom_id": "a"}',
+        b'{"custom_id": "a", "response": 3}',
+    ]
+    + [
+        b'{"custom_id": "a", "response": {"body": %s}}' % b
+        for b in (b"3", b'{"choices": 3}', b'{"choices": [3]}')
+    ],
 )
 def test_no_line_breaks_the_parse(line: bytes) -> None:
     assert isinstance(read_line(line)[1], BadAnswer)
@@ -261,7 +341,15 @@ def test_no_line_breaks_the_parse(line: bytes) -> None:
 
 def test_wordings_say_what_they_are_about() -> None:
     names = set(presets("judge"))
-    assert names == {"faces-smile", "faces-age", "faces-gender", "traffic", "animals", "digits", "generic"}
+    assert names == {
+        "faces-smile",
+        "faces-age",
+        "faces-gender",
+        "traffic",
+        "animals",
+        "digits",
+        "generic",
+    }
     texts = {name: read_wording(name) for name in names}
     for name, text in texts.items():
         assert "{source}" in text, name
@@ -283,7 +371,9 @@ def test_a_wording_of_ones_own(tmp_path: Path) -> None:
     line = json.loads(request(row, read_wording(str(path)), "A {target}", "B", JudgeConfig()))
     assert line["body"]["messages"][0]["content"][0]["text"].startswith("From A {target} to B?")
     path.write_text("prompt: From {origin} to {target}?")
-    with pytest.raises(UserError, match=r"expected \{source\} and \{target\} in .*, got \{origin\}"):
+    with pytest.raises(
+        UserError, match=r"expected \{source\} and \{target\} in .*, got \{origin\}"
+    ):
         read_wording(str(path))
     with pytest.raises(UserError, match="did you mean 'faces-smile'"):
         read_wording("face-smile")

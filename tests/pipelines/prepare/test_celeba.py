@@ -1,4 +1,6 @@
-"""CelebA's official files, made here from real rows where they lie beside the checkout, else from drawn pictures."""
+"""CelebA's official files, made here from real rows where they lie beside the checkout, else from
+drawn pictures.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +21,9 @@ Write = Callable[..., dict[str, Path]]
 def official(tmp_path: Path) -> Write:
     """A writer of the layout: images, list_attr_celeba.txt, list_eval_partition.txt."""
 
-    def write(files: dict[str, bytes], bits: Mapping[str, Sequence[int]], names: list[str] = NAMES) -> dict[str, Path]:
+    def write(
+        files: dict[str, bytes], bits: Mapping[str, Sequence[int]], names: list[str] = NAMES
+    ) -> dict[str, Path]:
         (tmp_path / "img_align_celeba").mkdir()
         for name, data in files.items():
             (tmp_path / "img_align_celeba" / name).write_bytes(data)
@@ -28,14 +32,21 @@ def official(tmp_path: Path) -> Write:
         attributes.write_text(f"{len(bits)}\n{' '.join(names)} \n" + "\n".join(lines) + "\n")
         partition = tmp_path / "list_eval_partition.txt"
         partition.write_text("".join(f"{name} {i % 3}\n" for i, name in enumerate(bits)))
-        return {"images": tmp_path / "img_align_celeba", "attributes": attributes, "partition": partition}
+        return {
+            "images": tmp_path / "img_align_celeba",
+            "attributes": attributes,
+            "partition": partition,
+        }
 
     return write
 
 
 def pictures(count: int) -> dict[str, bytes]:
     random = np.random.default_rng(0)
-    return {f"{i + 1:06d}.jpg": png(random.integers(0, 256, (20, 16, 3), dtype=np.uint8)) for i in range(count)}
+    return {
+        f"{i + 1:06d}.jpg": png(random.integers(0, 256, (20, 16, 3), dtype=np.uint8))
+        for i in range(count)
+    }
 
 
 def good(rows: list[Row | Skipped]) -> list[Row]:
@@ -55,7 +66,9 @@ def test_real_rows_come_back_byte_for_byte(official: Write) -> None:
     rows = good(list(celeba(**paths).rows))
     assert [row.id for row in rows] == [row["id"] for row in table]
     assert [row.image for row in rows] == [row["image"]["bytes"] for row in table]
-    assert [dict(row.columns) for row in rows] == [{name: row[name] for name in names} for row in table]
+    assert [dict(row.columns) for row in rows] == [
+        {name: row[name] for name in names} for row in table
+    ]
     assert [row.label for row in rows] == [row["Smiling"] for row in table]
     assert [row.split for row in rows[:4]] == ["train", "validation", "test", "train"]
 
@@ -65,10 +78,17 @@ def test_kaggles_csv_says_the_same(official: Write, tmp_path: Path) -> None:
     paths = official(pictures(6), bits)
     rows = good(list(celeba(**paths, label="Young").rows))
     (tmp_path / "attr.csv").write_text(
-        "image_id," + ",".join(NAMES) + "\n" + "".join(f"{n},{','.join(map(str, b))}\n" for n, b in bits.items())
+        "image_id,"
+        + ",".join(NAMES)
+        + "\n"
+        + "".join(f"{n},{','.join(map(str, b))}\n" for n, b in bits.items())
     )
-    (tmp_path / "split.csv").write_text("image_id,partition\n" + "".join(f"{n},{i % 3}\n" for i, n in enumerate(bits)))
-    csv = celeba(paths["images"], tmp_path / "attr.csv", partition=tmp_path / "split.csv", label="Young")
+    (tmp_path / "split.csv").write_text(
+        "image_id,partition\n" + "".join(f"{n},{i % 3}\n" for i, n in enumerate(bits))
+    )
+    csv = celeba(
+        paths["images"], tmp_path / "attr.csv", partition=tmp_path / "split.csv", label="Young"
+    )
     assert csv.total == 6
     assert good(list(csv.rows)) == rows
     assert [row.label for row in rows] == [False, True] * 3
@@ -76,7 +96,10 @@ def test_kaggles_csv_says_the_same(official: Write, tmp_path: Path) -> None:
 
 def test_without_a_partition_the_ids_hash_splits(official: Write) -> None:
     paths = official(pictures(40), dict.fromkeys(pictures(40), (1, 1, 1)))
-    one, two = (good(list(celeba(paths["images"], paths["attributes"], test_fraction=0.4).rows)) for _ in range(2))
+    one, two = (
+        good(list(celeba(paths["images"], paths["attributes"], test_fraction=0.4).rows))
+        for _ in range(2)
+    )
     assert one == two
     assert {row.split for row in one} == {"train", "test"}
 
@@ -98,7 +121,11 @@ def test_bad_images_are_skipped_with_a_reason(official: Write) -> None:
     ("old", "new", "message"),
     [
         ("3\nBald", "4\nBald", "expected the 4 rows .*, got 3"),
-        ("000002.jpg   1  1", "000002.jpg   1", "line 4: expected a file name and 3 values of 1 or -1, got 2 values"),
+        (
+            "000002.jpg   1  1",
+            "000002.jpg   1",
+            "line 4: expected a file name and 3 values of 1 or -1, got 2 values",
+        ),
         ("000002.jpg   1", "000002.jpg   7", "line 4: .* got the value '7'"),
         ("3\nBald Smiling Young", "Bald Smiling Young", "expected a line with the number of rows"),
         ("Smiling", "Smirking", "expected an attribute named 'Smiling', got Bald, Smirking, Young"),
@@ -117,7 +144,9 @@ def test_malformed_lists_are_named(official: Write, old: str, new: str, message:
 def test_malformed_partition_and_missing_files_are_named(official: Write, tmp_path: Path) -> None:
     paths = official(pictures(2), dict.fromkeys(pictures(2), (1, 1, 1)))
     paths["partition"].write_text("000001.jpg 0\n000002.jpg 5\n")
-    with pytest.raises(ValueError, match=r"line 2: expected a file name and 0, 1 or 2, got '000002.jpg 5'"):
+    with pytest.raises(
+        ValueError, match=r"line 2: expected a file name and 0, 1 or 2, got '000002.jpg 5'"
+    ):
         celeba(**paths)
     for name in paths:
         with pytest.raises(FileNotFoundError, match=r"expected .* at .*nowhere, got nothing"):

@@ -25,7 +25,9 @@ def test_pixels_and_labels_are_scikit_learns() -> None:
 
 
 def test_a_row_stays_in_its_split_when_the_share_grows() -> None:
-    small, large = ({row.id for row in rows(test_fraction=share) if row.split == "test"} for share in (0.1, 0.3))
+    small, large = (
+        {row.id for row in rows(test_fraction=share) if row.split == "test"} for share in (0.1, 0.3)
+    )
     assert small < large
     assert 0.06 < len(small) / 1797 < 0.14
     assert len({row.id for row in rows()}) == 1797

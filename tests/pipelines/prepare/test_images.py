@@ -12,7 +12,9 @@ from pipelines.prepare.source import Row, Skipped, Source
 from storage.codec import decode
 
 
-def paint(path: Path, colour: tuple[int, ...] = (10, 20, 30), mode: str = "RGB", **save: object) -> Path:
+def paint(
+    path: Path, colour: tuple[int, ...] = (10, 20, 30), mode: str = "RGB", **save: object
+) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new(mode, (6, 4), colour).save(path, **save)
     return path
@@ -21,7 +23,9 @@ def paint(path: Path, colour: tuple[int, ...] = (10, 20, 30), mode: str = "RGB",
 def both(source: Source) -> tuple[list[Row], dict[str, str]]:
     rows = list(source.rows)
     assert len(rows) == source.total
-    return [r for r in rows if isinstance(r, Row)], {r.path: r.reason for r in rows if isinstance(r, Skipped)}
+    return [r for r in rows if isinstance(r, Row)], {
+        r.path: r.reason for r in rows if isinstance(r, Skipped)
+    }
 
 
 def test_a_subfolder_is_a_class(tmp_path: Path) -> None:
@@ -31,8 +35,11 @@ def test_a_subfolder_is_a_class(tmp_path: Path) -> None:
     rows, skipped = both(source)
     assert source.classes == ("10", "cat", "dog")
     assert [(r.id, source.classes[r.label]) for r in rows] == [
-        ("10/x.png", "10"), ("cat/deep/er/c.webp", "cat"), ("dog/a.jpg", "dog"), ("dog/b.png", "dog"),
-    ]  # fmt: skip
+        ("10/x.png", "10"),
+        ("cat/deep/er/c.webp", "cat"),
+        ("dog/a.jpg", "dog"),
+        ("dog/b.png", "dog"),
+    ]
     assert not skipped
     assert rows[2].image == (tmp_path / "dog/a.jpg").read_bytes()
 
@@ -82,9 +89,19 @@ def test_convert_takes_alpha_palettes_cmyk_and_lying_photographs(tmp_path: Path)
     assert len(both(images(tmp_path))[1]) == 3
     rows, skipped = both(images(tmp_path, convert=True))
     assert not skipped
-    assert [r.id for r in rows] == ["a/alpha.png", "a/cmyk.jpg", "a/palette.gif", "b/lying.png", "b/plain.jpg"]
-    assert decode(rows[0].image, size=4, crop=None, max_pixels=99).min() == 255, "what is transparent becomes white"
-    assert decode(rows[1].image, size=4, crop=None, max_pixels=99)[0, 0].argmax() == 0, "red stays red"
+    assert [r.id for r in rows] == [
+        "a/alpha.png",
+        "a/cmyk.jpg",
+        "a/palette.gif",
+        "b/lying.png",
+        "b/plain.jpg",
+    ]
+    assert decode(rows[0].image, size=4, crop=None, max_pixels=99).min() == 255, (
+        "what is transparent becomes white"
+    )
+    assert decode(rows[1].image, size=4, crop=None, max_pixels=99)[0, 0].argmax() == 0, (
+        "red stays red"
+    )
     turned = np.asarray(Image.open(io.BytesIO(rows[3].image)))
     assert np.array_equal(turned, np.rot90(np.asarray(lying), -1))
     assert rows[4].image == plain.read_bytes(), "what can be used is not touched"
@@ -118,7 +135,10 @@ def test_a_csv_names_labels_splits_and_further_columns(tmp_path: Path) -> None:
         ("file,label\nx.png,a\nx.png,b\n", "line 3: expected every file once, got x.png again"),
         ("file,label,split\nx.png,a,dev\n", "line 2: expected a split out of .*, got 'dev'"),
         ("file,label\n", "expected rows under its header"),
-        ("file,label\nx.png,a\ny.png,a\n", "expected at least 2 classes in the labels of .*, got a$"),
+        (
+            "file,label\nx.png,a\ny.png,a\n",
+            "expected at least 2 classes in the labels of .*, got a$",
+        ),
     ],
 )
 def test_a_bad_csv_is_named(tmp_path: Path, text: str, message: str) -> None:
@@ -130,7 +150,9 @@ def test_a_bad_csv_is_named(tmp_path: Path, text: str, message: str) -> None:
 
 def test_folders_without_classes_are_named(tmp_path: Path) -> None:
     paint(tmp_path / "x.png")
-    with pytest.raises(ValueError, match=r"expected at least 2 classes in the subfolders of .*, got none"):
+    with pytest.raises(
+        ValueError, match=r"expected at least 2 classes in the subfolders of .*, got none"
+    ):
         images(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"expected a folder of images at .*, got a file"):
         images(tmp_path / "x.png")

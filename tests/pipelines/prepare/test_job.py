@@ -1,4 +1,6 @@
-"""`counterfactory prepare`: what is written reads back the same everywhere, and nothing is overwritten."""
+"""`counterfactory prepare`: what is written reads back the same everywhere, and nothing is
+overwritten.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +47,13 @@ def rows_of(folder: Path | str) -> list[dict[str, object]]:
 
 
 def test_drawn_faces_read_back_as_they_were_drawn(tmp_path: Path) -> None:
-    prepare_faces(str(tmp_path), rows=25, test_rows=5, seed=3, start=100, size=32, label="Male", shard_rows=10)
-    assert list(files(tmp_path)) == ["test-00000.parquet", *(f"train-0000{i}.parquet" for i in range(3))]
+    prepare_faces(
+        str(tmp_path), rows=25, test_rows=5, seed=3, start=100, size=32, label="Male", shard_rows=10
+    )
+    assert list(files(tmp_path)) == [
+        "test-00000.parquet",
+        *(f"train-0000{i}.parquet" for i in range(3)),
+    ]
     rows = sorted(rows_of(tmp_path), key=lambda row: row["row"])
     numbers = np.arange(100, 130)
     assert [row["row"] for row in rows] == numbers.tolist()
@@ -61,15 +68,24 @@ def test_drawn_faces_read_back_as_they_were_drawn(tmp_path: Path) -> None:
 
 def test_masks_are_a_further_column_and_change_no_other(tmp_path: Path) -> None:
     for name, words in {"plain": (), "masked": ("--masks",)}.items():
-        assert command("faces", tmp_path / name, "--rows", 3, "--test-rows", 1, "--seed", 3, *words) == 0
+        assert (
+            command("faces", tmp_path / name, "--rows", 3, "--test-rows", 1, "--seed", 3, *words)
+            == 0
+        )
     plain, masked = rows_of(tmp_path / "plain"), rows_of(tmp_path / "masked")
-    outlines = [decode_mask(row.pop("mask")["bytes"], size=64, crop=None, of=(64, 64)) for row in masked]
+    outlines = [
+        decode_mask(row.pop("mask")["bytes"], size=64, crop=None, of=(64, 64)) for row in masked
+    ]
     assert masked == plain
     bits = np.array([[row[name] for name in ATTRIBUTES] for row in plain])
-    assert np.array_equal(outlines, masks(3, np.array([row["row"] for row in plain]), attributes=bits))
+    assert np.array_equal(
+        outlines, masks(3, np.array([row["row"] for row in plain]), attributes=bits)
+    )
     schema = pq.read_schema(tmp_path / "masked/train-00000.parquet")
     assert json.loads(schema.metadata[b"regions"]) == list(REGIONS)
-    assert json.loads(schema.metadata[b"huggingface"])["info"]["features"]["mask"] == {"_type": "Image"}
+    assert json.loads(schema.metadata[b"huggingface"])["info"]["features"]["mask"] == {
+        "_type": "Image"
+    }
     with pytest.raises(UserError, match="masks = True, not None"):
         command("faces", tmp_path / "masked", "--rows", 3, "--test-rows", 1, "--seed", 3)
 
@@ -77,7 +93,11 @@ def test_masks_are_a_further_column_and_change_no_other(tmp_path: Path) -> None:
 def test_files_have_the_layout_that_readers_want(tmp_path: Path) -> None:
     prepare_faces(str(tmp_path), rows=250, test_rows=0, size=8)
     file = pq.ParquetFile(tmp_path / "train-00000.parquet")
-    assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [100, 100, 50]
+    assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [
+        100,
+        100,
+        50,
+    ]
     chunks = [file.metadata.row_group(0).column(i) for i in range(file.metadata.num_columns)]
     assert {chunk.compression for chunk in chunks} == {"ZSTD"}
     assert not next(c for c in chunks if c.path_in_schema == "image.bytes").is_stats_set
@@ -86,7 +106,9 @@ def test_files_have_the_layout_that_readers_want(tmp_path: Path) -> None:
     assert len(pd.read_parquet(tmp_path)) == 250, "pandas takes the folder as it is"
 
 
-def test_datasets_reads_images_and_class_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_datasets_reads_images_and_class_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     datasets = pytest.importorskip("datasets")
     prepare_digits(str(tmp_path / "digits"))
     found = datasets.load_dataset(str(tmp_path / "digits"), cache_dir=str(tmp_path / "cache"))
@@ -95,7 +117,9 @@ def test_datasets_reads_images_and_class_names(tmp_path: Path, monkeypatch: pyte
     assert isinstance(found["train"].features["image"], datasets.Image)
     picture = found["test"][0]["image"]
     first = pq.read_table(tmp_path / "digits/test-00000.parquet").slice(0, 1).to_pylist()[0]
-    assert np.array_equal(np.asarray(picture), decode(first["image"]["bytes"], size=8, crop=None, max_pixels=64))
+    assert np.array_equal(
+        np.asarray(picture), decode(first["image"]["bytes"], size=8, crop=None, max_pixels=64)
+    )
     prepare_faces(str(tmp_path / "faces"), rows=8, test_rows=2, size=8)
     faces = datasets.load_dataset(str(tmp_path / "faces"), cache_dir=str(tmp_path / "cache"))
     assert faces["test"].features["Smiling"].dtype == "bool"
@@ -137,10 +161,15 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     kept = files(tmp_path)
     with pytest.raises(UserError, match="written with rows = 6, not 7: choose another folder"):
         prepare_faces(str(tmp_path), rows=7, test_rows=0, size=8)
-    with pytest.raises(UserError, match="expected a folder without Parquet files, got 1 written with source = 'faces'"):
+    with pytest.raises(
+        UserError,
+        match="expected a folder without Parquet files, got 1 written with source = 'faces'",
+    ):
         prepare_digits(str(tmp_path))
     (tmp_path / "_prepare.yaml").unlink()
-    with pytest.raises(UserError, match=r"got 1, such as train-00000.parquet: choose another folder"):
+    with pytest.raises(
+        UserError, match=r"got 1, such as train-00000.parquet: choose another folder"
+    ):
         prepare_faces(str(tmp_path), rows=6, test_rows=0, size=8)
     assert files(tmp_path) == kept
 
@@ -151,13 +180,29 @@ def test_a_file_changed_between_two_tries_stops_the_second(tmp_path: Path) -> No
     card = yaml.safe_load((tmp_path / "_prepare.yaml").read_text())
     (tmp_path / "_prepare.yaml").write_text(yaml.safe_dump({**card, "complete": False}))
     (tmp_path / "train-00000.parquet").write_bytes(b"something else")
-    with pytest.raises(ValueError, match=r"train-00000.parquet: expected the same bytes as before, got others"):
+    with pytest.raises(
+        ValueError, match=r"train-00000.parquet: expected the same bytes as before, got others"
+    ):
         prepare_faces(str(tmp_path), **source)
     assert (tmp_path / "train-00000.parquet").read_bytes() == b"something else"
 
 
 def test_correlated_faces(tmp_path: Path) -> None:
-    assert command("faces", tmp_path, "--rows", 300, "--size", 8, "--correlate", "1", "--correlate", "Young=0") == 0
+    assert (
+        command(
+            "faces",
+            tmp_path,
+            "--rows",
+            300,
+            "--size",
+            8,
+            "--correlate",
+            "1",
+            "--correlate",
+            "Young=0",
+        )
+        == 0
+    )
     rows = rows_of(tmp_path)
     assert len(rows) == 330, "a tenth of --rows is added for testing"
     assert all(row["Blond_Hair"] == row["label"] != row["Young"] for row in rows)
@@ -175,10 +220,25 @@ def test_real_faces_from_the_official_files(tmp_path: Path) -> None:
         (tmp_path / "img_align_celeba" / f"{row['id']}.jpg").write_bytes(row["image"]["bytes"])
         lines.append(f"{row['id']}.jpg " + " ".join("1" if row[name] else "-1" for name in names))
     (tmp_path / "attr.txt").write_text("\n".join(lines) + "\n")
-    (tmp_path / "split.txt").write_text("".join(f"{row['id']}.jpg {i // 4}\n" for i, row in enumerate(truth)))
+    (tmp_path / "split.txt").write_text(
+        "".join(f"{row['id']}.jpg {i // 4}\n" for i, row in enumerate(truth))
+    )
     where = ("--images", tmp_path / "img_align_celeba", "--attributes", tmp_path / "attr.txt")
-    assert command("celeba", tmp_path / "out", *where, "--partition", tmp_path / "split.txt", "--label", "Male") == 0
-    assert list(files(tmp_path / "out")) == [f"{split}-00000.parquet" for split in ("test", "train", "validation")]
+    assert (
+        command(
+            "celeba",
+            tmp_path / "out",
+            *where,
+            "--partition",
+            tmp_path / "split.txt",
+            "--label",
+            "Male",
+        )
+        == 0
+    )
+    assert list(files(tmp_path / "out")) == [
+        f"{split}-00000.parquet" for split in ("test", "train", "validation")
+    ]
     rows = sorted(rows_of(tmp_path / "out"), key=lambda row: str(row["id"]))
     assert [row["split"] for row in rows] == ["train"] * 4 + ["validation"] * 4 + ["test"] * 4
     assert [{name: row[name] for name in ("id", *names)} for row in rows] == [
@@ -190,7 +250,9 @@ def test_real_faces_from_the_official_files(tmp_path: Path) -> None:
     assert np.stack(faces).std(axis=0).min() > 5, "twelve faces differ everywhere"
 
 
-@pytest.mark.parametrize(("preset", "width", "height"), [("celeba", 89, 109), ("celeba-official", 178, 218)])
+@pytest.mark.parametrize(
+    ("preset", "width", "height"), [("celeba", 89, 109), ("celeba-official", 178, 218)]
+)
 def test_crops_of_the_presets_lie_inside(preset: str, width: int, height: int) -> None:
     crop = check(DataConfig, read_preset("data", preset), preset).crop
     assert crop is not None
@@ -213,7 +275,9 @@ def test_skipped_images_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
         Image.new("RGB", (5, 5)).save(tmp_path / "in" / name)
     (tmp_path / "in/cat/b.png").write_bytes(b"")
     (tmp_path / "in/dog/d.png").write_bytes(b"")
-    assert command("images", tmp_path / "out", "--folder", tmp_path / "in", "--test-fraction", 0) == 0
+    assert (
+        command("images", tmp_path / "out", "--folder", tmp_path / "in", "--test-fraction", 0) == 0
+    )
     said = capsys.readouterr().out
     assert "skipped 2, such as cat/b.png: no image: 0 bytes" in said
     assert "2 train rows in 1 files" in said
@@ -234,25 +298,35 @@ def test_a_wrong_folder_is_given_up_early(tmp_path: Path) -> None:
 
     source = Source(rows=stream(), total=10_000)  # type: ignore[arg-type]
     with pytest.raises(
-        ValueError, match=r"expected at least one good row, got 100 skipped, such as 0.jpg: expected a read"
+        ValueError,
+        match=r"expected at least one good row, got 100 skipped, such as 0.jpg: expected a read",
     ):
         prepare_shards.write_source(source, str(tmp_path), {"source": "images"}, shard_rows=10)
     assert len(asked) == 100
     prepare_faces(str(tmp_path), rows=2, test_rows=0, size=8)  # and the folder can be used
 
 
-def test_a_shard_ends_where_its_images_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepare_shards, "SHARD_BYTES", 3 * len(png(np.zeros((8, 8, 3), dtype=np.uint8))))
+def test_a_shard_ends_where_its_images_are_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        prepare_shards, "SHARD_BYTES", 3 * len(png(np.zeros((8, 8, 3), dtype=np.uint8)))
+    )
     blank = png(np.zeros((8, 8, 3), dtype=np.uint8))
     rows = (Row(id=str(i), image=blank, path="x.png", label=True, split="train") for i in range(8))
-    written = prepare_shards.write_source(Source(rows=rows, total=8), str(tmp_path), {"source": "x"}, shard_rows=100)
+    written = prepare_shards.write_source(
+        Source(rows=rows, total=8), str(tmp_path), {"source": "x"}, shard_rows=100
+    )
     assert written is not None
     assert [pq.read_metadata(tmp_path / name).num_rows for name in written.files] == [3, 3, 2]
 
 
 def test_a_column_may_not_take_a_name_of_ours(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("file,label,id\nx.png,a,1\ny.png,b,2\n")
-    with pytest.raises(ValueError, match="expected further columns named other than id, image, label, split, got id"):
+    with pytest.raises(
+        ValueError,
+        match="expected further columns named other than id, image, label, split, got id",
+    ):
         prepare_images(str(tmp_path / "out"), folder=tmp_path, labels=tmp_path / "a.csv")
 
 
@@ -271,8 +345,14 @@ def test_a_column_may_not_take_a_name_of_ours(tmp_path: Path) -> None:
             "expected one of --test-rows and --test-fraction",
         ),
         (["faces", "OUT", "--size", "2"], "expected size of at least 8, got 2"),
-        (["celeba", "OUT", "--images", "nowhere", "--attributes", "none"], "expected a folder of images at nowhere"),
-        (["images", "OUT", "--folder", "nowhere"], "expected a folder of images at nowhere, got nothing"),
+        (
+            ["celeba", "OUT", "--images", "nowhere", "--attributes", "none"],
+            "expected a folder of images at nowhere",
+        ),
+        (
+            ["images", "OUT", "--folder", "nowhere"],
+            "expected a folder of images at nowhere, got nothing",
+        ),
     ],
 )
 def test_a_users_mistake_is_one_line(tmp_path: Path, words: list[str], message: str) -> None:

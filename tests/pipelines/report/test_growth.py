@@ -1,4 +1,5 @@
-"""Nothing grows with the data set: what a resume opens, and what the later stages hold at a time."""
+"""Nothing grows with the data set: what a resume opens, and what the later stages hold
+at a time."""
 
 from __future__ import annotations
 
@@ -32,7 +33,10 @@ ROWS, FILES = 6, 4
 
 def write(path: Path, first: int, rows: int = ROWS) -> None:
     rng = np.random.default_rng(first)
-    cells = [{"bytes": encode(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)), "path": None} for _ in range(rows)]
+    cells = [
+        {"bytes": encode(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)), "path": None}
+        for _ in range(rows)
+    ]
     names = [f"row-{first + i}" for i in range(rows)]
     pq.write_table(pa.table({"id": names, "image": pa.array(cells, IMAGE)}), path)
 
@@ -54,7 +58,10 @@ def config(tmp_path: Path) -> RunConfig:
                 "classes": ["a", "b"],
             }
         },
-        "method": {"target": "counterfactory.methods.pixel_pgd.PixelPGD", "settings": {"max_steps": 1}},
+        "method": {
+            "target": "counterfactory.methods.pixel_pgd.PixelPGD",
+            "settings": {"max_steps": 1},
+        },
         "engine": {"kind": "local", "shard_rows": 3},
     }
     return RunConfig.model_validate(raw)
@@ -81,7 +88,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     parquet = Store.parquet
     monkeypatch.setattr(
-        Store, "parquet", lambda self, path, **how: (seen.append(self.url(path)), parquet(self, path, **how))[1]
+        Store,
+        "parquet",
+        lambda self, path, **how: (seen.append(self.url(path)), parquet(self, path, **how))[1],
     )
     return seen
 
@@ -92,11 +101,19 @@ def test_a_finished_run_is_taken_up_without_opening_a_file_or_loading_a_model(
     store = run(config, stages=("generate",))
     assert opened
     opened.clear()
-    monkeypatch.setattr("counterfactory.models.wrapping.load.build", lambda *args: pytest.fail("loaded a model"))
-    monkeypatch.setattr("pipelines.generate.job.try_models", lambda config: pytest.fail("tried the models"))
+    monkeypatch.setattr(
+        "counterfactory.models.wrapping.load.build", lambda *args: pytest.fail("loaded a model")
+    )
+    monkeypatch.setattr(
+        "pipelines.generate.job.try_models", lambda config: pytest.fail("tried the models")
+    )
     listed: list[str] = []
     real = Store.list
-    monkeypatch.setattr(Store, "list", lambda self, path: (listed.append(self.uri + "/" + path), real(self, path))[1])
+    monkeypatch.setattr(
+        Store,
+        "list",
+        lambda self, path: (listed.append(self.uri + "/" + path), real(self, path))[1],
+    )
     run(config, stages=("generate",), store=store)
     assert opened == []
     assert set(listed) == {f"{config.data.path}/", f"{store.uri}/commit/generate"}
@@ -112,7 +129,9 @@ def test_a_resume_opens_the_files_of_its_shards_alone(config: RunConfig, opened:
 
 
 @pytest.mark.parametrize("what", ["changed", "added", "removed"])
-def test_a_resume_notices_other_data_though_it_reads_none(config: RunConfig, what: str, tmp_path: Path) -> None:
+def test_a_resume_notices_other_data_though_it_reads_none(
+    config: RunConfig, what: str, tmp_path: Path
+) -> None:
     store = open_run(config)
     generate(store, config)
     path = tmp_path / "data" / ("9.parquet" if what == "added" else "1.parquet")
@@ -121,7 +140,9 @@ def test_a_resume_notices_other_data_though_it_reads_none(config: RunConfig, wha
         generate(store, config)
 
 
-def test_ids_that_stand_in_two_shards_are_told_when_generate_ends(config: RunConfig, tmp_path: Path) -> None:
+def test_ids_that_stand_in_two_shards_are_told_when_generate_ends(
+    config: RunConfig, tmp_path: Path
+) -> None:
     write(tmp_path / "data" / "3.parquet", 0)
     with pytest.raises(UserError, match=r'"row-0", 0\] 2 times, in shards \[0, 6\].*data\.id'):
         run(config, stages=("generate",))
@@ -157,7 +178,9 @@ STAGES: dict[str, Callable[[Any], Any]] = {
 def test_later_stages_hold_one_shard_and_no_stage_s_commits(
     make_run: Callable[..., Any], tables: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three times the shards, each with a long quarantine: the peak stays where it was, and two tables live at most."""
+    """Three times the shards, each with a long quarantine: the peak stays where it was, and two
+    tables live at most.
+    """
     monkeypatch.setattr("storage.commit.READERS", 1)
     entries = [{"id": f"row-{i}", "reason": f"broken in way {i}"} for i in range(100)]
     peaks: dict[str, list[int]] = {name: [] for name in STAGES}

@@ -1,4 +1,6 @@
-"""The report on made-up runs: complete and partial, hostile strings, several runs, and in a browser."""
+"""The report on made-up runs: complete and partial, hostile strings, several runs, and in a
+browser.
+"""
 
 import base64
 import html
@@ -32,13 +34,21 @@ from storage.uri import Store, open_store
 
 CLASSES = ["not smiling", "smiling"]
 SHARD = 12
-PLANTED = '"><script>document.title="planted"</script><img src=x onerror="document.title=\'planted\'">'
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+PLANTED = (
+    '"><script>document.title="planted"</script><img src=x onerror="document.title=\'planted\'">'
+)
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+)
 
 
 def settings(name: str, folder: Path, **more: Any) -> dict[str, Any]:
     """A resolved config, as plan.json holds it."""
-    oracle = {"role": "attributes", "target": "counterfactory.models.networks.SmallCNN", "classes": list(ATTRIBUTES)}
+    oracle = {
+        "role": "attributes",
+        "target": "counterfactory.models.networks.SmallCNN",
+        "classes": list(ATTRIBUTES),
+    }
     classifier = {
         "role": "classifier",
         "target": "counterfactory.models.networks.SmallCNN",
@@ -71,10 +81,19 @@ def make_run(
     left: int = 0,
     **more: Any,
 ) -> Store:
-    """A run on drawn faces whose counterfactuals change what `decides`: all but `left` shards generated, and scored."""
+    """A run on drawn faces whose counterfactuals change what `decides`: all but `left` shards
+    generated, and scored.
+    """
     store = open_store(folder / name)
     shards = [
-        {"index": i, "file": "faces.parquet", "version": "1", "start": at, "rows": min(SHARD, rows - at), "offset": at}
+        {
+            "index": i,
+            "file": "faces.parquet",
+            "version": "1",
+            "start": at,
+            "rows": min(SHARD, rows - at),
+            "offset": at,
+        }
         for i, at in enumerate(range(0, rows, SHARD))
     ]
     plan = {
@@ -100,7 +119,9 @@ def make_run(
     changed[:, ATTRIBUTES.index("Mouth_Slightly_Open")] ^= chance.random(rows) < 0.12
     before = draw(1, number, attributes=bits)
     noise = chance.normal(0, 3, before.shape)
-    after = np.clip(0.9 * draw(1, number, attributes=changed) + 0.1 * before + noise, 0, 255).astype(np.uint8)
+    after = np.clip(
+        0.9 * draw(1, number, attributes=changed) + 0.1 * before + noise, 0, 255
+    ).astype(np.uint8)
     flipped = changed[:, column] != bits[:, column]
     source = bits[:, ATTRIBUTES.index("Smiling")].astype(int)
     reasons = [f"stuck {PLANTED}", "the step limit was reached", "the flip was lost in 8 bits"]
@@ -109,7 +130,13 @@ def make_run(
         identity, target = ids.format(i), int(1 - source[i])
         p = float(chance.beta(9, 1) * 0.3 + 0.7) if flipped[i] else float(chance.random() * 0.5)
         low = float(chance.beta(1, 14) * 0.5)
-        row = {"id": identity, "cf_id": counterfactual_id(identity, name, target, 0), "k": 0, "row": i, "split": "test"}
+        row = {
+            "id": identity,
+            "cf_id": counterfactual_id(identity, name, target, 0),
+            "k": 0,
+            "row": i,
+            "split": "test",
+        }
         row |= {
             "label": int(bits[i, 0]),
             "source": int(source[i]),
@@ -141,7 +168,18 @@ def make_run(
         records.append(row)
         gap = np.abs(before[i].astype(float) - after[i]) / 255
         score = {
-            key: row[key] for key in ("id", "cf_id", "k", "split", "label", "source", "target", "correct", "flipped")
+            key: row[key]
+            for key in (
+                "id",
+                "cf_id",
+                "k",
+                "split",
+                "label",
+                "source",
+                "target",
+                "correct",
+                "flipped",
+            )
         }
         score |= {
             "l1": gap.mean(),
@@ -150,16 +188,36 @@ def make_run(
         }
         scores.append(score)
     for shard in shards[: len(shards) - left]:
-        part = slice(shard["start"], shard["start"] + shard["rows"] - 1)  # the last row of each shard is a bad one
+        # the last row of each shard is a bad one
+        part = slice(shard["start"], shard["start"] + shard["rows"] - 1)
         bad = [
-            {"id": ids.format(part.stop), "reason": "image: truncated PNG" if shard["index"] else f"no image {PLANTED}"}
+            {
+                "id": ids.format(part.stop),
+                "reason": "image: truncated PNG" if shard["index"] else f"no image {PLANTED}",
+            }
         ]
         table = pa.Table.from_pylist(records[part], schema=COUNTERFACTUALS)
-        commit_shard(store, "generate", shard, table, rows_in=shard["rows"], quarantined=bad, seconds=4.2, extra={})
+        commit_shard(
+            store,
+            "generate",
+            shard,
+            table,
+            rows_in=shard["rows"],
+            quarantined=bad,
+            seconds=4.2,
+            extra={},
+        )
         if scored:
             table = pa.Table.from_pylist(scores[part], schema=SCORES)
             commit_shard(
-                store, "score-1a2b", shard, table, rows_in=table.num_rows, quarantined=[], seconds=1.0, extra={}
+                store,
+                "score-1a2b",
+                shard,
+                table,
+                rows_in=table.num_rows,
+                quarantined=[],
+                seconds=1.0,
+                extra={},
             )
     if scored:
         kept = [
@@ -167,12 +225,16 @@ def make_run(
             for shard in shards[: len(shards) - left]
             for i in range(shard["start"], shard["start"] + shard["rows"] - 1)
         ]
-        table = score_table(decides, flipped[kept], (bits != changed)[kept], [scores[i] for i in kept])
+        table = score_table(
+            decides, flipped[kept], (bits != changed)[kept], [scores[i] for i in kept]
+        )
         store.replace("score/table.json", json.dumps(table).encode())
     return store
 
 
-def score_table(decides: str, flipped: np.ndarray, changes: np.ndarray, scores: list[dict[str, Any]]) -> dict[str, Any]:
+def score_table(
+    decides: str, flipped: np.ndarray, changes: np.ndarray, scores: list[dict[str, Any]]
+) -> dict[str, Any]:
     """score/table.json of the made-up run."""
     n, hits = len(flipped), int(flipped.sum())
     low, high = wilson(hits, n)
@@ -202,18 +264,38 @@ def score_table(decides: str, flipped: np.ndarray, changes: np.ndarray, scores: 
     metrics = [{**rate, "subset": "correct", "by": None}, {**rate, "subset": "all", "by": None}]
     metrics.append({**rate, "subset": "all", "by": "smiling -> not smiling"})
     for name, value, half in figures:
-        subset = {"cout": "correct", "second_agrees": "flipped", "causal_share": "flipped"}.get(name, "all")
+        subset = {"cout": "correct", "second_agrees": "flipped", "causal_share": "flipped"}.get(
+            name, "all"
+        )
         better = "lower" if name in ("l1", "l2", "sparsity", "seconds", "forward") else "higher"
         metrics.append(
-            {"metric": name, "subset": subset, "n": n, "value": value, "low": value - half, "high": value + half}
+            {
+                "metric": name,
+                "subset": subset,
+                "n": n,
+                "value": value,
+                "low": value - half,
+                "high": value + half,
+            }
         )
         metrics[-1] |= {"better": better, "unit": "", "note": "", "by": None}
-    empty = {"metric": "changed_spurious", "subset": "flipped", "n": 0, "value": None, "low": None, "high": None}
+    empty = {
+        "metric": "changed_spurious",
+        "subset": "flipped",
+        "n": 0,
+        "value": None,
+        "low": None,
+        "high": None,
+    }
     metrics.append({**empty, "better": "lower", "unit": "", "note": "n = 0", "by": None})
     rates = [int(c) for c in changes[flipped].sum(0)]
     bands = [wilson(c, hits) for c in rates]
     wrong = decides != "Smiling"
-    end = ", not Smiling (0 %): the classifier relies on a spurious attribute." if wrong else ", as expected."
+    end = (
+        ", not Smiling (0 %): the classifier relies on a spurious attribute."
+        if wrong
+        else ", as expected."
+    )
     return {
         "stage": "score-1a2b",
         "rows": n,
@@ -252,14 +334,25 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Store:
     folder = tmp_path_factory.mktemp("hostile")
     classes = {"classes": [f"no {PLANTED}", f"yes {PLANTED}"]}
     store = make_run(
-        folder, "hostile", ids=f"{{}}-{PLANTED}", rows=60, classifier=classes, report={"title": f"title {PLANTED}"}
+        folder,
+        "hostile",
+        ids=f"{{}}-{PLANTED}",
+        rows=60,
+        classifier=classes,
+        report={"title": f"title {PLANTED}"},
     )
     table = json.loads(store.read("score/table.json"))
     table["attributes"]["names"] = [f"{name} {PLANTED}" for name in ATTRIBUTES]
     table["attributes"]["causal"] = [f"Smiling {PLANTED}"]
     table["audit"]["verdict"] += PLANTED
     table["metrics"].append(
-        {**table["metrics"][0], "metric": f"odd {PLANTED}", "note": PLANTED, "by": PLANTED, "subset": PLANTED}
+        {
+            **table["metrics"][0],
+            "metric": f"odd {PLANTED}",
+            "note": PLANTED,
+            "by": PLANTED,
+            "subset": PLANTED,
+        }
     )
     store.replace("score/table.json", json.dumps(table).encode())
     return store
@@ -312,7 +405,9 @@ def test_the_gallery_is_balanced_flipped_first_and_deterministic(pair: tuple[Sto
     assert all(pick.row["flipped"] for pick in chosen)
     for way in ((0, 1), (1, 0)):
         mine = [pick.rank for pick in chosen if pick.direction == way]
-        everyone = sorted(p.rank for group in run.tally.flipped_groups() for p in group if p.direction == way)
+        everyone = sorted(
+            p.rank for group in run.tally.flipped_groups() for p in group if p.direction == way
+        )
         assert mine == everyone[:5], "the lowest hashes of the direction"
     everything = choose([run], 1000)
     assert len(everything) == run.tally.rows
@@ -332,7 +427,9 @@ def test_cards_show_the_stored_pictures_and_what_the_oracle_saw(pair: tuple[Stor
         assert "not flipped" not in card
     images = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
     assert len(images) > 90
-    assert all(Image.open(io.BytesIO(base64.b64decode(data))).size == (64, 64) for data in images[:8])
+    assert all(
+        Image.open(io.BytesIO(base64.b64decode(data))).size == (64, 64) for data in images[:8]
+    )
 
 
 def test_several_runs_share_a_page_and_its_rows(pair: tuple[Store, Store], tmp_path: Path) -> None:
@@ -350,7 +447,9 @@ def test_several_runs_share_a_page_and_its_rows(pair: tuple[Store, Store], tmp_p
         report(pair)
 
 
-def test_runs_without_common_rows_are_shown_one_after_the_other(pair: tuple[Store, Store], tmp_path: Path) -> None:
+def test_runs_without_common_rows_are_shown_one_after_the_other(
+    pair: tuple[Store, Store], tmp_path: Path
+) -> None:
     other = make_run(tmp_path, "other", ids="other-{}")
     cards = cards_of(Path(report([pair[0], other], out=str(tmp_path / "both.html"))).read_text())
     assert len(cards) == 24
@@ -364,7 +463,9 @@ def test_every_string_from_data_is_escaped(hostile: Store) -> None:
     assert page.count("<script") == 1, "only our own"
     text = text_of(page)
     for place in ("title", "no", "yes", "Smiling", "no image", "stuck", "odd"):
-        assert f"{place} {PLANTED}" in html.unescape(page).replace("\N{NARROW NO-BREAK SPACE}", " "), place
+        assert f"{place} {PLANTED}" in html.unescape(page).replace(
+            "\N{NARROW NO-BREAK SPACE}", " "
+        ), place
     assert f"1-{PLANTED}"[:12] in text
 
 
@@ -374,7 +475,9 @@ def test_nothing_is_loaded_from_anywhere(which: str, request: pytest.FixtureRequ
     page = page_of(found[0] if which == "pair" else found)
     bare = html.unescape(re.sub(r">[^<]*", ">", page))  # attributes only, as text may say anything
     assert all(value.startswith("data:") for value in re.findall(r'<[^>]*\ssrc="([^"]*)"', page))
-    assert all(value.startswith(("#", "data:")) for value in re.findall(r'<[^>]*\shref="([^"]*)"', page))
+    assert all(
+        value.startswith(("#", "data:")) for value in re.findall(r'<[^>]*\shref="([^"]*)"', page)
+    )
     assert not re.search(r"<(link|iframe|object|embed|base|form(?! method=\"dialog\"))", bare)
     style = page.partition("<style>")[2].partition("</style>")[0]
     assert "url(" not in style
@@ -427,9 +530,15 @@ def test_no_run_is_a_user_error(tmp_path: Path) -> None:
 def test_secrets_do_not_reach_the_page(tmp_path: Path) -> None:
     path = "s3://AKIAEXAMPLE:topsecret1@bucket/x?X-Amz-Signature=topsecret2"
     settings = {"hub_token": "topsecret3", "api_key": "topsecret4", "steps": 3}
-    method = {"target": "counterfactory.methods.counterfactual_attack.CounterfactualAttack", "settings": settings}
+    method = {
+        "target": "counterfactory.methods.counterfactual_attack.CounterfactualAttack",
+        "settings": settings,
+    }
     store = make_run(tmp_path, "quiet", rows=12, method=method, data={"path": path, "size": 64})
-    store.replace("MANIFEST.json", json.dumps({"command": "counterfactory run x --set a.password=topsecret5"}).encode())
+    store.replace(
+        "MANIFEST.json",
+        json.dumps({"command": "counterfactory run x --set a.password=topsecret5"}).encode(),
+    )
     page = page_of(store)
     assert "topsecret" not in html.unescape(page)
     assert "topsecret" not in "".join(_inside_links(page))
@@ -440,7 +549,10 @@ def test_secrets_do_not_reach_the_page(tmp_path: Path) -> None:
 
 
 def _inside_links(page: str) -> list[str]:
-    return [base64.b64decode(data).decode() for data in re.findall(r"data:text/yaml;base64,([^\"]+)", page)]
+    return [
+        base64.b64decode(data).decode()
+        for data in re.findall(r"data:text/yaml;base64,([^\"]+)", page)
+    ]
 
 
 def test_the_settings_on_the_page_are_the_run(pair: tuple[Store, Store], tmp_path: Path) -> None:
@@ -469,7 +581,9 @@ def test_pictures_of_change_are_what_they_say() -> None:
     assert np.count_nonzero(changed) == 1
     scale = full_scale([changed])
     drawn = overlay(before, changed, 0.1)
-    assert len(np.unique(drawn.reshape(-1, 3), axis=0)) == 2, "heat where it changed, one grey elsewhere"
+    assert len(np.unique(drawn.reshape(-1, 3), axis=0)) == 2, (
+        "heat where it changed, one grey elsewhere"
+    )
     assert drawn[2, 3].sum() > drawn[0, 0].sum()
     assert amplified(before, after, 60 / 255)[2, 3].tolist() == [255, 127, 0]
     assert 4 / 255 <= scale <= 30 / 255 * 1.01
@@ -492,14 +606,18 @@ PROBE = """<script>
   const images = [...document.images];
   for (const details of document.querySelectorAll("details")) details.open = true;
   for (const image of images) image.loading = "eager";
-  const settled = image => image.complete || new Promise(done => { image.onload = image.onerror = done; });
+  const settled = image => image.complete
+    || new Promise(done => { image.onload = image.onerror = done; });
   await Promise.all(images.map(settled));
   const found = {
-    width: innerWidth, scroll: document.documentElement.scrollWidth, title: document.title, images: images.length,
-    broken: images.filter(image => !image.naturalWidth).length, foreign: document.querySelectorAll("img[src=x]").length,
+    width: innerWidth, scroll: document.documentElement.scrollWidth,
+    title: document.title, images: images.length,
+    broken: images.filter(image => !image.naturalWidth).length,
+    foreign: document.querySelectorAll("img[src=x]").length,
   };
   document.querySelector(".card.row img").click();
-  found.closer = document.querySelector("dialog").open && document.querySelectorAll("dialog img").length;
+  found.closer = document.querySelector("dialog").open
+    && document.querySelectorAll("dialog img").length;
   const select = document.querySelector(".controls select");
   select.selectedIndex = 1;
   select.dispatchEvent(new Event("change"));
@@ -509,7 +627,8 @@ PROBE = """<script>
 </script>"""
 FRAMES = """<!doctype html><title>waiting</title><script>
 const all = {{}};
-addEventListener("message", e => {{ all[e.data.width] = e.data; document.title = JSON.stringify(all); }});
+addEventListener("message", e => {{ all[e.data.width] = e.data;
+  document.title = JSON.stringify(all); }});
 </script>
 <iframe src="{0}" style="border: 0; width: 1280px; height: 900px"></iframe>
 <iframe src="{0}" style="border: 0; width: 400px; height: 900px"></iframe>"""
@@ -526,7 +645,14 @@ def browse(page: Path, profile: Path) -> str:
         "--disable-component-update",
         "--disable-sync",
     )
-    command = [CHROMIUM, "--headless", "--no-sandbox", *off, f"--user-data-dir={profile}", "--window-size=1400,1000"]
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        *off,
+        f"--user-data-dir={profile}",
+        "--window-size=1400,1000",
+    ]
     done = subprocess.run(
         [*command, "--virtual-time-budget=8000", "--dump-dom", page.as_uri()],
         capture_output=True,
@@ -540,11 +666,14 @@ def browse(page: Path, profile: Path) -> str:
 @pytest.mark.chromium
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the PATH")
 @pytest.mark.parametrize("several", [False, True], ids=["one run", "three runs"])
-def test_in_a_browser(several: bool, pair: tuple[Store, Store], hostile: Store, tmp_path: Path) -> None:
+def test_in_a_browser(
+    several: bool, pair: tuple[Store, Store], hostile: Store, tmp_path: Path
+) -> None:
     out = tmp_path / "page.html"
     report([hostile, *pair] if several else [hostile], out=str(out))
     page = out.read_text()
-    # The policy would stop a planted script (and the probe) by itself: the escaping has to hold without it.
+    # The policy would stop a planted script (and the probe) by itself: the escaping has to hold
+    # without it.
     bare = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
     assert bare != page
     out.write_text(bare.replace("</body>", PROBE + "</body>"))
@@ -568,10 +697,14 @@ def test_in_a_browser(several: bool, pair: tuple[Store, Store], hostile: Store, 
 
 @pytest.mark.chromium
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the PATH")
-def test_the_policy_lets_our_own_script_run_and_no_other(pair: tuple[Store, Store], tmp_path: Path) -> None:
+def test_the_policy_lets_our_own_script_run_and_no_other(
+    pair: tuple[Store, Store], tmp_path: Path
+) -> None:
     page = page_of(pair[0])
     planted = tmp_path / "planted.html"
-    planted.write_text(page.replace("</body>", "<script>document.title = 'planted'</script></body>"))
+    planted.write_text(
+        page.replace("</body>", "<script>document.title = 'planted'</script></body>")
+    )
     dom = browse(planted, tmp_path / "profile")
     assert "zoomable" in dom.partition("<main>")[2], "our own script ran"
     assert "<title>planted" not in dom

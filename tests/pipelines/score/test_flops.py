@@ -46,7 +46,10 @@ def test_count_is_that_of_the_calls_and_is_taken_once(
 ) -> None:
     torch.manual_seed(0)
     run, classifier = make_run(rows=9, shards=2), Linear()
-    monkeypatch.setattr("pipelines.score.flops.load_models", lambda config, names, device: {"classifier": classifier})
+    monkeypatch.setattr(
+        "pipelines.score.flops.load_models",
+        lambda config, names, device: {"classifier": classifier},
+    )
     found = count_tflops(run.store, settings(run, flops_rows=3))
     assert found is not None
     assert found.value is not None
@@ -63,10 +66,13 @@ def test_count_is_that_of_the_calls_and_is_taken_once(
 def test_not_asked_for_no_rows_and_models_that_the_run_has_not(
     make_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.score.flops.load_models", lambda config, names, device: {"classifier": Linear()})
+    monkeypatch.setattr(
+        "pipelines.score.flops.load_models", lambda config, names, device: {"classifier": Linear()}
+    )
     run = make_run(rows=0, shards=1)
     assert count_tflops(run.store, settings(run, flops_rows=0)) is None
     nothing = count_tflops(run.store, settings(run))
     assert nothing is not None
     assert (nothing.value, nothing.n) == (None, 0)
-    assert count_tflops(run.store, run.config) is None  # ACE, and no denoiser among the run's models
+    # ACE, and no denoiser among the run's models
+    assert count_tflops(run.store, run.config) is None

@@ -22,7 +22,9 @@ from storage.verify import verify
 
 def figure(table: dict[str, Any], metric: str, subset: str | None = None) -> dict[str, Any]:
     lines = table["metrics"] if subset is None else table["subsets"]
-    found = [m for m in lines if m["metric"] == metric and not m["by"] and subset in (None, m["subset"])]
+    found = [
+        m for m in lines if m["metric"] == metric and not m["by"] and subset in (None, m["subset"])
+    ]
     assert len(found) == 1, (metric, subset)
     return dict(found[0])
 
@@ -41,10 +43,12 @@ def worked_out(run: Any) -> list[dict[str, Any]]:
             before, after = 1 - before, 1 - after
         change = np.abs(y.astype(int) - x)
         moved = change.sum(2).ravel()
-        place = int(np.sort(moved)[::-1].tolist().index(moved[1]))  # of the hair's pixel in the order of moving
+        # of the hair's pixel in the order of moving
+        place = int(np.sort(moved)[::-1].tolist().index(moved[1]))
         assert place in (0, 1)
         start, end = 2 * before - 1, 2 * after - 1
-        # 64 pixels in 50 steps: 0, 1, 3, 4, ... are moved; the curve jumps when the hair's pixel has moved.
+        # 64 pixels in 50 steps: 0, 1, 3, 4, ... are moved; the curve jumps when the hair's pixel
+        # has moved.
         if place == 0:
             cout = (start + end) / 2 * 1 / 64 + end * 63 / 64
         else:
@@ -93,7 +97,11 @@ def test_every_figure_of_every_subset(make_run: Callable[..., Any]) -> None:
     for line in table["subsets"]:
         if line["metric"] == "cd":  # of many rows at once: test_score_sets.py
             continue
-        values = [float(r[line["metric"]]) for r in rows if keeps[line["subset"]](r) and r[line["metric"]] is not None]
+        values = [
+            float(r[line["metric"]])
+            for r in rows
+            if keeps[line["subset"]](r) and r[line["metric"]] is not None
+        ]
         assert line["n"] == len(values) > 0, line
         assert line["value"] == pytest.approx(np.mean(values), abs=1e-6), line
         assert line["low"] <= line["value"] <= line["high"], line
@@ -123,7 +131,9 @@ def test_a_row_that_models_give_no_number_for_is_told_and_stops_nothing(
         return model
 
     before = score(run.store, run.config)
-    monkeypatch.setattr("actors.score.load_models", lambda *a: {n: sick(m) for n, m in load(*a).items()})
+    monkeypatch.setattr(
+        "actors.score.load_models", lambda *a: {n: sick(m) for n, m in load(*a).items()}
+    )
     changed = run.with_settings(score={"cout_tolerance": 1e-9})  # another stage
     table = score(run.store, changed)
     for metric in ("p_target", "cout[tolerance 1e-09]", "mnac", "second_agrees"):
@@ -131,7 +141,10 @@ def test_a_row_that_models_give_no_number_for_is_told_and_stops_nothing(
         old = figure(before, metric.partition("[")[0], subset)
         assert figure(table, metric, subset)["n"] == old["n"] - 1, metric
     assert figure(table, "p_target")["note"] == "without 1 rows whose p_target is not finite"
-    assert "1 rows without a finite p_target count as not flipped" in figure(table, "flip_rate")["note"]
+    assert (
+        "1 rows without a finite p_target count as not flipped"
+        in figure(table, "flip_rate")["note"]
+    )
     assert "without 1 rows whose attributes_after is not finite" in figure(table, "mnac")["note"]
     assert "without 1 rows whose attributes_after is not finite" in figure(table, "cd")["note"]
     assert all("finite" not in line["note"] for line in before["metrics"])
@@ -160,7 +173,11 @@ def test_directions_attributes_and_audit(make_run: Callable[..., Any]) -> None:
     assert attributes["towards"] == "smiling"
     assert sum(d["n"] for d in attributes["directions"]) == 32
     audit = table["audit"]
-    assert (audit["depends_on"], audit["runner_up"], audit["expected"]) == ("Blond_Hair", "Smiling", ["Smiling"])
+    assert (audit["depends_on"], audit["runner_up"], audit["expected"]) == (
+        "Blond_Hair",
+        "Smiling",
+        ["Smiling"],
+    )
     assert audit["verdict"].startswith(
         "Decisions were flipped mostly by changing Blond_Hair (100 % of flips), not Smiling"
     )
@@ -176,14 +193,19 @@ def test_one_shard_is_seven_shards(make_run: Callable[..., Any]) -> None:
         assert {k: v for k, v in left.items() if k not in numbers} == {
             k: v for k, v in right.items() if k not in numbers
         }
-    assert a["attributes"]["mean_change"] == pytest.approx(b["attributes"]["mean_change"], rel=1e-12)
+    assert a["attributes"]["mean_change"] == pytest.approx(
+        b["attributes"]["mean_change"], rel=1e-12
+    )
     assert a["audit"] == b["audit"]
 
 
 def test_files_hold_no_nan_and_the_csv_is_the_table(make_run: Callable[..., Any]) -> None:
     run = make_run(rows=1, shards=1)
     table = score(run.store, run.config)
-    assert json.loads(run.store.read("score/table.json"), parse_constant=lambda c: pytest.fail(c)) == table
+    assert (
+        json.loads(run.store.read("score/table.json"), parse_constant=lambda c: pytest.fail(c))
+        == table
+    )
     lines = list(csv.DictReader(io.StringIO(run.store.read("score/table.csv").decode())))
     assert [line["metric"] for line in lines] == [m["metric"] for m in table["metrics"]]
     # The one row has no label and did not flip: nothing is measured on correct or flipped rows.
@@ -240,7 +262,10 @@ def test_mistakes_are_told_before_any_work(make_run: Callable[..., Any], tmp_pat
     from storage.uri import open_store
 
     run = make_run()
-    with pytest.raises(UserError, match=r"expected an attribute of the oracle, got 'Smilin': did you mean 'Smiling'\?"):
+    with pytest.raises(
+        UserError,
+        match=r"expected an attribute of the oracle, got 'Smilin': did you mean 'Smiling'\?",
+    ):
         score(run.store, run.with_settings(score={"causal": ["Smilin"]}))
     with pytest.raises(UserError, match=r"expected a run folder with a plan\.json"):
         score(open_store(tmp_path / "empty"), run.config)

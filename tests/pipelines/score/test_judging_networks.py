@@ -1,4 +1,6 @@
-"""A network that only measures changes no answer: neither the ids of a run's rows nor its plan know of it."""
+"""A network that only measures changes no answer: neither the ids of a run's rows nor its plan know
+of it.
+"""
 
 from typing import Any
 
@@ -15,7 +17,10 @@ def configured(method: dict[str, Any], models: dict[str, str]) -> RunConfig:
         "name": "x",
         "data": {"path": "nowhere"},
         "method": method,
-        "models": {name: expand(preset, "model") for name, preset in {"classifier": "faces-plain", **models}.items()},
+        "models": {
+            name: expand(preset, "model")
+            for name, preset in {"classifier": "faces-plain", **models}.items()
+        },
     }
     return check(RunConfig, raw, "x")
 
@@ -28,13 +33,20 @@ def config(**models: str) -> RunConfig:
 def test_answers_do_not_depend_on_a_judging_network(name: str) -> None:
     bare, more = config(), config(**{name: "efficientnet-lite0"})
     digests = {"classifier": "1" * 64}
-    assert method_fingerprint(bare, digests) == method_fingerprint(more, {**digests, name: "2" * 64})
+    assert method_fingerprint(bare, digests) == method_fingerprint(
+        more, {**digests, name: "2" * 64}
+    )
     assert method_fingerprint(bare, digests) != method_fingerprint(bare, {"classifier": "3" * 64})
 
 
 def test_a_judge_that_the_method_is_called_with_counts() -> None:
     """DiME's perceptual distance shapes its answers; at weight 0 it only measures them."""
-    digests = {"classifier": "1" * 64, "denoiser": "2" * 64, "perceptual": "3" * 64, "second": "4" * 64}
+    digests = {
+        "classifier": "1" * 64,
+        "denoiser": "2" * 64,
+        "perceptual": "3" * 64,
+        "second": "4" * 64,
+    }
     models = {"denoiser": "faces-denoiser", "perceptual": "stlpips", "second": "faces-second"}
 
     def made(weight: float, **other: str) -> str:
@@ -48,7 +60,8 @@ def test_a_judge_that_the_method_is_called_with_counts() -> None:
 
 def test_what_a_package_makes_is_no_sha256_to_check() -> None:
     plain = worker_config(
-        config(features="inception"), {"classifier": "1" * 64, "features": "package:torch-fidelity==1"}
+        config(features="inception"),
+        {"classifier": "1" * 64, "features": "package:torch-fidelity==1"},
     )
     assert plain["models"]["features"]["sha256"] is None
     assert plain["models"]["classifier"]["sha256"] == "1" * 64

@@ -52,9 +52,15 @@ NETWORKS: dict[str, tuple[str, nn.Module]] = {
 @pytest.fixture
 def looked(make_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """looked(**make_run's): a run and its config with every feature network."""
-    built = {"classifier": Pixel("Blond_Hair", 12), "oracle": Oracle(), "second": Pixel("Smiling", 5)}
+    built = {
+        "classifier": Pixel("Blond_Hair", 12),
+        "oracle": Oracle(),
+        "second": Pixel("Smiling", 5),
+    }
     built |= {name: network for name, (_, network) in NETWORKS.items()}
-    monkeypatch.setattr("actors.score.load_models", lambda config, names, device: {n: built[n] for n in names})
+    monkeypatch.setattr(
+        "actors.score.load_models", lambda config, names, device: {n: built[n] for n in names}
+    )
 
     def make(**kwargs: Any) -> tuple[Any, RunConfig]:
         run = make_run(**kwargs)
@@ -74,13 +80,17 @@ def lines(table: dict[str, Any], part: str = "metrics") -> dict[Any, dict[str, A
 
 def pixels(run: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Green of the first pixels before and after (N,4), and who flipped."""
-    before, after = (np.stack([p[i][:2, :2, 1].ravel() for p in run.pictures]) / 255 for i in (0, 1))
+    before, after = (
+        np.stack([p[i][:2, :2, 1].ravel() for p in run.pictures]) / 255 for i in (0, 1)
+    )
     return before, after, np.array([r["flipped"] for r in run.rows])
 
 
 def frechet(a: np.ndarray, b: np.ndarray) -> float:
     root = np.real(sqrtm(np.cov(a.T) @ np.cov(b.T)))
-    return float(np.square(a.mean(0) - b.mean(0)).sum() + np.trace(np.cov(a.T) + np.cov(b.T) - 2 * root))
+    return float(
+        np.square(a.mean(0) - b.mean(0)).sum() + np.trace(np.cov(a.T) + np.cov(b.T) - 2 * root)
+    )
 
 
 def test_figures_through_networks_bear_their_names(looked: Callable[..., Any]) -> None:
@@ -104,7 +114,8 @@ def test_figures_through_networks_bear_their_names(looked: Callable[..., Any]) -
     assert found["lpips[tiny-perceptual]"]["value"] == pytest.approx(found["l1"]["value"], abs=1e-6)
     assert found["lpr"]["value"] == pytest.approx((np.abs(after - before) > 0.1).mean())
     assert found["lpr"]["unit"] == "share of latents moved by more than 0.1"
-    assert not any(name.startswith("lpips_diversity") for name in found)  # one answer a query: nothing to tell
+    # one answer a query: nothing to tell
+    assert not any(name.startswith("lpips_diversity") for name in found)
     every = lines(table, "subsets")
     whole = every["fid[tiny-features]", "all"]
     assert whole["value"] == pytest.approx(frechet(before, after), abs=1e-6)
@@ -119,23 +130,36 @@ def test_one_shard_is_seven_shards(looked: Callable[..., Any]) -> None:
     for left, right in zip(*(t["metrics"] + t["subsets"] for t in tables), strict=True):
         for number in ("value", "low", "high"):
             expected = right[number]
-            assert left[number] == (None if expected is None else pytest.approx(expected, rel=1e-7, abs=1e-12)), left
-        assert (left["metric"], left["n"], left["note"]) == (right["metric"], right["n"], right["note"])
+            assert left[number] == (
+                None if expected is None else pytest.approx(expected, rel=1e-7, abs=1e-12)
+            ), left
+        assert (left["metric"], left["n"], left["note"]) == (
+            right["metric"],
+            right["n"],
+            right["note"],
+        )
 
 
 @pytest.mark.parametrize("rows", [0, 1])
-def test_no_rows_and_one_row_give_no_numbers_that_are_none(looked: Callable[..., Any], rows: int) -> None:
+def test_no_rows_and_one_row_give_no_numbers_that_are_none(
+    looked: Callable[..., Any], rows: int
+) -> None:
     run, config = looked(rows=rows, shards=1)
     found = lines(score(run.store, config))  # written with allow_nan=False
     for name in ("fid[tiny-features]", "sfid[tiny-features]", "kid[tiny-features]", "cd"):
         assert (found[name]["value"], found[name]["n"], found[name]["note"]) == (None, 0, "n = 0")
 
 
-def test_correlation_difference_with_and_without_labels(looked: Callable[..., Any], tmp_path: Any) -> None:
+def test_correlation_difference_with_and_without_labels(
+    looked: Callable[..., Any], tmp_path: Any
+) -> None:
     run, config = looked()
     table = score(run.store, config)
     at = [(r, c) for r, c in PIXELS.values()]
-    before, after = (np.array([[p[i][r, c, 1] > 127 for r, c in at] for p in run.pictures], float) for i in (0, 1))
+    before, after = (
+        np.array([[p[i][r, c, 1] > 127 for r, c in at] for p in run.pictures], float)
+        for i in (0, 1)
+    )
     flipped = pixels(run)[2]
     moved = (after - before)[flipped]
 
@@ -161,7 +185,9 @@ def test_correlation_difference_with_and_without_labels(looked: Callable[..., An
     assert lines(again)["cd"]["value"] == pytest.approx(sum(part["difference"]))
     assert again["stage"] == table["stage"]  # summed anew, not scored
     pq.write_table(pa.table({"Smiling": [True], "Blond_Hair": [True]}), tmp_path / "labels.parquet")
-    with pytest.raises(UserError, match=r"score\.cd_labels: expected a column for each .* got none named 'Bangs'"):
+    with pytest.raises(
+        UserError, match=r"score\.cd_labels: expected a column for each .* got none named 'Bangs'"
+    ):
         score(run.store, RunConfig.model_validate(raw))
 
 
@@ -174,7 +200,9 @@ def test_settings_of_cout_show_in_its_name(looked: Callable[..., Any]) -> None:
     assert "cout" not in lines(table)
 
 
-def test_answers_to_one_query_have_a_diversity(looked: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_to_one_query_have_a_diversity(
+    looked: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from actors.feature_scores import FeatureScores, networks
 
     _, config = looked(rows=1, shards=1)
@@ -185,12 +213,24 @@ def test_answers_to_one_query_have_a_diversity(looked: Callable[..., Any], monke
         config.score.model_dump(),
     )
     images = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    found = seen(images, images.flip(3), ["a", "a", "a", "b", "b"], torch.tensor([True, False, True, True, False]), 4)
+    found = seen(
+        images,
+        images.flip(3),
+        ["a", "a", "a", "b", "b"],
+        torch.tensor([True, False, True, True, False]),
+        4,
+    )
     pairs = [float((x - y).abs().mean()) for x, y in combinations(images[:3].flip(3), 2)]
     assert found["lpips_diversity"][0] == pytest.approx(np.mean(pairs), abs=1e-6)
     assert found["lpips_diversity"][1:3] == [None, None]
     assert found["lpips_diversity"][4] is None
-    assert found["lpips_diversity_flipped"] == [pytest.approx(pairs[1], abs=1e-6), None, None, None, None]
+    assert found["lpips_diversity_flipped"] == [
+        pytest.approx(pairs[1], abs=1e-6),
+        None,
+        None,
+        None,
+        None,
+    ]
 
 
 def test_features_stand_in_the_scores_as_float32(looked: Callable[..., Any]) -> None:
@@ -213,8 +253,12 @@ def test_a_pair_whose_features_are_no_numbers_is_left_out_and_told(
         return ~(images[:, :, 3, 3] == original).all(1)
 
     plain, encode = Corner.forward, Latents.encode
-    monkeypatch.setattr(Corner, "forward", lambda self, x: plain(self, x).where(known(x)[:, None], torch.nan))
-    monkeypatch.setattr(Latents, "encode", lambda self, x: encode(self, x).where(known(x)[:, None, None], torch.nan))
+    monkeypatch.setattr(
+        Corner, "forward", lambda self, x: plain(self, x).where(known(x)[:, None], torch.nan)
+    )
+    monkeypatch.setattr(
+        Latents, "encode", lambda self, x: encode(self, x).where(known(x)[:, None, None], torch.nan)
+    )
     raw = config.model_dump()
     raw["score"]["lpr_tolerance"] = config.score.lpr_tolerance * 2  # another stage
     found = lines(score(run.store, RunConfig.model_validate(raw)))

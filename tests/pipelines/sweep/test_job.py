@@ -67,13 +67,20 @@ def test_the_tidy_table_holds_every_cells_figures(done: tuple[SweepConfig, Store
     _, store = done
     lines = pq.read_table(store.url("table.parquet")).to_pylist()
     assert {line["cell"] for line in lines} == set(CELLS)
-    assert {(line["cell"], line["threshold"]) for line in lines} >= {("threshold-0.6", "0.6"), ("pixel-pgd-demo", "")}
+    assert {(line["cell"], line["threshold"]) for line in lines} >= {
+        ("threshold-0.6", "0.6"),
+        ("pixel-pgd-demo", ""),
+    }
     for name in CELLS:
         table = json.loads(open_store(store.url(name)).read("score/table.json"))
         for metric in ("flip_rate", "l1"):
             told = next(m for m in table["metrics"] if m["metric"] == metric)
             line = next(one for one in lines if one["cell"] == name and one["metric"] == metric)
-            assert (line["value"], line["low"], line["n"]) == (told["value"], told["low"], told["n"])
+            assert (line["value"], line["low"], line["n"]) == (
+                told["value"],
+                told["low"],
+                told["n"],
+            )
     assert any(line["metric"] == "changed[Smiling]" for line in lines)
     rows = list(csv.DictReader(io.StringIO(store.read("table.csv").decode())))
     assert len(rows) == len(lines)
@@ -98,7 +105,9 @@ def test_differences_are_of_the_same_rows(done: tuple[SweepConfig, Store]) -> No
     assert float(line["difference"]) == pytest.approx(np.mean(apart))
     assert float(line["low"]) <= np.mean(apart) <= float(line["high"])
     assert line["better"] == (
-        "" if float(line["low"]) <= 0 <= float(line["high"]) else CELLS[0 if np.mean(apart) < 0 else 2]
+        ""
+        if float(line["low"]) <= 0 <= float(line["high"])
+        else CELLS[0 if np.mean(apart) < 0 else 2]
     )
 
 
@@ -119,7 +128,9 @@ def test_again_does_nothing_and_more_cells_add_only_themselves(
     assert asked == [0, 0]
     assert store.read("table.csv") == before
     asked.clear()
-    sweep(made.model_copy(update={"cells": [*made.cells, {"method": "pixel-pgd"}]}), settings(faces))
+    sweep(
+        made.model_copy(update={"cells": [*made.cells, {"method": "pixel-pgd"}]}), settings(faces)
+    )
     assert asked == [3, 3]
 
 
@@ -154,19 +165,31 @@ def test_cells_follow_one_another_with_one_copy_of_each_model(
     ]
 
 
-def test_a_cells_mistake_names_the_cell_and_comes_before_any_work(faces: Path, tmp_path: Path) -> None:
+def test_a_cells_mistake_names_the_cell_and_comes_before_any_work(
+    faces: Path, tmp_path: Path
+) -> None:
     made = config(faces, tmp_path, cells=[{"method.settings.max_stepz": 3}])
-    with pytest.raises(UserError, match=r"cell max_stepz-3: method\.settings: unknown key 'max_stepz'"):
+    with pytest.raises(
+        UserError, match=r"cell max_stepz-3: method\.settings: unknown key 'max_stepz'"
+    ):
         sweep(made, settings(faces))
     assert not open_store(tmp_path).exists("little/threshold-0.6/commit")
 
 
-def figure(value: float | None, low: float | None = None, high: float | None = None) -> dict[str, Any]:
+def figure(
+    value: float | None, low: float | None = None, high: float | None = None
+) -> dict[str, Any]:
     return {"value": value, "low": low, "high": high}
 
 
 def test_ranks_know_direction_and_ties() -> None:
-    told = [figure(0.9, 0.85, 0.95), figure(0.88, 0.8, 0.93), figure(0.7, 0.6, 0.75), figure(0.5, 0.4, 0.55), None]
+    told = [
+        figure(0.9, 0.85, 0.95),
+        figure(0.88, 0.8, 0.93),
+        figure(0.7, 0.6, 0.75),
+        figure(0.5, 0.4, 0.55),
+        None,
+    ]
     assert ranks(told, "higher") == [1, 1, 2, None, None]
     assert ranks(told, "lower") == [None, None, 2, 1, None]
     assert ranks(told, None) == [None] * 5
@@ -198,7 +221,14 @@ def test_notes_name_the_rows_they_are_of_once() -> None:
 
 def test_axes_make_rows_and_tables() -> None:
     lines = [
-        {"classifier": c, "method": m, "metric": "l1", "subset": "all", "better": "lower", "value": v}
+        {
+            "classifier": c,
+            "method": m,
+            "metric": "l1",
+            "subset": "all",
+            "better": "lower",
+            "value": v,
+        }
         for c, m, v in (("p", "a", 1.0), ("p", "b", 2.0), ("q", "a", 3.0))
     ]
     first, second = grids(lines, ["method"], ["classifier"], ["l1", "unknown"])
@@ -212,7 +242,14 @@ def test_axes_make_rows_and_tables() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (0.12345, "0.123"), (12345.6, "12346"), (1.5, "1.50"), (-0.01, "-0.0100"), (1e-6, "1.00e-06")],
+    [
+        (0, "0"),
+        (0.12345, "0.123"),
+        (12345.6, "12346"),
+        (1.5, "1.50"),
+        (-0.01, "-0.0100"),
+        (1e-6, "1.00e-06"),
+    ],
 )
 def test_figures_have_three_digits(value: float, text: str) -> None:
     assert short(value) == text
@@ -221,7 +258,14 @@ def test_figures_have_three_digits(value: float, text: str) -> None:
 def test_a_plot_joins_cells_along_its_axis_and_escapes() -> None:
     base = {"low": None, "high": None, "better": "lower", "subset": "all"}
     lines = [
-        {**base, "cell": f"c{i}", "method": "<m>", "alpha": str(i), "metric": metric, "value": float(i)}
+        {
+            **base,
+            "cell": f"c{i}",
+            "method": "<m>",
+            "alpha": str(i),
+            "metric": metric,
+            "value": float(i),
+        }
         for i in range(3)
         for metric in ("l1", "flip_rate")
     ]

@@ -1,4 +1,6 @@
-"""AttGAN's training: its terms against their formulas, who learns from what, and a few steps from a table to a file."""
+"""AttGAN's training: its terms against their formulas, who learns from what, and a few steps from a
+table to a file.
+"""
 
 from __future__ import annotations
 
@@ -42,9 +44,21 @@ def batch() -> tuple[Tensor, Tensor]:
 
 def config(data: Path, out: Path, **other: Any) -> TrainConfig:
     source = {"path": str(data), "size": 32}
-    raw = {"name": "tiny-attgan", "role": "attgan", "data": {**source, "rows": ":16"}, "labels": NAMES}
-    raw |= {"holdout": {**source, "rows": "16:"}, "target": "counterfactory.models.attgan.AttGAN", "lr": 0.002}
-    raw |= {"settings": {"widths": [4, 6], "judge": [4, 5]}, "objective": {"critic_steps": 2, "push": 0.05}}
+    raw = {
+        "name": "tiny-attgan",
+        "role": "attgan",
+        "data": {**source, "rows": ":16"},
+        "labels": NAMES,
+    }
+    raw |= {
+        "holdout": {**source, "rows": "16:"},
+        "target": "counterfactory.models.attgan.AttGAN",
+        "lr": 0.002,
+    }
+    raw |= {
+        "settings": {"widths": [4, 6], "judge": [4, 5]},
+        "objective": {"critic_steps": 2, "push": 0.05},
+    }
     raw |= {"steps": 4, "batch": 4, "log_every": 2, "flip": True, "out": str(out), **other}
     return check(TrainConfig, raw, "test")
 
@@ -53,15 +67,26 @@ def config(data: Path, out: Path, **other: Any) -> TrainConfig:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = np.arange(24)
     bits = labels(7, rows)
-    images = [{"bytes": encode(face), "path": "x.png"} for face in draw(7, rows, attributes=bits, size=32)]
-    columns = {"image": pa.array(images, type=IMAGE), **{name: bits[:, place] for place, name in enumerate(ATTRIBUTES)}}
+    images = [
+        {"bytes": encode(face), "path": "x.png"} for face in draw(7, rows, attributes=bits, size=32)
+    ]
+    columns = {
+        "image": pa.array(images, type=IMAGE),
+        **{name: bits[:, place] for place, name in enumerate(ATTRIBUTES)},
+    }
     folder = tmp_path_factory.mktemp("attgan")
     pq.write_table(pa.table(columns), folder / "part.parquet")
     return folder
 
 
 def test_the_papers_weights_are_the_default() -> None:
-    asked = {"reconstruction": 100, "attributes": 10, "critic_attributes": 1, "penalty": 10, "critic_steps": 5}
+    asked = {
+        "reconstruction": 100,
+        "attributes": 10,
+        "critic_attributes": 1,
+        "penalty": 10,
+        "critic_steps": 5,
+    }
     assert {name: weights_of("attgan", {})[name] for name in asked} == asked
     assert train_attgan.BETAS == (0.5, 0.999)
 
@@ -80,7 +105,9 @@ def test_the_generators_terms(batch: tuple[Tensor, Tensor], residual: float) -> 
     net.eval()  # batch norm by its averages, so that the two decodings can be taken apart
     critic = net.critic()
     w = {**W, "residual": residual}
-    terms = train_attgan.generator_terms(net, critic, images, has, w, torch.Generator().manual_seed(3))
+    terms = train_attgan.generator_terms(
+        net, critic, images, has, w, torch.Generator().manual_seed(3)
+    )
     goal = train_attgan.goals(has, 0.0, torch.Generator().manual_seed(3))
     assert sorted(goal.tolist()) == sorted(has.tolist())
     z, skip = net.encoded(images)
@@ -88,13 +115,19 @@ def test_the_generators_terms(batch: tuple[Tensor, Tensor], residual: float) -> 
     edited = net.decode(z, goal, skip)
     if residual:
         edited = (images + edited - net.decode(z, has, skip)).clamp(0, 1)
-    torch.testing.assert_close(terms["reconstruction"], (net.decode(z, has, skip) - images).abs().mean())
-    torch.testing.assert_close(terms["attributes"], F.binary_cross_entropy_with_logits(net.read(edited), goal))
+    torch.testing.assert_close(
+        terms["reconstruction"], (net.decode(z, has, skip) - images).abs().mean()
+    )
+    torch.testing.assert_close(
+        terms["attributes"], F.binary_cross_entropy_with_logits(net.read(edited), goal)
+    )
     torch.testing.assert_close(terms["adversarial"], -critic(edited * 2 - 1).mean())
 
 
 def test_the_goals_are_others_attributes_or_the_own_but_for_one() -> None:
-    """Which one, and of which images, is drawn: in 400 a share of 0.25 is 100 +- 35, and no attribute is left out."""
+    """Which one, and of which images, is drawn: in 400 a share of 0.25 is 100 +- 35, and no
+    attribute is left out.
+    """
     has = torch.rand(400, 6, generator=torch.Generator().manual_seed(0)).round()
     has[:, 0] = torch.arange(400)  # of one image alone: whose attributes these are
     all_others = train_attgan.goals(has, 0.0, torch.Generator().manual_seed(3))
@@ -129,7 +162,9 @@ def test_editing_leaves_the_readers_averages_alone(batch: tuple[Tensor, Tensor])
     assert net.reader.training
 
 
-def test_a_push_is_half_of_the_images_within_eps_and_against_them(batch: tuple[Tensor, Tensor]) -> None:
+def test_a_push_is_half_of_the_images_within_eps_and_against_them(
+    batch: tuple[Tensor, Tensor],
+) -> None:
     net, (images, has) = small().eval(), batch
     images = images.repeat(10, 1, 1, 1)
     has = has.repeat(10, 1)
@@ -150,10 +185,14 @@ def test_from_a_table_to_a_file(data: Path, tmp_path: Path) -> None:
     assert card["training"]["last"].startswith("step 4/4 realness ")
     assert set(card["holdout"]) == {"rows", "l1", "psnr", "read"}
     assert list(card["holdout"]["read"]) == NAMES
-    model: Any = build(check(ModelConfig, card["model"], "card").model_dump(), out, torch.device("cpu"))
+    model: Any = build(
+        check(ModelConfig, card["model"], "card").model_dump(), out, torch.device("cpu")
+    )
     assert model.attributes == tuple(NAMES)
     x = torch.rand(2, 3, 32, 32)
-    assert bool(model.decode(model.encode(x), model.attributes_of(x), model.skip(x)).isfinite().all())
+    assert bool(
+        model.decode(model.encode(x), model.attributes_of(x), model.skip(x)).isfinite().all()
+    )
     train(config(data, tmp_path / "b.safetensors"), lines.append)
     assert out.read_bytes() == (tmp_path / "b.safetensors").read_bytes()
     other = train(config(data, tmp_path / "c.safetensors", dtype="bfloat16", ema=0.9), lines.append)
@@ -162,8 +201,17 @@ def test_from_a_table_to_a_file(data: Path, tmp_path: Path) -> None:
 
 def test_it_learns_to_rebuild(data: Path, tmp_path: Path) -> None:
     lines: list[str] = []
-    train(config(data, tmp_path / "a.safetensors", steps=40, log_every=10, objective={"critic_steps": 1}), lines.append)
-    rebuilt = [float(line.split("reconstruction ")[1].split()[0]) for line in lines if "reconstruction" in line]
+    train(
+        config(
+            data, tmp_path / "a.safetensors", steps=40, log_every=10, objective={"critic_steps": 1}
+        ),
+        lines.append,
+    )
+    rebuilt = [
+        float(line.split("reconstruction ")[1].split()[0])
+        for line in lines
+        if "reconstruction" in line
+    ]
     assert rebuilt[-1] < 0.8 * rebuilt[0]
 
 

@@ -1,5 +1,5 @@
-"""Attribution's predictors: planted descriptors come back, the fits are those they are said to be, the role trains from
-Parquet and loads, mistakes are told before any work."""
+"""Attribution's predictors: planted descriptors come back, the fits are those they are said to be,
+the role trains from Parquet and loads, mistakes are told before any work."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ ROWS, LATENT = 400, 6
 
 
 def config(folder: Path | str, out: Path, **other: Any) -> TrainConfig:
-    encoder = load_train("faces-attribution").models["autoencoder"].model_dump(exclude_defaults=True)
+    encoder = (
+        load_train("faces-attribution").models["autoencoder"].model_dump(exclude_defaults=True)
+    )
     raw: dict[str, Any] = {
         "name": "tiny",
         "role": "attribution",
@@ -40,7 +42,8 @@ def config(folder: Path | str, out: Path, **other: Any) -> TrainConfig:
 
 @pytest.fixture
 def planted() -> Encoded:
-    """Latents with a binary, a rare and a continuous descriptor, each along a direction of its own."""
+    """Latents with a binary, a rare and a continuous descriptor, each along a
+    direction of its own."""
     rng = np.random.default_rng(0)
     codes = rng.normal(3.0, [1, 5, 0.2, 1, 1, 1], (2 * ROWS, LATENT))
     z = (codes - 3.0) / [1, 5, 0.2, 1, 1, 1]
@@ -49,7 +52,9 @@ def planted() -> Encoded:
     length = 170 + 10 * (0.8 * z[:, 2] + 0.6 * rng.normal(size=2 * ROWS))
     values = np.column_stack([flags, length])
     mean, std = np.array([0, 0, length[:ROWS].mean()]), np.array([1, 1, length[:ROWS].std()])
-    both = [Columns((part - mean) / std, (2,), mean, std) for part in (values[:ROWS], values[ROWS:])]
+    both = [
+        Columns((part - mean) / std, (2,), mean, std) for part in (values[:ROWS], values[ROWS:])
+    ]
     parts = torch.from_numpy(codes).float().split(ROWS)
     return Encoded(parts[0], both[0], parts[1], both[1], torch.full((1, LATENT), 3.0))
 
@@ -71,10 +76,20 @@ def test_planted_descriptors_come_back(planted: Encoded) -> None:
     held = holdout(model, planted, lines.append)["descriptors"]
     truth = planted.held_columns.values
     said = net.scores(planted.held).numpy()
-    pairs = [(a > b) + 0.5 * (a == b) for a in said[truth[:, 1] == 1, 1] for b in said[truth[:, 1] == 0, 1]]
-    assert held["Bald"]["auc"] == pytest.approx(np.mean(pairs), abs=1e-3), "the share of pairs in the right order"
-    assert held["Bald"]["accuracy"] == pytest.approx(((said[:, 1] > 0) == truth[:, 1]).mean(), abs=1e-3)
-    assert held["Length"]["r2"] == pytest.approx(np.corrcoef(said[:, 2], truth[:, 2])[0, 1] ** 2, abs=0.02)
+    pairs = [
+        (a > b) + 0.5 * (a == b)
+        for a in said[truth[:, 1] == 1, 1]
+        for b in said[truth[:, 1] == 0, 1]
+    ]
+    assert held["Bald"]["auc"] == pytest.approx(np.mean(pairs), abs=1e-3), (
+        "the share of pairs in the right order"
+    )
+    assert held["Bald"]["accuracy"] == pytest.approx(
+        ((said[:, 1] > 0) == truth[:, 1]).mean(), abs=1e-3
+    )
+    assert held["Length"]["r2"] == pytest.approx(
+        np.corrcoef(said[:, 2], truth[:, 2])[0, 1] ** 2, abs=0.02
+    )
     assert held["Length"]["unit"] == pytest.approx(planted.columns.std[2], rel=1e-4)
     assert [line.split()[0] for line in lines] == ["Smiling", "Bald", "Length"]
 
@@ -92,8 +107,12 @@ def build_of(net: Descriptors, names: list[str]) -> Any:
     return build(spec, half(net.state_dict()), torch.device("cpu"))
 
 
-def test_the_fits_are_ridge_and_logistic_regression_on_standardised_latents(planted: Encoded) -> None:
-    """Against the closed form, and against the condition that the penalised likelihood's optimum meets."""
+def test_the_fits_are_ridge_and_logistic_regression_on_standardised_latents(
+    planted: Encoded,
+) -> None:
+    """Against the closed form, and against the condition that the penalised likelihood's optimum
+    meets.
+    """
     net = fitted(planted, c=0.5, ridge=7.0)
     codes = planted.codes.double().numpy()
     z = (codes - codes.mean(0)) / codes.std(0)
@@ -126,7 +145,10 @@ def test_the_role_trains_is_told_on_its_card_and_loads(faces: Path, tmp_path: Pa
     assert card["training"]["command"] == "counterfactory train attribution tiny"
     held = card["holdout"]
     assert held["rows"] == 8
-    assert (held["descriptors"]["Smiling"]["kind"], held["descriptors"]["row"]["kind"]) == ("binary", "continuous")
+    assert (held["descriptors"]["Smiling"]["kind"], held["descriptors"]["row"]["kind"]) == (
+        "binary",
+        "continuous",
+    )
     assert held["descriptors"]["row"]["unit"] == pytest.approx(np.arange(16).std(), rel=1e-4)
     assert held["descriptors"]["Smiling"]["auc"] > 0.9, "the latent was trained to tell it"
     assert any("auc" in line for line in lines)
@@ -148,26 +170,48 @@ def test_mistakes_end_in_one_line(faces: Path, tmp_path: Path) -> None:
     refused("expected labels, the columns to learn, got none", labels=[])
     refused("expected each column once in labels, got row twice", labels=["row", "row"])
     refused("expected a column 'Smilling': did you mean 'Smiling'", labels=["Smilling"])
-    refused("split: expected a column of booleans or numbers in .*, got the value 'train'", labels=["split"])
+    refused(
+        "split: expected a column of booleans or numbers in .*, got the value 'train'",
+        labels=["split"],
+    )
     refused("expected holdout, rows to measure the predictors on, got none", holdout=None)
     refused("objective: unknown key 'C'", objective={"C": 1.0})
-    refused(r"data\.size: expected images of 64 x 64 px", data={"path": f"{faces}/train-*.parquet", "size": 32})
-    refused(r"expected target models\.attribution\.Descriptors, got torch\.nn\.Linear", target="torch.nn.Linear")
+    refused(
+        r"data\.size: expected images of 64 x 64 px",
+        data={"path": f"{faces}/train-*.parquet", "size": 32},
+    )
+    refused(
+        r"expected target models\.attribution\.Descriptors, got torch\.nn\.Linear",
+        target="torch.nn.Linear",
+    )
     other = {**encoder, "role": "denoiser"}
-    refused("models.autoencoder: expected the role autoencoder or attgan, got denoiser", models={"autoencoder": other})
+    refused(
+        "models.autoencoder: expected the role autoencoder or attgan, got denoiser",
+        models={"autoencoder": other},
+    )
     still = Samples(torch.zeros(3, 3, 4, 4), {"Bald": [False] * 3})
-    with pytest.raises(UserError, match="Bald: expected a column that varies over the 3 rows, got False in all"):
+    with pytest.raises(
+        UserError, match="Bald: expected a column that varies over the 3 rows, got False in all"
+    ):
         columns_of(still, ["Bald"], "faces")
     constant = pq.read_table(sorted(faces.glob("train-*.parquet"))[0])
-    flat = constant.set_column(constant.column_names.index("Male"), "Male", pa.array([True] * len(constant)))
+    flat = constant.set_column(
+        constant.column_names.index("Male"), "Male", pa.array([True] * len(constant))
+    )
     pq.write_table(flat, tmp_path / "train-0.parquet")
     where = {"path": str(tmp_path / "train-0.parquet")}
-    refused("Male: expected a column that varies over the 16 rows, got True in all", labels=["Male"], data=where)
+    refused(
+        "Male: expected a column that varies over the 16 rows, got True in all",
+        labels=["Male"],
+        data=where,
+    )
 
 
 def test_a_holdout_of_another_kind_is_refused() -> None:
     fitted_on = columns_of(Samples(torch.zeros(2, 1), {"Bald": [0, 1]}), ["Bald"], "a")
-    with pytest.raises(UserError, match="Bald: expected 0 and 1 in b, as in the rows to fit on, got other values"):
+    with pytest.raises(
+        UserError, match="Bald: expected 0 and 1 in b, as in the rows to fit on, got other values"
+    ):
         columns_of(Samples(torch.zeros(2, 1), {"Bald": [0, 3]}), ["Bald"], "b", fitted_on)
     same = columns_of(Samples(torch.zeros(2, 1), {"Bald": [1, 1]}), ["Bald"], "b", fitted_on)
     assert same.values.tolist() == [[1.0], [1.0]]

@@ -1,4 +1,6 @@
-"""CECAS's h and g: planted factors come back, the role trains from Parquet and loads, mistakes are told."""
+"""CECAS's h and g: planted factors come back, the role trains from Parquet and loads, mistakes are
+told.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -89,12 +91,15 @@ def test_planted_factors_come_back(tmp_path: Path) -> None:
     assert min(r2["s"][1:]) > 0.8
     assert r2["s"][0] < 0.1
     caused, other = (
-        float(flow(net, head, torch.Generator().manual_seed(0), of=of, draws=300, others=100).detach())
+        float(
+            flow(net, head, torch.Generator().manual_seed(0), of=of, draws=300, others=100).detach()
+        )
         for of in ("causal", "spurious")
     )
     assert caused > 0.3  # of ln 2; a decision this steep in a normal factor has 0.48
     assert other < 0.05
-    said = net(features).argmax(1) == (factors[:, 0] > 0)  # g knows nothing where S says nothing of the label
+    # g knows nothing where S says nothing of the label
+    said = net(features).argmax(1) == (factors[:, 0] > 0)
     assert float(said.float().mean()) < 0.65
     assert [line.split()[1] for line in lines] == ["h"] * 5 + ["g"] * 5
 
@@ -106,7 +111,10 @@ def test_the_role_trains_is_told_on_its_card_and_loads(faces: Path, tmp_path: Pa
     spec = check(ModelConfig, card["model"], "card")
     assert (spec.role, spec.settings["features"], spec.settings["answers"]) == ("causal", 128, 2)
     assert card["training"]["command"] == "counterfactory train causal tiny"
-    assert card["training"]["config"]["models"]["classifier"]["weights"] == "zoo:faces-plain.safetensors"
+    assert (
+        card["training"]["config"]["models"]["classifier"]["weights"]
+        == "zoo:faces-plain.safetensors"
+    )
     held = card["holdout"]
     assert held["rows"] == 8
     assert set(held["flow_bits"]) == {"causal", "spurious"}
@@ -123,13 +131,27 @@ def test_the_role_trains_is_told_on_its_card_and_loads(faces: Path, tmp_path: Pa
 def test_mistakes_end_in_one_line(faces: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="models: expected classifier to train causal, got none"):
         config(faces, tmp_path, models={})
-    with pytest.raises(UserError, match="models: expected none to train classifier, got classifier"):
+    with pytest.raises(
+        UserError, match="models: expected none to train classifier, got classifier"
+    ):
         config(faces, tmp_path, role="classifier")
-    net = {"target": "counterfactory.models.classifiers.ConvNet", "settings": {"outputs": 2, "width": 2}}
-    with pytest.raises(UserError, match=r"expected target models\.causal\.CausalVAE, got models\.classifiers"):
+    net = {
+        "target": "counterfactory.models.classifiers.ConvNet",
+        "settings": {"outputs": 2, "width": 2},
+    }
+    with pytest.raises(
+        UserError, match=r"expected target models\.causal\.CausalVAE, got models\.classifiers"
+    ):
         train(config(faces, tmp_path, **net), log=lambda line: None)
-    bare = plain() | {"target": "torch.nn.Identity", "settings": {}, "weights": None, "sha256": None}
-    with pytest.raises(UserError, match=r"tiny: models\.classifier: expected a network with a `features` method"):
+    bare = plain() | {
+        "target": "torch.nn.Identity",
+        "settings": {},
+        "weights": None,
+        "sha256": None,
+    }
+    with pytest.raises(
+        UserError, match=r"tiny: models\.classifier: expected a network with a `features` method"
+    ):
         train(config(faces, tmp_path, models={"classifier": bare}), log=lambda line: None)
     early = {"classifier": plain() | {"layer": "body.0"}}
     with pytest.raises(UserError, match=r"tiny: models\.classifier: expected a last layer"):
@@ -139,4 +161,6 @@ def test_mistakes_end_in_one_line(faces: Path, tmp_path: Path) -> None:
 def test_a_probe_reads_what_is_linear() -> None:
     codes = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
     labels = (codes[:, 0] > 0.3).long()
-    assert float((probe(codes[:300], labels[:300], codes[300:]) == labels[300:]).float().mean()) > 0.95
+    assert (
+        float((probe(codes[:300], labels[:300], codes[300:]) == labels[300:]).float().mean()) > 0.95
+    )

@@ -43,7 +43,13 @@ ROLES: dict[str, dict[str, Any]] = {
     },
     "denoiser": {
         "target": "counterfactory.models.denoiser.FoldedUNet",
-        "settings": {"widths": [16, 16], "fold": 4, "prediction": "v_prediction", "schedule": "linear", "steps": 100},
+        "settings": {
+            "widths": [16, 16],
+            "fold": 4,
+            "prediction": "v_prediction",
+            "schedule": "linear",
+            "steps": 100,
+        },
     },
 }
 
@@ -52,12 +58,21 @@ ROLES: dict[str, dict[str, Any]] = {
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = np.arange(40)
     bits = labels(7, rows)
-    images = [{"bytes": encode(face), "path": "x.png"} for face in draw(7, rows, attributes=bits, size=32)]
+    images = [
+        {"bytes": encode(face), "path": "x.png"} for face in draw(7, rows, attributes=bits, size=32)
+    ]
     images[3] = {"bytes": b"broken", "path": "x.png"}
-    columns = {"image": pa.array(images, type=IMAGE), **{name: bits[:, place] for place, name in enumerate(ATTRIBUTES)}}
+    columns = {
+        "image": pa.array(images, type=IMAGE),
+        **{name: bits[:, place] for place, name in enumerate(ATTRIBUTES)},
+    }
     folder = tmp_path_factory.mktemp("train")
     for part in range(2):
-        pq.write_table(pa.table(columns).slice(20 * part, 20), folder / f"part-{part}.parquet", row_group_size=8)
+        pq.write_table(
+            pa.table(columns).slice(20 * part, 20),
+            folder / f"part-{part}.parquet",
+            row_group_size=8,
+        )
     return folder
 
 
@@ -69,7 +84,16 @@ def config(role: str, data: Path, out: Path, **other: Any) -> TrainConfig:
         "data": {**source, "rows": ":32"},
         "holdout": {**source, "rows": "32:"},
     }
-    raw |= {"steps": 4, "batch": 8, "log_every": 2, "ema": 0.9, "flip": True, "out": str(out), **ROLES[role], **other}
+    raw |= {
+        "steps": 4,
+        "batch": 8,
+        "log_every": 2,
+        "ema": 0.9,
+        "flip": True,
+        "out": str(out),
+        **ROLES[role],
+        **other,
+    }
     return check(TrainConfig, raw, "test")
 
 
@@ -103,7 +127,9 @@ def test_a_role_trains_and_loads_back(role: str, dtype: str, data: Path, tmp_pat
 @pytest.mark.parametrize("role", list(ROLES))
 def test_same_seed_same_bytes_other_seed_others(role: str, data: Path, tmp_path: Path) -> None:
     files = [
-        train(config(role, data, tmp_path / f"{n}.safetensors", seed=seed, steps=2), lambda _: None).read_bytes()
+        train(
+            config(role, data, tmp_path / f"{n}.safetensors", seed=seed, steps=2), lambda _: None
+        ).read_bytes()
         for n, seed in enumerate((3, 3, 4))
     ]
     assert files[0] == files[1]
@@ -111,30 +137,50 @@ def test_same_seed_same_bytes_other_seed_others(role: str, data: Path, tmp_path:
 
 
 def test_training_goes_on_from_given_weights(data: Path, tmp_path: Path) -> None:
-    """With a learning rate that moves nothing in fp16, what comes out is what went in; other shapes are told."""
+    """With a learning rate that moves nothing in fp16, what comes out is what went in; other shapes
+    are told.
+    """
     first = train(config("autoencoder", data, tmp_path / "first.safetensors"), lambda _: None)
     still: dict[str, Any] = {"init": str(first), "lr": 1e-12, "ema": 0.0, "steps": 1}
     for seed in (7, 8):
-        out = train(config("autoencoder", data, tmp_path / f"{seed}.safetensors", seed=seed, **still), lambda _: None)
+        out = train(
+            config("autoencoder", data, tmp_path / f"{seed}.safetensors", seed=seed, **still),
+            lambda _: None,
+        )
         assert out.read_bytes() == first.read_bytes()
     with pytest.raises(UserError, match="expected"):
-        train(config("attributes", data, tmp_path / "x.safetensors", init=str(first)), lambda _: None)
+        train(
+            config("attributes", data, tmp_path / "x.safetensors", init=str(first)), lambda _: None
+        )
     with pytest.raises(UserError, match="expected a file at"):
-        train(config("autoencoder", data, tmp_path / "x.safetensors", init=str(tmp_path / "none")), lambda _: None)
+        train(
+            config("autoencoder", data, tmp_path / "x.safetensors", init=str(tmp_path / "none")),
+            lambda _: None,
+        )
 
 
-def test_weights_that_are_not_there_stop_the_training_before_any_data_are_read(data: Path, tmp_path: Path) -> None:
+def test_weights_that_are_not_there_stop_the_training_before_any_data_are_read(
+    data: Path, tmp_path: Path
+) -> None:
     said: list[str] = []
     with pytest.raises(UserError, match="expected a file at"):
-        train(config("autoencoder", data, tmp_path / "x.safetensors", init=str(tmp_path / "none")), said.append)
+        train(
+            config("autoencoder", data, tmp_path / "x.safetensors", init=str(tmp_path / "none")),
+            said.append,
+        )
     assert said == []
 
 
 def test_a_classifier_learns_what_can_be_seen(data: Path, tmp_path: Path) -> None:
-    made = config("classifier", data, tmp_path / "net.safetensors", steps=60, lr=5e-3, flip=False, ema=0.0)
+    made = config(
+        "classifier", data, tmp_path / "net.safetensors", steps=60, lr=5e-3, flip=False, ema=0.0
+    )
     made = made.model_copy(update={"data": made.data.model_copy(update={"label": "Blond_Hair"})})
     lines: list[str] = []
-    train(made.model_copy(update={"holdout": made.data.model_copy(update={"columns": ["Male"]})}), lines.append)
+    train(
+        made.model_copy(update={"holdout": made.data.model_copy(update={"columns": ["Male"]})}),
+        lines.append,
+    )
     card = yaml.safe_load((tmp_path / "net.yaml").read_text())
     assert card["holdout"]["accuracy"] > 0.9
     groups = card["holdout"]["groups"]
@@ -158,11 +204,16 @@ def test_a_preset_is_made_from_a_card(data: Path, tmp_path: Path) -> None:
         ({"objective": {"jiter": 1.0}}, "objective: unknown key 'jiter': did you mean 'jitter'"),
         ({"classes": ["one"]}, "expected at least 2 names in classes"),
         ({"classes": []}, "expected at least 2 names in classes"),
-        ({"settings": {"wide": 1}}, "expected settings that counterfactory.models.classifiers.ConvNet takes"),
+        (
+            {"settings": {"wide": 1}},
+            "expected settings that counterfactory.models.classifiers.ConvNet takes",
+        ),
         ({"target": "counterfactory.models.classifiers.Conv"}, "expected 'Conv' in the module"),
     ],
 )
-def test_mistakes_end_in_one_line(change: dict[str, Any], message: str, data: Path, tmp_path: Path) -> None:
+def test_mistakes_end_in_one_line(
+    change: dict[str, Any], message: str, data: Path, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=message):
         train(config("classifier", data, tmp_path / "net.safetensors", **change), lambda _: None)
 
@@ -217,7 +268,9 @@ def test_the_feature_distance_trains_the_decoder_only() -> None:
     net = Autoencoder(size=32, latent=4, widths=(8, 8, 16))
     images = torch.rand(4, 3, 32, 32)
     feature_distance(net, net.decode(torch.randn(4, 4)), images).backward()
-    touched = {name.split(".")[0] for name, value in net.named_parameters() if value.grad is not None}
+    touched = {
+        name.split(".")[0] for name, value in net.named_parameters() if value.grad is not None
+    }
     assert touched == {"decoder"}
     assert float(feature_distance(net, images, images).detach()) == 0
 

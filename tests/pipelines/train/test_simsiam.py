@@ -1,4 +1,5 @@
-"""SimSiam's views, its loss, its two measures of collapse, and the training from the command line."""
+"""SimSiam's views, its loss, its two measures of collapse, and the training from the
+command line."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def test_a_view_without_changes_is_the_image_or_its_mirror() -> None:
     got = views(IMAGES, NONE, seeded())
-    sides = [torch.isclose(got, other, atol=1e-5).flatten(1).all(1) for other in (IMAGES, IMAGES.flip(3))]
+    sides = [
+        torch.isclose(got, other, atol=1e-5).flatten(1).all(1) for other in (IMAGES, IMAGES.flip(3))
+    ]
     assert bool((sides[0] | sides[1]).all())
     assert bool(sides[0].any())
     assert bool(sides[1].any())
@@ -46,7 +49,9 @@ def test_hues_turn_and_saturation_scales() -> None:
     muted = 0.4 + 0.2 * IMAGES  # nothing leaves [0,1]
     third, one = torch.full((4,), 2 * torch.pi / 3), torch.ones(4)
     torch.testing.assert_close(recoloured(muted, third, one), muted.roll(1, 1))  # red becomes green
-    torch.testing.assert_close(recoloured(muted, third, 0 * one), muted.mean(1, keepdim=True).expand_as(muted))
+    torch.testing.assert_close(
+        recoloured(muted, third, 0 * one), muted.mean(1, keepdim=True).expand_as(muted)
+    )
     torch.testing.assert_close(recoloured(muted, 0 * one, one), muted)
 
 
@@ -99,7 +104,9 @@ def test_a_collapsed_training_is_refused() -> None:
             return torch.ones(len(x), 8) + 1e-3 * x.flatten(1)[:, :8]
 
     samples = Samples((IMAGES * 255).to(torch.uint8), {})
-    with pytest.raises(UserError, match=r"mine: expected outputs that differ, got a spread of 0\.00"):
+    with pytest.raises(
+        UserError, match=r"mine: expected outputs that differ, got a spread of 0\.00"
+    ):
         expect_no_collapse(Point(), samples, "mine", torch.device("cpu"))
     expect_no_collapse(nn.Flatten(), samples, "mine", torch.device("cpu"))
 

@@ -1,5 +1,5 @@
-"""The total correlation of beta-TCVAE against the sums written out, what it is on latents whose structure is known, and
-its weight in an autoencoder's loss."""
+"""The total correlation of beta-TCVAE against the sums written out, what it is on latents whose
+structure is known, and its weight in an autoencoder's loss."""
 
 import numpy as np
 import pytest
@@ -10,8 +10,8 @@ from pipelines.train.losses import autoencoder, total_correlation, weights_of
 
 
 def written_out(z: np.ndarray, mean: np.ndarray, log_variance: np.ndarray) -> float:
-    """KL(q(z) || prod q(z_d)) over a mixture of M Gaussians, in probabilities, pair by pair and coordinate by
-    coordinate."""
+    """KL(q(z) || prod q(z_d)) over a mixture of M Gaussians, in probabilities, pair by pair and
+    coordinate by coordinate."""
     count, size = z.shape
     total = 0.0
     for i in range(count):
@@ -20,7 +20,9 @@ def written_out(z: np.ndarray, mean: np.ndarray, log_variance: np.ndarray) -> fl
             density = 1.0
             for d in range(size):
                 deviation = np.exp(log_variance[j, d] / 2)
-                one = np.exp(-(((z[i, d] - mean[j, d]) / deviation) ** 2) / 2) / (deviation * np.sqrt(2 * np.pi))
+                one = np.exp(-(((z[i, d] - mean[j, d]) / deviation) ** 2) / 2) / (
+                    deviation * np.sqrt(2 * np.pi)
+                )
                 density *= one
                 apart[d] += one / count
             joint += density / count
@@ -36,7 +38,9 @@ def test_it_is_the_sum_written_out() -> None:
 
 
 def test_coordinates_that_go_together_have_more_than_independent_ones() -> None:
-    """Two coordinates of one Gaussian: minus half the log of 1 - correlation squared, in closed form."""
+    """Two coordinates of one Gaussian: minus half the log of 1 - correlation squared, in closed
+    form.
+    """
     g = torch.Generator().manual_seed(2)
     one, other = torch.randn(2, 700, generator=g, dtype=torch.float64)
     narrow = torch.full((700, 2), -4.0, dtype=torch.float64)  # variance 0.018

@@ -22,10 +22,14 @@ def test_warp_moves_a_dot_by_a_few_pixels_and_repeats_itself() -> None:
     assert torch.equal(moved, warp(images, 1.0, generator()))
     rows, columns = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
     mass = moved[:, 0].sum((1, 2))
-    shift = torch.stack([(moved[:, 0] * axis).sum((1, 2)) / mass - 31.5 for axis in (rows, columns)])
+    shift = torch.stack(
+        [(moved[:, 0] * axis).sum((1, 2)) / mass - 31.5 for axis in (rows, columns)]
+    )
     assert shift.abs().max() < 4.6  # 4 px, scaled by at most 8 %
     assert shift.std(1).min() > 1
 
 
 def test_warp_repeats_the_border() -> None:
-    assert torch.allclose(warp(torch.full((4, 3, 16, 16), 0.5), 1.0, generator()), torch.full((4, 3, 16, 16), 0.5))
+    assert torch.allclose(
+        warp(torch.full((4, 3, 16, 16), 0.5), 1.0, generator()), torch.full((4, 3, 16, 16), 0.5)
+    )

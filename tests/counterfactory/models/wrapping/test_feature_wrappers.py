@@ -1,4 +1,6 @@
-"""Feature networks and perceptual distances: what the wrappers make of any network, against hand-made values."""
+"""Feature networks and perceptual distances: what the wrappers make of any network, against
+hand-made values.
+"""
 
 from collections import OrderedDict
 from types import SimpleNamespace
@@ -15,7 +17,12 @@ IMAGES = torch.rand(3, 3, 24, 24, generator=torch.Generator().manual_seed(0))
 
 def nets() -> nn.Sequential:
     torch.manual_seed(0)
-    layers = OrderedDict(body=nn.Conv2d(3, 5, 3), pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), head=nn.Linear(5, 2))
+    layers = OrderedDict(
+        body=nn.Conv2d(3, 5, 3),
+        pool=nn.AdaptiveAvgPool2d(1),
+        flat=nn.Flatten(),
+        head=nn.Linear(5, 2),
+    )
     return nn.Sequential(layers)
 
 
@@ -25,7 +32,9 @@ def test_the_input_of_a_named_layer_is_the_feature_vector() -> None:
     small = F.interpolate(IMAGES, (16, 16), mode="bilinear", antialias=True, align_corners=False)
     torch.testing.assert_close(wrapped(IMAGES), net.body((small - 0.4) / 0.3).mean((2, 3)))
     assert not net.head._forward_pre_hooks
-    torch.testing.assert_close(FeatureWrapper(net, layer="pool")(IMAGES), net.body(IMAGES).mean((2, 3)))
+    torch.testing.assert_close(
+        FeatureWrapper(net, layer="pool")(IMAGES), net.body(IMAGES).mean((2, 3))
+    )
 
 
 def test_without_a_layer_the_method_features_then_the_output() -> None:
@@ -55,7 +64,9 @@ def test_whatever_a_network_returns_becomes_vectors() -> None:
     vectors = maps.mean((2, 3))
     for output in (vectors, maps, (vectors, None), vectors.double()):
         torch.testing.assert_close(flat(output), vectors)
-    torch.testing.assert_close(flat(SimpleNamespace(pooler_output=vectors[:, :, None, None])), vectors)
+    torch.testing.assert_close(
+        flat(SimpleNamespace(pooler_output=vectors[:, :, None, None])), vectors
+    )
     torch.testing.assert_close(flat(SimpleNamespace(pooler_output=None, logits=vectors)), vectors)
     with pytest.raises(ValueError, match=r"expected features \(B,D\) from the network, got dict"):
         flat({})
@@ -63,7 +74,8 @@ def test_whatever_a_network_returns_becomes_vectors() -> None:
 
 def test_a_layer_that_is_not_there_is_told() -> None:
     with pytest.raises(
-        ValueError, match=r"expected the name of a layer of Sequential \(it ends with .*head\), got 'haed'"
+        ValueError,
+        match=r"expected the name of a layer of Sequential \(it ends with .*head\), got 'haed'",
     ):
         FeatureWrapper(nets(), layer="haed")(IMAGES)
 

@@ -1,5 +1,5 @@
-"""Models from every source: files of ours, Hugging Face folders, torch.export and TorchScript archives, diffusers
-folders."""
+"""Models from every source: files of ours, Hugging Face folders, torch.export and TorchScript
+archives, diffusers folders."""
 
 import io
 from pathlib import Path
@@ -30,7 +30,10 @@ def net() -> ConvNet:
 
 
 def test_half_precision_safetensors_become_a_frozen_float32_model() -> None:
-    state = {key: value.half() if value.is_floating_point() else value for key, value in net().state_dict().items()}
+    state = {
+        key: value.half() if value.is_floating_point() else value
+        for key, value in net().state_dict().items()
+    }
     model = build(SPEC, save(state), CPU)
     assert not model.training
     assert not any(p.requires_grad for p in model.parameters())
@@ -58,7 +61,9 @@ def test_torch_files_are_read_with_weights_only(tmp_path: Path) -> None:
 
 
 def test_wrong_weights_and_targets_are_told() -> None:
-    with pytest.raises(ValueError, match="expected a safetensors or torch weights file, got 5 bytes"):
+    with pytest.raises(
+        ValueError, match="expected a safetensors or torch weights file, got 5 bytes"
+    ):
         build(SPEC, b"nouns", CPU)
     with pytest.raises(ValueError, match=r"with missing .*body.0.weight"):
         build(SPEC, save({"other": torch.zeros(1)}), CPU)
@@ -68,7 +73,9 @@ def test_wrong_weights_and_targets_are_told() -> None:
         build({**SPEC, "target": "models.classifiers.ConvNot"}, None, CPU)
     with pytest.raises(ValueError, match="to be importable"):
         build({**SPEC, "target": "no_such_package.Net"}, None, CPU)
-    with pytest.raises(ValueError, match=r"expected settings that counterfactory.models.classifiers.ConvNet takes"):
+    with pytest.raises(
+        ValueError, match=r"expected settings that counterfactory.models.classifiers.ConvNet takes"
+    ):
         build({**SPEC, "settings": {"wide": 3}}, None, CPU)
 
 
@@ -143,7 +150,9 @@ def test_foreign_unet_folder_with_its_schedule(channels: int, tmp_path: Path) ->
         down_block_types=("DownBlock2D",) * 2,
         up_block_types=("UpBlock2D",) * 2,
     ).eval()
-    scheduler = DDPMScheduler(num_train_timesteps=50, beta_schedule="squaredcos_cap_v2", prediction_type="epsilon")
+    scheduler = DDPMScheduler(
+        num_train_timesteps=50, beta_schedule="squaredcos_cap_v2", prediction_type="epsilon"
+    )
     DDPMPipeline(unet, scheduler).save_pretrained(tmp_path / "pipeline")
     unet.save_pretrained(tmp_path / "alone")
     spec = {"role": "denoiser", "source": "huggingface", "weights": str(tmp_path / "pipeline")}
@@ -154,7 +163,9 @@ def test_foreign_unet_folder_with_its_schedule(channels: int, tmp_path: Path) ->
     torch.testing.assert_close(eps, raw[:, :3])
     assert (weight is None) == (channels == 3)
     torch.testing.assert_close(model.alphas_cumprod, scheduler.alphas_cumprod.double())
-    alone = build({**spec, "settings": {"schedule": "linear", "steps": 500}}, tmp_path / "alone", CPU)
+    alone = build(
+        {**spec, "settings": {"schedule": "linear", "steps": 500}}, tmp_path / "alone", CPU
+    )
     assert alone.alphas_cumprod.shape == (500,)
     torch.testing.assert_close(alone(IMAGES, t)[0], eps)
 

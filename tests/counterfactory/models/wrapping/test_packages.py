@@ -1,4 +1,6 @@
-"""Networks with the real weights that packages ship, each against its own package's code or the data's truth."""
+"""Networks with the real weights that packages ship, each against its own package's code or the
+data's truth.
+"""
 
 import io
 import sys
@@ -37,15 +39,21 @@ def model(name: str) -> Any:
     return load_models({"models": {name: spec}}, [name], CPU)[name]
 
 
-def real(folder: str, rows: int, crop: tuple[int, int, int, int] | None = None) -> tuple[Tensor, list[dict[str, Any]]]:
+def real(
+    folder: str, rows: int, crop: tuple[int, int, int, int] | None = None
+) -> tuple[Tensor, list[dict[str, Any]]]:
     """Images (N,3,H,W) in [0,1] of the real data beside the checkout, and their rows."""
     files = sorted((SHARED / folder).glob("*.parquet"))
     if not files:
         pytest.skip(f"no real images: {SHARED / folder} is not beside the checkout")
     with pq.ParquetFile(files[0]) as file:
         found = next(file.iter_batches(batch_size=rows)).to_pylist()
-    pictures = [Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB").crop(crop) for row in found]
-    return torch.stack([torch.from_numpy(np.array(p)).permute(2, 0, 1).float() / 255 for p in pictures]), found
+    pictures = [
+        Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB").crop(crop) for row in found
+    ]
+    return torch.stack(
+        [torch.from_numpy(np.array(p)).permute(2, 0, 1).float() / 255 for p in pictures]
+    ), found
 
 
 def noise(count: int, size: int) -> Tensor:
@@ -57,7 +65,11 @@ def noise(count: int, size: int) -> Tensor:
 @pytest.mark.parametrize("size", [33, 64])
 def test_shift_tolerant_lpips_is_its_authors(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # Their module imports three packages that it does not need for this.
-    for name, attribute in {"torchvision": "models", "IPython": "embed", "torchsummary": "summary"}.items():
+    for name, attribute in {
+        "torchvision": "models",
+        "IPython": "embed",
+        "torchsummary": "summary",
+    }.items():
         if find_spec(name) is None:
             stub = types.ModuleType(name)
             setattr(stub, attribute, None)
@@ -79,7 +91,9 @@ def test_shift_tolerant_lpips_is_a_distance_that_looks_and_does_not_count_pixels
     assert float(net(images, images).abs().max()) == 0
     torch.testing.assert_close(net(images, images.roll(1, 0)), net(images.roll(1, 0), images))
     shifted = net(images, images.roll(1, 3))
-    noisy = (images + 0.1 * torch.randn(images.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
+    noisy = (
+        images + 0.1 * torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+    ).clamp(0, 1)
     assert float(shifted.max()) < float(net(images, noisy).min())
 
 
@@ -102,7 +116,10 @@ def test_efficientnet_knows_animals() -> None:
     images, rows = real("imagenet_pairs", 10)
     net = model("efficientnet-lite0")
     best = net.network(net.prepare(images)).topk(5).indices
-    right = [[row["label"] in found[:k].tolist() for row, found in zip(rows, best, strict=True)] for k in (1, 5)]
+    right = [
+        [row["label"] in found[:k].tolist() for row, found in zip(rows, best, strict=True)]
+        for k in (1, 5)
+    ]
     assert sum(right[0]) >= 7
     assert sum(right[1]) >= 9
 
@@ -112,9 +129,11 @@ def test_efficientnet_knows_animals() -> None:
 @needs("cv2")
 def test_sface_knows_faces() -> None:
     images, _ = real("celeba", 8, crop=(14, 29, 75, 90))
-    light = (0.9 * images + 0.05 + 0.03 * torch.randn(images.shape, generator=torch.Generator().manual_seed(2))).clamp(
-        0, 1
-    )
+    light = (
+        0.9 * images
+        + 0.05
+        + 0.03 * torch.randn(images.shape, generator=torch.Generator().manual_seed(2))
+    ).clamp(0, 1)
     net = model("sface")
     faces, again = net(images), net(light)
     assert faces.shape == (8, 128)
@@ -131,7 +150,9 @@ def test_sface_gives_a_row_the_same_in_any_batch() -> None:
     images, net = noise(3, 61), model("sface")
     together = net(images)
     assert bool(together.isfinite().all())
-    torch.testing.assert_close(together, torch.cat([net(images[i : i + 1]) for i in range(3)]), atol=0, rtol=0)
+    torch.testing.assert_close(
+        together, torch.cat([net(images[i : i + 1]) for i in range(3)]), atol=0, rtol=0
+    )
 
 
 @needs("cv2")
@@ -141,7 +162,9 @@ def test_a_file_that_is_no_onnx_is_told() -> None:
 
 
 def test_inception_is_torch_fidelitys() -> None:
-    found = pytest.importorskip("torch_fidelity", reason="torch-fidelity is not installed: the `full` extra")
+    found = pytest.importorskip(
+        "torch_fidelity", reason="torch-fidelity is not installed: the `full` extra"
+    )
     torch.manual_seed(0)
     spec = {"role": "features", "target": "counterfactory.models.wrapping.features.inception"}
     made = build(spec, None, CPU)
@@ -160,21 +183,31 @@ def test_inception_is_torch_fidelitys() -> None:
 def test_lpips_is_its_packages(net: str) -> None:
     lpips = pytest.importorskip("lpips", reason="lpips is not installed: the `full` extra")
     torch.manual_seed(0)
-    theirs = lpips.LPIPS(net=net, pretrained=True, pnet_rand=True, verbose=False)  # its linear layers, a random trunk
+    # its linear layers, a random trunk
+    theirs = lpips.LPIPS(net=net, pretrained=True, pnet_rand=True, verbose=False)
     out = io.BytesIO()
     torch.save(theirs.state_dict(), out)
-    spec = {"role": "perceptual", "target": f"models.perceptual.lpips_{net}", "settings": {"pretrained": False}}
+    spec = {
+        "role": "perceptual",
+        "target": f"models.perceptual.lpips_{net}",
+        "settings": {"pretrained": False},
+    }
     ours = build({**spec, "mean": [0.5], "std": [0.5]}, out.getvalue(), CPU)
     a, b = noise(3, 64), noise(3, 64).roll(1, 0)
     with torch.no_grad():
         torch.testing.assert_close(ours(a, b), theirs(a, b, normalize=True).flatten())
 
 
-@pytest.mark.parametrize(("name", "package"), [("inception", "torch-fidelity"), ("lpips-alex", "lpips")])
+@pytest.mark.parametrize(
+    ("name", "package"), [("inception", "torch-fidelity"), ("lpips-alex", "lpips")]
+)
 def test_a_package_that_is_missing_is_one_line(name: str, package: str) -> None:
     if find_spec(package.replace("-", "_")) is not None:
         pytest.skip(f"{package} is installed")
-    with pytest.raises(UserError, match=f"expected the installed package {package}, got none: pip install {package}"):
+    with pytest.raises(
+        UserError,
+        match=f"expected the installed package {package}, got none: pip install {package}",
+    ):
         model(name)
     spec = check(ModelConfig, expand(name, "model"), name).model_dump()
     with pytest.raises(ValueError, match=f"expected the package {package}, got No module named"):

@@ -1,4 +1,6 @@
-"""Networks cut in two: the halves are the whole wherever the cut is, and one that something goes around is refused."""
+"""Networks cut in two: the halves are the whole wherever the cut is, and one that something goes
+around is refused.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,11 @@ from counterfactory.models.wrapping.wrap import ClassifierWrapper
 
 def net_of(kind: str) -> nn.Module:
     torch.manual_seed(0)
-    made = ConvNet(outputs=2, width=4, stages=3) if kind == "conv" else ResNet(outputs=2, widths=(4, 6, 8))
+    made = (
+        ConvNet(outputs=2, width=4, stages=3)
+        if kind == "conv"
+        else ResNet(outputs=2, widths=(4, 6, 8))
+    )
     return made.eval()
 
 
@@ -35,7 +41,9 @@ def images() -> Tensor:
     ],
 )
 @torch.no_grad()
-def test_the_halves_are_the_whole(kind: str, layer: str, shape: tuple[int, ...], images: Tensor) -> None:
+def test_the_halves_are_the_whole(
+    kind: str, layer: str, shape: tuple[int, ...], images: Tensor
+) -> None:
     net = net_of(kind)
     maps, head = maps_of(net, layer, images), head_of(net, layer, images)
     assert maps.shape[1:] == shape
@@ -48,9 +56,13 @@ def test_the_halves_are_the_whole(kind: str, layer: str, shape: tuple[int, ...],
 def test_last_maps_are_the_last_of_more_than_one_cell(images: Tensor) -> None:
     assert last_maps(net_of("conv"), images) == "body"
     assert last_maps(net_of("res"), images) == "norm"
-    pooled = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Conv2d(2, 2, 1), nn.Flatten())
+    pooled = nn.Sequential(
+        nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Conv2d(2, 2, 1), nn.Flatten()
+    )
     assert last_maps(pooled, images) == "0"
-    with pytest.raises(ValueError, match=r"expected a layer of Sequential that gives maps \(B,D,h,w\), got none"):
+    with pytest.raises(
+        ValueError, match=r"expected a layer of Sequential that gives maps \(B,D,h,w\), got none"
+    ):
         last_maps(nn.Sequential(nn.Flatten(), nn.Linear(3072, 2)), images)
 
 
@@ -71,7 +83,9 @@ def test_a_network_that_cannot_be_traced_is_run_whole(images: Tensor) -> None:
     net = Foreign().eval()
     maps, head = maps_of(net, "inner.body.5", images), head_of(net, "inner.body.5", images)
     assert not isinstance(head, GraphModule)
-    torch.testing.assert_close(head(maps.repeat(2, 1, 1, 1))["logits"], net(images)["logits"].repeat(2, 1))
+    torch.testing.assert_close(
+        head(maps.repeat(2, 1, 1, 1))["logits"], net(images)["logits"].repeat(2, 1)
+    )
     assert not any(layer._forward_hooks for layer in net.modules())
 
 
@@ -79,13 +93,17 @@ def test_a_network_that_cannot_be_traced_is_run_whole(images: Tensor) -> None:
 def test_layers_that_cut_nothing_are_refused(images: Tensor) -> None:
     net = net_of("res")
     with pytest.raises(
-        ValueError, match=r"everything passes through, got 'blocks\.1\.conv1', which something goes around"
+        ValueError,
+        match=r"everything passes through, got 'blocks\.1\.conv1', which something goes around",
     ):
         head_of(net, "blocks.1.conv1", images)
-    with pytest.raises(ValueError, match=r"expected maps \(B,D,h,w\) from 'head' of ResNet, got \(3, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"expected maps \(B,D,h,w\) from 'head' of ResNet, got \(3, 2\)"
+    ):
         maps_of(net, "head", images)
     with pytest.raises(
-        ValueError, match=r"expected the name of a layer of ResNet \(it ends with .*head\), got 'nowhere'"
+        ValueError,
+        match=r"expected the name of a layer of ResNet \(it ends with .*head\), got 'nowhere'",
     ):
         maps_of(net, "nowhere", images)
 
@@ -93,7 +111,9 @@ def test_layers_that_cut_nothing_are_refused(images: Tensor) -> None:
 @torch.no_grad()
 def test_a_classifier_gives_maps_of_what_it_looks_at_and_scores_of_them(images: Tensor) -> None:
     net = ConvNet(outputs=1, width=4, stages=3).eval()
-    classifier = ClassifierWrapper(net, classes=["no", "yes"], head="sigmoid", size=24, mean=[0.5], std=[0.5])
+    classifier = ClassifierWrapper(
+        net, classes=["no", "yes"], head="sigmoid", size=24, mean=[0.5], std=[0.5]
+    )
     maps, head = classifier.split(images, "last")
     assert maps.shape == (3, 16, 3, 3)
     torch.testing.assert_close(head(maps), classifier(images))

@@ -23,7 +23,9 @@ class Means(nn.Module):
 
     def __init__(self, outputs: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, 3, generator=torch.Generator().manual_seed(1)))
+        self.weight = nn.Parameter(
+            torch.randn(outputs, 3, generator=torch.Generator().manual_seed(1))
+        )
         self.seen: Tensor | None = None
 
     def features(self, x: Tensor) -> Tensor:
@@ -36,9 +38,13 @@ class Means(nn.Module):
 
 def test_softmax_scores_are_the_networks_own_after_mean_std_and_resize() -> None:
     net = Means(4)
-    wrapped = ClassifierWrapper(net, classes=list("abcd"), size=16, mean=[0.4, 0.5, 0.6], std=[0.2, 0.3, 0.4])
+    wrapped = ClassifierWrapper(
+        net, classes=list("abcd"), size=16, mean=[0.4, 0.5, 0.6], std=[0.2, 0.3, 0.4]
+    )
     small = F.interpolate(IMAGES, (16, 16), mode="bilinear", antialias=True, align_corners=False)
-    by_hand = (small - torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1)) / torch.tensor([0.2, 0.3, 0.4]).view(3, 1, 1)
+    by_hand = (small - torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1)) / torch.tensor(
+        [0.2, 0.3, 0.4]
+    ).view(3, 1, 1)
     scores = wrapped(IMAGES)
     torch.testing.assert_close(net.seen, by_hand)
     torch.testing.assert_close(scores, by_hand.mean((2, 3)) @ net.weight.T)
@@ -52,7 +58,8 @@ def test_resize_antialiases_only_when_shrinking() -> None:
     torch.testing.assert_close(
         resize(IMAGES, 48), F.interpolate(IMAGES, (48, 48), mode="bilinear", align_corners=False)
     )
-    stripes = torch.tensor([0.0, 1.0]).repeat(12).expand(1, 3, 24, 24)  # antialiasing averages them away
+    # antialiasing averages them away
+    stripes = torch.tensor([0.0, 1.0]).repeat(12).expand(1, 3, 24, 24)
     assert float((resize(stripes, 8)[..., 1:-1] - 0.5).abs().max()) < 0.15
 
 
@@ -85,7 +92,9 @@ def test_wrong_output_counts_are_told() -> None:
 def test_attributes_are_independent_probabilities() -> None:
     net = Means(3)
     wrapped = AttributeWrapper(net, attributes=["x", "y", "z"], mean=[0.5], std=[0.5])
-    torch.testing.assert_close(wrapped(IMAGES), (((IMAGES - 0.5) / 0.5).mean((2, 3)) @ net.weight.T).sigmoid())
+    torch.testing.assert_close(
+        wrapped(IMAGES), (((IMAGES - 0.5) / 0.5).mean((2, 3)) @ net.weight.T).sigmoid()
+    )
 
 
 def test_autoencoder_wrapper_wants_both_halves_and_its_size() -> None:
@@ -119,10 +128,16 @@ class Fixed(nn.Module):
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_each_prediction_of_the_truth_gives_the_true_noise(prediction: str) -> None:
     bar = alphas_cumprod("squaredcos_cap_v2", 100)
-    x0, eps, t = IMAGES * 2 - 1, torch.randn(IMAGES.shape, generator=GENERATOR), torch.tensor([3, 50, 97])
+    x0, eps, t = (
+        IMAGES * 2 - 1,
+        torch.randn(IMAGES.shape, generator=GENERATOR),
+        torch.tensor([3, 50, 97]),
+    )
     a = bar[t].view(-1, 1, 1, 1).float()
     x_t = a.sqrt() * x0 + (1 - a).sqrt() * eps
-    truth = {"epsilon": eps, "v_prediction": a.sqrt() * eps - (1 - a).sqrt() * x0, "sample": x0}[prediction]
+    truth = {"epsilon": eps, "v_prediction": a.sqrt() * eps - (1 - a).sqrt() * x0, "sample": x0}[
+        prediction
+    ]
     got, weight = DenoiserWrapper(Fixed(truth), alphas_cumprod=bar, prediction=prediction)(x_t, t)
     assert weight is None
     torch.testing.assert_close(got, eps, atol=1e-4, rtol=1e-4)
@@ -137,7 +152,9 @@ def test_learned_variance_is_split_off_and_scaled() -> None:
     assert weight is not None
     assert torch.equal(weight, torch.full_like(IMAGES, 0.25))
     with pytest.raises(ValueError, match="expected 3 or 6 output channels"):
-        DenoiserWrapper(Fixed(both[:, :4]), alphas_cumprod=alphas_cumprod("linear", 10))(IMAGES, torch.zeros(3).long())
+        DenoiserWrapper(Fixed(both[:, :4]), alphas_cumprod=alphas_cumprod("linear", 10))(
+            IMAGES, torch.zeros(3).long()
+        )
 
 
 @pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
