@@ -78,8 +78,9 @@ def pipeline(
 
     # by its module's name, which Ray's workers can import
     from benchmarks.overhead import Timed as Worker
-    from pipelines.engine.runner import run_stage, start_ray, worker_config
-    from pipelines.generate.job import make_plan, open_run
+    from pipelines.engine.fingerprints import worker_config
+    from pipelines.engine.runner import run_stage, start_ray
+    from pipelines.generate.plan import make_plan, open_run
     from storage.commit import read_commits
 
     config = settings(folder, name, shard_rows, workers, threads)
@@ -137,7 +138,7 @@ def loop(folder: Path, shard_rows: int, first: int, seconds: float, threads: int
     from actors.pinned.load import pin
     from actors.rows.read import Row, decoded, read
     from counterfactory.methods.contract import Queries
-    from pipelines.engine.runner import worker_config
+    from pipelines.engine.fingerprints import worker_config
     from storage.plan import plan_shards
     from storage.schema import counterfactual_id, seed_of
 

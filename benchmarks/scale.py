@@ -50,9 +50,13 @@ def step(name: str, folder: Path, shard_rows: int, real: bool) -> Found:
     """Do one step in this process; seconds of it, seconds of work in this process, and how long Ray
     took to start.
     """
+    from actors.pinned.load import pin
     from benchmarks import trivial
     from pipelines.engine import runner as stage
+    from pipelines.engine.committed import load_plan
+    from pipelines.engine.fingerprints import method_fingerprint
     from pipelines.generate import job as generate
+    from pipelines.generate.plan import make_plan, open_run
     from pipelines.report.show import show
     from pipelines.run import run
     from pipelines.score import job as score
@@ -62,9 +66,9 @@ def step(name: str, folder: Path, shard_rows: int, real: bool) -> Found:
     trivial.plant()
     generate.Generate = trivial.Trivial  # type: ignore[misc,attr-defined]
     config = trivial.settings(folder, shard_rows, "ray" if name in ON_RAY else "local")
-    store = generate.open_run(config)
-    digests = generate.pin(config.model_dump()["models"])
-    method = generate.method_fingerprint(config, digests)
+    store = open_run(config)
+    digests = pin(config.model_dump()["models"])
+    method = method_fingerprint(config, digests)
     start_ray, ray, each = stage.start_ray, [0.0], [0.0]
 
     def timed(*args: Any) -> int:
@@ -82,7 +86,7 @@ def step(name: str, folder: Path, shard_rows: int, real: bool) -> Found:
 
     def written() -> None:
         if name == "generate":
-            trivial.write_commits(store, generate.load_plan(store)["shards"], method)
+            trivial.write_commits(store, load_plan(store)["shards"], method)
         else:
             to, left, _ = score.work_left(store, config)
             trivial.write_scores(store, to, left, method)
@@ -107,12 +111,12 @@ def step(name: str, folder: Path, shard_rows: int, real: bool) -> Found:
             Path(store.uri, "commit").glob("generate/*" if name == "resume" else "score-*/*")
         )
         # else it was tried before
-        whole_run = len(commits) == len(generate.load_plan(store)["shards"])
+        whole_run = len(commits) == len(load_plan(store)["shards"])
         for path in commits[-max(1, len(commits) // 100) :] if whole_run else []:
             path.unlink()
     jobs: dict[str, Callable[[], object]] = {
         "imports": lambda: None,
-        "plan": lambda: generate.make_plan(store, config, digests),
+        "plan": lambda: make_plan(store, config, digests),
         "generate": again("generate") if real else written,
         "nothing": again("generate"),
         "resume": again("generate"),

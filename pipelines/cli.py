@@ -270,7 +270,7 @@ def _attribution(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from pipelines.generate.job import load_plan
+    from pipelines.engine.committed import load_plan
     from storage.uri import open_store
     from storage.verify import verify
 

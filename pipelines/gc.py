@@ -6,7 +6,7 @@ import json
 import re
 
 from configs.strict import UserError
-from pipelines.engine.committed import TABLE, plan_of
+from pipelines.engine.committed import TABLE, load_plan
 from storage.gc import counts, delete, garbage
 from storage.uri import Store
 
@@ -19,7 +19,7 @@ def gc(store: Store, *, older_than: str = "24h", do: bool = False) -> str:
     """What could be deleted, by reason; with `do` it is. UserError where the folder is no run or
     the age too low.
     """
-    plan_of(store)
+    load_plan(store)
     seconds = age(older_than)
     if do and seconds < YOUNGEST:
         raise UserError(

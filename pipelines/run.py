@@ -11,10 +11,11 @@ from typing import Any
 from configs.schema import RunConfig, load_run
 from configs.strict import UserError, apply_sets, check, parse_yaml
 from pipelines.attribution.job import expect as expect_predictors
-from pipelines.engine.committed import attributed_stage, scored_stage
+from pipelines.engine.committed import attributed_stage, load_plan, scored_stage
 from pipelines.engine.disk import disk_errors
 from pipelines.engine.part import WHOLE, Part
-from pipelines.generate.job import generate, kept, load_plan, open_run
+from pipelines.generate.job import generate
+from pipelines.generate.plan import kept, open_run
 from storage.check import TWICE, check_stage
 from storage.commit import committed, iterate_commits, totals
 from storage.run import versions, write_manifest

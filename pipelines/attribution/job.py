@@ -6,27 +6,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 
 from actors.attribution import Attribute
 from actors.pinned.load import load_models, pin
 from configs.schema import ModelConfig, RunConfig, fingerprint
 from configs.strict import UserError, check, expand
-from counterfactory.metrics import importance
-from counterfactory.metrics.importance import ImportanceSums
-from counterfactory.metrics.means import bootstrap_weights
 from counterfactory.models.networks import called
+from pipelines.attribution.sums import sum_up
 from pipelines.attribution.table import TABLE_CSV, tell, to_csv
-from pipelines.engine.committed import ATTRIBUTED, class_names, made_shards, plan_of
+from pipelines.engine.committed import ATTRIBUTED, class_names, load_plan, made_shards
+from pipelines.engine.fingerprints import worker_config
 from pipelines.engine.part import WHOLE, Part
-from pipelines.engine.runner import run_stage, worker_config
-from pipelines.score.job import floats, vectors
+from pipelines.engine.runner import run_stage
 from storage.codec import sides
-from storage.commit import iterate_commits, read_committed, todo
+from storage.commit import todo
 from storage.uri import Store
 
 VERSION = 1  # of what the worker computes: a change here attributes every run again
@@ -34,8 +30,6 @@ PREDICTORS = "attribution"  # what they are called among a run's models
 # what the encoder may be called, the first that is there
 ENCODERS = ("encoder", "autoencoder", "attgan")
 ROLES = ("autoencoder", "attgan")
-MOST_WAYS = 64  # directions told apart; flips of further ones together
-Way = tuple[int, int]
 
 
 def attribute(
@@ -54,7 +48,7 @@ def attribute(
     continuous = config.models[PREDICTORS].settings.get("continuous", [])
     table = {
         "stage": stage,
-        "shards": {"attributed": sums.shards, "planned": len(plan_of(store)["shards"])},
+        "shards": {"attributed": sums.shards, "planned": len(load_plan(store)["shards"])},
         "predictors": called(config.models[PREDICTORS].model_dump()),
         "encoder": called(config.models[encoder_of(config)].model_dump()),
         **tell(sums, names, [names[place] for place in continuous], class_names(store, config)),
@@ -124,7 +118,7 @@ def work_left(
     """The stage's name, its shards that are generated and not attributed yet, and what its workers
     are told.
     """
-    plan, made, encoder = plan_of(store), set(made_shards(store)), encoder_of(config)
+    plan, made, encoder = load_plan(store), set(made_shards(store)), encoder_of(config)
     digests = pin({name: config.models[name].model_dump() for name in (encoder, PREDICTORS)})
     models = {
         role: [
@@ -136,49 +130,3 @@ def work_left(
     stage = f"attribution-{fingerprint({'version': VERSION, 'models': models})}"
     left = part.of([shard for shard in todo(plan, store, stage) if shard["index"] in made])
     return stage, left, {**worker_config(config, digests), "encoder": encoder}
-
-
-@dataclass
-class Sums:
-    """What is summed over the attributed rows; a shard is added, then forgotten.
-
-    ways: the flipped rows by direction; signed: all of them, towards the second of two classes,
-    those of the other direction with their sign turned; sizes: all of them without signs.
-    """
-
-    signed: ImportanceSums
-    sizes: ImportanceSums
-    ways: dict[Way | None, ImportanceSums] = field(default_factory=dict)
-    rows: int = 0
-    shards: int = 0
-    not_finite: int = 0
-
-
-def sum_up(store: Store, stage: str, config: RunConfig) -> Sums:
-    """Sum the flipped rows of the attributed shards, one shard in memory at a time."""
-    descriptors, replicates = len(config.models[PREDICTORS].classes), config.score.bootstrap
-    zero = ImportanceSums.zero(descriptors, replicates)
-    sums = Sums(zero, zero)
-    for commit in iterate_commits(store, stage):
-        table = read_committed(store, commit, ["id", "source", "target", "flipped", "importance"])
-        sums.shards += 1
-        sums.rows += table.num_rows
-        flipped = table.filter(table["flipped"])
-        good = flipped.filter(flipped["importance"].is_valid())
-        sums.not_finite += flipped.num_rows - good.num_rows
-        if not good.num_rows:
-            continue
-        values = vectors(good["importance"])
-        weights = bootstrap_weights(good["id"].to_pylist(), replicates)
-        pairs = np.stack([floats(good["source"]), floats(good["target"])], 1).astype(np.int64)
-        signs = np.where(pairs[:, 1] > pairs[:, 0], 1.0, -1.0)[:, None]
-        sums.signed += importance.update(values * signs, weights)
-        sums.sizes += importance.update(np.abs(values), weights)
-        for source, target in np.unique(pairs, axis=0):
-            mine = (pairs == (source, target)).all(1)
-            way: Way | None = (int(source), int(target))
-            way = way if way in sums.ways or len(sums.ways) < MOST_WAYS else None
-            sums.ways[way] = sums.ways.get(way, zero) + importance.update(
-                values[mine], weights[mine]
-            )
-    return sums

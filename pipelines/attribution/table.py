@@ -19,7 +19,7 @@ from storage.commit import iterate_commits, read_committed
 from storage.uri import Store
 
 if TYPE_CHECKING:
-    from pipelines.attribution.job import Sums
+    from pipelines.attribution.sums import Sums
 
 TABLE_CSV = "attribution/table.csv"
 COLUMNS = ("descriptor", "by", "n", "value", "low", "high")

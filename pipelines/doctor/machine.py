@@ -15,7 +15,7 @@ import torch
 from configs.schema import RunConfig
 from pipelines.doctor.finding import Finding, ok, problem, warning
 from pipelines.engine.cpus import cpus
-from pipelines.generate.job import open_run
+from pipelines.generate.plan import open_run
 from storage.codec import sides
 
 ROW_BYTES = (

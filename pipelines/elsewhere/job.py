@@ -149,8 +149,10 @@ def take_in(store: Store, config: RunConfig) -> str:
 
     from actors.elsewhere import Elsewhere
     from actors.pinned.load import load_models, pin
-    from pipelines.engine.runner import run_stage, worker_config
-    from pipelines.generate.job import STAGE, make_plan
+    from pipelines.engine.fingerprints import worker_config
+    from pipelines.engine.runner import run_stage
+    from pipelines.generate.job import STAGE
+    from pipelines.generate.plan import make_plan
     from pipelines.run import expect_sound
     from storage.commit import iterate_commits, todo, totals
 

@@ -15,7 +15,7 @@ from storage.uri import Store
 GENERATE, TABLE, ATTRIBUTED = "generate", "score/table.json", "attribution/table.json"
 
 
-def plan_of(store: Store) -> dict[str, Any]:
+def load_plan(store: Store) -> dict[str, Any]:
     """The run's plan; UserError where the folder holds none."""
     try:
         return read_plan(store)

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pyarrow.compute as pc
 
-from pipelines.generate.job import load_plan
+from pipelines.engine.committed import load_plan
 from pipelines.report.data import count
 from storage.commit import iterate_commits, read_committed, todo
 from storage.uri import Store

@@ -18,7 +18,7 @@ from counterfactory.methods.contract import Queries
 from counterfactory.metrics import means
 from counterfactory.metrics.estimate import NOTHING, Estimate
 from counterfactory.metrics.flops import tflops
-from pipelines.engine.runner import worker_config
+from pipelines.engine.fingerprints import worker_config
 from storage.codec import decode
 from storage.commit import GENERATE, iterate_commits, read_committed
 from storage.schema import seed_of

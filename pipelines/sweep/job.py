@@ -16,9 +16,12 @@ from configs.schema import RunConfig
 from configs.strict import UserError
 from configs.sweep import Cell, SweepConfig, cells
 from pipelines.engine.disk import disk_errors
+from pipelines.engine.fingerprints import worker_config
 from pipelines.engine.part import WHOLE
-from pipelines.engine.runner import run_stage, worker_config
-from pipelines.generate.job import STAGE, check_needs, make_plan, open_run, try_models
+from pipelines.engine.runner import run_stage
+from pipelines.generate.checks import check_needs, try_models
+from pipelines.generate.job import STAGE
+from pipelines.generate.plan import make_plan, open_run
 from pipelines.run import run, say
 from pipelines.score.job import work_left
 from pipelines.sweep.results import write_results

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 from counterfactory.metrics import means
 from counterfactory.metrics.estimate import Measure
 from counterfactory.metrics.means import MeanSums, bootstrap_weights
-from pipelines.engine.committed import plan_of, scored_stage
-from pipelines.score.job import floats
+from pipelines.engine.committed import load_plan, scored_stage
+from pipelines.score.columns import floats
 from storage.commit import iterate_commits, read_committed
 from storage.uri import Store
 
@@ -72,7 +72,7 @@ def _same_rows(one: Store, other: Store, columns: list[str]) -> Iterator[tuple[p
     left, right = (
         {commit["shard"]["index"]: commit for commit in _commits(store)} for store in (one, other)
     )
-    if plan_of(one)["shards"] == plan_of(other)["shards"]:
+    if load_plan(one)["shards"] == load_plan(other)["shards"]:
         for index in sorted(left.keys() & right.keys()):
             yield _joined(_rows(one, left[index], wanted), _rows(other, right[index], wanted))
     elif left and right:

@@ -27,7 +27,7 @@ from counterfactory.methods.contract import (
     row_noise,
     settle,
 )
-from pipelines.engine.runner import worker_config
+from pipelines.engine.fingerprints import worker_config
 from storage.codec import decode, encode
 from storage.commit import commit_shard, read_commits, read_committed, to_retry, todo
 from storage.plan import plan_shards
@@ -212,10 +212,10 @@ def test_every_batch_of_a_worker_has_as_many_answers(make: Any) -> None:
     worker, _ = make("run", Thrice())
     worker.answerer.each = 2
     with pytest.raises(UserError, match="PixelPGD to give 2 answers to each of 2 rows, got 6"):
-        worker(plan_of(worker)[0])
+        worker(load_plan(worker)[0])
 
 
-def plan_of(worker: Generate) -> list[dict[str, Any]]:
+def load_plan(worker: Generate) -> list[dict[str, Any]]:
     shards: list[dict[str, Any]] = read_plan(worker.store)["shards"]
     return shards
 
@@ -246,7 +246,7 @@ def test_a_row_of_which_one_answer_cannot_be_stored_is_set_aside_whole_and_tried
     assert stored(store) == [row for row in stored(expected) if row["id"] != bad["id"]]
 
     monkeypatch.setattr(Answerer, "__call__", plain)
-    (receipt,) = work(worker, store, to_retry({"shards": plan_of(worker)}, store))
+    (receipt,) = work(worker, store, to_retry({"shards": load_plan(worker)}, store))
     assert (
         receipt["rows_in"],
         receipt["rows_out"],
@@ -297,13 +297,13 @@ def test_a_lost_answer_is_noticed(make: Any) -> None:
         "extra": {},
     }
     other = open_store(f"{store.uri}-lost")
-    write_plan(other, {"fingerprint": {}, "shards": plan_of(worker), "rows": ROWS})
-    for index, shard in enumerate(plan_of(worker)[:2]):
+    write_plan(other, {"fingerprint": {}, "shards": load_plan(worker), "rows": ROWS})
+    for index, shard in enumerate(load_plan(worker)[:2]):
         kept = read_committed(store, read_commits(store, "generate")[index])
         commit_shard(
             other, "generate", shard, kept, **{**said, "rows_in": SHARD, "rows_out": SHARD}
         )
-    commit_shard(other, "generate", plan_of(worker)[2], table, **said)
+    commit_shard(other, "generate", load_plan(worker)[2], table, **said)
     assert verify(other) == [
         "generate: shard 2: expected 3 answers to each row, as elsewhere, got 2"
     ]
@@ -314,7 +314,7 @@ def test_a_lost_answer_is_noticed(make: Any) -> None:
         commit_shard(
             other,
             "generate",
-            plan_of(worker)[0],
+            load_plan(worker)[0],
             kept.slice(0, 8),
             **{**said, "rows_in": 3, "rows_out": 3},
         )
@@ -322,9 +322,9 @@ def test_a_lost_answer_is_noticed(make: Any) -> None:
         kept.column_names.index("k"), "k", pa.array([0, 1, 3, *[0, 1, 2] * 2], pa.int32())
     )
     third = open_store(f"{store.uri}-other")
-    write_plan(third, {"fingerprint": {}, "shards": plan_of(worker)[:1], "rows": SHARD})
+    write_plan(third, {"fingerprint": {}, "shards": load_plan(worker)[:1], "rows": SHARD})
     commit_shard(
-        third, "generate", plan_of(worker)[0], kept, **{**said, "rows_in": 3, "rows_out": 3}
+        third, "generate", load_plan(worker)[0], kept, **{**said, "rows_in": 3, "rows_out": 3}
     )
     name = kept["id"][0].as_py()
     assert verify(third) == [

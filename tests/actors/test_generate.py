@@ -23,7 +23,7 @@ from actors.answer import Answerer
 from actors.generate import Generate
 from configs.schema import RunConfig
 from pipelines.engine import runner as stage
-from pipelines.engine.runner import worker_config
+from pipelines.engine.fingerprints import worker_config
 from storage.attempts import HUNG, LOCAL, begin, note, note_hung_row
 from storage.codec import encode
 from storage.commit import read_commits, read_committed, to_retry, totals

@@ -75,7 +75,7 @@ class Worker:
         seen = {"pid": os.getpid(), "devices": os.environ.get("CUDA_VISIBLE_DEVICES")}
         return {"index": shard["index"], "rows_in": 1, "rows_out": 1, "quarantined": 0, **seen}
 from configs.schema import load_run
-from pipelines.stage import run_stage
+from pipelines.engine.runner import run_stage
 from storage.uri import open_store
 Worker.__module__ = "__main__"
 store = open_store(sys.argv[1])

@@ -22,7 +22,8 @@ from PIL import Image
 from configs.schema import load_run
 from configs.strict import UserError
 from pipelines.cli import main
-from pipelines.generate.job import generate, open_run
+from pipelines.generate.job import generate
+from pipelines.generate.plan import open_run
 from pipelines.report.show import show
 from pipelines.run import run
 from storage.commit import read_commits, read_committed

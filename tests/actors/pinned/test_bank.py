@@ -15,7 +15,8 @@ import torch
 from actors.pinned.load import load_models, pin
 from configs.schema import RunConfig, load_run
 from configs.strict import UserError
-from pipelines.generate.job import generate, open_run
+from pipelines.generate.job import generate
+from pipelines.generate.plan import open_run
 from storage.codec import decode
 from storage.commit import read_commits, read_committed
 

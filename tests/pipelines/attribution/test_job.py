@@ -21,8 +21,8 @@ from counterfactory.models.attribution import AttributionWrapper, Descriptors, s
 from pipelines.attribution import job as attribution
 from pipelines.attribution.job import attribute, expect
 from pipelines.attribution.table import of_row, text
+from pipelines.engine.fingerprints import answering
 from pipelines.engine.part import Part
-from pipelines.engine.runner import answering
 from pipelines.report import job as report
 from pipelines.run import STAGE_JOBS, run
 from storage.commit import iterate_commits, read_committed
@@ -58,7 +58,7 @@ def attributed(make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) ->
     """A generated run with an encoder and predictors that need no files."""
     encoder = Green()
     built = {"encoder": encoder, "attribution": predictors(encoder)}
-    for place in ("actors.attribution", "pipelines.attribution"):
+    for place in ("actors.attribution", "pipelines.attribution.job"):
         monkeypatch.setattr(
             f"{place}.load_models", lambda config, names, device: {n: built[n] for n in names}
         )

@@ -16,7 +16,8 @@ from configs.schema import load_run
 from configs.strict import UserError
 from pipelines.cli import main
 from pipelines.engine.part import Part, parse
-from pipelines.generate.job import generate, open_run
+from pipelines.generate.job import generate
+from pipelines.generate.plan import open_run
 from pipelines.report.show import show
 from pipelines.run import run
 from storage.commit import iterate_commits, read_committed, revisions, totals
@@ -212,8 +213,9 @@ def test_a_row_with_anothers_id_stays_quarantined_when_it_is_tried_again(
 WORKER = """
 import os, sys
 from configs.schema import load_run
-from pipelines.generate import generate, open_run
-from pipelines.part import Part
+from pipelines.generate.job import generate
+from pipelines.generate.plan import open_run
+from pipelines.engine.part import Part
 from storage.uri import Store
 if sys.argv[1] == "killed":
     put_new = Store.put_new

@@ -18,12 +18,14 @@ import pytest
 from configs.schema import RunConfig
 from configs.strict import UserError
 from pipelines.augment import job as augment
-from pipelines.generate.job import generate, open_run
+from pipelines.generate.job import generate
+from pipelines.generate.plan import open_run
 from pipelines.judge import job as judge
 from pipelines.report import data as report_data
 from pipelines.report import show
 from pipelines.run import run
 from pipelines.score import job as score
+from pipelines.score import sums
 from storage.codec import encode
 from storage.schema import IMAGE
 from storage.uri import Store
@@ -153,7 +155,7 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """How many committed tables were alive at a time, each time one was read."""
     alive: list[weakref.ref[pa.Table]] = []
     counts: list[int] = []
-    for module in (score, augment, judge, report_data, show):
+    for module in (sums, augment, judge, report_data, show):
         real = module.read_committed  # type: ignore[attr-defined]
 
         def read(*args: Any, real: Callable[..., pa.Table] = real, **kwargs: Any) -> pa.Table:

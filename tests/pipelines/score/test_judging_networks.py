@@ -9,7 +9,7 @@ import pytest
 from configs.schema import RunConfig
 from configs.strict import check, expand
 from counterfactory.models.networks import ROLE
-from pipelines.engine.runner import method_fingerprint, worker_config
+from pipelines.engine.fingerprints import method_fingerprint, worker_config
 
 
 def configured(method: dict[str, Any], models: dict[str, str]) -> RunConfig:

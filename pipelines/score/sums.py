@@ -1,0 +1,102 @@
+"""The sums behind the table, over the scored shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from configs.schema import RunConfig
+from counterfactory.metrics import attributes, flips, rates, similarity, table
+from counterfactory.metrics.estimate import Measure
+from counterfactory.metrics.means import bootstrap_weights
+from counterfactory.metrics.rates import RateSums
+from pipelines.score.answers import AnswerSums, any_flipped, first_of, rows_of
+from pipelines.score.columns import both, floats, vectors
+from pipelines.score.measures import query_of, set_measures
+from pipelines.score.sets import AttributeCorrelations, FeatureSums
+from pipelines.score.table import Sums
+from storage.commit import read_committed
+from storage.uri import Store
+
+
+def sum_up(
+    store: Store, commits: Iterable[dict[str, Any]], measures: list[Measure], config: RunConfig
+) -> tuple[Sums, AnswerSums]:
+    """Sum the scored shards, one in memory at a time; a row's answers are all in one."""
+    sums, answers = Sums(table.zero(measures, config.score.bootstrap)), AnswerSums()
+    oracle = "oracle" in config.models
+    plain = {
+        "id",
+        "k",
+        "source",
+        "target",
+        "correct",
+        "flipped",
+        "p_target",
+        *(m.column for m in measures),
+    }
+    columns = plain - {"confident", "verified", "any_flipped"}
+    features = bool(set_measures(config))
+    if features:
+        sums.features = FeatureSums(config.score.kid_rows)
+    columns |= {"lpips_diversity_flipped"} if "lpips_diversity" in columns else set()
+    wanted = [*sorted(columns), *(["attributes_before", "attributes_after"] if oracle else [])]
+    wanted += ["features_before", "features_after"] if features else []
+    for commit in commits:
+        shard, said = read_committed(store, commit, wanted), commit["extra"]
+        sums.classes, sums.attributes = (
+            sums.classes or said["classes"],
+            sums.attributes or said["attributes"],
+        )
+        sums.differs += said["verdict_differs"]
+        sums.not_finite.update(said.get("not_finite", {}))
+        sums.shards += 1
+        # A run that was scored before there was a column goes without it.
+        numbers = {
+            name: floats(shard[name]) for name in columns - {"id"} if name in shard.column_names
+        }
+        numbers["confident"] = (numbers["p_target"] > flips.CONFIDENT).astype(np.float64)
+        if "fs" in numbers:
+            verified = (numbers["fs"] > similarity.VERIFIED).astype(np.float64)
+            numbers["verified"] = np.where(np.isnan(numbers["fs"]), np.nan, verified)
+        ids = shard["id"].to_pylist()
+        mine = rows_of(ids)
+        row = np.arange(len(ids)) if mine is None else mine
+        numbers["any_flipped"] = any_flipped(numbers["flipped"], row)
+        weights = bootstrap_weights(ids, config.score.bootstrap)
+        answers.add(ids, numbers, weights)
+        sums.figures = table.add(sums.figures, table.update(measures, numbers, weights, mine))
+        sums.rows += shard.num_rows
+        if sums.features is not None:
+            kept = both(shard, "features")
+            before, after = (vectors(shard[f"features_{when}"]) for when in ("before", "after"))
+            known = {name: numbers[name][kept] for name in ("correct", "flipped")}
+            these = [i for i, k in zip(ids, kept, strict=True) if k]
+            sums.features.add(these, first_of(row[kept]), before, after, known)
+        if oracle and (query := query_of(config, sums.attributes)) is not None:
+            before, after = (vectors(shard[f"attributes_{when}"]) for when in ("before", "after"))
+            if sums.correlations is None:
+                sums.correlations = AttributeCorrelations(query, config.score.threshold)
+            kept = both(shard, "attributes")
+            known = {name: numbers[name][kept] for name in ("correct", "flipped")}
+            sums.correlations.add(before, after, first_of(row[kept]), known, weights[kept])
+        ways = np.stack([numbers["source"], numbers["target"]], 1).astype(np.int64)
+        for way in sorted({(int(s), int(t)) for s, t in ways}):
+            here = (ways == way).all(1)
+            rate = rates.update(numbers["flipped"][here], None if mine is None else mine[here])
+            sums.flipped[way] = sums.flipped.get(way, RateSums()) + rate
+            if oracle:
+                seen = here & (numbers["flipped"] == 1)
+                rows = pa.array(seen)
+                before, after = (
+                    vectors(shard[f"attributes_{when}"].filter(rows))
+                    for when in ("before", "after")
+                )
+                if len(before):
+                    whose = None if mine is None else mine[seen & both(shard, "attributes")]
+                    found = attributes.update(before, after, config.score.threshold, whose)
+                    sums.changed[way] = sums.changed[way] + found if way in sums.changed else found
+    return sums, answers
