@@ -35,6 +35,9 @@ class ACE:
     denoiser sees [-1,1].
     """
 
+    name: ClassVar[str] = "ace"
+    version: ClassVar[int] = 1
+    access: ClassVar[str] = "gradient"
     needs: ClassVar[tuple[str, ...]] = ("denoiser",)
 
     respaced: int = 50

@@ -40,6 +40,9 @@ class AIP:
     stays in [0,1].
     """
 
+    name: ClassVar[str] = "aip"
+    version: ClassVar[int] = 1
+    access: ClassVar[str] = "gradient"
     needs: ClassVar[tuple[str, ...]] = ("attgan",)
 
     alpha: float = 1.5

@@ -5,6 +5,7 @@ any direction.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Generator, Tensor
 
@@ -17,6 +18,9 @@ class AIPRandom(AIP):
     """AIP with its gradients' norms and none of their directions; each row draws from its own
     generator.
     """
+
+    name: ClassVar[str] = "aip-random"
+    version: ClassVar[int] = 1
 
     def ways(
         self, grad_z: Tensor, grad_a: Tensor, generators: list[Generator]

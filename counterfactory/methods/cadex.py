@@ -30,6 +30,9 @@ class CADEX:
     which its gradient points is not picked, and every step is clipped.
     """
 
+    name: ClassVar[str] = "cadex"
+    version: ClassVar[int] = 1
+    access: ClassVar[str] = "gradient"
     needs: ClassVar[tuple[str, ...]] = ()
 
     n: int = 200

@@ -30,6 +30,9 @@ class CECAS:
     change, the text means its complement, which is done here.
     """
 
+    name: ClassVar[str] = "cecas"
+    version: ClassVar[int] = 1
+    access: ClassVar[str] = "gradient"
     needs: ClassVar[tuple[str, ...]] = ("denoiser", "spurious")
 
     alpha: float = 0.2

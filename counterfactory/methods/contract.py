@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from counterfactory.models.interfaces import Classifier
+
+
+class Method(Protocol):
+    """What the factory asks of a method's class; settings are its constructor's keyword arguments.
+
+    name, version: what its answers are known by, wherever its code lies; the version is raised when
+    the same settings give other answers. A class that declares none is known by its dotted path.
+    access: what it needs of the classifier: "gradient", "scores" or "labels". needs: the names of
+    the models that it is called with besides the classifier.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    access: ClassVar[str]
+
+    @property
+    def needs(self) -> tuple[str, ...]: ...
+
+    def __call__(self, queries: Queries, **models: Any) -> Answers: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +239,3 @@ def settle(
         reasons=why,
         **kept,
     )
-
-
-Step = Callable[[int, Tensor], None]
-"""A method's only side channel: called with (iteration, images) where a caller wants to watch."""

@@ -35,6 +35,11 @@ class CounterVis:
     pairs, those of the largest gain to first order; None for all (the paper).
     """
 
+    name: ClassVar[str] = "counter-vis"
+    version: ClassVar[int] = 1
+    access: ClassVar[str] = (
+        "gradient"  # it cuts the network in two, which scores alone do not allow
+    )
     needs: ClassVar[tuple[str, ...]] = ("distractors",)
 
     layer: str | None = "last"

@@ -46,6 +46,9 @@ class CounterfactualAttack:
     verdict and the answer are in float32 always.
     """
 
+    name: ClassVar[str] = "counterfactual-attack"
+    version: ClassVar[int] = 1
+    access: ClassVar[str] = "gradient"
     needs: ClassVar[tuple[str, ...]] = ("autoencoder",)
 
     threshold: float = 0.75

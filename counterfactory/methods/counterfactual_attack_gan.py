@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -30,6 +31,9 @@ class CounterfactualAttackGAN(CounterfactualAttack):
     before any step: the query's class is then no longer what is attacked. residual: true moves the
     query itself by what G(z) moves.
     """
+
+    name: ClassVar[str] = "counterfactual-attack-gan"
+    version: ClassVar[int] = 1
 
     starts: int = 128
     spread: float = 0.7

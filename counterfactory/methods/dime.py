@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf, sqrt
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -60,6 +61,10 @@ class DiME:
     (counterfactory.models.wrapping.perceptual.VGG19Distance); another distance has another size,
     and wants another weight.
     """
+
+    name: ClassVar[str] = "dime"
+    version: ClassVar[int] = 1
+    access: ClassVar[str] = "gradient"
 
     respaced: int = 200
     tau: int = 60

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -56,6 +56,10 @@ class DiVE:
     second_moment: Adam's, one per "coordinate" (latents move alike, whether they matter or not) or
     one per "answer" (the step follows the gradient).
     """
+
+    name: ClassVar[str] = "dive"
+    version: ClassVar[int] = 1
+    access: ClassVar[str] = "gradient"
 
     answers: int = 8
     lr: float = 0.01

@@ -22,6 +22,9 @@ class FGSM:
     eps: in 8-bit levels, 1/255 of the range.
     """
 
+    name: ClassVar[str] = "fgsm"
+    version: ClassVar[int] = 1
+    access: ClassVar[str] = "gradient"
     needs: ClassVar[tuple[str, ...]] = ()
 
     eps: float = 8.0

@@ -31,6 +31,9 @@ class PixelPGD:
     control of.
     """
 
+    name: ClassVar[str] = "pixel-pgd"
+    version: ClassVar[int] = 1
+    access: ClassVar[str] = "gradient"
     needs: ClassVar[tuple[str, ...]] = ()
 
     threshold: float = 0.75

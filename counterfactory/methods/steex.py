@@ -33,6 +33,9 @@ class STEEX:
     per "row" (the step follows the gradient).
     """
 
+    name: ClassVar[str] = "steex"
+    version: ClassVar[int] = 1
+    access: ClassVar[str] = "gradient"
     needs: ClassVar[tuple[str, ...]] = ("semantic",)
     needs_masks: ClassVar[bool] = True
 

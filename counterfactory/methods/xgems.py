@@ -33,6 +33,9 @@ class XGEMs:
     An autoencoder that is told attributes (AttGAN) is told the query's throughout.
     """
 
+    name: ClassVar[str] = "xgems"
+    version: ClassVar[int] = 1
+    access: ClassVar[str] = "gradient"
     needs: ClassVar[tuple[str, ...]] = ("autoencoder",)
 
     lr: float = 0.1
