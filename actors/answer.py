@@ -91,15 +91,12 @@ class Answerer:
             return [], bad
         rows = [batch[i] for i in keep]
         fingerprint = self.config["method_fingerprint"]
-        ids = [
-            counterfactual_id(row.id, fingerprint, int(t), 0)
-            for row, t in zip(rows, targets, strict=True)
-        ]
+        seeds = [seed_of(row.id, self.config["seed"]) for row in rows]
         queries = Queries(
             images=images[keep],
             source=before.argmax(1)[keep].to(self.device),
             target=torch.tensor(targets, device=self.device),
-            seed=torch.tensor([seed_of(i) for i in ids], device=self.device),
+            seed=torch.tensor(seeds, device=self.device),
             masks=stacked([row.mask for row in rows], self.device),
         )
         needed = {name: self.models[name] for name in method_models(self.method)}

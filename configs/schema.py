@@ -95,6 +95,8 @@ class ModelConfig(Strict):
     weights: str | None = None
     revision: str | None = None  # of a hub id
     sha256: str | None = None  # of the weights file; checked at load
+    # What a method may use of a classifier; default: gradient, of source onnx scores.
+    access: Literal["gradient", "scores", "labels"] | None = None
     classes: list[str] = []  # class or attribute names, in the outputs' order
     head: Literal["softmax", "sigmoid"] = "softmax"
     output: int | None = None  # sigmoid: which output is the decision, where there are several
@@ -107,6 +109,11 @@ class ModelConfig(Strict):
     layer: str | None = None
     # what figures made with it are called: fid[LABEL]; default: the preset's name
     label: str | None = None
+
+    @property
+    def given(self) -> str:
+        """What a method may use of it: "gradient", "scores" or "labels"."""
+        return self.access or ("scores" if self.source == "onnx" else "gradient")
 
     @model_validator(mode="after")
     def _whole(self) -> ModelConfig:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from configs.strict import UserError
+from configs.strict import NothingMade, UserError
 from storage.errors import TOLD, NoAnswer
 from storage.secrets import hide
 
@@ -342,6 +342,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = args.job(args)
         return code
+    except NothingMade as error:
+        print(f"counterfactory: {hide(str(error))}", file=sys.stderr)
+        return 1
     except (UserError, *TOLD) as error:
         print(f"counterfactory: {hide(str(error))}", file=sys.stderr)
         return os.EX_TEMPFAIL if isinstance(error, NoAnswer) else 2

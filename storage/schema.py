@@ -155,6 +155,9 @@ def counterfactual_id(row_id: str, method_fingerprint: str, target: int, k: int)
     ).hexdigest()[:32]
 
 
-def seed_of(cf_id: str) -> int:
-    """The 63-bit seed of a counterfactual's noise, the same on every redo."""
-    return int.from_bytes(hashlib.sha256(cf_id.encode()).digest()[:8], "big") >> 1
+def seed_of(row_id: str, seed: int, k: int = 0) -> int:
+    """The 63-bit seed of a row's k-th answer: the same on every redo, for every method and
+    classifier, so that runs of one seed meet the same noise.
+    """
+    name = json.dumps([row_id, int(seed), int(k)]).encode()
+    return int.from_bytes(hashlib.sha256(name).digest()[:8], "big") >> 1

@@ -63,7 +63,6 @@ def _count(
     device = pick_device(settings["engine"]["device"])
     method, models = load_method(settings), load_models(settings, names, device)
     table = read_committed(store, commit, ["id", "cf_id", "k", "source", "target", "original"])
-    # the id of a row's first answer is its seed
     table = table.filter(pc.equal(table["k"], 0)).slice(0, rows)
     data, counted = settings["data"], []
     masks = _masks(commit["shard"], settings, table["id"].to_pylist())
@@ -81,7 +80,7 @@ def _count(
             .contiguous(),
             source=torch.tensor([row["source"]], device=device),
             target=torch.tensor([row["target"]], device=device),
-            seed=torch.tensor([seed_of(row["cf_id"])], device=device),
+            seed=torch.tensor([seed_of(row["id"], settings["seed"])], device=device),
             masks=stacked([masks[row["id"]]] if masks else [], device),
         )
         counted.append(tflops(partial(method, queries, **models)))

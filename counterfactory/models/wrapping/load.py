@@ -36,6 +36,8 @@ SCHEDULE = (
 )  # settings of a denoiser's wrapper, not of its network
 
 # no pickles, and no code that comes with a model
+# Names of ours that a user's package may have too, and those that moved into the library.
+OURS, MOVED = ("actors", "configs", "pipelines", "storage"), ("methods", "models", "metrics")
 SAFE = {"use_safetensors": True, "trust_remote_code": False}
 
 
@@ -142,7 +144,7 @@ def schedule_of(settings: Mapping[str, Any]) -> tuple[Tensor, str]:
 
 
 def find(target: str) -> Any:
-    """What a dotted path names; ValueError says which part fails."""
+    """What a dotted path names, in whatever package; ValueError says which part fails."""
     path, _, name = target.rpartition(".")
     if not path:
         raise ValueError(
@@ -151,10 +153,22 @@ def find(target: str) -> Any:
         )
     try:
         return getattr(importlib.import_module(path), name)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"expected target {target!r} to be importable, got: {error}") from None
     except AttributeError:
         raise ValueError(f"expected {name!r} in the module {path}, got no such name") from None
+    except Exception as error:  # whatever a user's module does when it is imported
+        why = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        raise ValueError(
+            f"expected target {target!r} to be importable, got: {why}{_hint(path)}"
+        ) from None
+
+
+def _hint(path: str) -> str:
+    top = path.partition(".")[0]
+    if top in OURS:
+        return f": `{top}` is counterfactory's own package and hides yours: rename yours"
+    if top in MOVED:
+        return f": counterfactory's own is counterfactory.{path} now"
+    return ""
 
 
 def make(target: str, settings: Mapping[str, Any]) -> nn.Module:
