@@ -67,14 +67,15 @@ def attributed_stage(store: Store) -> str:
 
 def class_names(store: Store, config: RunConfig) -> list[str]:
     """The classifier's class names: from the config, or as the model itself named them when it
-    scored or generated.
+    scored.
 
     UserError where none of them knows.
     """
     if config.models["classifier"].classes:
         return list(config.models["classifier"].classes)
-    for stage in (*([scored_stage(store)] if store.exists(TABLE) else []), GENERATE):
-        first = next(iterate_commits(store, stage), None)  # what one worker saw they all saw
+    if store.exists(TABLE):
+        # What one worker saw they all saw.
+        first = next(iterate_commits(store, scored_stage(store)), None)
         if first is not None and first["extra"].get("classes"):
             return list(first["extra"]["classes"])
     raise UserError(

@@ -24,6 +24,7 @@ from pipelines.report.figures import cards, metric_rows, percent, plural, short_
 from pipelines.report.gallery import gallery
 from pipelines.report.parts import JUDGED
 from pipelines.report.plots import attribute_panels, distributions, sound
+from storage.codec import sides
 from storage.uri import Store, open_store
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -204,12 +205,13 @@ def _facts(run: RunData) -> dict[str, str]:
     )
     bad = f", {plural(counts['quarantined'], 'row')} quarantined" if counts["quarantined"] else ""
     several = f", {run.each} answers to each row" if run.each > 1 else ""
+    width, height = sides(data["size"])
     workers = f", {plural(engine['workers'], 'worker')}" if engine.get("workers") else ""
     return {
         "Data": (
             f"{data['path']}"
             + (f", rows {data['rows']}" if data.get("rows") else "")
-            + f", {data['size']} × {data['size']} pixels"
+            + f", {width} × {height} pixels"
         ),
         "Rows": (
             f"{plural(counts['rows_in'], 'row')} in, {plural(tally.rows, 'counterfactual')}"
