@@ -174,7 +174,7 @@ class Score:
         flipped, p_target = flips(self._ask(self.classifier, counterfactual), target)
         found: dict[str, Any] = {name: [record[name] for record in records] for name in COPIED}
         found |= {
-            "flipped": flipped & torch.isfinite(p_target),
+            "flipped": flipped,
             "p_target": p_target,
             **pixel_distances(original, counterfactual),
         }

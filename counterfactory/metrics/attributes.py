@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from counterfactory.metrics.estimate import Measure
+from counterfactory.metrics.sums import Sums
 
 Floats = NDArray[np.float64]
 MEASURES = (
@@ -29,7 +30,7 @@ MNAC = (
 
 
 @dataclass(frozen=True)
-class AttributeSums:
+class AttributeSums(Sums):
     """n answers; those in which nothing changed; how often each attribute changed, (A,); its summed
     change, (A,).
 
@@ -45,15 +46,6 @@ class AttributeSums:
     @classmethod
     def zero(cls, attributes: int) -> AttributeSums:
         return cls(0, 0, np.zeros(attributes, np.int64), np.zeros(attributes))
-
-    def __add__(self, other: AttributeSums) -> AttributeSums:
-        return AttributeSums(
-            self.n + other.n,
-            self.unchanged + other.unchanged,
-            self.changed + other.changed,
-            self.shift + other.shift,
-            self.again + other.again,
-        )
 
     def mirrored(self) -> AttributeSums:
         """The same answers told in the other direction."""

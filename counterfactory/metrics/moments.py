@@ -9,11 +9,13 @@ from functools import reduce
 import numpy as np
 from numpy.typing import NDArray
 
+from counterfactory.metrics.sums import Sums
+
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Moments:
+class Moments(Sums):
     """n features, their sum (D,) and the sum of their outer products (D,D), float64."""
 
     n: int
@@ -23,9 +25,6 @@ class Moments:
     @classmethod
     def zero(cls, width: int) -> Moments:
         return cls(0, np.zeros(width), np.zeros((width, width)))
-
-    def __add__(self, other: Moments) -> Moments:
-        return Moments(self.n + other.n, self.total + other.total, self.outer + other.outer)
 
     def __sub__(self, other: Moments) -> Moments:
         """Of the rows that the other has not, where its rows are among these."""

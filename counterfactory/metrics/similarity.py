@@ -28,6 +28,6 @@ def cosine(before: Tensor, after: Tensor) -> Tensor:
     return F.cosine_similarity(before.double(), after.double(), dim=1, eps=1e-30).clamp(-1, 1).cpu()
 
 
-def verified(cosines: Tensor) -> Tensor:
-    """1 where two faces are one person's, else 0, float64 (B,)."""
-    return (cosines > VERIFIED).to(torch.float64)
+def verified(cosines: Tensor, threshold: float = VERIFIED) -> Tensor:
+    """1 where two faces are one person's, else 0, float64 (B,); NaN where the cosine is."""
+    return (cosines > threshold).to(torch.float64).where(~cosines.isnan(), torch.nan)

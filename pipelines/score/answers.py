@@ -82,17 +82,3 @@ def rows_of(ids: Sequence[str]) -> NDArray[np.int64] | None:
     """Which row each answer is to, (B,), by any numbers; None where each is to one of its own."""
     numbers = np.unique(np.asarray(ids, dtype=np.str_), return_inverse=True)[1].astype(np.int64)
     return numbers if len(ids) and int(numbers.max()) + 1 < len(ids) else None
-
-
-def first_of(rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Is each its row's first, (B,)."""
-    found = np.zeros(len(rows), np.bool_)
-    found[np.unique(rows, return_index=True)[1]] = True
-    return found
-
-
-def any_flipped(flipped: Floats, rows: NDArray[np.int64]) -> Floats:
-    """1 or 0 at each row's first answer, NaN at its others, (B,): did any of its answers flip."""
-    hit = np.zeros(int(rows.max()) + 1 if len(rows) else 0)
-    np.maximum.at(hit, rows, flipped)
-    return np.where(first_of(rows), hit[rows], np.nan)

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from configs.schema import RunConfig
 from counterfactory.metrics import attributes, flips, rates, similarity, table
 from counterfactory.metrics.estimate import Measure
 from counterfactory.metrics.means import bootstrap_weights
 from counterfactory.metrics.rates import RateSums
-from pipelines.score.answers import AnswerSums, any_flipped, first_of, rows_of
+from pipelines.score.answers import AnswerSums, rows_of
 from pipelines.score.columns import both, floats, vectors
 from pipelines.score.measures import query_of, set_measures
 from pipelines.score.sets import AttributeCorrelations, FeatureSums
@@ -60,12 +61,11 @@ def sum_up(
         }
         numbers["confident"] = (numbers["p_target"] > flips.CONFIDENT).astype(np.float64)
         if "fs" in numbers:
-            verified = (numbers["fs"] > similarity.VERIFIED).astype(np.float64)
-            numbers["verified"] = np.where(np.isnan(numbers["fs"]), np.nan, verified)
+            numbers["verified"] = similarity.verified(torch.from_numpy(numbers["fs"])).numpy()
         ids = shard["id"].to_pylist()
         mine = rows_of(ids)
         row = np.arange(len(ids)) if mine is None else mine
-        numbers["any_flipped"] = any_flipped(numbers["flipped"], row)
+        numbers["any_flipped"] = flips.any_flipped(numbers["flipped"], row)
         weights = bootstrap_weights(ids, config.score.bootstrap)
         answers.add(ids, numbers, weights)
         sums.figures = table.add(sums.figures, table.update(measures, numbers, weights, mine))
@@ -75,14 +75,14 @@ def sum_up(
             before, after = (vectors(shard[f"features_{when}"]) for when in ("before", "after"))
             known = {name: numbers[name][kept] for name in ("correct", "flipped")}
             these = [i for i, k in zip(ids, kept, strict=True) if k]
-            sums.features.add(these, first_of(row[kept]), before, after, known)
+            sums.features.add(these, flips.first_of(row[kept]), before, after, known)
         if oracle and (query := query_of(config, sums.attributes)) is not None:
             before, after = (vectors(shard[f"attributes_{when}"]) for when in ("before", "after"))
             if sums.correlations is None:
                 sums.correlations = AttributeCorrelations(query, config.score.threshold)
             kept = both(shard, "attributes")
             known = {name: numbers[name][kept] for name in ("correct", "flipped")}
-            sums.correlations.add(before, after, first_of(row[kept]), known, weights[kept])
+            sums.correlations.add(before, after, flips.first_of(row[kept]), known, weights[kept])
         ways = np.stack([numbers["source"], numbers["target"]], 1).astype(np.int64)
         for way in sorted({(int(s), int(t)) for s, t in ways}):
             here = (ways == way).all(1)
