@@ -23,7 +23,8 @@ from counterfactory.methods.contract import (
     target_log_prob,
 )
 from counterfactory.methods.parts.adam import Adam
-from counterfactory.methods.parts.fisher import fisher_groups, start
+from counterfactory.methods.parts.fisher import fisher_groups
+from counterfactory.methods.parts.latents import start
 from counterfactory.methods.parts.settings import check_settings
 from counterfactory.models.interfaces import (
     AttributeAutoencoder,
