@@ -17,7 +17,7 @@ from actors.rows.masks import expect_regions, regions_of, stacked
 from actors.rows.read import Row, Unusable
 from actors.rows.targets import BadTarget, choose_target
 from configs.strict import UserError
-from counterfactory.methods.contract import Answers, Queries
+from counterfactory.methods.contract import ImageAnswers, ImageQueries
 from storage.codec import BadRow
 from storage.schema import counterfactual_id, seed_of
 
@@ -67,8 +67,8 @@ class Answerer:
         self.each: int | None = None  # answers to a row, once the method has given some
 
     def __call__(self, batch: list[Row]) -> tuple[list[Answered], list[Unusable]]:
-        """Answers of the rows that have a target, those to one row together, and the other rows
-        with the reason.
+        """Answers of the rows that have a target, those to one row together, and the other
+        rows with the reason.
 
         UserError where the method does not give every row as many answers.
         """
@@ -92,7 +92,7 @@ class Answerer:
         rows = [batch[i] for i in keep]
         fingerprint = self.config["method_fingerprint"]
         seeds = [seed_of(row.id, self.config["seed"]) for row in rows]
-        queries = Queries(
+        queries = ImageQueries(
             images=images[keep],
             source=before.argmax(1)[keep].to(self.device),
             target=torch.tensor(targets, device=self.device),
@@ -100,7 +100,7 @@ class Answerer:
             masks=stacked([row.mask for row in rows], self.device),
         )
         needed = {name: self.models[name] for name in method_models(self.method)}
-        answers: Answers = self.method(queries, **needed)
+        answers: ImageAnswers = self.method(queries, **needed)
         each = self._each(answers, len(rows))
         stored = (
             _levels(answers.counterfactual.clamp(0, 1)).permute(0, 2, 3, 1).contiguous().numpy()
@@ -143,7 +143,7 @@ class Answerer:
             for j, (i, k) in enumerate(divmod(j, each) for j in range(len(stored)))
         ], bad
 
-    def _each(self, answers: Answers, queries: int) -> int:
+    def _each(self, answers: ImageAnswers, queries: int) -> int:
         """Answers to each query, the same number in every batch; UserError, naming the method,
         where it is not so.
         """

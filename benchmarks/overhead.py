@@ -137,7 +137,7 @@ def loop(folder: Path, shard_rows: int, first: int, seconds: float, threads: int
     from actors.answer import Answerer
     from actors.pinned.load import pin
     from actors.rows.read import Row, decoded, read
-    from counterfactory.methods.contract import Queries
+    from counterfactory.methods.contract import ImageQueries
     from pipelines.engine.fingerprints import worker_config
     from storage.plan import plan_shards
     from storage.schema import counterfactual_id, seed_of
@@ -179,7 +179,7 @@ def loop(folder: Path, shard_rows: int, first: int, seconds: float, threads: int
             counterfactual_id(name, method, int(t), 0) for name, t in zip(ids, target, strict=True)
         ]
         seed = torch.tensor([seed_of(name) for name in names])
-        queries = Queries(images=images, source=source, target=target, seed=seed)
+        queries = ImageQueries(images=images, source=source, target=target, seed=seed)
         answers = models.method(
             queries, classifier=classifier, **{name: models.models[name] for name in others}
         )

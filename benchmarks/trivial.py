@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from actors.generate import Generate
 from configs.schema import RunConfig
-from counterfactory.methods.contract import Answers, Queries
+from counterfactory.methods.contract import ImageAnswers, ImageQueries
 from storage.codec import encode
 from storage.commit import commit_shard
 from storage.schema import COUNTERFACTUALS, IMAGE, SCORES, counterfactual_id
@@ -40,9 +40,9 @@ class Invert:
 
     needs = ()
 
-    def __call__(self, queries: Queries, *, classifier: Any) -> Answers:
+    def __call__(self, queries: ImageQueries, *, classifier: Any) -> ImageAnswers:
         one = torch.ones(len(queries), dtype=torch.int64)
-        return Answers(
+        return ImageAnswers(
             counterfactual=1 - queries.images,
             flipped=one.bool(),
             steps=one,

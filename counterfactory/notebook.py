@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from counterfactory.methods.contract import Answers, Method, Queries, to_8bit
+from counterfactory.methods.contract import ImageAnswers, ImageQueries, Method, to_8bit
 from counterfactory.models.interfaces import Classifier
 from counterfactory.models.wrapping.load import wrap
 from counterfactory.models.wrapping.wrap import ClassifierWrapper, DenoiserWrapper, scores_of
@@ -31,7 +31,7 @@ def explain(
     seed: int = 0,
     batch: int = 16,
     **models: Any,
-) -> Answers:
+) -> ImageAnswers:
     """Return a counterfactual of every image, in the images' order.
 
     images: (B,3,H,W) floats in [0,1], or (B,H,W,3) uint8. classifier: a torch module, a
@@ -63,7 +63,9 @@ def explain(
         seeds = torch.arange(len(pixels)) + seed * 1_000_003
         parts = [
             method(
-                Queries(images=pixels[at], source=source[at], target=wanted[at], seed=seeds[at]),
+                ImageQueries(
+                    images=pixels[at], source=source[at], target=wanted[at], seed=seeds[at]
+                ),
                 classifier=asked,
                 **used,
             )
@@ -188,10 +190,10 @@ def _frozen(*models: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(learns)
 
 
-def _joined(parts: Sequence[Answers]) -> Answers:
+def _joined(parts: Sequence[ImageAnswers]) -> ImageAnswers:
     """The answers of several batches as one."""
     found: dict[str, Any] = {}
-    for name in (field.name for field in fields(Answers)):
+    for name in (field.name for field in fields(ImageAnswers)):
         values = [getattr(part, name) for part in parts]
         if values[0] is None:
             found[name] = None
@@ -199,4 +201,4 @@ def _joined(parts: Sequence[Answers]) -> Answers:
             found[name] = torch.cat(values)
         else:
             found[name] = [value for part in values for value in part]
-    return Answers(**found)
+    return ImageAnswers(**found)

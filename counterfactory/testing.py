@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from counterfactory.methods.contract import Answers, Queries, to_8bit
+from counterfactory.methods.contract import ImageAnswers, ImageQueries, to_8bit
 from counterfactory.models.interfaces import Classifier
 from counterfactory.models.tiny import CLASSES, tiny_models
 
@@ -71,7 +71,7 @@ def check_method(method: Any, *, size: int = 16, atol: float = 1e-5, **models: A
         rule(trial, answers)
 
 
-def tiny_queries(models: Mapping[str, Any], size: int = 16) -> Queries:
+def tiny_queries(models: Mapping[str, Any], size: int = 16) -> ImageQueries:
     """Eight rows on the 8-bit grid, their source the classifier's; the last has its target already.
 
     models: `classifier`, and `semantic` where the masks shall keep to its regions.
@@ -88,7 +88,7 @@ def tiny_queries(models: Mapping[str, Any], size: int = 16) -> Queries:
         masks[row, 2 : 8 + row, 2:7], masks[row, 4 : 7 + row, 9:14] = 1, 2
     at = torch.arange(size) * 16 // size
     regions = len(getattr(models.get("semantic"), "regions", "012"))
-    return Queries(
+    return ImageQueries(
         images=images,
         source=source,
         target=target,
@@ -97,7 +97,7 @@ def tiny_queries(models: Mapping[str, Any], size: int = 16) -> Queries:
     )
 
 
-def pick(queries: Queries, rows: Sequence[int]) -> Queries:
+def pick(queries: ImageQueries, rows: Sequence[int]) -> ImageQueries:
     """Some rows of a batch of queries, as a batch of their own."""
     columns: dict[str, Any] = {f.name: getattr(queries, f.name) for f in fields(queries)}
     for name, column in columns.items():
@@ -111,13 +111,13 @@ class Trial:
 
     method: Any
     models: dict[str, Any]
-    queries: Queries
+    queries: ImageQueries
     atol: float
 
-    def answer(self, queries: Queries | None = None, **models: Any) -> Answers:
+    def answer(self, queries: ImageQueries | None = None, **models: Any) -> ImageAnswers:
         """The method's answers, under models that replace the trial's."""
         given = {**self.models, **models}
-        answers: Answers = self.method(self.queries if queries is None else queries, **given)
+        answers: ImageAnswers = self.method(self.queries if queries is None else queries, **given)
         return answers
 
 
@@ -133,7 +133,7 @@ def declared_needs(method: Any) -> tuple[str, ...]:
     return needs
 
 
-def answers_and_nothing_else(trial: Trial) -> Answers:
+def answers_and_nothing_else(trial: Trial) -> ImageAnswers:
     """The answers to all queries, after a check that the call left queries and models as they
     were.
     """
@@ -162,7 +162,7 @@ def answers_and_nothing_else(trial: Trial) -> Answers:
     return answers
 
 
-def images_are_well_formed(trial: Trial, answers: Answers) -> None:
+def images_are_well_formed(trial: Trial, answers: ImageAnswers) -> None:
     """Shape, dtype, finite, in range, on the 8-bit grid, k to a query, and no graph behind them."""
     for name, value in columns_of(answers).items():
         attached = isinstance(value, Tensor) and value.requires_grad
@@ -180,7 +180,7 @@ def images_are_well_formed(trial: Trial, answers: Answers) -> None:
     expect(off == 0, "8-bit grid", "every value a multiple of 1/255", f"{off} values off it")
 
 
-def counts_are_whole(trial: Trial, answers: Answers) -> None:
+def counts_are_whole(trial: Trial, answers: ImageAnswers) -> None:
     """Steps and evaluations: one an answer, int64, none negative, no more back than forward."""
     n = len(answers.counterfactual)
     for name in COUNTS:
@@ -195,7 +195,7 @@ def counts_are_whole(trial: Trial, answers: Answers) -> None:
     expect(good, "counts", "no more backward than forward passes", answers.backward.tolist())
 
 
-def latents_and_masks_fit(trial: Trial, answers: Answers) -> None:
+def latents_and_masks_fit(trial: Trial, answers: ImageAnswers) -> None:
     """Latents (n,D), finite; a mask (n,1,H,W), outside which the answer is the query."""
     image, n = answers.counterfactual, len(answers.counterfactual)
     for name in ("latent_before", "latent_after"):
@@ -213,7 +213,7 @@ def latents_and_masks_fit(trial: Trial, answers: Answers) -> None:
         expect(moved == 0, "mask", "no change where it is 0", f"{moved} values that changed")
 
 
-def flips_are_those_of_the_stored_image(trial: Trial, answers: Answers) -> None:
+def flips_are_those_of_the_stored_image(trial: Trial, answers: ImageAnswers) -> None:
     """`flipped` is the classifier's verdict on the image as answered, and its reasons go with
     it.
     """
@@ -231,14 +231,14 @@ def flips_are_those_of_the_stored_image(trial: Trial, answers: Answers) -> None:
     expect(good, "reasons", "a text that is not empty", answers.reasons)
 
 
-def a_row_that_has_its_target_keeps_it(trial: Trial, answers: Answers) -> None:
+def a_row_that_has_its_target_keeps_it(trial: Trial, answers: ImageAnswers) -> None:
     """The last row is of its target's class already."""
     k = len(answers.counterfactual) // ROWS
     last = answers.flipped[-k:].tolist()
     expect(all(last), "target", "a row that has its target to keep it", f"flipped {last}")
 
 
-def the_same_seed_gives_the_same_bytes(trial: Trial, answers: Answers) -> None:
+def the_same_seed_gives_the_same_bytes(trial: Trial, answers: ImageAnswers) -> None:
     """Queries, seeds among them, decide on the answer; the global generators do not."""
     with global_noise(2):
         again = trial.answer()
@@ -249,21 +249,21 @@ def the_same_seed_gives_the_same_bytes(trial: Trial, answers: Answers) -> None:
     expect_same(rule, answers, range(ROWS), again, atol=0)
 
 
-def a_batch_is_its_rows_one_by_one(trial: Trial, answers: Answers) -> None:
+def a_batch_is_its_rows_one_by_one(trial: Trial, answers: ImageAnswers) -> None:
     """Each row alone has the answer that it has in the batch."""
     for row in range(ROWS):
         alone = trial.answer(pick(trial.queries, [row]))
         expect_same(f"row {row} alone", answers, [row], alone, trial.atol)
 
 
-def answers_permute_with_the_rows(trial: Trial, answers: Answers) -> None:
+def answers_permute_with_the_rows(trial: Trial, answers: ImageAnswers) -> None:
     """Rows in another order have the same answers."""
     order = [5, 0, 7, 2, 6, 1, 4, 3]
     mixed = trial.answer(pick(trial.queries, order))
     expect_same("permutation", answers, order, mixed, trial.atol)
 
 
-def declared_access_is_enough(trial: Trial, answers: Answers) -> None:
+def declared_access_is_enough(trial: Trial, answers: ImageAnswers) -> None:
     """A method whose access is `scores` or `labels` answers alike where there is no more than
     that.
     """
@@ -278,7 +278,7 @@ def declared_access_is_enough(trial: Trial, answers: Answers) -> None:
         expect_same(rule, answers, range(ROWS), less, trial.atol)
 
 
-def a_bad_row_ends_alone(trial: Trial, answers: Answers) -> None:
+def a_bad_row_ends_alone(trial: Trial, answers: ImageAnswers) -> None:
     """Where the classifier gives NaN on one row, that row ends, and the others have their
     answers.
     """
@@ -301,7 +301,7 @@ def a_bad_row_ends_alone(trial: Trial, answers: Answers) -> None:
 
 
 def expect_same(
-    rule: str, answers: Answers, rows: Sequence[int], others: Answers, atol: float
+    rule: str, answers: ImageAnswers, rows: Sequence[int], others: ImageAnswers, atol: float
 ) -> None:
     """Rows of a batch have the answers that are the whole of another; k may belong to a query."""
     k = len(others.reasons) // len(rows)
@@ -323,7 +323,7 @@ def expect_same(
             expect(wanted == other, rule, f"{name} {wanted}", other)
 
 
-def columns_of(answers: Answers) -> dict[str, Any]:
+def columns_of(answers: ImageAnswers) -> dict[str, Any]:
     """What answers hold, by name."""
     return {field.name: getattr(answers, field.name) for field in fields(answers)}
 

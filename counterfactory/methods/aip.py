@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from counterfactory.methods.contract import Answers, Budget, Queries, row_generators
+from counterfactory.methods.contract import Budget, ImageAnswers, ImageQueries, row_generators
 from counterfactory.methods.parts.ascent import Ascent
 from counterfactory.methods.parts.latents import beside
 from counterfactory.methods.parts.settings import check_settings
@@ -63,8 +63,8 @@ class AIP:
         )
 
     def __call__(
-        self, queries: Queries, *, classifier: Classifier, attgan: AttributeAutoencoder
-    ) -> Answers:
+        self, queries: ImageQueries, *, classifier: Classifier, attgan: AttributeAutoencoder
+    ) -> ImageAnswers:
         """Counterfactuals; a row that does not flip keeps its iterate of highest p(target)."""
         x, budget = queries.images, Budget.of(len(queries))
         generators = row_generators(queries.seed)

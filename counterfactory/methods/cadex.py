@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from counterfactory.methods.contract import Answers, Budget, Queries
+from counterfactory.methods.contract import Budget, ImageAnswers, ImageQueries
 from counterfactory.methods.parts.adam import Adam
 from counterfactory.methods.parts.ascent import Ascent
 from counterfactory.methods.parts.settings import check_settings
@@ -44,7 +44,7 @@ class CADEX:
     def __post_init__(self) -> None:
         check_settings(self, n=(1, inf), threshold=(0, 1), lr=(0, inf), max_steps=(0, inf))
 
-    def __call__(self, queries: Queries, *, classifier: Classifier) -> Answers:
+    def __call__(self, queries: ImageQueries, *, classifier: Classifier) -> ImageAnswers:
         """Sparse adversarial examples; the best try of a row that never passes is its iterate of
         highest p(target).
         """

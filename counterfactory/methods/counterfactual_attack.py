@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from counterfactory.methods.contract import (
-    Answers,
     Budget,
-    Queries,
+    ImageAnswers,
+    ImageQueries,
     row_generators,
     row_noise,
     stored_verdict,
@@ -79,8 +79,8 @@ class CounterfactualAttack:
         )
 
     def __call__(
-        self, queries: Queries, *, classifier: Classifier, autoencoder: Autoencoder
-    ) -> Answers:
+        self, queries: ImageQueries, *, classifier: Classifier, autoencoder: Autoencoder
+    ) -> ImageAnswers:
         """Counterfactuals by latent ascent; a row that never passes keeps its latent of highest
         p(target).
         """
@@ -94,13 +94,13 @@ class CounterfactualAttack:
 
     def attack(
         self,
-        queries: Queries,
+        queries: ImageQueries,
         z0: Tensor,
         decode: Callable[[Tensor], Tensor],
         classifier: Classifier,
         generators: Sequence[torch.Generator],
         budget: Budget,
-    ) -> Answers:
+    ) -> ImageAnswers:
         """The ascent from the queries' latents z0 (B,...), wherever they are from."""
         x, everything = queries.images, torch.arange(len(queries), device=queries.images.device)
         x0 = None

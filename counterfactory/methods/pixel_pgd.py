@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import ClassVar
 
-from counterfactory.methods.contract import Answers, Budget, Queries
+from counterfactory.methods.contract import Budget, ImageAnswers, ImageQueries
 from counterfactory.methods.parts.ascent import Ascent
 from counterfactory.methods.parts.settings import check_settings
 from counterfactory.models.interfaces import Classifier
@@ -36,7 +36,7 @@ class PixelPGD:
     def __post_init__(self) -> None:
         check_settings(self, threshold=(0, 1), step=(0, 255), eps=(0, 255), max_steps=(0, inf))
 
-    def __call__(self, queries: Queries, *, classifier: Classifier) -> Answers:
+    def __call__(self, queries: ImageQueries, *, classifier: Classifier) -> ImageAnswers:
         """Adversarial examples; the best try of a row that never passes is its iterate of highest
         p(target).
         """

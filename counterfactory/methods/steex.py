@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from counterfactory.methods.contract import Answers, Budget, Queries
+from counterfactory.methods.contract import Budget, ImageAnswers, ImageQueries
 from counterfactory.methods.parts.adam import Adam, row_square
 from counterfactory.methods.parts.ascent import Ascent
 from counterfactory.methods.parts.latents import beside
@@ -70,8 +70,8 @@ class STEEX:
                 raise ValueError(f"expected regions out of {', '.join(known)}, got {name!r}")
 
     def __call__(
-        self, queries: Queries, *, classifier: Classifier, semantic: SemanticAutoencoder
-    ) -> Answers:
+        self, queries: ImageQueries, *, classifier: Classifier, semantic: SemanticAutoencoder
+    ) -> ImageAnswers:
         """Counterfactuals; a row keeps its last iterate that is its target, or its one of highest
         p(target).
         """

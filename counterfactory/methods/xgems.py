@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import torch
 
-from counterfactory.methods.contract import Answers, Budget, Queries
+from counterfactory.methods.contract import Budget, ImageAnswers, ImageQueries
 from counterfactory.methods.parts.adam import Adam
 from counterfactory.methods.parts.ascent import Ascent
 from counterfactory.methods.parts.latents import beside, encoded
@@ -55,11 +55,11 @@ class XGEMs:
 
     def __call__(
         self,
-        queries: Queries,
+        queries: ImageQueries,
         *,
         classifier: Classifier,
         autoencoder: Autoencoder | AttributeAutoencoder,
-    ) -> Answers:
+    ) -> ImageAnswers:
         """Counterfactuals; a row that does not flip keeps its iterate of highest p(target)."""
         x, budget = queries.images, Budget.of(len(queries))
         everything = torch.arange(len(x), device=x.device)

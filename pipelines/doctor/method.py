@@ -14,7 +14,7 @@ from actors.rows.masks import stacked
 from actors.rows.targets import BadTarget, choose_target
 from configs.schema import RunConfig
 from configs.strict import UserError, nearest
-from counterfactory.methods.contract import Queries
+from counterfactory.methods.contract import ImageQueries
 from pipelines.doctor.classifier import in_batches
 from pipelines.doctor.data import Sample
 from pipelines.doctor.finding import Finding, ok, one_line, problem, warning
@@ -120,7 +120,7 @@ def _target(config: RunConfig, classes: Sequence[str]) -> Iterator[Finding]:
 
 def _queries(
     config: RunConfig, classifier: Any, images: Tensor, carried: Sequence[Mapping[str, Any]]
-) -> tuple[Queries | None, list[str]]:
+) -> tuple[ImageQueries | None, list[str]]:
     """Questions for the rows that have a target, as a worker would ask them."""
     device = next((p.device for p in classifier.parameters()), torch.device("cpu"))
     probabilities = in_batches(classifier, images).softmax(1)
@@ -139,7 +139,7 @@ def _queries(
     name = config.data.mask
     masks = stacked([carried[i][name] for i in rows] if name else [], device)
     return (
-        Queries(
+        ImageQueries(
             images=images[rows].to(device), source=source, target=wanted, seed=seed, masks=masks
         ),
         reasons,

@@ -14,7 +14,7 @@ from actors.pinned.load import load_method, load_models, method_models, pick_dev
 from actors.rows.masks import Mask, mask_of, stacked
 from actors.rows.read import read
 from configs.schema import RunConfig
-from counterfactory.methods.contract import Queries
+from counterfactory.methods.contract import ImageQueries
 from counterfactory.metrics import means
 from counterfactory.metrics.estimate import NOTHING, Estimate
 from counterfactory.metrics.flops import tflops
@@ -72,7 +72,7 @@ def _count(
         image = decode(
             row["original"]["bytes"], size=data["size"], crop=None, max_pixels=data["max_pixels"]
         )
-        queries = Queries(
+        queries = ImageQueries(
             images=torch.from_numpy(image)
             .permute(2, 0, 1)[None]
             .to(device, torch.float32)

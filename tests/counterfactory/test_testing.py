@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from counterfactory.methods.contract import (
-    Answers,
     Budget,
-    Queries,
+    ImageAnswers,
+    ImageQueries,
     row_generators,
     row_noise,
     settle,
@@ -34,7 +34,7 @@ class OneStep:
     access: ClassVar[str] = "gradient"
     needs: ClassVar[tuple[str, ...]] = ()
 
-    def __call__(self, queries: Queries, *, classifier: Any, **others: Any) -> Answers:
+    def __call__(self, queries: ImageQueries, *, classifier: Any, **others: Any) -> ImageAnswers:
         budget, x = Budget.of(len(queries)), queries.images.clone()
         going = (queries.source != queries.target).nonzero()[:, 0]
         if len(going):
@@ -45,7 +45,7 @@ class OneStep:
             classifier, x, queries, reasons, budget, steps=torch.ones(len(x), dtype=torch.int64)
         )
 
-    def step(self, queries: Queries, going: Tensor, classifier: Any) -> Tensor:
+    def step(self, queries: ImageQueries, going: Tensor, classifier: Any) -> Tensor:
         x = queries.images[going].requires_grad_()
         (grad,) = torch.autograd.grad(
             target_log_prob(classifier, x, queries.target[going]).sum(), x
@@ -54,7 +54,7 @@ class OneStep:
         return (x.detach() + 0.008 * (grad.sign() + 0.1 * noise)).clamp(0, 1)
 
 
-Fault = Callable[[Answers, Queries, Any], Any]
+Fault = Callable[[ImageAnswers, ImageQueries, Any], Any]
 
 
 class Faulty(OneStep):
@@ -63,54 +63,54 @@ class Faulty(OneStep):
     def __init__(self, fault: Fault) -> None:
         self.fault = fault
 
-    def __call__(self, queries: Queries, **models: Any) -> Answers:
+    def __call__(self, queries: ImageQueries, **models: Any) -> ImageAnswers:
         answers = super().__call__(queries, **models)
         self.fault(answers, queries, models["classifier"])
         return answers
 
 
-def put(**values: Callable[[Answers], Any]) -> Fault:
+def put(**values: Callable[[ImageAnswers], Any]) -> Fault:
     """A fault that replaces columns of the answers."""
 
-    def fault(answers: Answers, queries: Queries, classifier: Any) -> None:
+    def fault(answers: ImageAnswers, queries: ImageQueries, classifier: Any) -> None:
         for name, value in values.items():
             setattr(answers, name, value(answers))
 
     return fault
 
 
-def leave_gradients(answers: Answers, queries: Queries, classifier: Any) -> None:
+def leave_gradients(answers: ImageAnswers, queries: ImageQueries, classifier: Any) -> None:
     torch.autograd.backward(classifier(queries.images).sum())
 
 
-def shift_weights(answers: Answers, queries: Queries, classifier: Any) -> None:
+def shift_weights(answers: ImageAnswers, queries: ImageQueries, classifier: Any) -> None:
     next(classifier.parameters()).data.mul_(1.0001)
 
 
-def add_global_noise(answers: Answers, queries: Queries, classifier: Any) -> None:
+def add_global_noise(answers: ImageAnswers, queries: ImageQueries, classifier: Any) -> None:
     answers.steps += torch.randint(0, 1000, ())
 
 
-def count_the_batch(answers: Answers, queries: Queries, classifier: Any) -> None:
+def count_the_batch(answers: ImageAnswers, queries: ImageQueries, classifier: Any) -> None:
     answers.steps += len(queries)
 
 
-def count_places(answers: Answers, queries: Queries, classifier: Any) -> None:
+def count_places(answers: ImageAnswers, queries: ImageQueries, classifier: Any) -> None:
     if len(queries) > 1:
         answers.steps += torch.arange(len(queries)) * (queries.seed > 103)
 
 
-def mark_neighbours(answers: Answers, queries: Queries, classifier: Any) -> None:
+def mark_neighbours(answers: ImageAnswers, queries: ImageQueries, classifier: Any) -> None:
     with torch.no_grad():
         answers.steps += int(classifier(queries.images).isnan().any())
 
 
-def refuse_nan(answers: Answers, queries: Queries, classifier: Any) -> None:
+def refuse_nan(answers: ImageAnswers, queries: ImageQueries, classifier: Any) -> None:
     with torch.no_grad():
         assert bool(classifier(queries.images).isfinite().all()), "scores"
 
 
-def lose_the_last(answers: Answers, queries: Queries, classifier: Any) -> None:
+def lose_the_last(answers: ImageAnswers, queries: ImageQueries, classifier: Any) -> None:
     """Give the row that has its target an image that has it not."""
     with torch.no_grad():
         for row in range(len(queries)):
@@ -178,7 +178,7 @@ def test_a_planted_fault_in_a_method_is_named(fault: Fault, line: str) -> None:
 def test_order_in_a_batch_must_not_matter() -> None:
     """A fault that no batch of one shows."""
 
-    def count_the_first(answers: Answers, queries: Queries, classifier: Any) -> None:
+    def count_the_first(answers: ImageAnswers, queries: ImageQueries, classifier: Any) -> None:
         if len(queries) > 1:
             answers.steps[0] += int(queries.seed[0] != 100)
 
@@ -202,10 +202,10 @@ def test_what_a_method_declares_is_checked() -> None:
     class Labels(Faulty):
         access = "labels"
 
-        def step(self, queries: Queries, going: Tensor, classifier: Any) -> Tensor:
+        def step(self, queries: ImageQueries, going: Tensor, classifier: Any) -> Tensor:
             return 1 - queries.images[going]
 
-    def count_by_scores(answers: Answers, queries: Queries, classifier: Any) -> None:
+    def count_by_scores(answers: ImageAnswers, queries: ImageQueries, classifier: Any) -> None:
         with torch.no_grad():
             answers.steps += (
                 classifier(queries.images).abs().max(1).values.nan_to_num().mul(9).long()

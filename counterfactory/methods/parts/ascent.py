@@ -11,7 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from counterfactory.methods.contract import Answers, Budget, Queries, passes_stored, settle
+from counterfactory.methods.contract import (
+    Budget,
+    ImageAnswers,
+    ImageQueries,
+    passes_stored,
+    settle,
+)
 from counterfactory.models.interfaces import Classifier
 
 
@@ -38,7 +44,7 @@ class Ascent:
     those images have been made; passed: (B,) bool; steps: (B,) int64; reasons: why each ends.
     """
 
-    queries: Queries
+    queries: ImageQueries
     classifier: Classifier
     budget: Budget
     threshold: float
@@ -137,7 +143,7 @@ class Ascent:
         self.steps[self.active.cpu()] += 1
         return tuple(grad[going] for grad in grads)
 
-    def answers(self, images: Tensor | None = None, **kept: Any) -> Answers:
+    def answers(self, images: Tensor | None = None, **kept: Any) -> ImageAnswers:
         """Each row's best try, or other images (B,3,H,W) in its place, stored and judged; kept: see
         settle.
         """

@@ -8,7 +8,7 @@ import pytest
 from torch import nn
 
 from counterfactory import testing
-from counterfactory.methods.contract import Queries
+from counterfactory.methods.contract import ImageQueries
 from counterfactory.models.tiny import TinyDenoiser, tiny_models
 
 
@@ -23,10 +23,10 @@ def make_denoiser() -> Callable[..., TinyDenoiser]:
 
 
 @pytest.fixture
-def queries(models: dict[str, nn.Module]) -> Queries:
+def queries(models: dict[str, nn.Module]) -> ImageQueries:
     return testing.tiny_queries(models)
 
 
 @pytest.fixture
-def pick() -> Callable[[Queries, Sequence[int]], Queries]:
+def pick() -> Callable[[ImageQueries, Sequence[int]], ImageQueries]:
     return testing.pick
