@@ -13,9 +13,9 @@ import pyarrow as pa
 import torch
 
 from actors.guard.starts import expect_life
+from actors.modality import modality_of
 from actors.pinned.load import load_models, pick_device
 from actors.rows.columns import finite_pairs, table_of
-from actors.rows.stored import stored_images
 from storage import attempts
 from storage.commit import commit_path, commit_shard, read_commit, read_committed
 from storage.schema import ATTRIBUTIONS
@@ -34,6 +34,7 @@ class Attribute:
 
     def __init__(self, config: dict[str, Any], stage: str, run_uri: str) -> None:
         self.config, self.stage, self.store = config, stage, open_store(run_uri)
+        self.modality = modality_of(config["data"])
         self.device = pick_device(config["engine"]["device"], config["engine"].get("gpus", 0))
         if self.device.type == "cpu":
             torch.set_num_threads(config["engine"]["threads"])
@@ -95,11 +96,11 @@ class Attribute:
         A row's importance is predictor(z') - predictor(z), with its own z: both of its images are
         encoded.
         """
-        network, data = self.predictors.network, self.config["data"]
+        network = self.predictors.network
         found: dict[str, Any] = {name: [record[name] for record in records] for name in COPIED}
         before, after = (
             network.scores(
-                self.encoder.encode(stored_images(records, column, shard, data, self.device))
+                self.encoder.encode(self.modality.stored(records, column, shard, self.device))
             ).cpu()
             for column in ("original", "counterfactual")
         )

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from actors.feature_scores import FeatureScores, networks
 from actors.guard.batch import out_of_memory, release, told
 from actors.guard.starts import expect_life
+from actors.modality import modality_of
 from actors.pinned.load import load_models, pick_device
 from actors.rows.columns import finite_pairs, table_of
-from actors.rows.stored import stored_images
 from configs.strict import UserError, nearest
 from counterfactory.metrics.attributes import causal_share, changes, numbers_changed
 from counterfactory.metrics.cout import cout
@@ -53,7 +53,7 @@ class Score:
 
     def __init__(self, config: dict[str, Any], stage: str, run_uri: str) -> None:
         self.config, self.stage, self.store = config, stage, open_store(run_uri)
-        self.settings = config["score"]
+        self.settings, self.modality = config["score"], modality_of(config["data"])
         # of the next batch: halved for good where memory does not hold
         self.size: int = self.settings["batch"]
         self.notes: list[str] = []  # what the driver should say, each once
@@ -228,7 +228,8 @@ class Score:
 
     def _images(self, records: list[dict[str, Any]], column: str, shard: int) -> Tensor:
         """Stored images (B,3,H,W) in [0,1] on the device."""
-        return stored_images(records, column, shard, self.config["data"], self.device)
+        images: Tensor = self.modality.stored(records, column, shard, self.device)
+        return images
 
     @torch.inference_mode()
     def _ask(self, model: Any, images: Tensor) -> Tensor:

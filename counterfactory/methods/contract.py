@@ -60,7 +60,7 @@ class Queries:
     def repeated(self, k: int) -> Self:
         """Every query k times, one after the other, for methods that give k answers to each."""
         columns: dict[str, Any] = {}
-        for name in (field.name for field in fields(self)):
+        for name in (column.name for column in fields(self)):
             value: Tensor | None = getattr(self, name)
             columns[name] = None if value is None else value.repeat_interleave(k, 0)
         return type(self)(**columns)

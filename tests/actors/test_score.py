@@ -42,7 +42,7 @@ class Oracle(Brightness):
 
 def config(**models: Any) -> dict[str, Any]:
     return {
-        "data": {"size": 6, "max_pixels": 100},
+        "data": {"kind": "image", "size": 6, "max_pixels": 100},
         "engine": {"device": "cpu", "gpus": 0, "threads": 1, "attempts": 3},
         "models": models or {"classifier": {}, "oracle": {"target": "a.b"}, "second": {}},
         "score": {**ScoreConfig().model_dump(), "causal": ["Bright"], "batch": 3, "bootstrap": 10},
