@@ -14,8 +14,9 @@ import torch
 
 from actors.guard.starts import expect_life
 from actors.pinned.load import load_models, pick_device
-from actors.rows.columns import finite_pairs, table_of
+from actors.rows.columns import table_of
 from actors.rows.stored import stored_images
+from counterfactory.metrics.pairs import finite_pairs
 from storage import attempts
 from storage.commit import commit_path, commit_shard, read_commit, read_committed
 from storage.schema import ATTRIBUTIONS
