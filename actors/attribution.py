@@ -15,7 +15,8 @@ import torch
 from actors.guard.starts import expect_life
 from actors.modality import modality_of
 from actors.pinned.load import load_models, pick_device
-from actors.rows.columns import finite_pairs, table_of
+from actors.rows.columns import table_of
+from counterfactory.metrics.pairs import finite_pairs
 from storage import attempts
 from storage.commit import commit_path, commit_shard, read_commit, read_committed
 from storage.schema import ATTRIBUTIONS

@@ -15,11 +15,12 @@ from pyarrow import parquet as pq
 from torch import Tensor, nn
 
 from actors.generate import Generate
+from actors.rows.scores import SCORES
 from configs.schema import RunConfig
 from counterfactory.methods.contract import ImageAnswers, ImageQueries
 from storage.codec import encode
 from storage.commit import commit_shard
-from storage.schema import COUNTERFACTUALS, IMAGE, SCORES, counterfactual_id
+from storage.schema import COUNTERFACTUALS, IMAGE, counterfactual_id
 from storage.uri import Store
 
 SIZE, PICTURES = 8, 64

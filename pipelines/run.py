@@ -13,7 +13,7 @@ from typing import Any
 from configs.schema import RunConfig, load_run
 from configs.strict import NothingMade, UserError, apply_sets, check, parse_yaml
 from pipelines.attribution.job import expect as expect_predictors
-from pipelines.engine.committed import attributed_stage, load_plan, scored_stage
+from pipelines.engine.committed import attributed_stage, load_plan, outdated_scores, scored_stage
 from pipelines.engine.disk import disk_errors
 from pipelines.engine.part import WHOLE, Part
 from pipelines.generate.job import generate
@@ -152,6 +152,8 @@ def commonest_reason(store: Store, rows: int) -> str:
 def _score(store: Store, config: RunConfig, part: Part) -> str:
     from pipelines.score.job import score
 
+    if old := outdated_scores(store):
+        say(f"score: {old}: they are made again")
     table = score(store, config, part=part)
     shown = {
         m["metric"]: m

@@ -44,22 +44,7 @@ if TYPE_CHECKING:
     )
     from counterfactory.metrics.modules.sets import FID, KID, SplitFID
 
-HOMES = {
-    "attributes": (
-        *("MNAC", "AttributeChangeRates", "CausalChanges", "CausalShare"),
-        *("CorrelationDifference", "GlobalImportance", "SpuriousChanges"),
-    ),
-    "costs": ("JudgeScore", "MeanCost", "TFLOPs"),
-    "decisions": (
-        *("COUT", "AnyFlipRate", "FlipRate", "SecondClassifierAgreement", "TargetProbability"),
-    ),
-    "distances": (
-        *("S3", "FaceSimilarity", "FaceVerification", "LatentPerturbationRatio", "LPIPSDistance"),
-        *("LPIPSDiversity", "PixelDistance", "PixelSparsity"),
-    ),
-    "sets": ("FID", "KID", "SplitFID"),
-}
-HOME = {name: home for home, names in HOMES.items() for name in names}
+MODULES = ("decisions", "distances", "attributes", "sets", "costs")
 
 __all__ = [
     "COUT",
@@ -92,6 +77,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in HOME:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.modules.{HOME[name]}"), name)
+    homes = (import_module(f"{__name__}.modules.{home}") for home in MODULES)
+    return next(found for home in homes if (found := getattr(home, name, None)) is not None)

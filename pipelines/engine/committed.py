@@ -8,6 +8,7 @@ from typing import Any
 
 from configs.schema import RunConfig
 from configs.strict import UserError
+from counterfactory.metrics.catalogue import outdated
 from storage.commit import committed, iterate_commits
 from storage.run import read_plan
 from storage.uri import Store
@@ -51,6 +52,15 @@ def scored_stage(store: Store) -> str:
         raise UserError(
             f"expected scores in {store.uri}, got none: run the score stage first"
         ) from None
+
+
+def outdated_scores(store: Store) -> str:
+    """One line where the run's table was made by other versions of its metrics; "" where it was
+    not, or where there is none."""
+    if not store.exists(TABLE):
+        return ""
+    what = outdated(json.loads(store.read(TABLE)).get("versions"))
+    return f"the scores are of another version ({what})" if what else ""
 
 
 def attributed_stage(store: Store) -> str:

@@ -18,6 +18,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from configs.strict import UserError
+from pipelines.engine.committed import outdated_scores
 from pipelines.report.attribution import heading, importance_panels
 from pipelines.report.data import RunData, read_run
 from pipelines.report.figures import cards, metric_rows, percent, plural, short_number
@@ -174,6 +175,8 @@ def _unfinished(run: RunData) -> list[str]:
             f"{run.name}: scores are of {told} of {plural(made, 'counterfactual')}: score the run"
             " again."
         )
+    if old := outdated_scores(run.store):
+        lines.append(f"{run.name}: {old}: score the run again.")
     if run.attribution and run.attribution["rows"] != made:
         told = run.attribution["rows"]
         lines.append(

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from configs.schema import RunConfig
-from counterfactory.metrics import attributes, flips, rates, similarity, table
+from counterfactory.metrics import attributes, rates, table
+from counterfactory.metrics.catalogue import function
 from counterfactory.metrics.estimate import Measure
+from counterfactory.metrics.flips import first_of
 from counterfactory.metrics.means import bootstrap_weights
 from counterfactory.metrics.rates import RateSums
 from pipelines.score.answers import AnswerSums, rows_of
@@ -29,22 +30,17 @@ def sum_up(
     """Sum the scored shards, one in memory at a time; a row's answers are all in one."""
     sums, answers = Sums(table.zero(measures, config.score.bootstrap)), AnswerSums()
     oracle = "oracle" in config.models
-    plain = {
-        "id",
-        "k",
-        "source",
-        "target",
-        "correct",
-        "flipped",
-        "p_target",
-        *(m.column for m in measures),
+    columns = {
+        *("k", "source", "target", "correct", "flipped", "p_target"),
+        *(name for m in measures for name in (m.reads or (m.column,))),
     }
-    columns = plain - {"confident", "verified", "any_flipped"}
+    derived = [(m.column, function(m.derive)) for m in measures if m.derive]
     features = bool(set_measures(config))
     if features:
         sums.features = FeatureSums(config.score.kid_rows)
     columns |= {"lpips_diversity_flipped"} if "lpips_diversity" in columns else set()
-    wanted = [*sorted(columns), *(["attributes_before", "attributes_after"] if oracle else [])]
+    wanted = ["id", *sorted(columns)]
+    wanted += ["attributes_before", "attributes_after"] if oracle else []
     wanted += ["features_before", "features_after"] if features else []
     for commit in commits:
         shard, said = read_committed(store, commit, wanted), commit["extra"]
@@ -55,17 +51,11 @@ def sum_up(
         sums.differs += said["verdict_differs"]
         sums.not_finite.update(said.get("not_finite", {}))
         sums.shards += 1
-        # A run that was scored before there was a column goes without it.
-        numbers = {
-            name: floats(shard[name]) for name in columns - {"id"} if name in shard.column_names
-        }
-        numbers["confident"] = (numbers["p_target"] > flips.CONFIDENT).astype(np.float64)
-        if "fs" in numbers:
-            numbers["verified"] = similarity.verified(torch.from_numpy(numbers["fs"])).numpy()
+        numbers = {name: floats(shard[name]) for name in columns}
         ids = shard["id"].to_pylist()
         mine = rows_of(ids)
         row = np.arange(len(ids)) if mine is None else mine
-        numbers["any_flipped"] = flips.any_flipped(numbers["flipped"], row)
+        numbers |= {name: derive(numbers, row) for name, derive in derived}
         weights = bootstrap_weights(ids, config.score.bootstrap)
         answers.add(ids, numbers, weights)
         sums.figures = table.add(sums.figures, table.update(measures, numbers, weights, mine))
@@ -75,14 +65,14 @@ def sum_up(
             before, after = (vectors(shard[f"features_{when}"]) for when in ("before", "after"))
             known = {name: numbers[name][kept] for name in ("correct", "flipped")}
             these = [i for i, k in zip(ids, kept, strict=True) if k]
-            sums.features.add(these, flips.first_of(row[kept]), before, after, known)
+            sums.features.add(these, first_of(row[kept]), before, after, known)
         if oracle and (query := query_of(config, sums.attributes)) is not None:
             before, after = (vectors(shard[f"attributes_{when}"]) for when in ("before", "after"))
             if sums.correlations is None:
                 sums.correlations = AttributeCorrelations(query, config.score.threshold)
             kept = both(shard, "attributes")
             known = {name: numbers[name][kept] for name in ("correct", "flipped")}
-            sums.correlations.add(before, after, flips.first_of(row[kept]), known, weights[kept])
+            sums.correlations.add(before, after, first_of(row[kept]), known, weights[kept])
         ways = np.stack([numbers["source"], numbers["target"]], 1).astype(np.int64)
         for way in sorted({(int(s), int(t)) for s, t in ways}):
             here = (ways == way).all(1)

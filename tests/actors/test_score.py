@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from actors.rows.scores import SCORES
 from actors.score import Score
 from configs.schema import ScoreConfig
 from configs.strict import UserError
 from storage.codec import encode
 from storage.commit import commit_shard, read_commits, read_committed
-from storage.schema import COUNTERFACTUALS, SCORES
+from storage.schema import COUNTERFACTUALS
 from storage.uri import Store, open_store
 
 SHARD = {"index": 3, "file": "f", "version": "v", "start": 0, "rows": 4, "offset": 0}

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from storage.schema import COUNTERFACTUALS, IMAGE, SCORES, counterfactual_id, row_id, seed_of
+from actors.rows.scores import SCORES
+from storage.schema import COUNTERFACTUALS, IMAGE, counterfactual_id, row_id, seed_of
 
 WHOLE = {
     "id": "a",

@@ -148,11 +148,12 @@ class KID(KernelInceptionDistance):
         ids: the rows' names, the same for an original and its counterfactuals."""
         side = "real" if real else "fake"
         super().update(images, real)
-        getattr(self, f"{side}_hashes").append(torch.from_numpy(hashes(ids).view(np.int64).copy()))
+        keys = torch.from_numpy(hashes(ids).view(np.int64).copy())
+        getattr(self, f"{side}_hashes").append(keys.to(images.device))
         kept = self._sample(side)
         setattr(self, f"{side}_rows", getattr(self, f"{side}_rows") + len(ids))
-        setattr(self, f"{side}_features", [torch.from_numpy(kept.features)])
-        setattr(self, f"{side}_hashes", [torch.from_numpy(kept.hashes.view(np.int64))])
+        for name, values in (("features", kept.features), ("hashes", kept.hashes.view(np.int64))):
+            setattr(self, f"{side}_{name}", [torch.from_numpy(values).to(images.device)])
 
     def compute(self) -> Tensor:  # type: ignore[override]
         """The distance, float64; NaN where a side has too few rows."""

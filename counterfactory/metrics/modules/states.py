@@ -25,6 +25,12 @@ class SumMetric(Metric):
     full_state_update = False
     is_differentiable = False
 
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # MetricCollection lets metrics whose states agree after the first batch share them for
+        # good. Other settings or networks may agree by chance; NaN never agrees.
+        self.add_state("unshared", torch.tensor(torch.nan), dist_reduce_fx="sum")
+
     def hold(self, zero: Sums, prefix: str = "") -> None:
         """Make a state of every field; zero: the sums of no rows; prefix: of the states' names,
         where a metric holds several sums."""
