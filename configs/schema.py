@@ -21,7 +21,7 @@ class DataConfig(Strict):
     """A data set in Parquet and how its rows become images in [0,1]."""
 
     preset: str | None = None
-    path: str  # file, folder or glob; local or s3://
+    path: str  # file, folder or glob; local, s3:// or another scheme that fsspec reads
     image: str = "image"  # column: struct<bytes, path>, or binary
     # column: PNG of region indices, the image's size; for methods that work by regions
     mask: str | None = None
