@@ -22,7 +22,7 @@ class DataConfig(Strict):
 
     preset: str | None = None
     kind: Literal["image"] = "image"  # of data
-    path: str  # file, folder or glob; local or s3://
+    path: str  # file, folder or glob; local, s3:// or another scheme that fsspec reads
     image: str = "image"  # column: struct<bytes, path>, or binary
     # column: PNG of region indices, the image's size; for methods that work by regions
     mask: str | None = None
