@@ -20,9 +20,10 @@ from configs.strict import UserError
 from counterfactory.models.causal import CausalVAE, Head, elbo, features_of_sample, flow
 from counterfactory.models.wrapping.head import head_of
 from counterfactory.models.wrapping.load import find
-from pipelines.train.data import Samples
+from pipelines.train.data import Samples, class_indices
 from pipelines.train.holdout import batches, share
 from pipelines.train.losses import weights_of
+from pipelines.train.trainer import Trainer, expect_label, held_label
 
 PARTS: tuple[Literal["causal", "spurious"], ...] = ("causal", "spurious")
 MEASURED = {"draws": 500, "others": 200}  # of the information flow that cards tell
@@ -65,6 +66,39 @@ def explained(
         raise UserError(f"{config.name}: models.classifier: {error}") from None
     settings.setdefault("features", features.shape[1])
     return Explained(classifier, features, labels, head)
+
+
+class CausalTrainer(Trainer):
+    """The split of a classifier's features, fitted on those of all rows."""
+
+    sized = False
+    explained: Explained
+
+    def columns(self) -> list[str]:
+        return expect_label(self.config)
+
+    def targets(self, samples: Samples) -> Tensor:
+        """Class indices (N,)."""
+        label = str(self.config.data.label)
+        return class_indices(samples.columns[label], self.config.classes, label)
+
+    def derived(self) -> dict[str, Any]:
+        return self.side() | {"answers": len(self.config.classes)}
+
+    def prepare(self, samples: Samples, labels: Tensor, settings: dict[str, Any]) -> dict[str, Any]:
+        self.explained = explained(self.config, samples, labels, settings, self.device)
+        return settings
+
+    def fit(
+        self, net: nn.Module, samples: Samples, labels: Tensor
+    ) -> tuple[dict[str, Tensor], str, float]:
+        return fit(self.config, net, self.explained, self.log)
+
+    def holdout(self, model: Any) -> dict[str, Any]:
+        label = held_label(self.config)
+        samples = self.held([label])
+        truth = class_indices(samples.columns[label], self.config.classes, label)
+        return self.logged(holdout(model, self.explained, samples, truth, self.device))
 
 
 @torch.no_grad()

@@ -344,6 +344,14 @@ class Unsound(Mean):
         super().update(values / 0)
 
 
+class Marked(Mean):
+    """Never equal to another metric, so that no MetricCollection shares its states."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("mark", torch.tensor(torch.nan), dist_reduce_fx="sum")
+
+
 class Half(Mean):
     """Keeps a count beside its states."""
 
@@ -370,7 +378,7 @@ def test_a_good_metric_passes_however_its_batches_are_given() -> None:
     before = deepcopy(metric.metric_state)
     check_metric(metric, *BATCHES)
     check_metric(metric, *({"values": batch} for batch in BATCHES))
-    check_metric(metric, *((batch,) for batch in BATCHES))
+    check_metric(Marked(), *((batch,) for batch in BATCHES))
     assert metric.metric_state == before
 
 
@@ -381,6 +389,7 @@ def test_a_good_metric_passes_however_its_batches_are_given() -> None:
         (Listing(), "states: expected every a tensor, for it is a sum, got list"),
         (Mean("mean"), 'states: expected total with dist_reduce_fx="sum"'),
         (Mean(start=3.0), "empty: expected total to start at 0, got 3.0"),
+        (Half(start=torch.nan), "figures: expected a finite one over all batches"),
         (Counted(), "empty: expected n to start at 0, got 1"),
         (Latest(), "merged parts: expected mean"),
         (Weighted(), "merged parts: expected mean"),

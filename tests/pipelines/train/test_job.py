@@ -18,8 +18,9 @@ from counterfactory.models.wrapping.load import build
 from counterfactory.worlds.faces import ATTRIBUTES, draw, labels
 from pipelines.train.card import preset
 from pipelines.train.data import load
-from pipelines.train.job import pace, train
+from pipelines.train.job import train
 from pipelines.train.losses import feature_distance, hidden, jitter
+from pipelines.train.trainer import pace
 from storage.codec import encode
 from storage.schema import IMAGE
 
