@@ -21,7 +21,7 @@ from pipelines.train import holdout as train_holdout
 from pipelines.train import losses as train_losses
 from pipelines.train.data import Samples, bits
 from pipelines.train.losses import hidden, jitter, normal
-from pipelines.train.trainer import Trainer, expect_labels
+from pipelines.train.trainer import Fitted, Trainer, expect_labels
 
 
 class AttGANTrainer(Trainer):
@@ -35,9 +35,7 @@ class AttGANTrainer(Trainer):
     def derived(self) -> dict[str, Any]:
         return self.side() | {"attributes": len(self.config.labels)}
 
-    def fit(
-        self, net: nn.Module, samples: Samples, labels: Tensor
-    ) -> tuple[dict[str, Tensor], str, float]:
+    def fit(self, net: nn.Module, samples: Samples, labels: Tensor) -> Fitted:
         return fit(self.config, net, samples, labels, self.log)
 
     def holdout(self, model: Any) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from counterfactory.models.wrapping.load import find
 from pipelines.train.data import Samples, load
 from pipelines.train.holdout import batches
 from pipelines.train.losses import weights_of
-from pipelines.train.trainer import Trainer, expect_labels
+from pipelines.train.trainer import Fitted, Trainer, expect_labels
 from storage.codec import sides
 
 Log = Callable[[str], None]
@@ -128,9 +128,7 @@ class AttributionTrainer(Trainer):
         self.encoded = encoded(self.config, self.encoder, samples, settings, self.log)
         return settings
 
-    def fit(
-        self, net: Any, samples: Samples, labels: Tensor
-    ) -> tuple[dict[str, Tensor], str, float]:
+    def fit(self, net: Any, samples: Samples, labels: Tensor) -> Fitted:
         return fit(self.config, net, self.encoded, self.log)
 
     def holdout(self, model: Any) -> dict[str, Any]:

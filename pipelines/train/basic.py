@@ -9,8 +9,15 @@ from torch import Tensor, nn
 from configs.strict import UserError
 from counterfactory.models.wrapping.load import schedule_of
 from pipelines.train import holdout, losses
-from pipelines.train.data import Samples, bits, class_indices
-from pipelines.train.trainer import Loss, LossTrainer, expect_label, expect_labels, held_label
+from pipelines.train.data import Samples, bits
+from pipelines.train.trainer import (
+    Loss,
+    LossTrainer,
+    expect_label,
+    expect_labels,
+    held_label,
+    indices,
+)
 
 
 class ClassifierTrainer(LossTrainer):
@@ -22,9 +29,7 @@ class ClassifierTrainer(LossTrainer):
         return expect_label(self.config)
 
     def targets(self, samples: Samples) -> Tensor:
-        """Class indices (N,)."""
-        label = str(self.config.data.label)
-        return class_indices(samples.columns[label], self.config.classes, label)
+        return indices(self.config, samples, str(self.config.data.label))
 
     def derived(self) -> dict[str, Any]:
         return {"outputs": len(self.config.classes)}
@@ -36,7 +41,7 @@ class ClassifierTrainer(LossTrainer):
         assert self.config.holdout is not None
         label, groups = held_label(self.config), self.config.holdout.columns
         samples = self.held([label, *groups])
-        truth = class_indices(samples.columns[label], self.config.classes, label)
+        truth = indices(self.config, samples, label)
         return self.logged(holdout.classifier(model, samples, truth, groups, self.device))
 
 

@@ -20,10 +20,10 @@ from configs.strict import UserError
 from counterfactory.models.causal import CausalVAE, Head, elbo, features_of_sample, flow
 from counterfactory.models.wrapping.head import head_of
 from counterfactory.models.wrapping.load import find
-from pipelines.train.data import Samples, class_indices
+from pipelines.train.data import Samples
 from pipelines.train.holdout import batches, share
 from pipelines.train.losses import weights_of
-from pipelines.train.trainer import Trainer, expect_label, held_label
+from pipelines.train.trainer import Fitted, Trainer, expect_label, held_label, indices
 
 PARTS: tuple[Literal["causal", "spurious"], ...] = ("causal", "spurious")
 MEASURED = {"draws": 500, "others": 200}  # of the information flow that cards tell
@@ -78,9 +78,7 @@ class CausalTrainer(Trainer):
         return expect_label(self.config)
 
     def targets(self, samples: Samples) -> Tensor:
-        """Class indices (N,)."""
-        label = str(self.config.data.label)
-        return class_indices(samples.columns[label], self.config.classes, label)
+        return indices(self.config, samples, str(self.config.data.label))
 
     def derived(self) -> dict[str, Any]:
         return self.side() | {"answers": len(self.config.classes)}
@@ -89,15 +87,13 @@ class CausalTrainer(Trainer):
         self.explained = explained(self.config, samples, labels, settings, self.device)
         return settings
 
-    def fit(
-        self, net: nn.Module, samples: Samples, labels: Tensor
-    ) -> tuple[dict[str, Tensor], str, float]:
+    def fit(self, net: nn.Module, samples: Samples, labels: Tensor) -> Fitted:
         return fit(self.config, net, self.explained, self.log)
 
     def holdout(self, model: Any) -> dict[str, Any]:
         label = held_label(self.config)
         samples = self.held([label])
-        truth = class_indices(samples.columns[label], self.config.classes, label)
+        truth = indices(self.config, samples, label)
         return self.logged(holdout(model, self.explained, samples, truth, self.device))
 
 

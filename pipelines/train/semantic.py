@@ -17,7 +17,7 @@ from pipelines.train import holdout as train_holdout
 from pipelines.train.basic import expect_attributes
 from pipelines.train.data import Samples, bits
 from pipelines.train.losses import edges
-from pipelines.train.trainer import Loss, LossTrainer
+from pipelines.train.trainer import Loss, LossTrainer, State
 
 
 class SemanticTrainer(LossTrainer):
@@ -41,8 +41,8 @@ class SemanticTrainer(LossTrainer):
         return lambda images, told, g: loss(net, images, told, self.weights, g)
 
     def finish(
-        self, net: nn.Module, samples: Samples, spec: dict[str, Any], state: dict[str, Tensor]
-    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        self, net: nn.Module, samples: Samples, spec: dict[str, Any], state: State
+    ) -> tuple[dict[str, Any], State]:
         return without_aids(spec, state)
 
     def holdout(self, model: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from configs.strict import UserError
 from pipelines.train.data import Samples
 from pipelines.train.losses import jitter, normal
-from pipelines.train.trainer import Loss, LossTrainer
+from pipelines.train.trainer import Loss, LossTrainer, State
 
 
 class SimSiamTrainer(LossTrainer):
@@ -27,8 +27,8 @@ class SimSiamTrainer(LossTrainer):
         return lambda images, _, g: loss(net, images, self.weights, g)
 
     def finish(
-        self, net: nn.Module, samples: Samples, spec: dict[str, Any], state: dict[str, Tensor]
-    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        self, net: nn.Module, samples: Samples, spec: dict[str, Any], state: State
+    ) -> tuple[dict[str, Any], State]:
         expect_no_collapse(net, samples, self.config.name, self.device)
         return without_predictor(spec, state)
 

@@ -19,11 +19,14 @@ from configs.strict import UserError
 from counterfactory.models.roles import ROLES
 from counterfactory.models.wrapping.load import find
 from pipelines.train import card
-from pipelines.train.data import Samples, bits, load
+from pipelines.train.data import Samples, bits, class_indices, load
 from pipelines.train.losses import weights_of
 
 Log = Callable[[str], None]
 Loss = Callable[[Tensor, Tensor, torch.Generator], Tensor]
+State = dict[str, Tensor]
+Fitted = tuple[State, str, float]
+"""The weights to keep, the last log line and the seconds."""
 say: Log = partial(print, flush=True)
 
 
@@ -70,15 +73,16 @@ class Trainer(ABC):
             takes = inspect.signature(find(config.target)).parameters
         except ValueError as error:
             raise UserError(f"{config.name}: {error}") from None
-        derived = {key: value for key, value in self.derived().items() if key in takes}
+        derived = {
+            key: value
+            for key, value in self.derived().items()
+            if key in takes and key not in config.settings
+        }
         spec: dict[str, Any] = {
             "role": ROLES[config.role].becomes or config.role,
             "source": "torch",
             "target": config.target,
-            "settings": {
-                **config.settings,
-                **{k: v for k, v in derived.items() if k not in config.settings},
-            },
+            "settings": {**config.settings, **derived},
             "weights": Path(config.out).name,
         }
         if self.names:
@@ -94,14 +98,12 @@ class Trainer(ABC):
         return settings
 
     @abstractmethod
-    def fit(
-        self, net: nn.Module, samples: Samples, labels: Tensor
-    ) -> tuple[dict[str, Tensor], str, float]:
-        """The training itself; gives the weights to keep, the last log line and the seconds."""
+    def fit(self, net: nn.Module, samples: Samples, labels: Tensor) -> Fitted:
+        """The training itself."""
 
     def finish(
-        self, net: nn.Module, samples: Samples, spec: dict[str, Any], state: dict[str, Tensor]
-    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        self, net: nn.Module, samples: Samples, spec: dict[str, Any], state: State
+    ) -> tuple[dict[str, Any], State]:
         """The model config and the weights without what training alone needs."""
         return spec, state
 
@@ -127,11 +129,8 @@ class LossTrainer(Trainer):
     def loss(self, net: nn.Module) -> Loss:
         """The loss as a function of (images, labels, generator)."""
 
-    def fit(
-        self, net: nn.Module, samples: Samples, labels: Tensor
-    ) -> tuple[dict[str, Tensor], str, float]:
-        """The loop: AdamW, warm-up and cosine decay, clipped gradients; gives the weights to keep,
-        the last log line and the seconds.
+    def fit(self, net: nn.Module, samples: Samples, labels: Tensor) -> Fitted:
+        """The loop: AdamW, warm-up and cosine decay, clipped gradients.
 
         Every tenth of the way the weights so far are written to `out`.part, so that a long training
         can be looked at and a broken one used; `out` itself is whole or as it was.
@@ -213,6 +212,11 @@ def expect_labels(config: TrainConfig) -> list[str]:
     if not config.labels:
         raise UserError(f"{config.name}: expected labels, the columns to learn, got none")
     return config.labels
+
+
+def indices(config: TrainConfig, samples: Samples, label: str) -> Tensor:
+    """The class index (N,) that each row has in a column of labels."""
+    return class_indices(samples.columns[label], config.classes, label)
 
 
 def held_label(config: TrainConfig) -> str:
