@@ -294,6 +294,8 @@ class TrainConfig(Strict):
     holdout: DataConfig | None = None  # rows to measure on
     target: str  # dotted path of the network
     settings: dict[str, Any] = {}
+    # dotted path of a pipelines.train.trainer.Trainer; default: the role's own
+    trainer: str | None = None
     # weights to start from, as ModelConfig.weights; default: the seed's random ones
     init: str | None = None
     steps: Annotated[int, Field(ge=1)]

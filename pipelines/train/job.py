@@ -4,6 +4,7 @@ settings and seed.
 
 from __future__ import annotations
 
+import inspect
 import shlex
 import tempfile
 from pathlib import Path
@@ -82,9 +83,17 @@ def train(config: TrainConfig, log: Log = say) -> Path | str:
 
 
 def trainer_of(config: TrainConfig, device: torch.device = CPU, log: Log = say) -> Trainer:
-    """The trainer of the config's role."""
-    made: Trainer = find(str(ROLES[config.role].trainer))(config, device, log)
-    return made
+    """The trainer that the config names, else its role's own; UserError where it is none."""
+    target = config.trainer or str(ROLES[config.role].trainer)
+    try:
+        kind = find(target)
+    except ValueError as error:
+        raise UserError(f"trainer: {error}") from None
+    if not (inspect.isclass(kind) and issubclass(kind, Trainer)):
+        raise UserError(
+            f"trainer: expected a class made from pipelines.train.trainer.Trainer, got {target!r}"
+        )
+    return kind(config, device, log)
 
 
 def initial_weights(config: TrainConfig) -> dict[str, Tensor] | None:
