@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,7 @@ from actors.guard.starts import expect_life
 from actors.pinned.load import load_models, pick_device
 from actors.rows.columns import finite_pairs, table_of
 from actors.rows.stored import stored_images
+from actors.worker import Work
 from configs.strict import UserError, nearest
 from counterfactory.metrics.attributes import causal_share, changes, numbers_changed
 from counterfactory.metrics.cout import cout
@@ -27,6 +28,7 @@ from counterfactory.metrics.flips import agreement, flips
 from counterfactory.metrics.pixels import pixel_distances
 from storage import attempts
 from storage.commit import commit_path, commit_shard, read_commit, read_committed
+from storage.records import Shard
 from storage.schema import SCORES
 from storage.uri import open_store
 
@@ -50,6 +52,9 @@ COPIED = (
 class Score:
     """Ray callable: classifier, oracle, second classifier and feature networks, loaded once,
     scoring the images as they are stored."""
+
+    takes: ClassVar[type[Work]] = Shard
+    together: ClassVar[int] = 1
 
     def __init__(self, config: dict[str, Any], stage: str, run_uri: str) -> None:
         self.config, self.stage, self.store = config, stage, open_store(run_uri)
@@ -84,19 +89,19 @@ class Score:
             )
         self.idle_since = time.perf_counter()
 
-    def __call__(self, shard: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, shard: Shard) -> dict[str, Any]:
         """Score and commit one shard; gives a small receipt (counts and seconds)."""
         started = time.perf_counter()
         waited = started - self.idle_since
-        revision = shard.get("revision", 0)
+        revision = shard.revision
         session = self.config.get("session", attempts.LOCAL)
         start = attempts.begin(self.store, self.stage, shard, session)
         expect_life(start, shard, session, self.config["engine"]["attempts"])
-        commit = read_commit(self.store, commit_path(SOURCE, shard["index"], revision))
+        commit = read_commit(self.store, commit_path(SOURCE, shard.index, revision))
         columns = [*COPIED, "flipped", "original", "counterfactual"]
         records = read_committed(self.store, commit, columns).to_pylist()
         read = time.perf_counter() - started
-        scored = list(self.guarded(records, shard["index"]))
+        scored = list(self.guarded(records, shard.index))
         parts, missing = (
             [part for part, _ in scored],
             sum((Counter(bad) for _, bad in scored), Counter[str]()),
@@ -123,9 +128,9 @@ class Score:
         )
         self.idle_since = time.perf_counter()
         return {
-            "index": shard["index"],
-            "rows_in": committed["rows_in"],
-            "rows_out": committed["rows_out"],
+            "index": shard.index,
+            "rows_in": committed.rows_in,
+            "rows_out": committed.rows_out,
             "quarantined": 0,
             "flipped": sum(verdicts),
             "seconds": self.idle_since - started,

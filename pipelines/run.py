@@ -77,8 +77,8 @@ def _run(store: Store, config: RunConfig, stages: tuple[str, ...], part: Part) -
             "command": hide(shlex.join(["counterfactory", *sys.argv[1:]])),
             "config": kept(config),
             "versions": versions(),
-            "models": plan["models"],
-            "fingerprint": plan["fingerprint"],
+            "models": plan.models,
+            "fingerprint": plan.fingerprint,
             "totals": totals(iterate_commits(store, "generate")),
             "stages": list(stages),
             "seconds": round(time.monotonic() - started, 3),
@@ -119,7 +119,7 @@ def standing_stage(store: Store, name: str) -> str:
 def _generate(store: Store, config: RunConfig, part: Part) -> str:
     counts = generate(store, config, part)
     quarantined = f", {counts['quarantined']} quarantined" if counts["quarantined"] else ""
-    planned = len(load_plan(store)["shards"])
+    planned = len(load_plan(store).shards)
     left = f"; {counts['shards']:,} of {planned:,} shards" if counts["shards"] < planned else ""
     return (
         f"generate: {counts['rows']} counterfactuals from {counts['rows_in']}"

@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -16,6 +16,7 @@ from actors.rows.masks import mask_of
 from actors.rows.targets import BadTarget, class_index
 from storage.codec import BadRow, decode, sides
 from storage.plan import Unreadable, iterate_shard
+from storage.records import Shard
 from storage.schema import row_id
 
 T = TypeVar("T")
@@ -57,9 +58,7 @@ class Record:
     lost: str | None = None
 
 
-def read(
-    shard: Mapping[str, Any], data: Mapping[str, Any], target: Mapping[str, Any]
-) -> Iterator[Record]:
+def read(shard: Shard, data: Mapping[str, Any], target: Mapping[str, Any]) -> Iterator[Record]:
     """A shard's rows as they are stored, a few in memory at a time; FileChanged as `read_shard`.
 
     Those that cannot be read come too, named by their id where that can be, else by their place
@@ -79,14 +78,14 @@ def read(
     for part in iterate_shard(shard, columns):
         listed = cells_of(part)
         if data["id"] and any(lost for _, lost in listed):
-            here = {**shard, "start": shard["start"] + position, "rows": len(listed)}
+            here = replace(shard, start=shard.start + position, rows=len(listed))
             ids = (own for piece in iterate_shard(here, [data["id"]]) for own, _ in cells_of(piece))
             listed = [(cells or own, lost) for (cells, lost), own in zip(listed, ids, strict=True)]
         for cells, lost in listed:
             cell = cells.get(data["image"])
             content = (cell or {}).get("bytes") if isinstance(cell, dict) or cell is None else cell
             own = cells.get(data["id"]) if data["id"] else None
-            source = f"{shard['name']}#{shard['start'] + position}"
+            source = f"{shard.name}#{shard.start + position}"
             name = str(own) if own is not None else row_id(content or b"", source)
             yield Record(name, position, cells, content, lost)
             position += 1
@@ -111,7 +110,7 @@ def split_column(data: Mapping[str, Any]) -> str | None:
 
 def decoded(
     records: Iterable[Record],
-    shard: Mapping[str, Any],
+    shard: Shard,
     config: Mapping[str, Any],
     classes: Sequence[str],
     seen: set[str],
@@ -124,7 +123,7 @@ def decoded(
             if record.id in seen:
                 raise BadRow("its id stands twice in the data")
             seen.add(record.id)
-            yield as_row(record, shard["offset"] + record.position, config, classes)
+            yield as_row(record, shard.offset + record.position, config, classes)
         except (BadRow, BadTarget) as reason:
             yield Unusable(record.id, str(reason))
 

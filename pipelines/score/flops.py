@@ -21,6 +21,7 @@ from counterfactory.metrics.flops import tflops
 from pipelines.engine.fingerprints import worker_config
 from storage.codec import decode
 from storage.commit import GENERATE, iterate_commits, read_committed
+from storage.records import Commit, Shard
 from storage.schema import seed_of
 from storage.uri import Store
 
@@ -44,7 +45,7 @@ def count_tflops(store: Store, config: RunConfig) -> Estimate | None:
     if store.exists(path):
         found = json.loads(store.read(path))
     else:
-        commit = next((c for c in iterate_commits(store, GENERATE) if c["rows"]), None)
+        commit = next((c for c in iterate_commits(store, GENERATE) if c.rows), None)
         found = _count(store, settings, names, commit, rows) if commit else {"tflops": []}
         store.replace(path, json.dumps(found).encode())
     if not found["tflops"]:
@@ -57,7 +58,7 @@ def _count(
     store: Store,
     settings: dict[str, Any],
     names: tuple[str, ...],
-    commit: dict[str, Any],
+    commit: Commit,
     rows: int,
 ) -> dict[str, Any]:
     device = pick_device(settings["engine"]["device"])
@@ -66,7 +67,7 @@ def _count(
     # the id of a row's first answer is its seed
     table = table.filter(pc.equal(table["k"], 0)).slice(0, rows)
     data, counted = settings["data"], []
-    masks = _masks(commit["shard"], settings, table["id"].to_pylist())
+    masks = _masks(commit.shard, settings, table["id"].to_pylist())
     if masks is None:
         return {"tflops": []}
     for row in table.to_pylist():
@@ -88,9 +89,7 @@ def _count(
     return {"ids": table["id"].to_pylist(), "tflops": counted}
 
 
-def _masks(
-    shard: dict[str, Any], settings: dict[str, Any], ids: list[str]
-) -> dict[str, Mask | None] | None:
+def _masks(shard: Shard, settings: dict[str, Any], ids: list[str]) -> dict[str, Mask | None] | None:
     """The masks of rows by their ids, from the run's input, which alone has them: none where it has
     none, None where it is gone or another one."""
     if not settings["data"].get("mask"):

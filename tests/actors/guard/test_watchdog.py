@@ -13,7 +13,7 @@ from actors.guard.watchdog import STOPPED, limit
 CODE = """
 import ctypes, sys, time
 from pathlib import Path
-from actors import watchdog
+from actors.guard import watchdog
 watchdog.GRACE = 0.5
 with watchdog.limit(float(sys.argv[1]), "a test", lambda: Path(sys.argv[2]).write_text("noted")):
     {work}
