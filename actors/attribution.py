@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import torch
@@ -16,9 +16,11 @@ from actors.guard.starts import expect_life
 from actors.modality import modality_of
 from actors.pinned.load import load_models, pick_device
 from actors.rows.columns import table_of
+from actors.worker import Work
 from counterfactory.metrics.pairs import finite_pairs
 from storage import attempts
 from storage.commit import commit_path, commit_shard, read_commit, read_committed
+from storage.records import Shard
 from storage.schema import ATTRIBUTIONS
 from storage.uri import open_store
 
@@ -33,6 +35,9 @@ class Attribute:
     config["encoder"]: what the encoder is called among the run's models.
     """
 
+    takes: ClassVar[type[Work]] = Shard
+    together: ClassVar[int] = 1
+
     def __init__(self, config: dict[str, Any], stage: str, run_uri: str) -> None:
         self.config, self.stage, self.store = config, stage, open_store(run_uri)
         self.modality = modality_of(config["data"])
@@ -45,16 +50,14 @@ class Attribute:
         self.encoder, self.predictors = models[config["encoder"]], models["attribution"]
         self.idle_since = time.perf_counter()
 
-    def __call__(self, shard: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, shard: Shard) -> dict[str, Any]:
         """Attribute and commit one shard; gives a small receipt (counts and seconds)."""
         started = time.perf_counter()
         waited = started - self.idle_since
         session = self.config.get("session", attempts.LOCAL)
         start = attempts.begin(self.store, self.stage, shard, session)
         expect_life(start, shard, session, self.config["engine"]["attempts"])
-        commit = read_commit(
-            self.store, commit_path(SOURCE, shard["index"], shard.get("revision", 0))
-        )
+        commit = read_commit(self.store, commit_path(SOURCE, shard.index, shard.revision))
         records = read_committed(
             self.store, commit, [*COPIED, "original", "counterfactual"]
         ).to_pylist()
@@ -62,7 +65,7 @@ class Attribute:
         size, missing = self.config["score"]["batch"], Counter[str]()
         parts = [ATTRIBUTIONS.empty_table()]
         for at in range(0, len(records), size):
-            part, bad = self.attribute(records[at : at + size], shard["index"])
+            part, bad = self.attribute(records[at : at + size], shard.index)
             parts.append(part)
             missing.update(bad)
         committed = commit_shard(
@@ -80,9 +83,9 @@ class Attribute:
         )
         self.idle_since = time.perf_counter()
         return {
-            "index": shard["index"],
-            "rows_in": committed["rows_in"],
-            "rows_out": committed["rows_out"],
+            "index": shard.index,
+            "rows_in": committed.rows_in,
+            "rows_out": committed.rows_out,
             "quarantined": 0,
             "seconds": self.idle_since - started,
             "wait_seconds": waited + read,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,9 +21,11 @@ from actors.guard.watchdog import limit
 from actors.rows.read import Ahead, Record, Row, Unusable, decoded, read
 from actors.rows.record import record
 from actors.rows.retry import Earlier, earlier, joined, unanswered
+from actors.worker import Work
 from storage import attempts
 from storage.codec import BadRow
 from storage.commit import commit_path, commit_shard, read_commit
+from storage.records import Commit, Shard
 from storage.uri import open_store
 
 # a batch may take as long as so many rows, however many it has: its rows are judged alone
@@ -40,11 +42,11 @@ class Begun:
     left: notes that its start is no death, where it ends without a commit.
     """
 
-    shard: dict[str, Any]
+    shard: Shard
     start: attempts.Start | None = None
     rows: Ahead[Row | Unusable] | None = None
     before: Earlier | None = None
-    commit: dict[str, Any] | None = None
+    commit: Commit | None = None
     notes: list[str] = field(default_factory=list)
     left: Callable[[], None] | None = None
     since: float = field(default_factory=time.perf_counter)
@@ -66,7 +68,8 @@ class Generate:
     commit is written.
     """
 
-    together = 2  # shards that one worker is given at a time
+    takes: ClassVar[type[Work]] = Shard
+    together: ClassVar[int] = 2  # shards that one worker is given at a time
     answering: type[Answerer] = Answerer
 
     def __init__(self, config: dict[str, Any], stage: str, run_uri: str) -> None:
@@ -78,16 +81,16 @@ class Generate:
         self._recorder = ThreadPoolExecutor(1, thread_name_prefix="record")
         self.turn = Turn()
 
-    def __call__(self, shard: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, shard: Shard) -> dict[str, Any]:
         """Generate and commit one shard; gives a small receipt (counts and seconds)."""
         return self.finish(self.begin(shard))
 
-    def begin(self, shard: dict[str, Any]) -> Begun:
+    def begin(self, shard: Shard) -> Begun:
         """Note the start of a shard and read its rows ahead, in the background, until it is its
         turn.
         """
         begun = Begun(shard)
-        path = commit_path(self.stage, shard["index"], shard.get("revision", 0))
+        path = commit_path(self.stage, shard.index, shard.revision)
         if self.store.is_file(path):  # by a worker whose end hid its receipt, or by another driver
             begun.commit = read_commit(self.store, path)
             return begun
@@ -106,12 +109,12 @@ class Generate:
             )
         if start.hung:
             begun.notes.append(
-                f"shard {shard['index']}: a batch took too long: going through it row by row"
+                f"shard {shard.index}: a batch took too long: going through it row by row"
             )
         elif start.deaths:
             how = "going through it row by row" if careful else "doing it again"
             begun.notes.append(
-                f"shard {shard['index']}: a worker ended over it ({start.deaths} so far): {how}"
+                f"shard {shard.index}: a worker ended over it ({start.deaths} so far): {how}"
             )
         if not careful:  # else it is noted at its turn: while it waits, a death is another shard's
             attempts.enter(self.store, start)
@@ -166,28 +169,28 @@ class Generate:
             self.stage,
             shard,
             table,
-            rows_in=shard["rows"],
+            rows_in=shard.rows,
             rows_out=pc.count_distinct(table["id"]).as_py(),  # a row may have several answers
             quarantined=quarantined,
             seconds=time.perf_counter() - began,
             extra=extra,
         )
-        if commit["extra"].get("start") != extra["start"]:
+        if commit.extra.get("start") != extra["start"]:
             begun.notes.append(
-                f"shard {shard['index']}: another driver committed it first: its answers stand"
+                f"shard {shard.index}: another driver committed it first: its answers stand"
             )
         return self._receipt(begun, commit, gap + waited, computed)
 
     def _receipt(
-        self, begun: Begun, commit: Mapping[str, Any], waited: float, computed: float
+        self, begun: Begun, commit: Commit, waited: float, computed: float
     ) -> dict[str, Any]:
         return {
-            "index": commit["shard"]["index"],
-            "rows_in": commit["rows_in"],
-            "rows_out": commit["rows_out"],
-            "answers": commit["rows"],
-            "quarantined": len(commit["quarantined"]),
-            "flipped": commit["extra"].get("flipped", 0),
+            "index": commit.shard.index,
+            "rows_in": commit.rows_in,
+            "rows_out": commit.rows_out,
+            "answers": commit.rows,
+            "quarantined": len(commit.quarantined),
+            "flipped": commit.extra.get("flipped", 0),
             "seconds": time.perf_counter() - begun.since,
             "wait_seconds": waited,
             "compute_seconds": computed,
@@ -227,7 +230,7 @@ class Generate:
         shard, seen = begun.shard, set(begun.before.ids if begun.before else ())
         place = self.store, self.stage, shard
         for stored in unanswered(self._read(shard), begun.before):
-            number = shard["offset"] + stored.position
+            number = shard.offset + stored.position
             reason = attempts.begin_row(*place, number, self.session)
             if reason is not None:
                 yield [], [Unusable(stored.id, reason)]
@@ -246,11 +249,11 @@ class Generate:
             attempts.end_row(*place, number, self.session)
             yield found
 
-    def _read(self, shard: Mapping[str, Any]) -> Iterator[Record]:
+    def _read(self, shard: Shard) -> Iterator[Record]:
         return read(shard, self.config["data"], self.config["target"], self.modality)
 
     def _decoded(
-        self, records: Iterable[Record], shard: Mapping[str, Any], seen: set[str]
+        self, records: Iterable[Record], shard: Shard, seen: set[str]
     ) -> Iterator[Row | Unusable]:
         classes = self.answerer.classifier.classes
         return decoded(records, shard, self.config, classes, seen, self.modality)

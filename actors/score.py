@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import torch
@@ -19,12 +19,14 @@ from actors.modality import modality_of
 from actors.pinned.load import load_models, pick_device
 from actors.rows.columns import table_of
 from actors.rows.scores import SCORES
+from actors.worker import Work
 from configs.strict import UserError, nearest
 from counterfactory.metrics.catalogue import function, measured
 from counterfactory.metrics.pairs import Pairs
 from counterfactory.models.networks import WANTED, network_of
 from storage import attempts
 from storage.commit import commit_path, commit_shard, read_commit, read_committed
+from storage.records import Shard
 from storage.uri import open_store
 
 SOURCE = "generate"  # the stage whose rows are scored
@@ -47,6 +49,9 @@ COPIED = (
 class Score:
     """Ray callable: classifier, oracle, second classifier and feature networks, loaded once,
     scoring the images as they are stored."""
+
+    takes: ClassVar[type[Work]] = Shard
+    together: ClassVar[int] = 1
 
     def __init__(self, config: dict[str, Any], stage: str, run_uri: str) -> None:
         self.config, self.stage, self.store = config, stage, open_store(run_uri)
@@ -85,19 +90,19 @@ class Score:
         self.functions = [function(metric.function) for metric in measured(have) if metric.function]
         self.idle_since = time.perf_counter()
 
-    def __call__(self, shard: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, shard: Shard) -> dict[str, Any]:
         """Score and commit one shard; gives a small receipt (counts and seconds)."""
         started = time.perf_counter()
         waited = started - self.idle_since
-        revision = shard.get("revision", 0)
+        revision = shard.revision
         session = self.config.get("session", attempts.LOCAL)
         start = attempts.begin(self.store, self.stage, shard, session)
         expect_life(start, shard, session, self.config["engine"]["attempts"])
-        commit = read_commit(self.store, commit_path(SOURCE, shard["index"], revision))
+        commit = read_commit(self.store, commit_path(SOURCE, shard.index, revision))
         columns = [*COPIED, "flipped", "original", "counterfactual"]
         records = read_committed(self.store, commit, columns).to_pylist()
         read = time.perf_counter() - started
-        scored = list(self.guarded(records, shard["index"]))
+        scored = list(self.guarded(records, shard.index))
         parts, missing = (
             [part for part, _ in scored],
             sum((Counter(bad) for _, bad in scored), Counter[str]()),
@@ -124,9 +129,9 @@ class Score:
         )
         self.idle_since = time.perf_counter()
         return {
-            "index": shard["index"],
-            "rows_in": committed["rows_in"],
-            "rows_out": committed["rows_out"],
+            "index": shard.index,
+            "rows_in": committed.rows_in,
+            "rows_out": committed.rows_out,
             "quarantined": 0,
             "flipped": sum(verdicts),
             "seconds": self.idle_since - started,

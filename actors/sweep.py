@@ -7,42 +7,77 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from actors.generate import Generate
 from actors.guard.turn import Turn
 from actors.score import Score
+from actors.worker import Begun, ReadsAhead, Work, Worker
+from storage.records import COUNT, OBJECT, Shard, checked
 
-WORKERS: dict[str, type] = {"generate": Generate, "score": Score}
+WORKERS: dict[str, type[Worker]] = {"generate": Generate, "score": Score}
 KEPT = 2  # cells' workers held at a time: the one whose shards come now, and the one before
 
 
+@dataclass(frozen=True)
+class CellShard:
+    """A shard of one cell's run; index: its place among the sweep's shards."""
+
+    index: int
+    cell: int
+    shard: Shard
+
+    @property
+    def work(self) -> int:
+        """Rows to be worked on."""
+        return self.shard.work
+
+    @property
+    def tries(self) -> int | None:
+        """Rows that are tried again; None where it is done for the first time."""
+        return self.shard.tries
+
+    @property
+    def source(self) -> Shard:
+        """The shard that is read."""
+        return self.shard
+
+    def to_json(self) -> dict[str, Any]:
+        """As it travels to a worker."""
+        return {"index": self.index, "cell": self.cell, "shard": self.shard.to_json()}
+
+    @classmethod
+    def from_json(cls, value: Any) -> CellShard:
+        """As it arrives; BadRecord names what is wrong."""
+        found = checked(value, "job", {"index": COUNT, "cell": COUNT, "shard": OBJECT})
+        return cls(**{**found, "shard": Shard.from_json(found["shard"])})
+
+
 @dataclass
-class Begun:
+class BegunShard:
     """A job that was taken up: its cell's worker, and what that has begun (None where it begins
     nothing ahead).
     """
 
-    job: dict[str, Any]
-    worker: Any
-    shard: Any
+    job: CellShard
+    worker: Worker
+    begun: Begun | None
 
     def close(self) -> None:
         """Stop what runs ahead."""
-        if self.shard is not None:
-            self.shard.close()
+        if self.begun is not None:
+            self.begun.close()
 
 
 class Sweep:
     """Ray callable: for each cell that comes along an ordinary worker, made when its first shard
     comes.
 
-    config: {"kind": of WORKERS, "cells": [{"config", "stage", "uri"}], "session"}; a job is
-    {"index", "rows", "cell", "shard"}, `index` being its place among the sweep's jobs and `shard` a
-    shard of the cell's run.
+    config: {"kind": of WORKERS, "cells": [{"config", "stage", "uri"}], "session"}.
     """
 
-    together = 2
+    takes: ClassVar[type[Work]] = CellShard
+    together: ClassVar[int] = 2
 
     def __init__(self, config: dict[str, Any], stage: str, run_uri: str) -> None:
         self.kind, self.cells, self.session = (
@@ -50,30 +85,31 @@ class Sweep:
             config["cells"],
             config["session"],
         )
-        self.workers: OrderedDict[int, Any] = OrderedDict()
+        self.workers: OrderedDict[int, Worker] = OrderedDict()
         self.turn, self._making = Turn(), threading.Lock()
 
-    def __call__(self, job: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, job: CellShard) -> dict[str, Any]:
         """One shard of one cell; gives its receipt under the job's index."""
         return self.finish(self.begin(job))
 
-    def begin(self, job: dict[str, Any]) -> Begun:
+    def begin(self, job: CellShard) -> BegunShard:
         """Take up a job; its cell's worker reads ahead where it can."""
-        worker = self._worker(job["cell"])
-        return Begun(job, worker, worker.begin(job["shard"]) if hasattr(worker, "begin") else None)
+        worker = self._worker(job.cell)
+        begun = worker.begin(job.shard) if isinstance(worker, ReadsAhead) else None
+        return BegunShard(job, worker, begun)
 
-    def finish(self, begun: Begun) -> dict[str, Any]:
+    def finish(self, begun: BegunShard) -> dict[str, Any]:
         """Do the begun shard; one computes at a time, whatever cells they are of, and their work is
         no waiting.
         """
-        if begun.shard is not None:
-            receipt = begun.worker.finish(begun.shard)
+        if isinstance(begun.worker, ReadsAhead):
+            receipt = begun.worker.finish(begun.begun)
         else:
             with self.turn.mine() as gap:
-                receipt = {**begun.worker(begun.job["shard"]), "wait_seconds": gap}
-        return {**receipt, "index": begun.job["index"]}
+                receipt = {**begun.worker(begun.job.shard), "wait_seconds": gap}
+        return {**receipt, "index": begun.job.index}
 
-    def _worker(self, cell: int) -> Any:
+    def _worker(self, cell: int) -> Worker:
         with self._making:
             if cell not in self.workers:
                 told = self.cells[cell]
@@ -81,7 +117,8 @@ class Sweep:
                 self.workers[cell] = worker = self.kind(
                     config=config, stage=told["stage"], run_uri=told["uri"]
                 )
-                worker.turn = self.turn
+                if isinstance(worker, ReadsAhead):
+                    worker.turn = self.turn
             self.workers.move_to_end(cell)
             # only now, so that what the new one shares is not loaded again
             while len(self.workers) > KEPT:

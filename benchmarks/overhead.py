@@ -85,7 +85,7 @@ def pipeline(
 
     config = settings(folder, name, shard_rows, workers, threads)
     store, digests = open_run(config), pin(config.model_dump()["models"])
-    work = make_plan(store, config, digests)["shards"][:shards]
+    work = make_plan(store, config, digests).shards[:shards]
     began = time.monotonic()
     start_ray(config.engine)
     ready = time.monotonic()
@@ -106,8 +106,7 @@ def pipeline(
     for mine in by_worker.values():
         first, last = mine[0], mine[-1]
         done = sum(
-            sum(commits[r["index"]]["extra"][way] for way in ("forward", "backward"))
-            for r in mine[1:]
+            sum(commits[r["index"]].extra[way] for way in ("forward", "backward")) for r in mine[1:]
         )
         found["rate"] += done / (last["ended"] - first["ended"])
         found["cpu_rate"] += done / (last["cpu"] - first["cpu"])
@@ -115,7 +114,7 @@ def pipeline(
             min(found["begin"], first["ended"]),
             max(found["end"], last["ended"]),
         )
-    steady = [commits[r["index"]]["extra"] for mine in by_worker.values() for r in mine[1:]]
+    steady = [commits[r["index"]].extra for mine in by_worker.values() for r in mine[1:]]
     waits, computes = (
         sum(extra[f"{part}_seconds"] for extra in steady) for part in ("wait", "compute")
     )

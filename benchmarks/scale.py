@@ -61,6 +61,7 @@ def step(name: str, folder: Path, shard_rows: int, real: bool) -> Found:
     from pipelines.run import run
     from pipelines.score import job as score
     from storage.check import check_stage
+    from storage.records import Shard
     from storage.verify import verify
 
     trivial.plant()
@@ -86,14 +87,14 @@ def step(name: str, folder: Path, shard_rows: int, real: bool) -> Found:
 
     def written() -> None:
         if name == "generate":
-            trivial.write_commits(store, load_plan(store)["shards"], method)
+            trivial.write_commits(store, load_plan(store).shards, method)
         else:
             to, left, _ = score.work_left(store, config)
             trivial.write_scores(store, to, left, method)
 
     def empty() -> None:
         shards = [
-            {"index": i, "rows": 1, "start": i, "offset": i, "file": "f", "version": "v"}
+            Shard(i, file="f", name="f", version="v", start=i, rows=1, offset=i)
             for i in range(EMPTY)
         ]
         ends = [
@@ -111,7 +112,7 @@ def step(name: str, folder: Path, shard_rows: int, real: bool) -> Found:
             Path(store.uri, "commit").glob("generate/*" if name == "resume" else "score-*/*")
         )
         # else it was tried before
-        whole_run = len(commits) == len(load_plan(store)["shards"])
+        whole_run = len(commits) == len(load_plan(store).shards)
         for path in commits[-max(1, len(commits) // 100) :] if whole_run else []:
             path.unlink()
     jobs: dict[str, Callable[[], object]] = {

@@ -20,6 +20,7 @@ from configs.schema import RunConfig
 from counterfactory.methods.contract import ImageAnswers, ImageQueries
 from storage.codec import encode
 from storage.commit import commit_shard
+from storage.records import Shard
 from storage.schema import COUNTERFACTUALS, IMAGE, counterfactual_id
 from storage.uri import Store
 
@@ -71,14 +72,14 @@ class Trivial(Generate):
 class Nothing:
     """A worker that does nothing: what is left is Ray's own."""
 
-    together = 2
+    takes, together = Shard, 2
 
     def __init__(self, **kwargs: Any) -> None:
         pass
 
-    def __call__(self, shard: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, shard: Shard) -> dict[str, Any]:
         counts = {
-            "index": shard["index"],
+            "index": shard.index,
             "rows_in": 1,
             "rows_out": 1,
             "quarantined": 0,
@@ -138,7 +139,7 @@ def write_data(folder: Path, rows: int) -> None:
         )
 
 
-def write_commits(store: Store, shards: list[dict[str, Any]], method: str) -> None:
+def write_commits(store: Store, shards: list[Shard], method: str) -> None:
     """Commit shards without generating them: what the worker would have committed, as quickly as it
     can be written.
     """
@@ -146,7 +147,7 @@ def write_commits(store: Store, shards: list[dict[str, Any]], method: str) -> No
     cells = [(encode(x), encode(255 - x)) for x in before]
     for shard in shards:
         rows = []
-        for n in range(shard["offset"], shard["offset"] + shard["rows"]):
+        for n in range(shard.offset, shard.offset + shard.rows):
             name, source = f"row-{n:09d}", n % 2
             cf_id = counterfactual_id(name, method, 1 - source, 0)
             x, y = cells[n % PICTURES]
@@ -191,12 +192,12 @@ def write_commits(store: Store, shards: list[dict[str, Any]], method: str) -> No
         commit_shard(store, "generate", shard, table, **said)
 
 
-def write_scores(store: Store, stage: str, shards: list[dict[str, Any]], method: str) -> None:
+def write_scores(store: Store, stage: str, shards: list[Shard], method: str) -> None:
     """Commit the scores of shards that `write_commits` wrote, likewise."""
     rng = np.random.default_rng(0)
     extra = {"verdict_differs": 0, "classes": CLASSES, "attributes": []}
     for shard in shards:
-        numbers = range(shard["offset"], shard["offset"] + shard["rows"])
+        numbers = range(shard.offset, shard.offset + shard.rows)
         names, sources = [f"row-{n:09d}" for n in numbers], [n % 2 for n in numbers]
         columns: dict[str, Any] = {
             "id": names,

@@ -79,8 +79,8 @@ def _run(store: Store, config: RunConfig, stages: tuple[str, ...], part: Part) -
             "command": hide(shlex.join(["counterfactory", *sys.argv[1:]])),
             "config": kept(config),
             "versions": versions(),
-            "models": plan["models"],
-            "fingerprint": plan["fingerprint"],
+            "models": plan.models,
+            "fingerprint": plan.fingerprint,
             "totals": totals(iterate_commits(store, "generate")),
             "stages": list(stages),
             "seconds": round(time.monotonic() - started, 3),
@@ -123,7 +123,7 @@ def _generate(store: Store, config: RunConfig, part: Part) -> str:
     if counts["rows_in"] and not counts["rows_out"]:
         raise NothingMade(f"{store.uri}: {commonest_reason(store, counts['rows_in'])}")
     quarantined = f", {counts['quarantined']} quarantined" if counts["quarantined"] else ""
-    planned = len(load_plan(store)["shards"])
+    planned = len(load_plan(store).shards)
     left = f"; {counts['shards']:,} of {planned:,} shards" if counts["shards"] < planned else ""
     return (
         f"generate: {counts['rows']} counterfactuals from {counts['rows_in']}"
@@ -138,7 +138,7 @@ def commonest_reason(store: Store, rows: int) -> str:
     reasons: Counter[str] = Counter()
     shown: dict[str, str] = {}
     for commit in iterate_commits(store, "generate"):
-        for row in commit["quarantined"]:
+        for row in commit.quarantined:
             kind = re.sub(r"\d+", "0", row["reason"])
             reasons[kind] += 1
             shown.setdefault(kind, row["reason"])

@@ -9,11 +9,10 @@ import re
 import socket
 import uuid
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from storage.commit import STAGE, shard_name
+from storage.records import Shard
 from storage.uri import Store
 
 # the session of a driver that works itself: what kills the worker kills the driver, too
@@ -36,7 +35,7 @@ class Start:
     hung: bool
 
 
-def begin(store: Store, stage: str, shard: Mapping[str, Any], session: str) -> Start:
+def begin(store: Store, stage: str, shard: Shard, session: str) -> Start:
     """Note that a worker of this driver's session starts a shard; see `look`."""
     start = look(store, stage, shard, session)
     enter(store, start)
@@ -48,7 +47,7 @@ def enter(store: Store, start: Start) -> None:
     store.write(start.path, f"{socket.gethostname()} {os.getpid()}".encode())
 
 
-def look(store: Store, stage: str, shard: Mapping[str, Any], session: str) -> Start:
+def look(store: Store, stage: str, shard: Shard, session: str) -> Start:
     """The next start of a shard, not noted yet, and how those before it ended.
 
     An earlier start that left neither an error nor a note died with its worker, or is the one that
@@ -75,9 +74,7 @@ def note(store: Store, start: Start, how: str) -> None:
     store.put_new(f"{start.path}-{how}", b"")
 
 
-def begin_row(
-    store: Store, stage: str, shard: Mapping[str, Any], row: int, session: str
-) -> str | None:
+def begin_row(store: Store, stage: str, shard: Shard, row: int, session: str) -> str | None:
     """Note that a row is worked on alone; else the reason not to: a worker took it up and never
     came back from it.
 
@@ -94,24 +91,24 @@ def begin_row(
     return None
 
 
-def end_row(store: Store, stage: str, shard: Mapping[str, Any], row: int, session: str) -> None:
+def end_row(store: Store, stage: str, shard: Shard, row: int, session: str) -> None:
     """Note that the worker came back from a row."""
     store.put_new(f"poison/{_place(stage, shard)}/{row}-{session}-ended", b"")
 
 
-def note_hung_row(store: Store, stage: str, shard: Mapping[str, Any], row: int) -> None:
+def note_hung_row(store: Store, stage: str, shard: Shard, row: int) -> None:
     """Note that a row worked on alone took too long."""
     store.put_new(f"poison/{_place(stage, shard)}/{row}-{HUNG}", b"")
 
 
-def deadly_rows(store: Store, stage: str, shard: Mapping[str, Any]) -> int:
+def deadly_rows(store: Store, stage: str, shard: Shard) -> int:
     """How many deaths a shard's rows account for: those begun alone and never ended, by session."""
     names = {path.rpartition("/")[2] for path in store.list(f"poison/{_place(stage, shard)}")}
     begun = (name.removesuffix("-begun") for name in names if name.endswith("-begun"))
     return sum(f"{name}-ended" not in names for name in begun)
 
 
-def _place(stage: str, shard: Mapping[str, Any]) -> str:
+def _place(stage: str, shard: Shard) -> str:
     if not STAGE.fullmatch(stage):
         raise ValueError(f"expected a stage name of a-z, 0-9 and -, got {stage!r}")
-    return f"{stage}/{shard_name(shard['index'], shard.get('revision', 0))}"
+    return f"{stage}/{shard_name(shard.index, shard.revision)}"

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +20,7 @@ from storage.commit import (
     revisions,
 )
 from storage.names import COLUMNS, Hashes, doubled, hashes, keys, unpack
+from storage.records import Commit, Plan, Shard
 from storage.run import read_plan
 from storage.uri import Store
 
@@ -42,24 +42,21 @@ def check_stage(store: Store, stage: str, *, whole: bool = True) -> list[str]:
     file (but to name doubled ids), and holds 8 bytes a row.
     """
     plan = read_plan(store)
-    planned = {shard["index"]: shard for shard in plan["shards"]}
-    given = {index: shard["rows"] for index, shard in planned.items()}
+    planned = {shard.index: shard for shard in plan.shards}
+    given = {index: shard.rows for index, shard in planned.items()}
     lines = list(plan_lines(plan))
     found: dict[int, Hashes] = {}
     try:
         if stage != GENERATE:
-            given = {
-                commit["shard"]["index"]: commit["rows"]
-                for commit in iterate_commits(store, GENERATE)
-            }
+            given = {commit.shard.index: commit.rows for commit in iterate_commits(store, GENERATE)}
         files: dict[int, tuple[str, int]] = {}
         each: dict[int, int] = {}
         for commit in iterate_commits(store, stage):
-            index = commit["shard"]["index"]
+            index = commit.shard.index
             told = list(commit_lines(commit, planned.get(index), given.get(index)))
             lines += [f"{stage}: shard {index}: {line}" for line in told]
             found[index] = _ids(store, commit) if not told else np.zeros(0, np.uint64)
-            files[index] = data_path(commit), commit["bytes"]
+            files[index] = data_path(commit), commit.bytes
             each |= answers_each(commit)
         sizes = store.sizes(f"data/{stage}")  # after the commits: another driver may be at work
         lines += [
@@ -84,56 +81,53 @@ def check_stage(store: Store, stage: str, *, whole: bool = True) -> list[str]:
     return lines
 
 
-def plan_lines(plan: Mapping[str, Any]) -> Iterator[str]:
+def plan_lines(plan: Plan) -> Iterator[str]:
     """Holes in a plan."""
     offset = 0
-    for index, shard in enumerate(plan["shards"]):
-        if (shard["index"], shard["offset"]) != (index, offset):
-            got = f"shard {shard['index']} at {shard['offset']}"
+    for index, shard in enumerate(plan.shards):
+        if (shard.index, shard.offset) != (index, offset):
+            got = f"shard {shard.index} at {shard.offset}"
             yield f"plan: expected shard {index} at row {offset}, got {got}"
-        offset += shard["rows"]
-    if offset != plan["rows"]:
-        yield f"plan: expected {plan['rows']} rows over all shards, got {offset}"
+        offset += shard.rows
+    if offset != plan.rows:
+        yield f"plan: expected {plan.rows} rows over all shards, got {offset}"
 
 
-def open_lines(stage: str, planned: Mapping[int, Any], done: Iterable[int]) -> list[str]:
+def open_lines(stage: str, planned: Mapping[int, object], done: Iterable[int]) -> list[str]:
     """How many of the plan's shards have no commit, if any."""
     count = len(planned.keys() - set(done))
     return [f"{stage}: {count} of {len(planned)} shards have no commit"] if count else []
 
 
-def commit_lines(
-    commit: Mapping[str, Any], shard: Mapping[str, Any] | None, given: int | None
-) -> Iterator[str]:
+def commit_lines(commit: Commit, shard: Shard | None, given: int | None) -> Iterator[str]:
     """What a commit says wrong of itself; shard: the plan's; given: rows that it was to read."""
-    bad = len(commit["quarantined"])
+    bad = len(commit.quarantined)
     if shard is None:
         yield "expected a shard of the plan, got a commit of another"
-    elif commit["shard"] != shard:
-        yield f"expected the commit of rows {_range(shard)}, got one of {_range(commit['shard'])}"
-    if commit["rows_in"] != commit["rows_out"] + bad:
+    elif commit.shard != shard:
+        yield f"expected the commit of rows {_range(shard)}, got one of {_range(commit.shard)}"
+    if commit.rows_in != commit.rows_out + bad:
         yield (
-            f"expected rows_in = rows_out + quarantined, got {commit['rows_in']} ="
-            f" {commit['rows_out']} + {bad}"
+            f"expected rows_in = rows_out + quarantined, got {commit.rows_in} ="
+            f" {commit.rows_out} + {bad}"
         )
-    if commit["stage"] == GENERATE and not evenly(commit["rows"], commit["rows_out"]):
+    if commit.stage == GENERATE and not evenly(commit.rows, commit.rows_out):
         yield (
-            f"expected as many answers to each of {commit['rows_out']} rows, got {commit['rows']}"
-            " answers"
+            f"expected as many answers to each of {commit.rows_out} rows, got {commit.rows} answers"
         )
     if shard is not None and given is None:
         yield f"expected a commit of {GENERATE} before this one, got none"
-    elif shard is not None and commit["rows_in"] != given:
-        yield f"expected {given} rows in, got {commit['rows_in']}"
+    elif shard is not None and commit.rows_in != given:
+        yield f"expected {given} rows in, got {commit.rows_in}"
 
 
-def answers_each(commit: Mapping[str, Any]) -> dict[int, int]:
+def answers_each(commit: Commit) -> dict[int, int]:
     """How many answers each row of a shard has, by the shard's index; {} where it has no rows, or
     not as many each.
     """
-    if not commit["rows_out"] or not evenly(commit["rows"], commit["rows_out"]):
+    if not commit.rows_out or not evenly(commit.rows, commit.rows_out):
         return {}
-    return {commit["shard"]["index"]: commit["rows"] // commit["rows_out"]}
+    return {commit.shard.index: commit.rows // commit.rows_out}
 
 
 def each_lines(stage: str, each: Mapping[int, int]) -> Iterator[str]:
@@ -176,13 +170,13 @@ def _file_lines(path: str, size: int, sizes: Mapping[str, int]) -> Iterator[str]
         yield f"{path}: expected a file of {size} bytes, got {sizes.get(path, 'none')}"
 
 
-def _ids(store: Store, commit: Mapping[str, Any]) -> Hashes:
+def _ids(store: Store, commit: Commit) -> Hashes:
     """A commit's hashes; of one that was written before commits held them, from its
     file's columns."""
-    return unpack(commit["ids"]) if "ids" in commit else hashes(keys(_names(store, commit))[0])
+    return unpack(commit.ids) if commit.ids is not None else hashes(keys(_names(store, commit))[0])
 
 
-def _names(store: Store, commit: Mapping[str, Any]) -> pa.Table:
+def _names(store: Store, commit: Commit) -> pa.Table:
     """The columns of a committed file that name its rows."""
     with store.parquet(data_path(commit)) as file:
         return file.read(
@@ -190,7 +184,5 @@ def _names(store: Store, commit: Mapping[str, Any]) -> pa.Table:
         )
 
 
-def _range(shard: Mapping[str, Any]) -> str:
-    return (
-        f"{shard.get('start')}+{shard.get('rows')} of {shard.get('file')} ({shard.get('version')})"
-    )
+def _range(shard: Shard) -> str:
+    return f"{shard.start}+{shard.rows} of {shard.file} ({shard.version})"

@@ -16,13 +16,15 @@ import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 from pyarrow import parquet as pq
 
-from storage.errors import BadCommit
+from storage.errors import BadCommit, BadRecord
 from storage.names import hashes, keys, pack
+from storage.records import Commit, Plan, Shard
 from storage.run import versions
 from storage.uri import Store
 
@@ -30,14 +32,13 @@ STAGE = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 COMMIT = re.compile(r"(\d{6,})(?:\.r([1-9]\d*))?\.json")
 # the stage whose input is the plan; every other stage's input is what it committed
 GENERATE = "generate"
-WORK = ("revision", "tries")  # what a shard to be worked on has besides what the plan says of it
 READERS = 8  # commit objects fetched at a time: they are small, and each costs a round trip in S3
 
 
 def commit_shard(
     store: Store,
     stage: str,
-    shard: dict[str, Any],
+    shard: Shard,
     table: pa.Table,
     *,
     rows_in: int,
@@ -45,19 +46,18 @@ def commit_shard(
     seconds: float,
     extra: dict[str, Any],
     rows_out: int | None = None,
-) -> dict[str, Any]:
+) -> Commit:
     """Write a shard's table, then its commit; returns the commit that won, which may be another
     writer's.
 
-    shard: as the plan has it, with "revision" where that is not 0. quarantined: [{"id", "reason"}].
+    quarantined: [{"id", "reason"}].
     rows_out: input rows answered; by default the table's rows: of generate, where a method gives k
     answers to a row, they are k times as many. Deletes nothing, ever: after a lost reply the file
     that looks orphaned may be the committed one. ValueError, and nothing written, if rows_in is not
     rows_out + quarantined, or the answers do not go to the rows.
     """
-    planned = {name: value for name, value in shard.items() if name not in WORK}
-    revision = shard.get("revision", 0)
-    path, name = commit_path(stage, shard["index"], revision), shard_name(shard["index"], revision)
+    revision = shard.revision
+    path, name = commit_path(stage, shard.index, revision), shard_name(shard.index, revision)
     rows_out = table.num_rows if rows_out is None else rows_out
     _expect_whole(stage, shard, rows_in, rows_out, quarantined)
     if not evenly(table.num_rows, rows_out):
@@ -69,34 +69,34 @@ def commit_shard(
     data = out.getvalue()
     digest, attempt = hashlib.sha256(data).hexdigest(), uuid.uuid4().hex[:12]
     file = f"data/{stage}/{name.replace('.', '-')}-{digest[:12]}-{attempt}.parquet"
-    commit = {
-        "stage": stage,
-        "shard": planned,
-        "revision": revision,
-        "file": file,
-        "sha256": digest,
-        "bytes": len(data),
-        "rows": table.num_rows,
-        "ids": pack(hashes(keys(table)[0])),
-        "rows_in": rows_in,
-        "rows_out": rows_out,
-        "quarantined": quarantined,
-        "seconds": seconds,
-        "attempt": attempt,
-        "versions": versions(),
-        "extra": extra,
-    }
-    text = json.dumps(commit, indent=1, allow_nan=False).encode()
+    commit = Commit(
+        stage=stage,
+        shard=replace(shard, revision=0, tries=None),
+        revision=revision,
+        file=file,
+        sha256=digest,
+        bytes=len(data),
+        rows=table.num_rows,
+        ids=pack(hashes(keys(table)[0])),
+        rows_in=rows_in,
+        rows_out=rows_out,
+        quarantined=quarantined,
+        seconds=seconds,
+        attempt=attempt,
+        versions=versions(),
+        extra=extra,
+    )
+    text = json.dumps(commit.to_json(), indent=1, allow_nan=False).encode()
     store.write(file, data)
     return commit if store.put_new(path, text) else read_commit(store, path)
 
 
-def read_commits(store: Store, stage: str) -> dict[int, dict[str, Any]]:
+def read_commits(store: Store, stage: str) -> dict[int, Commit]:
     """All commits of a stage by shard index; BadCommit names one that is none."""
-    return {commit["shard"]["index"]: commit for commit in iterate_commits(store, stage)}
+    return {commit.shard.index: commit for commit in iterate_commits(store, stage)}
 
 
-def iterate_commits(store: Store, stage: str) -> Iterator[dict[str, Any]]:
+def iterate_commits(store: Store, stage: str) -> Iterator[Commit]:
     """The commits of a stage that count, in the order of shards, a few in memory at a time."""
     paths = [
         commit_path(stage, index, revision) for index, revision in revisions(store, stage).items()
@@ -108,18 +108,15 @@ def iterate_commits(store: Store, stage: str) -> Iterator[dict[str, Any]]:
             )
 
 
-def read_committed(
-    store: Store, commit: Mapping[str, Any], columns: list[str] | None = None
-) -> pa.Table:
+def read_committed(store: Store, commit: Commit, columns: list[str] | None = None) -> pa.Table:
     """The table that a commit names, or some of its columns; ValueError if it has not the rows that
     were committed.
     """
     with store.parquet(data_path(commit)) as file:
         table = file.read(columns=columns, use_threads=False)
-    if file.metadata.num_rows != commit["rows"]:
+    if file.metadata.num_rows != commit.rows:
         raise ValueError(
-            f"{store.url(commit['file'])}: expected {commit['rows']} rows, got"
-            f" {file.metadata.num_rows}"
+            f"{store.url(commit.file)}: expected {commit.rows} rows, got {file.metadata.num_rows}"
         )
     return table
 
@@ -165,36 +162,37 @@ def stages(store: Store) -> list[str]:
     return sorted(names, key=lambda name: (name != GENERATE, name))
 
 
-def todo(plan: Mapping[str, Any], store: Store, stage: str) -> list[dict[str, Any]]:
+def todo(plan: Plan, store: Store, stage: str) -> list[Shard]:
     """The plan's shards that have no commit; for a later stage with the revision that generate has,
     unless it is 0.
     """
     done = set(committed(store, stage))
     now = {} if stage == GENERATE else revisions(store, GENERATE)
-    left = (shard for shard in plan["shards"] if shard["index"] not in done)
+    left = (shard for shard in plan.shards if shard.index not in done)
     return [
-        {**shard, "revision": now[shard["index"]]} if now.get(shard["index"]) else shard
+        replace(shard, revision=now[shard.index]) if now.get(shard.index) else shard
         for shard in left
     ]
 
 
-def to_retry(plan: Mapping[str, Any], store: Store) -> list[dict[str, Any]]:
-    """The plan's shards with quarantined rows, as their next revision; "tries" is how many rows
-    that are.
+def to_retry(plan: Plan, store: Store) -> list[Shard]:
+    """The plan's shards with quarantined rows, as their next revision; `tries` is how many
+    rows that are.
     """
     bad = {
-        commit["shard"]["index"]: {
-            "revision": commit.get("revision", 0) + 1,
-            "tries": len(commit["quarantined"]),
-        }
+        commit.shard.index: (commit.revision + 1, len(commit.quarantined))
         for commit in iterate_commits(store, GENERATE)
-        if commit["quarantined"]
+        if commit.quarantined
     }
-    return [{**shard, **bad[shard["index"]]} for shard in plan["shards"] if shard["index"] in bad]
+    return [
+        replace(shard, revision=bad[shard.index][0], tries=bad[shard.index][1])
+        for shard in plan.shards
+        if shard.index in bad
+    ]
 
 
 def totals(
-    commits: Mapping[int, Mapping[str, Any]] | Iterable[Mapping[str, Any]],
+    commits: Mapping[int, Commit] | Iterable[Commit],
 ) -> dict[str, Any]:
     """Sums over commits: shards, rows_in, rows_out, rows, quarantined, bytes, seconds, and every
     number in `extra`.
@@ -204,10 +202,10 @@ def totals(
     )
     for commit in commits.values() if isinstance(commits, Mapping) else commits:
         sums["shards"] += 1
-        sums["quarantined"] += len(commit["quarantined"])
+        sums["quarantined"] += len(commit.quarantined)
         for name in ("rows_in", "rows_out", "rows", "bytes", "seconds"):
-            sums[name] += commit[name]
-        for name, value in commit["extra"].items():
+            sums[name] += getattr(commit, name)
+        for name, value in commit.extra.items():
             if isinstance(value, int | float):
                 sums[name] = sums.get(name, 0) + value
     return sums
@@ -228,44 +226,42 @@ def shard_name(index: int, revision: int = 0) -> str:
     return f"{_index(index):06d}" + (f".r{_index(revision)}" if revision else "")
 
 
-def data_path(commit: Mapping[str, Any]) -> str:
+def data_path(commit: Commit) -> str:
     """The data file that a commit names; ValueError if that is not one of its stage's."""
-    file = str(commit["file"])
-    if not re.fullmatch(rf"data/{_stage(commit['stage'])}/[0-9a-z-]+\.parquet", file):
-        raise ValueError(f"expected a data file of stage {commit['stage']}, got {file!r}")
+    file = commit.file
+    if not re.fullmatch(rf"data/{_stage(commit.stage)}/[0-9a-z-]+\.parquet", file):
+        raise ValueError(f"expected a data file of stage {commit.stage}, got {file!r}")
     return file
 
 
-def read_commit(store: Store, path: str) -> dict[str, Any]:
+def read_commit(store: Store, path: str) -> Commit:
     """One commit object; BadCommit if the file is none, or is another's."""
     data = store.read(path)
     try:
-        commit = json.loads(data)
+        commit = Commit.from_json(json.loads(data))
         data_path(commit)
-        if (
-            commit_path(commit["stage"], commit["shard"]["index"], commit.get("revision", 0))
-            == path
-        ):
-            return dict(commit)
-    except (ValueError, KeyError, TypeError):
-        pass
+        told = "of another shard"
+        if commit_path(commit.stage, commit.shard.index, commit.revision) == path:
+            return commit
+    except BadRecord as error:
+        told = f"of something else ({error})"
+    except ValueError:
+        told = "of something else"
     raise BadCommit(
-        f"{store.url(path)}: expected the commit of this shard, got {len(data)} bytes of something"
-        " else: put it back, or move it away, then the same command does the shard again"
+        f"{store.url(path)}: expected the commit of this shard, got {len(data)} bytes {told}:"
+        " put it back, or move it away, then the same command does the shard again"
     )
 
 
 def _expect_whole(
-    stage: str, shard: Mapping[str, Any], rows_in: int, rows_out: int, bad: list[dict[str, Any]]
+    stage: str, shard: Shard, rows_in: int, rows_out: int, bad: list[dict[str, Any]]
 ) -> None:
     if rows_in != rows_out + len(bad):
         raise ValueError(
             f"expected rows_in = rows_out + quarantined, got {rows_in} = {rows_out} + {len(bad)}"
         )
-    if stage == GENERATE and rows_in != shard["rows"]:
-        raise ValueError(
-            f"expected all {shard['rows']} rows of shard {shard['index']}, got {rows_in}"
-        )
+    if stage == GENERATE and rows_in != shard.rows:
+        raise ValueError(f"expected all {shard.rows} rows of shard {shard.index}, got {rows_in}")
     if not all(
         isinstance(row.get("id"), str) and isinstance(row.get("reason"), str) for row in bad
     ):

@@ -23,8 +23,12 @@ class FileChanged(ValueError):  # noqa: N818 (said of the file)
     """An input file is not the one that was planned with."""
 
 
-class BadCommit(ValueError):  # noqa: N818 (said of the commit)
+class BadRecord(ValueError):  # noqa: N818 (said of the record)
+    """A file of a run's own, the plan say, that cannot be read as what it should be."""
+
+
+class BadCommit(BadRecord):
     """A commit object that cannot be read as one."""
 
 
-TOLD = (StorageError, BadPath, FileChanged, BadCommit)  # shown as they are, without a traceback
+TOLD = (StorageError, BadPath, FileChanged, BadRecord)  # shown as they are, without a traceback

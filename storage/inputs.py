@@ -6,22 +6,21 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pyarrow as pa
 
+from storage.records import InputFile
 from storage.uri import Store, data_files
 
 READERS = 16  # files looked at at a time: each costs round trips in S3
-File = dict[str, Any]
 
 
 def read_footers(
     path: str, rows: str | None, columns: Sequence[str] = ()
-) -> tuple[list[File], pa.Schema]:
-    """[{"file", "name", "version", "rows"}] of a file, folder or glob in name order, up to where
+) -> tuple[list[InputFile], pa.Schema]:
+    """The files of a file, folder or glob in name order, up to where
     the selection ends.
 
     Gives also the first file's schema. columns: every file must have them, with the first file's
@@ -29,7 +28,7 @@ def read_footers(
     """
     _, stop = bounds(rows)
     listed = data_files(path)
-    files: list[File] = []
+    files: list[InputFile] = []
     first: pa.Schema | None = None
     with ThreadPoolExecutor(READERS) as pool:
         for at in range(0, len(listed), READERS):
@@ -37,14 +36,14 @@ def read_footers(
                 if enough(files, stop):
                     break
                 first = schema if first is None else first
-                expect_columns(columns, schema, first, file["file"])
+                expect_columns(columns, schema, first, file.file)
                 files.append(file)
             if enough(files, stop):
                 break
     return files, first
 
 
-def unchanged(files: Sequence[Mapping[str, Any]], path: str, rows: str | None) -> bool:
+def unchanged(files: Sequence[InputFile], path: str, rows: str | None) -> bool:
     """Is the input still the files that were planned with: no other names, no other versions.
 
     Lists the input and asks each file for its version, but opens none. Files after the end of the
@@ -53,7 +52,7 @@ def unchanged(files: Sequence[Mapping[str, Any]], path: str, rows: str | None) -
     _, stop = bounds(rows)
     try:
         now = {store.url(name): (store, name) for store, name in data_files(path)}
-        planned = [str(file["file"]) for file in files]
+        planned = [str(file.file) for file in files]
         if enough(files, stop):
             now = {url: place for url, place in now.items() if url <= planned[-1]}
         if list(now) != planned:
@@ -61,15 +60,15 @@ def unchanged(files: Sequence[Mapping[str, Any]], path: str, rows: str | None) -
         with ThreadPoolExecutor(READERS) as pool:
             versions = pool.map(lambda place: place[0].version(place[1]), now.values())
             return all(
-                file["version"] == version for file, version in zip(files, versions, strict=True)
+                file.version == version for file, version in zip(files, versions, strict=True)
             )
     except FileNotFoundError:
         return False
 
 
-def enough(files: Sequence[Mapping[str, Any]], stop: int | None) -> bool:
+def enough(files: Sequence[InputFile], stop: int | None) -> bool:
     """Do the files hold the selection's last row."""
-    return stop is not None and bool(files) and sum(file["rows"] for file in files) >= stop
+    return stop is not None and bool(files) and sum(file.rows for file in files) >= stop
 
 
 def bounds(rows: str | None) -> tuple[int, int | None]:
@@ -101,14 +100,9 @@ def expect_columns(columns: Iterable[str], found: pa.Schema, like: pa.Schema, ur
             )
 
 
-def _footer(place: tuple[Store, str]) -> tuple[File, pa.Schema]:
+def _footer(place: tuple[Store, str]) -> tuple[InputFile, pa.Schema]:
     store, name = place
     version = store.version(name)  # before the footer, so that a change in between is noticed
     with store.parquet(name) as file:
-        found = {
-            "file": store.url(name),
-            "name": name,
-            "version": version,
-            "rows": file.metadata.num_rows,
-        }
+        found = InputFile(store.url(name), name, version, file.metadata.num_rows)
         return found, file.schema_arrow

@@ -3,15 +3,15 @@ shard's rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 from pyarrow import parquet as pq
 
 from storage.errors import FileChanged as FileChanged  # said here, known there
 from storage.inputs import bounds, expect_columns, read_footers
+from storage.records import InputFile, Shard
 from storage.uri import Store, input_file
 
 # rows decoded at a time, so that a file with one huge row group does not fill the memory
@@ -31,49 +31,42 @@ class Unreadable:
 
 def plan_shards(
     path: str, *, shard_rows: int, rows: str | None, columns: Sequence[str] | None = None
-) -> tuple[list[dict[str, Any]], pa.Schema]:
+) -> tuple[list[Shard], pa.Schema]:
     """Shards of at most `shard_rows` rows over a file, folder or glob, and the first file's schema,
     from footers alone.
 
-    rows: "a:b" selects as a Python slice would, from all files taken together in name order. A
-    shard is {"index", "file", "name", "version", "start", "rows", "offset"}: rows start..start+rows
-    of a file, which is `name` in its folder wherever that lies; the first of them is row `offset`
-    of the selection. columns: every file must have them, with the first file's types. ValueError:
+    rows: "a:b" selects as a Python slice would, from all files taken together in name order.
+    columns: every file must have them, with the first file's types. ValueError:
     not Parquet, or nothing selected; FileNotFoundError: no files.
     """
     files, schema = read_footers(path, rows, columns or ())
     return cut(files, shard_rows=shard_rows, rows=rows, path=path), schema
 
 
-def cut(
-    files: Sequence[Mapping[str, Any]], *, shard_rows: int, rows: str | None, path: str
-) -> list[dict[str, Any]]:
+def cut(files: Sequence[InputFile], *, shard_rows: int, rows: str | None, path: str) -> list[Shard]:
     """Shards over files as `read_footers` gives them; ValueError, which names `path`, if nothing is
     selected.
     """
     if shard_rows < 1:
         raise ValueError(f"expected shard_rows >= 1, got {shard_rows}")
     first, stop = bounds(rows)
-    shards: list[dict[str, Any]] = []
+    shards: list[Shard] = []
     seen = offset = 0  # rows of the files so far, rows selected so far
     for file in files:
         start = max(first - seen, 0)
-        end = file["rows"] if stop is None else min(stop - seen, file["rows"])
-        where = {name: file[name] for name in ("file", "name", "version")}
+        end = file.rows if stop is None else min(stop - seen, file.rows)
         for at in range(start, end, shard_rows):
             size = min(shard_rows, end - at)
-            shards.append(
-                {"index": len(shards), **where, "start": at, "rows": size, "offset": offset}
-            )
+            shards.append(Shard(len(shards), file.file, file.name, file.version, at, size, offset))
             offset += size
-        seen += file["rows"]
+        seen += file.rows
     if not shards:
         got = "none" if rows is None else f"{rows} of {seen} rows"
         raise ValueError(f"expected rows to work on in {path}, got {got}")
     return shards
 
 
-def read_shard(shard: dict[str, Any], columns: list[str]) -> pa.Table:
+def read_shard(shard: Shard, columns: list[str]) -> pa.Table:
     """Exactly the shard's rows, and of its file only the row groups they are in and the columns
     asked for.
 
@@ -89,7 +82,7 @@ def read_shard(shard: dict[str, Any], columns: list[str]) -> pa.Table:
 
 
 def iterate_shard(
-    shard: Mapping[str, Any], columns: list[str], *, rows: int = FEW
+    shard: Shard, columns: list[str], *, rows: int = FEW
 ) -> Iterator[pa.RecordBatch | Unreadable]:
     """What `read_shard` reads, at most so many rows in memory at a time; the last step checks the
     file once more.
@@ -99,14 +92,14 @@ def iterate_shard(
     """
     if not columns:
         raise ValueError("expected at least one column to read, got none")
-    store, name = input_file(shard["file"])
+    store, name = input_file(shard.file)
     _expect_version(shard, store, name)
     count = 0
     with store.parquet(name, streamed=True) as file:
-        expect_columns(columns, file.schema_arrow, file.schema_arrow, shard["file"])
+        expect_columns(columns, file.schema_arrow, file.schema_arrow, shard.file)
         wanted = list(dict.fromkeys(columns))
         try:
-            for batch in _rows(file, shard["start"], shard["rows"], wanted, rows):
+            for batch in _rows(file, shard.start, shard.rows, wanted, rows):
                 count += batch.num_rows
                 yield batch
         except (OSError, pa.ArrowException) as error:
@@ -117,9 +110,9 @@ def iterate_shard(
                 count += part.num_rows
                 yield part
     _expect_version(shard, store, name)  # again: it may have changed while it was read
-    if count != shard["rows"]:
+    if count != shard.rows:
         raise FileChanged(
-            f"{shard['file']}: expected {shard['rows']} rows from {shard['start']}, got {count}"
+            f"{shard.file}: expected {shard.rows} rows from {shard.start}, got {count}"
         )
 
 
@@ -148,12 +141,12 @@ def _rows(
 
 
 def _one_by_one(
-    file: pq.ParquetFile, shard: Mapping[str, Any], done: int, columns: list[str]
+    file: pq.ParquetFile, shard: Shard, done: int, columns: list[str]
 ) -> Iterator[pa.RecordBatch | Unreadable]:
     """A shard's rows after the first `done`, each alone, and by row group those that cannot be
     read.
     """
-    begin, first, last = 0, shard["start"] + done, shard["start"] + shard["rows"]
+    begin, first, last = 0, shard.start + done, shard.start + shard.rows
     for group in range(file.num_row_groups):
         end = begin + file.metadata.row_group(group).num_rows
         at, stop = max(first, begin), min(last, end)
@@ -168,7 +161,7 @@ def _one_by_one(
             if not _damaged(error):
                 raise
             told = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            yield Unreadable(stop - at, f"{shard['file']}: rows {at}:{stop} cannot be read: {told}")
+            yield Unreadable(stop - at, f"{shard.file}: rows {at}:{stop} cannot be read: {told}")
 
 
 def _damaged(error: Exception) -> bool:
@@ -180,13 +173,12 @@ def _damaged(error: Exception) -> bool:
     return isinstance(error, pa.ArrowInvalid | pa.ArrowNotImplementedError)
 
 
-def _expect_version(shard: Mapping[str, Any], store: Store, name: str) -> None:
+def _expect_version(shard: Shard, store: Store, name: str) -> None:
     try:
         version = store.version(name)
     except FileNotFoundError:
         version = "no such file"
-    if version != shard["version"]:
+    if version != shard.version:
         raise FileChanged(
-            f"{shard['file']} changed since it was planned: expected {shard['version']}, got"
-            f" {version}"
+            f"{shard.file} changed since it was planned: expected {shard.version}, got {version}"
         )

@@ -11,6 +11,8 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
+from storage.errors import BadRecord
+from storage.records import Plan
 from storage.uri import Store
 
 PLAN, MANIFEST = "plan.json", "MANIFEST.json"
@@ -30,17 +32,15 @@ class PlanMismatch(ValueError):  # noqa: N818 (said of the plan)
     """The folder holds a run of another fingerprint; nothing was changed."""
 
 
-def write_plan(store: Store, plan: dict[str, Any]) -> dict[str, Any]:
+def write_plan(store: Store, plan: Plan) -> Plan:
     """Write the plan unless there is one; returns the plan that stands.
 
-    plan: {"fingerprint": {field: digest}, "shards": [...], "rows", "config": {...}, "versions":
-    ..., "models": ...}. PlanMismatch names the fields in which the standing fingerprint differs
-    from ours.
+    PlanMismatch names the fields in which the standing fingerprint differs from ours.
     """
-    if store.put_new(PLAN, json.dumps(plan, allow_nan=False).encode()):
+    if store.put_new(PLAN, json.dumps(plan.to_json(), allow_nan=False).encode()):
         return plan
     standing = read_plan(store)
-    ours, theirs = plan["fingerprint"], standing["fingerprint"]
+    ours, theirs = plan.fingerprint, standing.fingerprint
     fields = [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
     if fields:
         told = "; ".join(
@@ -52,15 +52,15 @@ def write_plan(store: Store, plan: dict[str, Any]) -> dict[str, Any]:
     return standing
 
 
-def read_plan(store: Store) -> dict[str, Any]:
-    """The plan of a run folder; FileNotFoundError if it is none."""
+def read_plan(store: Store) -> Plan:
+    """The plan of a run folder; FileNotFoundError if it is none, BadRecord if it is damaged."""
     try:
         data = store.read(PLAN)
     except FileNotFoundError:
         raise FileNotFoundError(
             f"expected a run folder with a {PLAN} at {store.uri}, got none"
         ) from None
-    return _mapping(data, store.url(PLAN))
+    return Plan.from_json(_mapping(data, store.url(PLAN)), store.url(PLAN))
 
 
 def write_manifest(store: Store, manifest: dict[str, Any]) -> None:
@@ -94,9 +94,9 @@ def _mapping(data: bytes, where: str) -> dict[str, Any]:
     try:
         value = json.loads(data)
     except ValueError:
-        raise ValueError(
+        raise BadRecord(
             f"{where}: expected JSON, got {len(data)} bytes of something else"
         ) from None
     if not isinstance(value, dict):
-        raise ValueError(f"{where}: expected a JSON object, got {type(value).__name__}")
+        raise BadRecord(f"{where}: expected a JSON object, got {type(value).__name__}")
     return value

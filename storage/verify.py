@@ -6,7 +6,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,13 +23,12 @@ from storage.check import (
 )
 from storage.commit import GENERATE, commit_path, data_path, read_commit, revisions, stages
 from storage.names import COLUMNS, Hashes, doubled, hashes, keys, unpack
+from storage.records import Commit, Plan
 from storage.run import read_plan
 from storage.uri import Store
 
 DAMAGE = (
     ValueError,
-    KeyError,
-    TypeError,
     FileNotFoundError,
 )  # other OSErrors say nothing about the run: they are raised
 
@@ -46,7 +44,7 @@ def verify(store: Store) -> list[str]:
     """
     plan = read_plan(store)
     lines = list(plan_lines(plan))
-    given = {shard["index"]: shard["rows"] for shard in plan["shards"]}
+    given = {shard.index: shard.rows for shard in plan.shards}
     for stage in dict.fromkeys([GENERATE, *stages(store)]):
         found, rows = _stage_lines(store, plan, stage, given)
         lines += found
@@ -55,12 +53,12 @@ def verify(store: Store) -> list[str]:
 
 
 def _stage_lines(
-    store: Store, plan: dict[str, Any], stage: str, given: dict[int, int]
+    store: Store, plan: Plan, stage: str, given: dict[int, int]
 ) -> tuple[list[str], dict[int, int]]:
     """Broken invariants of a stage, and the rows of each of its shards; given: rows that each shard
     was to read.
     """
-    planned = {shard["index"]: shard for shard in plan["shards"]}
+    planned = {shard.index: shard for shard in plan.shards}
     done = revisions(store, stage)
     lines = open_lines(stage, planned, done)
     lines += _revision_lines(store, done) if stage == GENERATE else []
@@ -76,7 +74,7 @@ def _stage_lines(
                 f"{where}: {line}"
                 for line in commit_lines(commit, planned.get(index), given.get(index))
             ]
-            rows[index] = commit["rows"]
+            rows[index] = commit.rows
             each |= answers_each(commit)
             table = _table(store, commit)
         except DAMAGE as error:
@@ -96,13 +94,13 @@ def _stage_lines(
     return lines, rows
 
 
-def _table_lines(commit: dict[str, Any], table: pa.Table, stage: str) -> Iterator[str]:
-    if table.num_rows != commit["rows"]:
-        yield f"expected {commit['rows']} rows in its file, got {table.num_rows}"
+def _table_lines(commit: Commit, table: pa.Table, stage: str) -> Iterator[str]:
+    if table.num_rows != commit.rows:
+        yield f"expected {commit.rows} rows in its file, got {table.num_rows}"
     ids = set(table["id"].to_pylist()) if "id" in table.column_names else set()
     answered = len(ids) if stage == GENERATE and ids else table.num_rows
-    if answered != commit["rows_out"]:
-        yield f"expected {commit['rows_out']} rows answered in its file, got {answered}"
+    if answered != commit.rows_out:
+        yield f"expected {commit.rows_out} rows answered in its file, got {answered}"
     elif {"id", "k"} <= set(table.column_names):
         yield from _answer_lines(table)
 
@@ -127,14 +125,14 @@ def _answer_lines(table: pa.Table) -> Iterator[str]:
         yield f"and {len(lines) - NAMED} more rows without all their answers"
 
 
-def _table(store: Store, commit: dict[str, Any]) -> pa.Table:
+def _table(store: Store, commit: Commit) -> pa.Table:
     """The naming columns of a committed file, once its bytes are the ones committed."""
     path = data_path(commit)
     data = store.read(path)
     digest = hashlib.sha256(data).hexdigest()
-    if (len(data), digest) != (commit["bytes"], commit["sha256"]):
+    if (len(data), digest) != (commit.bytes, commit.sha256):
         told = (
-            f"expected {commit['bytes']} bytes with sha256 {commit['sha256']}, got {len(data)} with"
+            f"expected {commit.bytes} bytes with sha256 {commit.sha256}, got {len(data)} with"
             f" {digest}"
         )
         raise ValueError(f"{path}: {told}")
@@ -165,7 +163,7 @@ def _revision_lines(store: Store, done: Mapping[int, int]) -> list[str]:
                 before, now = (
                     read_commit(store, commit_path(GENERATE, index, r)) for r in (earlier, revision)
                 )
-                missing = len(np.setdiff1d(unpack(before["ids"]), unpack(now["ids"])))
+                missing = len(np.setdiff1d(unpack(before.ids or ""), unpack(now.ids or "")))
             except DAMAGE as error:
                 lines.append(f"{where}: {' '.join(str(error).split()) or type(error).__name__}")
                 continue

@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import pyarrow as pa
@@ -15,6 +15,7 @@ from actors.modality import Modality
 from actors.rows.targets import BadTarget, class_index
 from storage.codec import BadRow
 from storage.plan import Unreadable, iterate_shard
+from storage.records import Shard
 from storage.schema import row_id
 
 T = TypeVar("T")
@@ -54,10 +55,7 @@ class Record:
 
 
 def read(
-    shard: Mapping[str, Any],
-    data: Mapping[str, Any],
-    target: Mapping[str, Any],
-    modality: Modality,
+    shard: Shard, data: Mapping[str, Any], target: Mapping[str, Any], modality: Modality
 ) -> Iterator[Record]:
     """A shard's rows as they are stored, a few in memory at a time; FileChanged as `read_shard`.
 
@@ -77,13 +75,13 @@ def read(
     for part in iterate_shard(shard, columns):
         listed = cells_of(part)
         if data["id"] and any(lost for _, lost in listed):
-            here = {**shard, "start": shard["start"] + position, "rows": len(listed)}
+            here = replace(shard, start=shard.start + position, rows=len(listed))
             ids = (own for piece in iterate_shard(here, [data["id"]]) for own, _ in cells_of(piece))
             listed = [(cells or own, lost) for (cells, lost), own in zip(listed, ids, strict=True)]
         for cells, lost in listed:
             source = modality.source(cells)
             own = cells.get(data["id"]) if data["id"] else None
-            place = f"{shard['name']}#{shard['start'] + position}"
+            place = f"{shard.name}#{shard.start + position}"
             name = str(own) if own is not None else row_id(source or b"", place)
             yield Record(name, position, cells, source, lost)
             position += 1
@@ -108,7 +106,7 @@ def split_column(data: Mapping[str, Any]) -> str | None:
 
 def decoded(
     records: Iterable[Record],
-    shard: Mapping[str, Any],
+    shard: Shard,
     config: Mapping[str, Any],
     classes: Sequence[str],
     seen: set[str],
@@ -122,7 +120,7 @@ def decoded(
             if record.id in seen:
                 raise BadRow("its id stands twice in the data")
             seen.add(record.id)
-            yield as_row(record, shard["offset"] + record.position, config, classes, modality)
+            yield as_row(record, shard.offset + record.position, config, classes, modality)
         except (BadRow, BadTarget) as reason:
             yield Unusable(record.id, str(reason))
 

@@ -7,14 +7,15 @@ of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.commit import commit_path, read_commit, read_committed
+from storage.records import Commit, Shard
 from storage.uri import Store
 
 
@@ -31,19 +32,19 @@ N = TypeVar("N", bound=Named)
 class Earlier:
     """A shard's last revision: its commit, its table, and the ids of the rows that it answered."""
 
-    commit: Mapping[str, Any]
+    commit: Commit
     table: pa.Table
     ids: frozenset[str]
 
 
-def earlier(store: Store, stage: str, shard: Mapping[str, Any]) -> Earlier | None:
+def earlier(store: Store, stage: str, shard: Shard) -> Earlier | None:
     """What the revision before the shard's holds; None where the shard is to be made for the first
     time.
     """
-    revision = shard.get("revision", 0)
+    revision = shard.revision
     if not revision:
         return None
-    commit = read_commit(store, commit_path(stage, shard["index"], revision - 1))
+    commit = read_commit(store, commit_path(stage, shard.index, revision - 1))
     table = read_committed(store, commit)
     return Earlier(commit, table, frozenset(table["id"].to_pylist()))
 

@@ -25,7 +25,7 @@ def interaction(store: Store, row: str | None = None) -> str:
     """A page of text: per attribute how far the flipped rows' moved, by the class they were turned
     to, the farthest first; row: of that row alone. UserError where the run's method moves no
     attributes, or no such row is there."""
-    config = load_plan(store)["config"]
+    config = load_plan(store).config
     names, classes = attribute_names(config), config["models"]["classifier"]["classes"]
     found = [record for record in moved(store) if row is None or record["id"] == row]
     if not found:

@@ -24,6 +24,7 @@ from pipelines.engine.part import WHOLE, Part
 from pipelines.engine.runner import run_stage
 from storage.codec import sides
 from storage.commit import todo
+from storage.records import Shard
 from storage.uri import Store
 
 VERSION = 1  # of what the worker computes: a change here attributes every run again
@@ -48,7 +49,7 @@ def attribute(
     continuous = config.models[PREDICTORS].settings.get("continuous", [])
     table = {
         "stage": stage,
-        "shards": {"attributed": sums.shards, "planned": len(load_plan(store)["shards"])},
+        "shards": {"attributed": sums.shards, "planned": len(load_plan(store).shards)},
         "predictors": called(config.models[PREDICTORS].model_dump()),
         "encoder": called(config.models[encoder_of(config)].model_dump()),
         **tell(sums, names, [names[place] for place in continuous], class_names(store, config)),
@@ -113,7 +114,7 @@ def expect(config: RunConfig) -> None:
 
 def work_left(
     store: Store, config: RunConfig, part: Part = WHOLE
-) -> tuple[str, list[dict[str, Any]], dict[str, Any]]:
+) -> tuple[str, list[Shard], dict[str, Any]]:
     """The stage's name, its shards that are generated and not attributed yet, and what its workers
     are told.
     """
@@ -127,5 +128,5 @@ def work_left(
         for role, name in (("encoder", encoder), ("predictors", PREDICTORS))
     }
     stage = f"attribution-{fingerprint({'version': VERSION, 'models': models})}"
-    left = part.of([shard for shard in todo(plan, store, stage) if shard["index"] in made])
+    left = part.of([shard for shard in todo(plan, store, stage) if shard.index in made])
     return stage, left, {**worker_config(config, digests), "encoder": encoder}

@@ -178,7 +178,7 @@ def _images(
     for commit in generated(store):
         rows = [
             row
-            for row in _rows(store, scores[commit["shard"]["index"]], judged)
+            for row in _rows(store, scores[commit.shard.index], judged)
             if row["cf_id"] <= last.get(row["target"], "")
             and _among(row["cf_id"], chosen[row["target"]])
         ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from configs.strict import nearest
 from pipelines.doctor.finding import Finding, most, ok, one_line, problem, warning
 from storage.codec import BadRow, decode, sides
 from storage.plan import plan_shards, read_shard
+from storage.records import Shard
 from storage.schema import holds_images
 
 PLACES, EACH = 16, 6  # the sample of images: so many places over the data, so many rows at each
@@ -61,7 +62,7 @@ def look_at_data(config: RunConfig, extra: Sequence[str]) -> tuple[list[Finding]
         plan_shards(data.path, shard_rows=2**62, rows=data.rows, columns=list(there.values()))
     except (OSError, ValueError, pa.ArrowException) as error:
         return [problem("data", str(error), "mend data.path or data.rows")], None
-    rows = sum(shard["rows"] for shard in shards)
+    rows = sum(shard.rows for shard in shards)
     found = [ok("data", f"{rows:,} rows in {len(shards)} files at {data.path}")]
     first, _, stop = (data.rows or ":").partition(":")
     if stop and int(stop) - int(first or 0) > rows:
@@ -124,24 +125,19 @@ def named_columns(config: RunConfig) -> dict[str, str]:
     return {key: name for key, name in named.items() if name is not None}
 
 
-def spread(shards: Sequence[dict[str, Any]], places: int, each: int) -> Iterator[dict[str, Any]]:
+def spread(shards: Sequence[Shard], places: int, each: int) -> Iterator[Shard]:
     """Parts of at most `each` rows at evenly spread places; every row where there are no more than
     places * each.
     """
-    rows = sum(shard["rows"] for shard in shards)
+    rows = sum(shard.rows for shard in shards)
     if rows <= places * each:
         yield from shards
         return
     for place in range(places):
         at = place * (rows - each) // (places - 1)
-        shard = next(s for s in shards if s["offset"] <= at < s["offset"] + s["rows"])
-        skip = at - shard["offset"]
-        yield {
-            **shard,
-            "start": shard["start"] + skip,
-            "rows": min(each, shard["rows"] - skip),
-            "offset": at,
-        }
+        shard = next(s for s in shards if s.offset <= at < s.offset + s.rows)
+        skip = at - shard.offset
+        yield replace(shard, start=shard.start + skip, rows=min(each, shard.rows - skip), offset=at)
 
 
 def _types(there: dict[str, str], schema: pa.Schema) -> Iterator[Finding]:

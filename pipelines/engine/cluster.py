@@ -13,6 +13,7 @@ from typing import Any
 from actors.pinned.load import weights_location
 from configs.strict import UserError
 from storage.errors import TOLD, NoAnswer
+from storage.records import Shard
 from storage.run import versions
 from storage.uri import Store, input_file, open_store
 
@@ -46,7 +47,7 @@ def expect_listener(address: str) -> None:
         ) from None
 
 
-def check_nodes(store: Store, plain: Mapping[str, Any], shards: list[dict[str, Any]]) -> None:
+def check_nodes(store: Store, plain: Mapping[str, Any], shard: Shard) -> None:
     """UserError where a node of the connected cluster lacks what the work needs.
 
     A file is written into the run's folder and looked for by every node, so a folder that only
@@ -59,7 +60,7 @@ def check_nodes(store: Store, plain: Mapping[str, Any], shards: list[dict[str, A
     try:
         told = _ask(
             [node for node in ray.nodes() if node["Alive"]],
-            needs(store, plain, shards[0], probe, mark),
+            needs(store, plain, shard, probe, mark),
         )
     finally:
         with suppress(OSError):  # without the right to delete it stays: hidden, and known to gc
@@ -70,7 +71,7 @@ def check_nodes(store: Store, plain: Mapping[str, Any], shards: list[dict[str, A
 
 
 def needs(
-    store: Store, plain: Mapping[str, Any], shard: Mapping[str, Any], probe: str, mark: str
+    store: Store, plain: Mapping[str, Any], shard: Shard, probe: str, mark: str
 ) -> dict[str, Any]:
     """What a node is asked for, as plain values; weights are those that the driver can read as
     files.
@@ -81,7 +82,7 @@ def needs(
     return {
         "version": versions()["counterfactory"],
         "run": {"uri": store.uri, "probe": probe, "mark": mark},
-        "data": {"file": shard["file"], "version": shard["version"]},
+        "data": {"file": shard.file, "version": shard.version},
         "weights": {name: where for name, where in weights.items() if _is_file_here(where)},
     }
 

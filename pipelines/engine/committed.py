@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 from configs.schema import RunConfig
 from configs.strict import UserError
 from counterfactory.metrics.catalogue import outdated
 from storage.commit import committed, iterate_commits
+from storage.records import Commit, Plan
 from storage.run import read_plan
 from storage.uri import Store
 
 GENERATE, TABLE, ATTRIBUTED = "generate", "score/table.json", "attribution/table.json"
 
 
-def load_plan(store: Store) -> dict[str, Any]:
+def load_plan(store: Store) -> Plan:
     """The run's plan; UserError where the folder holds none."""
     try:
         return read_plan(store)
@@ -36,7 +36,7 @@ def made_shards(store: Store) -> list[int]:
     return shards
 
 
-def generated(store: Store) -> Iterator[dict[str, Any]]:
+def generated(store: Store) -> Iterator[Commit]:
     """Commits of the generate stage in the order of shards, a few at a time; UserError where there
     is none.
     """
@@ -86,8 +86,8 @@ def class_names(store: Store, config: RunConfig) -> list[str]:
     if store.exists(TABLE):
         # What one worker saw they all saw.
         first = next(iterate_commits(store, scored_stage(store)), None)
-        if first is not None and first["extra"].get("classes"):
-            return list(first["extra"]["classes"])
+        if first is not None and first.extra.get("classes"):
+            return list(first.extra["classes"])
     raise UserError(
         "models.classifier.classes: expected the names of the classes, got none: give them, or"
         " score first"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from configs.strict import UserError
 from storage.commit import to_retry, todo
+from storage.records import Plan, Shard
 from storage.uri import Store
 
 
@@ -30,26 +30,22 @@ class Part:
         """Is the run to be finished by this call."""
         return self.limit is None and self.shards is None
 
-    def of(self, left: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def of(self, left: list[Shard]) -> list[Shard]:
         """Those of the shards that are in the range a:b."""
         if self.shards is None:
             return left
-        return [shard for shard in left if self.shards[0] <= shard["index"] < self.shards[1]]
+        return [shard for shard in left if self.shards[0] <= shard.index < self.shards[1]]
 
-    def choose(
-        self, plan: Mapping[str, Any], store: Store, stage: str
-    ) -> tuple[list[dict[str, Any]], int]:
+    def choose(self, plan: Plan, store: Store, stage: str) -> tuple[list[Shard], int]:
         """The shards to generate now, in order, and how many have a commit; UserError as
         `expect_room`.
         """
         missing = todo(plan, store, stage)
         left = self.of([*missing, *(to_retry(plan, store) if self.retry else [])])
-        self.expect_room(plan["shards"], left)
-        return self._first(left), len(plan["shards"]) - len(missing)
+        self.expect_room(plan.shards, left)
+        return self._first(left), len(plan.shards) - len(missing)
 
-    def expect_room(
-        self, planned: Sequence[Mapping[str, Any]], left: Sequence[Mapping[str, Any]]
-    ) -> None:
+    def expect_room(self, planned: Sequence[Shard], left: Sequence[Shard]) -> None:
         """UserError where the range is outside the plan, or the limit under the first shard that is
         left.
         """
@@ -58,19 +54,19 @@ class Part:
             raise UserError(
                 f"--shards: expected some of the run's shards, 0:{len(planned)}, got {a}:{b}"
             )
-        if self.limit is not None and left and work(left[0]) > self.limit:
+        if self.limit is not None and left and left[0].work > self.limit:
             raise UserError(
-                f"--limit: expected at least {work(left[0])}, the rows of the next shard, got"
+                f"--limit: expected at least {left[0].work}, the rows of the next shard, got"
                 f" {self.limit} (engine.shard_rows cuts a run's shards when it is first started)"
             )
 
-    def _first(self, left: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _first(self, left: list[Shard]) -> list[Shard]:
         """As many shards as the limit has room for."""
         if self.limit is None:
             return left
         chosen, rows = [], 0
         for shard in left:
-            rows += work(shard)
+            rows += shard.work
             if rows > self.limit:
                 break
             chosen.append(shard)
@@ -78,11 +74,6 @@ class Part:
 
 
 WHOLE = Part()
-
-
-def work(shard: Mapping[str, Any]) -> int:
-    """Rows of a shard that are to be worked on."""
-    return int(shard.get("tries", shard["rows"]))
 
 
 def parse(limit: int | None, shards: str | None, retry: bool) -> Part:

@@ -11,18 +11,18 @@ import sys
 import tempfile
 import traceback
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from actors.worker import ReadsAhead, Work, Worker
 from configs.schema import EngineConfig, RunConfig
 from configs.strict import UserError
 from counterfactory.precedence import hidden_packages
 from pipelines.engine.cluster import check_nodes, expect_listener, workers_that_fit
 from pipelines.engine.cpus import cpus
 from pipelines.engine.disk import disk_error
-from pipelines.engine.part import work as work_of
 from pipelines.engine.progress import Progress, note
 from storage import attempts
 from storage.errors import TOLD, FileChanged, NoAnswer
@@ -35,8 +35,8 @@ def run_stage(
     config: RunConfig,
     *,
     stage: str,
-    actor: type,
-    shards: list[dict[str, Any]],
+    actor: type[Worker],
+    shards: Sequence[Work],
     settings: dict[str, Any] | None = None,
     done: int = 0,
     planned: int | None = None,
@@ -55,9 +55,9 @@ def run_stage(
     local = config.engine.kind == "local"
     plain = dict(settings if settings is not None else config.model_dump())
     plain["session"] = attempts.LOCAL if local else uuid.uuid4().hex[:8]
-    rows = {shard["index"]: work_of(shard) for shard in shards}
+    rows = {shard.index: shard.work for shard in shards}
     progress = Progress(stage.partition("-")[0], sum(rows.values()), done=done, planned=planned)
-    new = {shard["index"] for shard in shards if "tries" not in shard}
+    new = {shard.index for shard in shards if shard.tries is None}
     receipts = []
     work = _local if local else _on_ray
     try:
@@ -76,11 +76,11 @@ def _local(
     plain: dict[str, Any],
     engine: EngineConfig,
     stage: str,
-    actor: type,
-    shards: list[dict[str, Any]],
+    actor: type[Worker],
+    shards: Sequence[Work],
 ) -> Iterator[dict[str, Any]]:
     worker = actor(config=plain, stage=stage, run_uri=uri)
-    if not hasattr(worker, "begin"):
+    if not isinstance(worker, ReadsAhead):
         yield from map(worker, shards)
         return
     # The next shard is begun (its rows are read and decoded) in a thread; the work stays in this
@@ -103,17 +103,18 @@ def _on_ray(
     plain: dict[str, Any],
     engine: EngineConfig,
     stage: str,
-    actor: type,
-    shards: list[dict[str, Any]],
+    actor: type[Worker],
+    shards: Sequence[Work],
 ) -> Iterator[dict[str, Any]]:
     import ray
 
     workers = max(1, min(start_ray(engine), len(shards)))
     if _address(engine):
-        check_nodes(open_store(uri), plain, shards)
-    together = getattr(actor, "together", 1)
+        check_nodes(open_store(uri), plain, shards[0].source)
+    together = actor.together
     data = ray.data.from_items(
-        [{"shard": json.dumps(shard)} for shard in shards], override_num_blocks=len(shards)
+        [{"shard": json.dumps(shard.to_json())} for shard in shards],
+        override_num_blocks=len(shards),
     )
     data = data.map(
         _RayWorker,
@@ -155,8 +156,9 @@ class _RayWorker:
     Errors come back as answers too: Ray would wrap them in pages of its own stack.
     """
 
-    def __init__(self, actor: type, **kwargs: Any) -> None:
+    def __init__(self, actor: type[Worker], **kwargs: Any) -> None:
         self.worker, self.error, self.uri = None, None, kwargs["run_uri"]
+        self.takes = actor.takes
         try:
             self.worker = actor(**kwargs)
         except Exception as error:
@@ -166,7 +168,7 @@ class _RayWorker:
         answer = self.error
         if self.worker is not None:
             try:
-                answer = self.worker(json.loads(row["shard"]))
+                answer = self.worker(self.takes.from_json(json.loads(row["shard"])))
             except Exception as error:
                 answer = _told(error, self.uri)
         return {"answer": json.dumps(answer)}

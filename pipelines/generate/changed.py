@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from storage.records import Plan
 
 
-def what_changed(ours: Mapping[str, Any], standing: Mapping[str, Any]) -> str:
+def what_changed(ours: Plan, standing: Plan) -> str:
     """Which input file or model of two plans differs first, and how to go on; "" where neither
     does.
     """
     fields = [
         name
-        for name in ours["fingerprint"]
-        if ours["fingerprint"][name] != standing["fingerprint"].get(name)
+        for name in ours.fingerprint
+        if ours.fingerprint[name] != standing.fingerprint.get(name)
     ]
     if "format" in fields:
-        made = standing["versions"].get("counterfactory", "an unknown version")
+        made = standing.versions.get("counterfactory", "an unknown version")
         return (
             f"expected a run of this version, got one planned by counterfactory {made}, whose ids"
             " and seeds are others: finish it with that version"
@@ -25,7 +24,7 @@ def what_changed(ours: Mapping[str, Any], standing: Mapping[str, Any]) -> str:
         return _data(_versions(ours), _versions(standing))
     for field in fields:
         name = field.removeprefix("models.")
-        before, now = standing["models"].get(name), ours["models"].get(name)
+        before, now = standing.models.get(name), ours.models.get(name)
         if field.startswith("models.") and before is not None and before != now:
             return (
                 f"models.{name}: expected the weights the run was planned with, sha256 {before},"
@@ -56,5 +55,5 @@ def _data(now: dict[str, str], before: dict[str, str]) -> str:
     )
 
 
-def _versions(plan: Mapping[str, Any]) -> dict[str, str]:
-    return {shard["file"]: shard["version"] for shard in plan["shards"]}
+def _versions(plan: Plan) -> dict[str, str]:
+    return {shard.file: shard.version for shard in plan.shards}

@@ -35,7 +35,7 @@ def generate(store: Store, config: RunConfig, part: Part = WHOLE) -> dict[str, A
     left, done = part.choose(plan, store, STAGE)
     if begun and left:
         try_models(config)
-    settings, planned = worker_config(config, digests), len(plan["shards"])
+    settings, planned = worker_config(config, digests), len(plan.shards)
     run_stage(
         store,
         config,

@@ -15,6 +15,7 @@ from pipelines.engine.part import WHOLE, Part
 from pipelines.generate.changed import what_changed
 from storage.inputs import read_footers, unchanged
 from storage.plan import cut
+from storage.records import InputFile, Plan, Shard
 from storage.run import PLAN, PlanMismatch, read_plan, versions, write_plan
 from storage.schema import REGIONS, holds_images
 from storage.uri import Store, data_files, open_store
@@ -28,9 +29,7 @@ def open_run(config: RunConfig) -> Store:
     return open_store(f"{config.out.rstrip('/')}/{config.name}")
 
 
-def make_plan(
-    store: Store, config: RunConfig, digests: dict[str, str], part: Part = WHOLE
-) -> dict[str, Any]:
+def make_plan(store: Store, config: RunConfig, digests: dict[str, str], part: Part = WHOLE) -> Plan:
     """Write the plan, first writer wins, or take up the one that stands; UserError where that one
     differs.
 
@@ -39,36 +38,36 @@ def make_plan(
     """
     planned = read_plan(store) if store.exists(PLAN) else None
     if planned is not None and as_planned(planned, config):
-        files, shards = planned["files"], planned["shards"]
+        files, shards = planned.files, planned.shards
     else:
         files, shards = cut_data(config)
     if planned is None:
         part.expect_room(shards, part.of(shards))
     spans: dict[str, list[Any]] = {}
     for shard in shards:
-        span = spans.setdefault(shard["file"], [shard["version"], shard["start"], 0])
-        span[2] = shard["start"] + shard["rows"]
+        span = spans.setdefault(shard.file, [shard.version, shard.start, 0])
+        span[2] = shard.start + shard.rows
     # Masks are told of only where there are any, so that runs from before there could be stay what
     # they were.
     aside = {"preset", "path"} | (set() if config.data.mask else {"mask"})
-    plan = {
-        "fingerprint": {
+    plan = Plan(
+        fingerprint={
             "data": fingerprint({"files": spans, "reading": config.data.model_dump(exclude=aside)}),
             "method": method_fingerprint(config, digests),
             "target": fingerprint(config.target.model_dump()),
-            "format": FORMAT,
+            "format": str(FORMAT),
             **{
                 f"models.{name}": model_fingerprint(config, name, digests[name])
                 for name in answering(config, digests)
             },
         },
-        "files": files,
-        "shards": shards,
-        "rows": sum(shard["rows"] for shard in shards),
-        "config": kept(config),
-        "versions": versions(),
-        "models": digests,
-    }
+        files=files,
+        shards=shards,
+        rows=sum(shard.rows for shard in shards),
+        config=kept(config),
+        versions=versions(),
+        models=digests,
+    )
     try:
         standing = write_plan(store, plan)
     except PlanMismatch as error:
@@ -91,15 +90,15 @@ def kept(config: RunConfig) -> dict[str, Any]:
     return plain
 
 
-def as_planned(plan: dict[str, Any], config: RunConfig) -> bool:
+def as_planned(plan: Plan, config: RunConfig) -> bool:
     """Is the input what a plan was made with, as far as its files' names and versions tell."""
     data = config.data
     # a crop is a list in JSON
-    same = plan["config"]["data"] == data.model_dump(mode="json") and "files" in plan
-    return same and unchanged(plan["files"], data.path, data.rows)
+    same = plan.config["data"] == data.model_dump(mode="json")
+    return same and plan.files is not None and unchanged(plan.files, data.path, data.rows)
 
 
-def cut_data(config: RunConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def cut_data(config: RunConfig) -> tuple[list[InputFile], list[Shard]]:
     """The input's files and its shards, from footers; UserError where a column is missing or there
     is nothing.
     """

@@ -20,6 +20,7 @@ from counterfactory.metrics import rates
 from counterfactory.metrics.rates import RateSums
 from pipelines.report.parts import augment_counts, judge_means, read_json
 from storage.commit import iterate_commits, read_committed, totals
+from storage.records import Commit, Plan
 from storage.run import read_manifest, read_plan
 from storage.uri import Store
 
@@ -140,7 +141,7 @@ class RunData:
 
     store: Store
     name: str
-    plan: dict[str, Any]
+    plan: Plan
     config: dict[str, Any]
     manifest: dict[str, Any] | None
     classes: list[str]
@@ -183,15 +184,15 @@ def read_run(store: Store, keep: int | None = None) -> RunData:
     common. FileNotFoundError where the folder holds no run.
     """
     plan = read_plan(store)
-    shown = plan["config"]["report"]
+    shown = plan.config["report"]
     tally = Tally(keep or 2 * max(shown["gallery"], shown["failures"], 1))
     quarantined: Counter[str] = Counter()
     ids: dict[str, list[str]] = {}
 
-    def passing() -> Iterator[dict[str, Any]]:
+    def passing() -> Iterator[Commit]:
         for commit in iterate_commits(store, GENERATE):
-            tally.add(commit["shard"]["index"], read_committed(store, commit, columns=COLUMNS))
-            for entry in commit["quarantined"]:
+            tally.add(commit.shard.index, read_committed(store, commit, columns=COLUMNS))
+            for entry in commit.quarantined:
                 reason = count(quarantined, str(entry["reason"]))
                 if len(ids.setdefault(reason, [])) < 3:
                     ids[reason].append(str(entry["id"]))
@@ -202,13 +203,11 @@ def read_run(store: Store, keep: int | None = None) -> RunData:
     l1, names = read_scores(store, str(table["stage"])) if table else (None, [])
     return RunData(
         store=store,
-        name=str(plan["config"]["name"]),
+        name=str(plan.config["name"]),
         plan=plan,
-        config=plan["config"],
+        config=plan.config,
         manifest=_manifest(store),
-        classes=[
-            str(name) for name in plan["config"]["models"]["classifier"].get("classes") or names
-        ],
+        classes=[str(name) for name in plan.config["models"]["classifier"].get("classes") or names],
         totals=done,
         tally=tally,
         quarantined=quarantined,
@@ -230,7 +229,7 @@ def read_scores(store: Store, stage: str) -> tuple[NDArray[np.int64], list[str]]
     for commit in iterate_commits(store, stage):
         table = read_committed(store, commit, columns=["l1", "flipped"])
         total += counts(column(table.filter(table["flipped"]), "l1"), L1_BINS)
-        names = commit["extra"].get("classes") or names
+        names = commit.extra.get("classes") or names
     return total, names
 
 

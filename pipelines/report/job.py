@@ -159,7 +159,7 @@ def _flips(run: RunData) -> str:
 
 def _unfinished(run: RunData) -> list[str]:
     """Sentences on what the figures leave out."""
-    whole, made = len(run.plan["shards"]), run.tally.rows
+    whole, made = len(run.plan.shards), run.tally.rows
     left = whole - run.totals["shards"]
     told = run.table["rows"] if run.table else made
     lines = (
@@ -195,7 +195,7 @@ def _facts(run: RunData) -> dict[str, str]:
         config["method"],
         config["data"],
     )
-    counts, tally, used = run.totals, run.tally, run.plan["versions"]
+    counts, tally, used = run.totals, run.tally, run.plan.versions
     settings = (
         ", ".join(f"{key} {_plain(value)}" for key, value in method["settings"].items())
         or "its own defaults"
@@ -276,9 +276,9 @@ def _reproduce(run: RunData) -> dict[str, Any]:
         "config": text,
         "download": f"data:text/yaml;base64,{base64.b64encode(text.encode()).decode('ascii')}",
         "folder": redact(run.store.uri),
-        "models": sorted(run.plan["models"].items()),
-        "versions": sorted(run.plan["versions"].items()),
-        "fingerprint": sorted(run.plan["fingerprint"].items()),
+        "models": sorted(run.plan.models.items()),
+        "versions": sorted(run.plan.versions.items()),
+        "fingerprint": sorted(run.plan.fingerprint.items()),
     }
 
 

@@ -30,9 +30,9 @@ def show(store: Store) -> str:
         shards += 1
         table = read_committed(store, commit, columns=["id", "k", "flipped", "reason", "correct"])
         rows += table.num_rows
-        answered += commit["rows_out"]
-        waited += commit["extra"].get("wait_seconds", 0.0)
-        computed += commit["extra"].get("compute_seconds", 0.0)
+        answered += commit.rows_out
+        waited += commit.extra.get("wait_seconds", 0.0)
+        computed += commit.extra.get("compute_seconds", 0.0)
         flipped += pc.sum(table["flipped"]).as_py() or 0
         hit += pc.count_distinct(table["id"].filter(table["flipped"])).as_py()
         # a row's answers share what it was taken for
@@ -40,19 +40,19 @@ def show(store: Store) -> str:
         wrong += len(judged) - judged.null_count - (pc.sum(judged).as_py() or 0)
         for why in table["reason"].drop_null().to_pylist():
             count(failures, why)
-        for entry in commit["quarantined"]:
+        for entry in commit.quarantined:
             names = named.setdefault(count(quarantined, entry["reason"]), [])
             names += [entry["id"]] if len(names) < NAMED else []
     several = f", {rows // answered} to each of {answered} rows" if rows > answered else ""
-    method = plan["config"]["method"]
+    method = plan.config["method"]
     lines = [
         f"{store.uri}",
         f"  method      {method['target']} ({method.get('preset') or 'own settings'})",
         (
-            f"  data        {plan['config']['data']['path']}, {plan['rows']} rows in"
-            f" {len(plan['shards'])} shards"
+            f"  data        {plan.config['data']['path']}, {plan.rows} rows in"
+            f" {len(plan.shards)} shards"
         ),
-        f"  generated   {rows} counterfactuals{several}, {shards:,} of {len(plan['shards']):,}"
+        f"  generated   {rows} counterfactuals{several}, {shards:,} of {len(plan.shards):,}"
         " shards committed" + (f" ({left} left: run the same command again)" if left else ""),
     ]
     if rows:

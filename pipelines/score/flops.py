@@ -20,6 +20,7 @@ from counterfactory.metrics.estimate import NOTHING, Estimate
 from counterfactory.metrics.flops import tflops
 from pipelines.engine.fingerprints import worker_config
 from storage.commit import GENERATE, iterate_commits, read_committed
+from storage.records import Commit, Shard
 from storage.schema import seed_of
 from storage.uri import Store
 
@@ -43,7 +44,7 @@ def count_tflops(store: Store, config: RunConfig) -> Estimate | None:
     if store.exists(path):
         found = json.loads(store.read(path))
     else:
-        commit = next((c for c in iterate_commits(store, GENERATE) if c["rows"]), None)
+        commit = next((c for c in iterate_commits(store, GENERATE) if c.rows), None)
         found = _count(store, settings, names, commit, rows) if commit else {"tflops": []}
         store.replace(path, json.dumps(found).encode())
     if not found["tflops"]:
@@ -56,7 +57,7 @@ def _count(
     store: Store,
     settings: dict[str, Any],
     names: tuple[str, ...],
-    commit: dict[str, Any],
+    commit: Commit,
     rows: int,
 ) -> dict[str, Any]:
     device = pick_device(settings["engine"]["device"])
@@ -64,7 +65,7 @@ def _count(
     table = read_committed(store, commit, ["id", "cf_id", "k", "source", "target", "original"])
     table = table.filter(pc.equal(table["k"], 0)).slice(0, rows)
     images, counted = Images(settings["data"]), []
-    masks = _masks(commit["shard"], settings, images, table["id"].to_pylist())
+    masks = _masks(commit.shard, settings, images, table["id"].to_pylist())
     if masks is None:
         return {"tflops": []}
     for row in table.to_pylist():
@@ -79,7 +80,7 @@ def _count(
 
 
 def _masks(
-    shard: dict[str, Any], settings: dict[str, Any], images: Images, ids: list[str]
+    shard: Shard, settings: dict[str, Any], images: Images, ids: list[str]
 ) -> dict[str, Mask | None] | None:
     """The masks of rows by their ids, from the run's input, which alone has them: none where it has
     none, None where it is gone or another one."""

@@ -33,6 +33,7 @@ from pipelines.score.sums import sum_up
 from pipelines.score.table import line, tell, to_csv
 from pipelines.score.tell_sets import tell_sets
 from storage.commit import iterate_commits, todo
+from storage.records import Shard
 from storage.uri import Store
 
 TABLE_CSV = "score/table.csv"
@@ -63,7 +64,7 @@ def score(
         "versions": metric_versions(config),
         "rows": sums.rows,
         "answers": answers.told(),
-        "shards": {"scored": sums.shards, "planned": len(load_plan(store)["shards"])},
+        "shards": {"scored": sums.shards, "planned": len(load_plan(store).shards)},
         **told,
     }
     store.replace(TABLE, json.dumps(result, indent=1, allow_nan=False).encode())
@@ -73,7 +74,7 @@ def score(
 
 def work_left(
     store: Store, config: RunConfig, part: Part = WHOLE
-) -> tuple[str, list[dict[str, Any]], dict[str, Any]]:
+) -> tuple[str, list[Shard], dict[str, Any]]:
     """The stage's name, its shards that are generated and not scored yet, and what its workers are
     told.
     """
@@ -84,7 +85,7 @@ def work_left(
         query_of(config, list(oracle.classes) if oracle else [])
     digests = pin({name: config.models[name].model_dump() for name in scoring_models(config)})
     stage = stage_name(config, digests)
-    left = part.of([shard for shard in todo(plan, store, stage) if shard["index"] in made])
+    left = part.of([shard for shard in todo(plan, store, stage) if shard.index in made])
     return stage, left, worker_config(config, digests)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,11 +20,12 @@ from pipelines.score.measures import query_of, set_measures
 from pipelines.score.sets import AttributeCorrelations, FeatureSums
 from pipelines.score.table import Sums
 from storage.commit import read_committed
+from storage.records import Commit
 from storage.uri import Store
 
 
 def sum_up(
-    store: Store, commits: Iterable[dict[str, Any]], measures: list[Measure], config: RunConfig
+    store: Store, commits: Iterable[Commit], measures: list[Measure], config: RunConfig
 ) -> tuple[Sums, AnswerSums]:
     """Sum the scored shards, one in memory at a time; a row's answers are all in one."""
     sums, answers = Sums(table.zero(measures, config.score.bootstrap)), AnswerSums()
@@ -43,7 +43,7 @@ def sum_up(
     wanted += ["attributes_before", "attributes_after"] if oracle else []
     wanted += ["features_before", "features_after"] if features else []
     for commit in commits:
-        shard, said = read_committed(store, commit, wanted), commit["extra"]
+        shard, said = read_committed(store, commit, wanted), commit.extra
         sums.classes, sums.attributes = (
             sums.classes or said["classes"],
             sums.attributes or said["attributes"],

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from actors.pinned.load import pin
-from actors.sweep import Sweep
+from actors.sweep import CellShard, Sweep
 from configs.schema import RunConfig
 from configs.strict import UserError
 from configs.sweep import Cell, SweepConfig, cells
@@ -25,9 +25,8 @@ from pipelines.generate.plan import make_plan, open_run
 from pipelines.run import run, say
 from pipelines.score.job import work_left
 from pipelines.sweep.results import write_results
+from storage.records import Shard
 from storage.uri import Store, open_store
-
-Job = dict[str, Any]
 
 
 def sweep(config: SweepConfig, sets: list[str] | None = None) -> Store:
@@ -54,7 +53,7 @@ def sweep(config: SweepConfig, sets: list[str] | None = None) -> Store:
 
 
 def together(
-    store: Store, config: RunConfig, kind: str, parts: list[tuple[dict[str, Any], list[Job]]]
+    store: Store, config: RunConfig, kind: str, parts: list[tuple[dict[str, Any], list[Shard]]]
 ) -> None:
     """Work on the shards of many cells on one pool of workers; config: the engine's settings.
 
@@ -63,17 +62,14 @@ def together(
     its shards.
     """
     pairs = [(cell, shard) for cell, (_, shards) in enumerate(parts) for shard in shards]
-    jobs = [
-        {"index": n, "rows": shard["rows"], "cell": cell, "shard": shard}
-        for n, (cell, shard) in enumerate(pairs)
-    ]
+    jobs = [CellShard(n, cell, shard) for n, (cell, shard) in enumerate(pairs)]
     settings = {"kind": kind, "cells": [made_of for made_of, _ in parts]}
     run_stage(store, config, stage=kind, actor=Sweep, shards=jobs, settings=settings)
 
 
 def _generate_jobs(
     found: Iterable[Cell], stores: Iterable[Store]
-) -> Iterable[tuple[dict[str, Any], list[Job]]]:
+) -> Iterable[tuple[dict[str, Any], list[Shard]]]:
     tried: set[str] = set()
     for cell, store in zip(found, stores, strict=True):
         with named(cell):
@@ -96,7 +92,7 @@ def _generate_jobs(
 
 def _score_jobs(
     found: Iterable[Cell], stores: Iterable[Store]
-) -> Iterable[tuple[dict[str, Any], list[Job]]]:
+) -> Iterable[tuple[dict[str, Any], list[Shard]]]:
     for cell, store in zip(found, stores, strict=True):
         with named(cell):
             stage, left, settings = work_left(store, cell.run)

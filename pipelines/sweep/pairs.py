@@ -17,6 +17,7 @@ from counterfactory.metrics.means import MeanSums, bootstrap_weights
 from pipelines.engine.committed import load_plan, scored_stage
 from pipelines.score.columns import floats
 from storage.commit import iterate_commits, read_committed
+from storage.records import Commit
 from storage.uri import Store
 
 
@@ -70,9 +71,9 @@ def _same_rows(one: Store, other: Store, columns: list[str]) -> Iterator[tuple[p
     """
     wanted = list(dict.fromkeys(["id", "k", *columns]))
     left, right = (
-        {commit["shard"]["index"]: commit for commit in _commits(store)} for store in (one, other)
+        {commit.shard.index: commit for commit in _commits(store)} for store in (one, other)
     )
-    if load_plan(one)["shards"] == load_plan(other)["shards"]:
+    if load_plan(one).shards == load_plan(other).shards:
         for index in sorted(left.keys() & right.keys()):
             yield _joined(_rows(one, left[index], wanted), _rows(other, right[index], wanted))
     elif left and right:
@@ -85,11 +86,11 @@ def _same_rows(one: Store, other: Store, columns: list[str]) -> Iterator[tuple[p
         )
 
 
-def _commits(store: Store) -> Iterator[dict[str, Any]]:
+def _commits(store: Store) -> Iterator[Commit]:
     return iterate_commits(store, scored_stage(store))
 
 
-def _rows(store: Store, commit: dict[str, Any], columns: list[str]) -> pa.Table:
+def _rows(store: Store, commit: Commit, columns: list[str]) -> pa.Table:
     """A shard's columns, a line per row."""
     table = read_committed(store, commit, columns)
     first = pc.equal(table["k"], 0)

@@ -31,6 +31,7 @@ from pipelines.engine.fingerprints import worker_config
 from storage.codec import decode, encode
 from storage.commit import commit_shard, read_commits, read_committed, to_retry, todo
 from storage.plan import plan_shards
+from storage.records import Plan, Shard
 from storage.run import read_plan, write_plan
 from storage.schema import counterfactual_id
 from storage.uri import Store, open_store
@@ -123,7 +124,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple
             }
         )
         store = open_store(tmp_path / name)
-        write_plan(store, {"fingerprint": {}, "shards": shards, "rows": ROWS})
+        write_plan(store, Plan({}, shards, ROWS))
         return Generate(worker_config(config, {"classifier": "none"}), "generate", store.uri), store
 
     return make
@@ -215,9 +216,8 @@ def test_every_batch_of_a_worker_has_as_many_answers(make: Any) -> None:
         worker(load_plan(worker)[0])
 
 
-def load_plan(worker: Generate) -> list[dict[str, Any]]:
-    shards: list[dict[str, Any]] = read_plan(worker.store)["shards"]
-    return shards
+def load_plan(worker: Generate) -> list[Shard]:
+    return read_plan(worker.store).shards
 
 
 def test_a_row_of_which_one_answer_cannot_be_stored_is_set_aside_whole_and_tried_again(
@@ -238,7 +238,7 @@ def test_a_row_of_which_one_answer_cannot_be_stored_is_set_aside_whole_and_tried
     monkeypatch.setattr(Answerer, "__call__", call)
     work(worker, store)
     (quarantined,) = [
-        entry for c in read_commits(store, "generate").values() for entry in c["quarantined"]
+        entry for c in read_commits(store, "generate").values() for entry in c.quarantined
     ]
     assert quarantined["id"] == bad["id"]
     assert quarantined["reason"].startswith("answer 1: the classifier gave the counterfactual")
@@ -246,7 +246,7 @@ def test_a_row_of_which_one_answer_cannot_be_stored_is_set_aside_whole_and_tried
     assert stored(store) == [row for row in stored(expected) if row["id"] != bad["id"]]
 
     monkeypatch.setattr(Answerer, "__call__", plain)
-    (receipt,) = work(worker, store, to_retry({"shards": load_plan(worker)}, store))
+    (receipt,) = work(worker, store, to_retry(read_plan(worker.store), store))
     assert (
         receipt["rows_in"],
         receipt["rows_out"],
@@ -297,7 +297,7 @@ def test_a_lost_answer_is_noticed(make: Any) -> None:
         "extra": {},
     }
     other = open_store(f"{store.uri}-lost")
-    write_plan(other, {"fingerprint": {}, "shards": load_plan(worker), "rows": ROWS})
+    write_plan(other, Plan({}, load_plan(worker), ROWS))
     for index, shard in enumerate(load_plan(worker)[:2]):
         kept = read_committed(store, read_commits(store, "generate")[index])
         commit_shard(
@@ -322,7 +322,7 @@ def test_a_lost_answer_is_noticed(make: Any) -> None:
         kept.column_names.index("k"), "k", pa.array([0, 1, 3, *[0, 1, 2] * 2], pa.int32())
     )
     third = open_store(f"{store.uri}-other")
-    write_plan(third, {"fingerprint": {}, "shards": load_plan(worker)[:1], "rows": SHARD})
+    write_plan(third, Plan({}, load_plan(worker)[:1], SHARD))
     commit_shard(
         third, "generate", load_plan(worker)[0], kept, **{**said, "rows_in": 3, "rows_out": 3}
     )

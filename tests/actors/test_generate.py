@@ -7,6 +7,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from storage.attempts import HUNG, LOCAL, begin, note, note_hung_row
 from storage.codec import encode
 from storage.commit import read_commits, read_committed, to_retry, totals
 from storage.plan import plan_shards
+from storage.records import Plan
 from storage.uri import Store, open_store
 
 SOON = 60.0  # a limit for a test that would otherwise hang
@@ -204,7 +206,7 @@ def test_a_row_with_an_answered_ones_id_stays_aside_when_it_is_tried_again_row_b
     worker.config["data"]["id"] = "name"
     (shard, *_), _ = plan_shards(str(path.parent), shard_rows=SHARD, rows=None)
     worker(shard)
-    shard["revision"] = 1
+    shard = replace(shard, revision=1)
     begin(store, "generate", shard, LOCAL)  # a death
     receipt = worker(shard)
     assert any("row by row" in note for note in receipt["notes"])
@@ -214,13 +216,13 @@ def test_a_row_with_an_answered_ones_id_stays_aside_when_it_is_tried_again_row_b
 
 def test_a_row_that_hung_when_it_was_tried_again_is_tried_once_more(make: Any) -> None:
     worker, shards, store = make("run")
-    plan, hung = {"shards": shards}, shards[0]
+    plan, hung = Plan({}, shards, 3 * SHARD), shards[0]
     for revision in range(3):
-        place = {**hung, "revision": revision}
+        place = replace(hung, revision=revision)
         note(store, begin(store, "generate", place, "ray"), HUNG)
         note_hung_row(store, "generate", place, 1)
         assert worker(place)["quarantined"] == 1
-        assert to_retry(plan, store) == [{**hung, "revision": revision + 1, "tries": 1}]
+        assert to_retry(plan, store) == [replace(hung, revision=revision + 1, tries=1)]
     assert worker(to_retry(plan, store)[0])["quarantined"] == 0
 
 
@@ -276,7 +278,7 @@ def test_a_row_that_the_classifier_gives_no_number_for_is_set_aside(
     assert worker(shards[0])["quarantined"] == 2
     told = "the classifier gave the {} probabilities that are not finite"
     commit = read_commits(store, "generate")[0]
-    assert [entry["reason"] for entry in commit["quarantined"]] == [
+    assert [entry["reason"] for entry in commit.quarantined] == [
         told.format(side) for side in ("original", "counterfactual")
     ]
     assert [row["row"] for row in answers(store)] == [0, 3]

@@ -17,10 +17,11 @@ from configs.schema import ScoreConfig
 from configs.strict import UserError
 from storage.codec import encode
 from storage.commit import commit_shard, read_commits, read_committed
+from storage.records import Shard
 from storage.schema import COUNTERFACTUALS
 from storage.uri import Store, open_store
 
-SHARD = {"index": 3, "file": "f", "version": "v", "start": 0, "rows": 4, "offset": 0}
+SHARD = Shard(3, "f", "f", "v", start=0, rows=4, offset=0)
 
 
 class Brightness:
@@ -85,7 +86,7 @@ def made(
             "actors.score.load_models", lambda c, names, device: {n: built[n] for n in names}
         )
         table = pa.Table.from_pylist(records, schema=COUNTERFACTUALS)
-        bad = [{"id": f"bad{i}", "reason": "broken"} for i in range(SHARD["rows"] - len(records))]  # type: ignore[operator]
+        bad = [{"id": f"bad{i}", "reason": "broken"} for i in range(SHARD.rows - len(records))]
         commit_shard(
             store, "generate", SHARD, table, rows_in=4, quarantined=bad, seconds=1.0, extra={}
         )
@@ -105,9 +106,9 @@ def test_scores_of_a_shard(made: Any) -> None:
         "flipped": 2,
     }
     commit = read_commits(store, "score-1")[3]
-    assert commit["extra"]["classes"] == ["dark", "bright"]
-    assert commit["extra"]["attributes"] == ["Bright", "Red"]
-    assert commit["extra"]["verdict_differs"] == 0
+    assert commit.extra["classes"] == ["dark", "bright"]
+    assert commit.extra["attributes"] == ["Bright", "Red"]
+    assert commit.extra["verdict_differs"] == 0
     table = read_committed(store, commit)
     assert table.schema.equals(SCORES)
     rows = table.to_pylist()
@@ -188,7 +189,7 @@ def test_a_wrong_verdict_in_the_table_is_counted_and_judged_anew(made: Any) -> N
     store, _ = made([record(0, 50, 100, flipped=True, predicted=1), record(1, 50, 200)])
     Score(config(), "score-1", store.uri)(SHARD)
     commit = read_commits(store, "score-1")[3]
-    assert commit["extra"]["verdict_differs"] == 1
+    assert commit.extra["verdict_differs"] == 1
     assert read_committed(store, commit)["flipped"].to_pylist() == [False, True]
 
 
@@ -243,7 +244,7 @@ def test_what_models_give_no_number_for_is_null_in_that_row_alone_and_counted(ma
     for name in ("second_base", *unknown):
         assert (name, rows[2][name]) == (name, None)
     assert (rows[2]["p_target"], rows[2]["second_agrees"]) == (good[2]["p_target"], 0)
-    missing = commit["extra"]["not_finite"]
+    missing = commit.extra["not_finite"]
     assert {
         name: missing[name] for name in ("p_target", "cout", "attributes_after", "changed_all")
     } == {
@@ -252,7 +253,7 @@ def test_what_models_give_no_number_for_is_null_in_that_row_alone_and_counted(ma
         "attributes_after": 2,
         "changed_all": 2,
     }
-    assert read_commits(store, "score-a")[3]["extra"]["not_finite"] == {}
+    assert read_commits(store, "score-a")[3].extra["not_finite"] == {}
 
 
 def test_an_empty_shard_and_no_further_models(made: Any) -> None:

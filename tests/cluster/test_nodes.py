@@ -59,7 +59,9 @@ def command(faces: Path, out: Path, address: str, *more: str) -> list[str]:
 
 GPUS = """
 import json, os, sys
+from storage.records import Shard
 class Worker:
+    takes, together = Shard, 1
     def __init__(self, config, stage, run_uri):
         print("noise of a worker")
         print("noise of a worker", file=sys.stderr)
@@ -73,7 +75,7 @@ class Worker:
             time.sleep(0.05)  # one alone must not be through before the other is there
         time.sleep(0.1)
         seen = {"pid": os.getpid(), "devices": os.environ.get("CUDA_VISIBLE_DEVICES")}
-        return {"index": shard["index"], "rows_in": 1, "rows_out": 1, "quarantined": 0, **seen}
+        return {"index": shard.index, "rows_in": 1, "rows_out": 1, "quarantined": 0, **seen}
 from configs.schema import load_run
 from pipelines.engine.runner import run_stage
 from storage.uri import open_store
@@ -81,8 +83,8 @@ Worker.__module__ = "__main__"
 store = open_store(sys.argv[1])
 data = open_store(sys.argv[2])
 name = data.list("")[0]
-one = {"rows": 1, "file": data.url(name), "version": data.version(name)}
-shards = [{"index": i, **one} for i in range(8)]
+one = {"rows": 1, "file": data.url(name), "name": name, "version": data.version(name)}
+shards = [Shard(i, start=0, offset=i, **one) for i in range(8)]
 config = load_run("demo-plain", ["engine.gpus=0.5", f"engine.address={sys.argv[3]}"])
 print("SEEN", json.dumps(run_stage(store, config, stage="generate", actor=Worker, shards=shards)))
 """

@@ -99,7 +99,7 @@ class Job:
 
     def quarantined(self) -> dict[str, str]:
         found = iterate_commits(self.store, "generate")
-        return {row["id"]: row["reason"] for commit in found for row in commit["quarantined"]}
+        return {row["id"]: row["reason"] for commit in found for row in commit.quarantined}
 
     def expect_whole(self, *quarantined: int) -> None:
         """Every invariant holds, and each row is answered once or, where it is named here, set

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from configs.schema import RunConfig
 from storage.codec import encode
 from storage.commit import commit_shard
+from storage.records import Plan, Shard
 from storage.run import write_plan
 from storage.schema import COUNTERFACTUALS, counterfactual_id
 from storage.uri import Store, open_store
@@ -158,38 +159,20 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., R
                 },
             }
         )
-        planned: list[dict[str, Any]] = []
+        planned: list[Shard] = []
         at = 0
         for index, part in enumerate(np.array_split(np.arange(rows), shards)):
             size = len(part)
-            planned.append(
-                {
-                    "index": index,
-                    "file": "f",
-                    "version": "v",
-                    "start": at,
-                    "rows": size,
-                    "offset": at,
-                }
-            )
+            planned.append(Shard(index, "f", "f", "v", start=at, rows=size, offset=at))
             at += size
         write_plan(
             store,
-            {
-                "fingerprint": {"data": "d"},
-                "shards": planned,
-                "rows": rows,
-                "config": config.model_dump(),
-                "versions": {},
-                "models": {},
-            },
+            Plan({"data": "d"}, planned, rows, config=config.model_dump()),
         )
         for shard in planned:
-            mine = [
-                r for r, _, _ in made if shard["start"] <= r["row"] < shard["start"] + shard["rows"]
-            ]
+            mine = [r for r, _, _ in made if shard.start <= r["row"] < shard.start + shard.rows]
             table = pa.Table.from_pylist(mine, schema=COUNTERFACTUALS)
-            n = shard["rows"]
+            n = shard.rows
             said: dict[str, Any] = {
                 "rows_in": n,
                 "rows_out": n,

@@ -11,6 +11,7 @@ import pytest
 from pipelines.cli import main
 from pipelines.gc import age
 from storage.attempts import LOCAL, begin
+from storage.records import Shard
 from storage.verify import verify
 
 DAYS = 3 * 86400
@@ -22,7 +23,7 @@ def left(make_run: Callable[..., Any]) -> Any:
     young orphan."""
     made = make_run()
     store = made.store
-    begin(store, "generate", {"index": 0}, LOCAL)
+    begin(store, "generate", Shard(0, "f", "f", "v", start=0, rows=1, offset=0), LOCAL)
     for name in ("data/generate/000000-aa-bb.parquet", "data/generate/000001-aa-bb.parquet"):
         store.write(name, b"x" * 2_000_000)
     store.write("data/generate/.0123456789abcdef0123456789abcdef.tmp", b"half")

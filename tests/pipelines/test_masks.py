@@ -88,7 +88,7 @@ def test_a_run_hands_masks_over_and_sets_bad_ones_aside(data: Path, tmp_path: Pa
     totals = generate(store, config(data))
     (commit,) = read_commits(store, "generate").values()
     assert (totals["rows_in"], totals["rows_out"]) == (6, 3)
-    reasons = [row["reason"] for row in sorted(commit["quarantined"], key=lambda row: row["id"])]
+    reasons = [row["reason"] for row in sorted(commit.quarantined, key=lambda row: row["id"])]
     assert reasons == [
         "no mask: null",
         "mask: expected the image's 32x32 pixels, got 16x16",

@@ -113,7 +113,7 @@ def test_the_stored_image_is_what_was_judged(whole: Store) -> None:
 
     from actors.pinned.load import load_models
 
-    config = read_plan(whole)["config"]
+    config = read_plan(whole).config
     classifier = load_models(config, ["classifier"], torch.device("cpu"))["classifier"]
     for row in list(answers(whole).values())[:8]:
         image = torch.from_numpy(pixels(row)).permute(2, 0, 1)[None].float() / 255
@@ -260,7 +260,7 @@ def test_damaged_rows_are_set_aside_and_the_others_unaffected(faces: Path, tmp_p
     quarantined = {
         entry["id"]: entry["reason"]
         for commit in read_commits(store, "generate").values()
-        for entry in commit["quarantined"]
+        for entry in commit.quarantined
     }
     assert len(quarantined) == 5
     assert left.keys() | quarantined.keys() == good.keys()
@@ -355,9 +355,7 @@ def test_a_row_that_raises_is_set_aside_alone(
     monkeypatch.setattr(CounterfactualAttack, "__call__", call)
     store = made(faces, tmp_path)
     quarantined = [
-        entry
-        for commit in read_commits(store, "generate").values()
-        for entry in commit["quarantined"]
+        entry for commit in read_commits(store, "generate").values() for entry in commit.quarantined
     ]
     assert [entry["reason"] for entry in quarantined] == [
         "the method failed: RuntimeError: planted"

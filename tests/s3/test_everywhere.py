@@ -24,6 +24,7 @@ from storage.cache import cached, folder_digest
 from storage.commit import read_commits
 from storage.errors import NoAnswer
 from storage.gc import UNFINISHED, garbage
+from storage.run import read_plan
 from storage.uri import open_store
 from storage.verify import verify
 
@@ -218,7 +219,7 @@ def test_a_generate_stage_through_a_bad_line(
     }
     assert verify(store) == []
     commits = read_commits(store, "generate")
-    assert sum(commit["rows_in"] for commit in commits.values()) == 8
+    assert sum(commit.rows_in for commit in commits.values()) == 8
     assert len(store.list("data")) == len(commits) == 3, "no shard was done or written twice"
 
 
@@ -263,14 +264,14 @@ def test_a_probe_that_may_not_be_removed_stays_and_harms_nothing(
 
     assert main(["generate", config, *TINY]) == 0
     store = open_store(f"{s3_folder}/runs/x")
-    plan = json.loads(store.read("plan.json"))
+    plan = read_plan(store)
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}])
     asked: list[str] = []
     monkeypatch.setattr(
         cluster, "_ask", lambda nodes, needs: [told for _ in nodes if (told := lacks(needs, asked))]
     )
     proxy.fail("denied", "DELETE")
-    cluster.check_nodes(store, plan["config"], plan["shards"])
+    cluster.check_nodes(store, plan.config, plan.shards[0])
     assert len(asked) == 1
     assert proxy.told("denied") == 1
     assert [entry.path for entry in store.entries() if ".probe-" in entry.path] == asked

@@ -18,6 +18,7 @@ import pytest
 from storage import s3, s3_retry
 from storage.commit import commit_shard, read_commits, todo
 from storage.errors import NoAnswer, StorageError
+from storage.records import Plan, Shard
 from storage.uri import Store, data_files, open_store
 
 PASSING = ("slow-down", "reset", "lost", "cut")
@@ -102,14 +103,14 @@ def test_a_lost_reply_is_told_from_a_lost_race(
 
 
 def test_a_shard_whose_commit_reply_was_lost_is_done_once(proxy: Any, store: Store) -> None:
-    shard = {"index": 0, "file": "f", "version": "v", "start": 0, "rows": 3, "offset": 0}
+    shard = Shard(0, "f", "f", "v", start=0, rows=3, offset=0)
     table = pa.table({"id": ["a", "b", "c"]})
     proxy.fail("lost", "PUT", "/commit/")
     given = commit_shard(
         store, "generate", shard, table, rows_in=3, quarantined=[], seconds=0.0, extra={}
     )
     assert read_commits(store, "generate") == {0: given}
-    assert todo({"shards": [shard]}, store, "generate") == []
+    assert todo(Plan({}, [shard], 3), store, "generate") == []
     assert [path for path in store.list("data")] == [given["file"]]
 
 

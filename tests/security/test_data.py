@@ -135,7 +135,7 @@ def test_ids_stay_inside_the_run_and_bombs_are_set_aside(tmp_path: Path) -> None
     assert outside == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
     commits = read_commits(store, "generate")
-    bad = {row["id"]: row["reason"] for commit in commits.values() for row in commit["quarantined"]}
+    bad = {row["id"]: row["reason"] for commit in commits.values() for row in commit.quarantined}
     assert bad == {
         "bomb": "image size: expected at most 10000 pixels, got 4000x4000",
         "canvas": "image size: expected at most 10000 pixels, got far more",

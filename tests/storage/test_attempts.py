@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,9 +19,10 @@ from storage.attempts import (
     note,
     note_hung_row,
 )
+from storage.records import Shard
 from storage.uri import Store, open_store
 
-SHARD: dict[str, Any] = {"index": 3}
+SHARD = Shard(3, "/in", "in", "1-1", start=0, rows=3, offset=9)
 
 
 @pytest.fixture
@@ -59,8 +60,8 @@ def test_shards_stages_and_revisions_are_told_apart(store: Store) -> None:
     begin(store, "generate", SHARD, LOCAL)
     for stage, shard in (
         ("score", SHARD),
-        ("generate", {"index": 4}),
-        ("generate", {**SHARD, "revision": 1}),
+        ("generate", replace(SHARD, index=4)),
+        ("generate", replace(SHARD, revision=1)),
     ):
         assert begin(store, stage, shard, LOCAL).deaths == 0
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,19 +12,13 @@ import pytest
 from storage.check import NAMED, check_stage
 from storage.commit import commit_path, commit_shard, read_commits
 from storage.names import doubled, hashes, keys, pack, unpack
+from storage.records import Plan, Shard
 from storage.run import write_plan
 from storage.uri import Store, open_store
 
 ROWS = 4
 SHARDS = [
-    {
-        "index": i,
-        "file": "/in.parquet",
-        "version": "1-2",
-        "start": i * ROWS,
-        "rows": ROWS,
-        "offset": i * ROWS,
-    }
+    Shard(i, "/in.parquet", "in.parquet", "1-2", start=i * ROWS, rows=ROWS, offset=i * ROWS)
     for i in range(3)
 ]
 
@@ -57,7 +52,7 @@ def named(index: int) -> list[str]:
 @pytest.fixture
 def run(tmp_path: Any) -> Store:
     store = open_store(tmp_path / "run")
-    write_plan(store, {"fingerprint": {}, "shards": SHARDS, "rows": 3 * ROWS})
+    write_plan(store, Plan({}, SHARDS, 3 * ROWS))
     for i in range(3):
         names = named(i)[: ROWS - (i == 1)]
         commit(store, "generate", i, names, bad=int(i == 1))
@@ -88,12 +83,12 @@ def test_a_good_stage_has_nothing_to_say_and_opens_no_data(
 
 DAMAGE: dict[str, tuple[Callable[[Store], Any], str, str]] = {
     "a lost data file": (
-        lambda run: run.remove(read_commits(run, "generate")[2]["file"]),
+        lambda run: run.remove(read_commits(run, "generate")[2].file),
         "generate",
         "bytes, got none",
     ),
     "a truncated data file": (
-        lambda run: run.replace(read_commits(run, "generate")[2]["file"], b"PAR1"),
+        lambda run: run.replace(read_commits(run, "generate")[2].file, b"PAR1"),
         "generate",
         "bytes, got 4",
     ),
@@ -113,7 +108,7 @@ DAMAGE: dict[str, tuple[Callable[[Store], Any], str, str]] = {
         "shard 1: expected rows_in = rows_out + quarantined, got 4 = 3 + 0",
     ),
     "other rows than the plan's": (
-        lambda run: edit(run, 1, shard={**SHARDS[1], "start": 5}),
+        lambda run: edit(run, 1, shard={**SHARDS[1].to_json(), "start": 5}),
         "generate",
         "expected the commit of rows 4+4 of /in.parquet (1-2), got one of 5+4",
     ),
@@ -144,7 +139,7 @@ def test_open_shards_are_no_damage_where_part_of_a_stage_was_asked_for(run: Stor
 def test_an_id_in_two_shards_is_named_with_both(tmp_path: Any, old: bool) -> None:
     """old: of a run whose commits held no hashes yet."""
     store = open_store(tmp_path)
-    write_plan(store, {"fingerprint": {}, "shards": SHARDS, "rows": 3 * ROWS})
+    write_plan(store, Plan({}, SHARDS, 3 * ROWS))
     for i, names in enumerate([named(0), ["row-0-1", *named(1)[1:]], named(2)]):
         commit(store, "generate", i, names)
         if old:
@@ -160,12 +155,11 @@ def test_many_doubles_are_named_up_to_a_limit_from_their_shards_alone(
 ) -> None:
     store, count = open_store(tmp_path), NAMED + 5
     shards = [
-        {**SHARDS[0], "index": i, "start": i * count, "rows": count, "offset": i * count}
-        for i in range(3)
+        replace(SHARDS[0], index=i, start=i * count, rows=count, offset=i * count) for i in range(3)
     ]
-    write_plan(store, {"fingerprint": {}, "shards": shards, "rows": 3 * count})
+    write_plan(store, Plan({}, shards, 3 * count))
     for part in shards:
-        names = [f"row-{i}" if part["index"] else f"own-{i}" for i in range(count)]
+        names = [f"row-{i}" if part.index else f"own-{i}" for i in range(count)]
         said: dict[str, Any] = {"rows_in": count, "quarantined": [], "seconds": 0.0, "extra": {}}
         commit_shard(store, "generate", part, table(names), **said)
     opened: list[str] = []

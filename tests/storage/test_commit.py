@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +26,14 @@ from storage.commit import (
     todo,
     totals,
 )
+from storage.records import Commit, Plan, Shard
 from storage.uri import Store, open_store
 
 ROOT = Path(__file__).parents[2]
 
 
-def shard(index: int, rows: int = 3) -> dict[str, Any]:
-    return {
-        "index": index,
-        "file": "in.parquet",
-        "version": "1-1",
-        "start": 0,
-        "rows": rows,
-        "offset": 0,
-    }
+def shard(index: int, rows: int = 3) -> Shard:
+    return Shard(index, "in.parquet", "in.parquet", "1-1", start=0, rows=rows, offset=0)
 
 
 def table(index: int, rows: int = 3) -> pa.Table:
@@ -48,7 +43,7 @@ def table(index: int, rows: int = 3) -> pa.Table:
     )
 
 
-def commit(store: Store, index: int = 0, stage: str = "generate", **given: Any) -> dict[str, Any]:
+def commit(store: Store, index: int = 0, stage: str = "generate", **given: Any) -> Commit:
     said: dict[str, Any] = {
         "rows_in": 3,
         "quarantined": [],
@@ -62,14 +57,14 @@ def commit(store: Store, index: int = 0, stage: str = "generate", **given: Any) 
 def test_a_commit_says_what_its_file_holds(store: Store) -> None:
     bad = [{"id": "row-x", "reason": "no image: null"}]
     made = commit(store, 7, table=table(7, 2), quarantined=bad)
-    assert store.list("") == ["commit/generate/000007.json", made["file"]]
-    data = store.read(made["file"])
-    assert made["file"].startswith("data/generate/000007-")
-    assert (made["sha256"], made["bytes"]) == (hashlib.sha256(data).hexdigest(), len(data))
-    assert (made["rows_in"], made["rows_out"], made["rows"]) == (3, 2, 2)
-    assert made["quarantined"] == bad
-    assert made["shard"] == shard(7)
-    assert made["versions"]["pyarrow"] == pa.__version__
+    assert store.list("") == ["commit/generate/000007.json", made.file]
+    data = store.read(made.file)
+    assert made.file.startswith("data/generate/000007-")
+    assert (made.sha256, made.bytes) == (hashlib.sha256(data).hexdigest(), len(data))
+    assert (made.rows_in, made.rows_out, made.rows) == (3, 2, 2)
+    assert made.quarantined == bad
+    assert made.shard == shard(7)
+    assert made.versions["pyarrow"] == pa.__version__
     assert read_commits(store, "generate") == {7: made}
     assert read_committed(store, made).equals(table(7, 2))
     assert read_committed(store, made, ["k"]).column_names == ["k"]
@@ -85,26 +80,26 @@ def test_the_losing_writer_accepts_the_winners_commit(store: Store) -> None:
 
 
 def test_todo_is_plan_minus_commits(store: Store) -> None:
-    plan = {"shards": [shard(i) for i in range(4)]}
-    assert todo(plan, store, "generate") == plan["shards"]
+    plan = Plan({}, [shard(i) for i in range(4)], 12)
+    assert todo(plan, store, "generate") == plan.shards
     for index in (2, 0):
         commit(store, index)
     assert committed(store, "generate") == [0, 2]
-    assert [left["index"] for left in todo(plan, store, "generate")] == [1, 3]
+    assert [left.index for left in todo(plan, store, "generate")] == [1, 3]
     assert len(todo(plan, store, "score-1a2b")) == 4
 
 
 def test_empty_tables_can_be_committed(store: Store) -> None:
     bad = [{"id": f"{i}", "reason": "bad"} for i in range(3)]
     made = commit(store, table=table(0, 0), quarantined=bad)
-    assert (made["rows_out"], made["rows"]) == (0, 0)
+    assert (made.rows_out, made.rows) == (0, 0)
     assert read_committed(store, made).schema.equals(table(0, 0).schema)
 
 
 def test_several_counterfactuals_a_row(store: Store) -> None:
     twice = pa.concat_tables([table(0), table(0)])
     made = commit(store, table=twice, rows_out=3)
-    assert (made["rows_in"], made["rows_out"], made["rows"]) == (3, 3, 6)
+    assert (made.rows_in, made.rows_out, made.rows) == (3, 3, 6)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +126,7 @@ def test_what_does_not_add_up_is_not_committed(
 def test_no_stage_name_leaves_the_run_folder(store: Store, stage: str) -> None:
     calls = (
         lambda: commit(store, stage=stage),
-        lambda: begin(store, stage, {"index": 0}, LOCAL),
+        lambda: begin(store, stage, shard(0), LOCAL),
         lambda: committed(store, stage),
     )
     for call in calls:
@@ -144,7 +139,7 @@ def test_no_stage_name_leaves_the_run_folder(store: Store, stage: str) -> None:
 def test_no_shard_index_leaves_the_run_folder(store: Store, index: Any) -> None:
     for call in (
         lambda: commit(store, index),
-        lambda: begin(store, "generate", {"index": index}, LOCAL),
+        lambda: begin(store, "generate", shard(index), LOCAL),
     ):
         with pytest.raises(ValueError, match="expected a shard index >= 0"):
             call()
@@ -156,12 +151,12 @@ def test_no_shard_index_leaves_the_run_folder(store: Store, index: Any) -> None:
     ["../secret.parquet", "data/score/x.parquet", "/etc/passwd", "data/generate/../../x.parquet"],
 )
 def test_a_commit_cannot_name_a_file_elsewhere(store: Store, file: str) -> None:
-    made = {**commit(store), "file": file}
+    made = replace(commit(store), file=file)
     with pytest.raises(ValueError, match="expected a data file of stage generate"):
         data_path(made)
     with pytest.raises(ValueError, match="expected a data file of stage generate"):
         read_committed(store, made)
-    store.replace(commit_path("generate", 0), json.dumps(made).encode())
+    store.replace(commit_path("generate", 0), json.dumps(made.to_json()).encode())
     with pytest.raises(ValueError, match=r"000000\.json: expected the commit of this shard"):
         read_commits(store, "generate")
 
@@ -188,13 +183,13 @@ def test_crash_leftovers_are_ignored_by_readers(store: Store) -> None:
     for path in ("data/generate/000001-aa-bb.parquet", "commit/generate/note.txt", *unfinished):
         store.write(path, b"half a fi")
     assert read_commits(store, "generate") == {0: made}
-    assert todo({"shards": [shard(0), shard(1)]}, store, "generate") == [shard(1)]
+    assert todo(Plan({}, [shard(0), shard(1)], 6), store, "generate") == [shard(1)]
 
 
 def test_stages_are_what_was_begun(store: Store) -> None:
     assert stages(store) == []
     commit(store, stage="a-score")
-    begin(store, "b-score", {"index": 0}, LOCAL)
+    begin(store, "b-score", shard(0), LOCAL)
     commit(store)
     assert stages(store) == ["generate", "a-score", "b-score"]
 
@@ -226,10 +221,10 @@ def test_totals_are_sums(store: Store) -> None:
 
 def test_many_commits_are_read_in_order(tmp_path: Path) -> None:
     store = open_store(tmp_path)
-    made = json.loads(json.dumps(commit(store, 0)))
+    made = commit(store, 0)
     count = 32 * commits.READERS + 5  # more than one helping
     for index in range(1, count):
-        text = json.dumps({**made, "shard": shard(index)})
+        text = json.dumps(replace(made, shard=shard(index)).to_json())
         (tmp_path / commit_path("generate", index)).write_text(text)
     assert list(read_commits(store, "generate")) == list(range(count))
 
@@ -255,12 +250,12 @@ def test_threads_that_race_agree_on_one_commit(store: Store) -> None:
 PROLOGUE = """
 import os, signal, sys, json, time
 import pyarrow as pa
+from dataclasses import replace
 from pathlib import Path
-from storage import commit, local, uri
+from storage import commit, local, records, uri
 store = uri.open_store(sys.argv[1])
 def work(index, seconds):
-    shard = {"index": index, "file": "in.parquet", "version": "1-1",
-             "start": 0, "rows": 3, "offset": index * 3}
+    shard = records.Shard(index, "in.parquet", "in.parquet", "1-1", 0, 3, index * 3)
     ids = [f"row-{index}-{i}" for i in range(3)]
     columns = {"id": ids, "cf_id": ["cf-" + n for n in ids], "k": pa.array([0] * 3, pa.int32())}
     given = {"rows_in": 3, "quarantined": [], "seconds": seconds, "extra": {}}
@@ -287,7 +282,7 @@ def test_processes_that_race_agree_on_every_commit(tmp_path: Path) -> None:
     code = """
 print("ready", flush=True)
 sys.stdin.readline()
-print(json.dumps([work(i, float(sys.argv[2]))["attempt"] for i in range(8)]))
+print(json.dumps([work(i, float(sys.argv[2])).attempt for i in range(8)]))
 """
     workers = [start(code, str(tmp_path), str(i)) for i in range(3)]
     for worker in workers:
@@ -303,7 +298,7 @@ print(json.dumps([work(i, float(sys.argv[2]))["attempt"] for i in range(8)]))
         answers.append(json.loads(out))
     store = open_store(tmp_path)
     stands = read_commits(store, "generate")
-    assert answers == [[stands[i]["attempt"] for i in range(8)]] * 3
+    assert answers == [[stands[i].attempt for i in range(8)]] * 3
     for made in stands.values():
         assert read_committed(store, made).num_rows == 3
     assert len(store.list("data")) == 24
@@ -330,7 +325,7 @@ def test_a_kill_anywhere_leaves_a_folder_that_is_finished_by_doing_it_again(
     worker = start(f"{code}\nwork(0, 1.0)", str(tmp_path))
     worker.communicate()
     assert worker.returncode == -signal.SIGKILL
-    store, plan = open_store(tmp_path), {"shards": [shard(0)]}
+    store, plan = open_store(tmp_path), Plan({}, [shard(0)], 3)
     assert len(store.list("data")) == files
     assert len(read_commits(store, "generate")) == done
     assert len(todo(plan, store, "generate")) == 1 - done

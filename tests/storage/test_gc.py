@@ -10,21 +10,14 @@ from storage import gc as module
 from storage.attempts import LOCAL, begin
 from storage.commit import commit_path, commit_shard, read_commits, read_committed, stages
 from storage.gc import MARK, ORPHAN, SUPERSEDED, UNFINISHED, counts, delete, garbage
+from storage.records import Commit, Plan, Shard
 from storage.run import write_plan
 from storage.uri import Store
 from storage.verify import verify
 
 
-def shard(index: int, **more: int) -> dict[str, Any]:
-    return {
-        "index": index,
-        "file": "/in",
-        "version": "1",
-        "start": index,
-        "rows": 1,
-        "offset": index,
-        **more,
-    }
+def shard(index: int, **more: int) -> Shard:
+    return Shard(index, "/in", "in", "1", start=index, rows=1, offset=index, **more)
 
 
 def table(index: int) -> pa.Table:
@@ -33,7 +26,7 @@ def table(index: int) -> pa.Table:
     )
 
 
-def commit(store: Store, stage: str, index: int, **more: int) -> dict[str, Any]:
+def commit(store: Store, stage: str, index: int, **more: int) -> Commit:
     return commit_shard(
         store,
         stage,
@@ -49,10 +42,10 @@ def commit(store: Store, stage: str, index: int, **more: int) -> dict[str, Any]:
 @pytest.fixture
 def run(store: Store) -> Store:
     """Two of three shards generated and scored, the second twice, and one older scoring."""
-    write_plan(store, {"fingerprint": {}, "shards": [shard(i) for i in range(3)], "rows": 3})
+    write_plan(store, Plan({}, [shard(i) for i in range(3)], 3))
     for stage in ("generate", "score-new", "score-old"):
         for index in range(2):
-            begin(store, stage, {"index": index}, LOCAL)
+            begin(store, stage, shard(index), LOCAL)
             commit(store, stage, index)
     commit(store, "generate", 1, revision=1)
     commit(store, "score-new", 1, revision=1)
@@ -93,7 +86,7 @@ def test_orphans_of_every_stage_are_found_and_nothing_that_a_commit_names(run: S
     for path in orphans:
         run.write(path, b"x")
     assert found(run)[ORPHAN] == orphans
-    named = {c["file"] for s in ("generate", "score-new") for c in read_commits(run, s).values()}
+    named = {c.file for s in ("generate", "score-new") for c in read_commits(run, s).values()}
     assert not named & set().union(*found(run).values())
 
 
@@ -115,8 +108,8 @@ def test_a_shard_with_a_commit_that_cannot_be_read_keeps_its_files(run: Store) -
 
 
 def test_marks_of_open_shards_stay(run: Store) -> None:
-    begin(run, "generate", {"index": 2}, LOCAL)
-    begin(run, "generate", {"index": 1, "revision": 2}, LOCAL)
+    begin(run, "generate", shard(2), LOCAL)
+    begin(run, "generate", shard(1, revision=2), LOCAL)
     run.write("poison/generate/000002/7-begun", b"")
     run.write("poison/generate/000001/1-begun", b"")
     marks = found(run)[MARK]
@@ -174,7 +167,7 @@ def test_a_file_committed_while_gc_looks_is_kept(
     def then_commit(self: Store) -> Any:
         listed = entries(self)
         made = json.loads(run.read(commit_path("generate", 0)))
-        made.update(shard=shard(2), file="data/generate/000002-aa-bb.parquet")
+        made.update(shard=shard(2).to_json(), file="data/generate/000002-aa-bb.parquet")
         run.put_new(commit_path("generate", 2), json.dumps(made).encode())
         return listed
 

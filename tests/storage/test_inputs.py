@@ -26,16 +26,16 @@ def data(tmp_path: Path) -> Path:
 
 def test_footers_give_every_files_rows_in_order(data: Path) -> None:
     files, schema = read_footers(str(data), None, ["n"])
-    assert [file["name"] for file in files] == [f"{i:02d}.parquet" for i in range(20)]
-    assert [file["rows"] for file in files] == list(range(20))
+    assert [file.name for file in files] == [f"{i:02d}.parquet" for i in range(20)]
+    assert [file.rows for file in files] == list(range(20))
     assert schema.names == ["n"]
-    assert all(file["version"] == open_store(data).version(file["name"]) for file in files)
+    assert all(file.version == open_store(data).version(file.name) for file in files)
 
 
 def test_files_behind_the_selection_are_not_opened(data: Path) -> None:
     (data / "19.parquet").write_bytes(b"no parquet")
     files, _ = read_footers(str(data), "2:6", ["n"])
-    assert [file["rows"] for file in files] == [0, 1, 2, 3]
+    assert [file.rows for file in files] == [0, 1, 2, 3]
     with pytest.raises(ValueError, match=r"19\.parquet"):
         read_footers(str(data), None, ["n"])
 

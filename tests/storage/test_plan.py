@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +73,22 @@ def test_shards_are_the_selected_rows_in_order(odd: Store, rows: str | None) -> 
     for shard_rows in (60, 10_000) if odd.uri.startswith("s3://") else (7, 60, 10_000):
         shards, schema = plan_shards(odd.uri, shard_rows=shard_rows, rows=rows)
         assert schema == SCHEMA
-        assert [shard["index"] for shard in shards] == list(range(len(shards)))
+        assert [shard.index for shard in shards] == list(range(len(shards)))
         seen: list[int] = []
         for shard in shards:
-            assert set(shard) == {"index", "file", "name", "version", "start", "rows", "offset"}
-            assert shard["offset"] == len(seen)
-            assert 1 <= shard["rows"] <= shard_rows
+            assert set(shard.to_json()) == {
+                "index",
+                "file",
+                "name",
+                "version",
+                "start",
+                "rows",
+                "offset",
+            }
+            assert shard.offset == len(seen)
+            assert 1 <= shard.rows <= shard_rows
             part = read_shard(shard, ["n"])
-            assert part.num_rows == shard["rows"]
+            assert part.num_rows == shard.rows
             assert part.column_names == ["n"]
             seen += part["n"].to_pylist()
         assert seen == expected
@@ -217,14 +226,14 @@ def test_a_changed_file_is_refused_with_both_versions(store: Store, rows: int) -
         FileChanged, match=r"x.parquet changed since it was planned: expected .*, got "
     ) as caught:
         read_shard(shards[0], ["n"])
-    assert shards[0]["version"] in str(caught.value)
+    assert shards[0].version in str(caught.value)
     assert store.version("x.parquet") in str(caught.value)
 
 
 def test_a_removed_file_is_named(store: Store) -> None:
     store.write("x.parquet", parquet(0, [10]))
     shards, _ = plan_shards(store.uri, shard_rows=4, rows=None)
-    gone = {**shards[0], "file": store.url("y.parquet")}
+    gone = replace(shards[0], file=store.url("y.parquet"))
     with pytest.raises(
         FileChanged, match=r"y\.parquet changed since it was planned: .* got no such file"
     ):

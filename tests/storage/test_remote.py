@@ -24,6 +24,7 @@ from storage import s3_retry
 from storage.errors import BadPath, FileChanged, NoAnswer, StorageError
 from storage.inputs import unchanged
 from storage.plan import plan_shards, read_shard
+from storage.records import InputFile
 from storage.uri import Store, data_files, input_file, open_store, split_url
 from storage.verify import verify
 
@@ -124,7 +125,7 @@ def test_shards_are_read_and_a_changed_file_is_noticed(memory: Any) -> None:
     shards, _ = plan_shards("memory://in", shard_rows=25_000, rows=None)
     parts = pa.concat_tables([read_shard(shard, ["x"]) for shard in shards])
     assert parts.equals(table())
-    files = [{"file": s["file"], "version": s["version"], "rows": ROWS} for s in shards[:1]]
+    files = [InputFile(s.file, s.name, s.version, ROWS) for s in shards[:1]]
     assert unchanged(files, "memory://in", None)
     memory.pipe_file("/in/a.parquet", parquet(1))
     assert not unchanged(files, "memory://in", None)

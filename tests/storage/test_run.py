@@ -3,25 +3,27 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
+from storage.records import Plan, Shard
 from storage.run import PlanMismatch, read_manifest, read_plan, versions, write_manifest, write_plan
 from storage.uri import Store
 
 
-def plan(**fingerprint: str) -> dict[str, object]:
-    return {
-        "fingerprint": {"config": "c1", "model": "m1", **fingerprint},
-        "shards": [{"index": 0}],
-        "rows": 3,
-    }
+def shard(index: int) -> Shard:
+    return Shard(index, "/in", "in", "1-1", start=3 * index, rows=3, offset=3 * index)
+
+
+def plan(**fingerprint: str) -> Plan:
+    return Plan({"config": "c1", "model": "m1", **fingerprint}, [shard(0)], 3)
 
 
 def test_the_first_plan_stands(store: Store) -> None:
     assert write_plan(store, plan()) == plan()
     # planned with another shard size, say
-    later = {**plan(), "shards": [{"index": 0}, {"index": 1}]}
+    later = replace(plan(), shards=[shard(0), shard(1)])
     assert write_plan(store, later) == plan()
     assert read_plan(store) == plan()
 
@@ -70,7 +72,7 @@ def test_a_damaged_plan_is_named(store: Store, data: bytes) -> None:
 
 def test_a_plan_with_nan_is_not_written(store: Store) -> None:
     with pytest.raises(ValueError, match="JSON"):
-        write_plan(store, {**plan(), "rows": float("nan")})
+        write_plan(store, replace(plan(), rows=float("nan")))
     assert store.list("") == []
 
 

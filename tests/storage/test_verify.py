@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pytest
 
 from storage.check import NAMED
 from storage.commit import commit_path, commit_shard, read_commits
+from storage.records import Plan, Shard
 from storage.run import write_plan
 from storage.uri import Store
 from storage.verify import verify
@@ -29,9 +31,9 @@ def table(ids: list[str], k: int = 0) -> pa.Table:
     )
 
 
-def shard(index: int) -> dict[str, Any]:
+def shard(index: int) -> Shard:
     place = {"start": index * ROWS, "rows": ROWS, "offset": index * ROWS}
-    return {"index": index, "file": "/in.parquet", "version": "1-1", **place}
+    return Shard(index, "/in.parquet", "in.parquet", "1-1", **place)
 
 
 def names(index: int) -> list[str]:
@@ -44,7 +46,7 @@ def run(store: Store) -> Store:
     scored.
     """
     shards = [shard(i) for i in range(SHARDS)]
-    write_plan(store, {"fingerprint": {}, "shards": shards, "rows": ROWS * SHARDS})
+    write_plan(store, Plan({}, shards, ROWS * SHARDS))
     for index in range(SHARDS):
         bad = [{"id": f"row-{index}-3", "reason": "no image: null"}] if index == 1 else []
         good = names(index)[: ROWS - len(bad)]
@@ -70,7 +72,7 @@ def swap(store: Store, index: int, new: pa.Table, stage: str = "generate") -> No
     pq.write_table(new, out)
     data = out.getvalue()
     made = read_commits(store, stage)[index]
-    store.replace(made["file"], data)
+    store.replace(made.file, data)
     edit(
         store,
         index,
@@ -94,7 +96,7 @@ def drop(store: Store, path: str) -> None:
 
 
 def flip(store: Store, place: int) -> None:
-    file = read_commits(store, "generate")[1]["file"]
+    file = read_commits(store, "generate")[1].file
     data = bytearray(store.read(file))
     data[place] ^= 1
     store.replace(file, bytes(data))
@@ -121,11 +123,11 @@ DAMAGE: dict[str, tuple[Callable[[Store], Any], list[str]]] = {
         ["generate: shard 1: data/generate/000001-", "sha256"],
     ),
     "a truncated file": (
-        lambda run: run.replace(read_commits(run, "generate")[1]["file"], b"PAR1"),
+        lambda run: run.replace(read_commits(run, "generate")[1].file, b"PAR1"),
         ["generate: shard 1: data/generate/000001-", "got 4 with"],
     ),
     "a lost data file": (
-        lambda run: drop(run, read_commits(run, "generate")[2]["file"]),
+        lambda run: drop(run, read_commits(run, "generate")[2].file),
         ["generate: shard 2: expected a file at", "got none"],
     ),
     "a lost commit": (
@@ -143,7 +145,7 @@ DAMAGE: dict[str, tuple[Callable[[Store], Any], list[str]]] = {
         ["score-1a: shard 9: expected a shard of the plan"],
     ),
     "a commit of other rows": (
-        lambda run: edit(run, 0, "score-1a", shard={**shard(0), "start": 99}),
+        lambda run: edit(run, 0, "score-1a", shard={**shard(0).to_json(), "start": 99}),
         ["score-1a: shard 0: expected the commit of rows 0+4 of /in.parquet", "got one of 99+4"],
     ),
     "rows in that do not add up": (
@@ -212,8 +214,8 @@ def test_planted_damage_is_found_and_named(run: Store, what: str) -> None:
 
 
 def test_a_plan_with_a_hole_is_found(store: Store) -> None:
-    shards = [shard(0), {**shard(2), "index": 1}]
-    write_plan(store, {"fingerprint": {}, "shards": shards, "rows": 12})
+    shards = [shard(0), replace(shard(2), index=1)]
+    write_plan(store, Plan({}, shards, 12))
     assert verify(store) == [
         "plan: expected shard 1 at row 4, got shard 1 at 8",
         "plan: expected 12 rows over all shards, got 8",
@@ -237,7 +239,7 @@ def test_a_stage_that_was_only_begun_is_unfinished(run: Store) -> None:
 
 
 def test_several_counterfactuals_of_a_row_are_no_doubles(store: Store) -> None:
-    write_plan(store, {"fingerprint": {}, "shards": [shard(0)], "rows": ROWS})
+    write_plan(store, Plan({}, [shard(0)], ROWS))
     both = pa.concat_tables([table(names(0), k) for k in (0, 1)])
     said: dict[str, Any] = {"quarantined": [], "seconds": 0.0, "extra": {}}
     commit_shard(store, "generate", shard(0), both, rows_in=ROWS, rows_out=ROWS, **said)
@@ -246,7 +248,7 @@ def test_several_counterfactuals_of_a_row_are_no_doubles(store: Store) -> None:
 
 
 def test_a_row_set_aside_for_bearing_anothers_id_is_no_double(store: Store) -> None:
-    write_plan(store, {"fingerprint": {}, "shards": [shard(0)], "rows": ROWS})
+    write_plan(store, Plan({}, [shard(0)], ROWS))
     bad = [{"id": "row-0-0", "reason": "its id stands twice in the data"}]
     said: dict[str, Any] = {"rows_in": ROWS, "quarantined": bad, "seconds": 0.0, "extra": {}}
     commit_shard(store, "generate", shard(0), table(names(0)[:3]), **said)
@@ -254,7 +256,7 @@ def test_a_row_set_aside_for_bearing_anothers_id_is_no_double(store: Store) -> N
 
 
 def test_tables_without_ids_are_counted_and_hashed(store: Store) -> None:
-    write_plan(store, {"fingerprint": {}, "shards": [shard(0)], "rows": ROWS})
+    write_plan(store, Plan({}, [shard(0)], ROWS))
     said: dict[str, Any] = {"rows_in": ROWS, "quarantined": [], "seconds": 0.0, "extra": {}}
     commit_shard(store, "generate", shard(0), pa.table({"x": range(ROWS)}), **said)
     assert verify(store) == []
@@ -267,10 +269,8 @@ def test_tables_without_ids_are_counted_and_hashed(store: Store) -> None:
 
 def test_many_doubles_are_named_up_to_a_limit(store: Store) -> None:
     count = NAMED + 5
-    shards = [
-        {**shard(i), "start": i * count, "rows": count, "offset": i * count} for i in range(2)
-    ]
-    write_plan(store, {"fingerprint": {}, "shards": shards, "rows": 2 * count})
+    shards = [replace(shard(i), start=i * count, rows=count, offset=i * count) for i in range(2)]
+    write_plan(store, Plan({}, shards, 2 * count))
     for part in shards:
         same = table([f"row-{i:02d}" for i in range(count)])
         commit_shard(

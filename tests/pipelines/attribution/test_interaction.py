@@ -12,6 +12,7 @@ from configs.strict import UserError
 from pipelines.attribution.interaction import interaction
 from pipelines.cli import main
 from storage.commit import commit_shard
+from storage.records import Plan, Shard
 from storage.run import write_plan
 from storage.schema import COUNTERFACTUALS
 from storage.uri import Store, open_store
@@ -35,18 +36,8 @@ def made(
         "classifier": {"role": "classifier", "classes": ["sad", "glad"]},
         "attgan": {"role": role, "classes": NAMES},
     }
-    shards = [
-        {"index": i, "file": "f", "version": "v", "start": i, "rows": 1, "offset": i}
-        for i in range(len(rows))
-    ]
-    plan: dict[str, Any] = {
-        "fingerprint": {},
-        "shards": shards,
-        "rows": len(rows),
-        "versions": {},
-        "models": {},
-    }
-    write_plan(store, {**plan, "config": {"models": models}})
+    shards = [Shard(i, "f", "f", "v", start=i, rows=1, offset=i) for i in range(len(rows))]
+    write_plan(store, Plan({}, shards, len(rows), config={"models": models}))
     for i, (target, flipped, after) in enumerate(rows):
         record: dict[str, Any] = {
             "id": f"row-{i}",

@@ -173,7 +173,7 @@ def test_what_cannot_be_paired_is_named(
     assert "1 of 7 names are not in" in said
     assert "1 files are no images by their ending and are left out: notes.txt" in said
     (commit,) = read_commits(open_store(tmp_path / "r" / "odd"), "generate").values()
-    reasons = {row["id"]: row["reason"] for row in commit["quarantined"]}
+    reasons = {row["id"]: row["reason"] for row in commit.quarantined}
     assert reasons == {
         "only": "no counterfactual for this original",
         "extra": "no image: null",
@@ -181,7 +181,7 @@ def test_what_cannot_be_paired_is_named(
         "torn": reasons["torn"],
     }
     assert reasons["torn"].startswith("counterfactual: image: ")
-    assert (commit["rows_in"], commit["rows_out"]) == (7, 3)
+    assert (commit.rows_in, commit.rows_out) == (7, 3)
     assert verify(open_store(tmp_path / "r" / "odd")) == []
     Image.fromarray(picture(10)).save(after / "b.png")
     assert call(*words, "--name", "odd") == 2
@@ -220,7 +220,7 @@ def test_two_columns_of_one_parquet_are_read_where_they_are(
     assert float(figures(store)["cout"]["n"]) == 2  # of the correct ones
     assert call(*words, "--target-column", "aim", "--out", tmp_path / "aimed") == 0
     commit = read_commits(open_store(tmp_path / "aimed" / "p"), "generate")[0]
-    assert [row["id"] for row in commit["quarantined"]] == ["z"]  # it is its target already
+    assert [row["id"] for row in commit.quarantined] == ["z"]  # it is its target already
 
 
 def test_two_parquet_files_pair_by_id_in_any_order(
@@ -240,7 +240,7 @@ def test_two_parquet_files_pair_by_id_in_any_order(
         "x": (True, 0),
         "z": (False, 0),
     }
-    assert [r["reason"] for r in read_commits(store, "generate")[0]["quarantined"]] == [
+    assert [r["reason"] for r in read_commits(store, "generate")[0].quarantined] == [
         "no counterfactual for this original"
     ]
     assert json.loads(store.read("plan.json"))["rows"] == 3

@@ -53,7 +53,7 @@ def quarantined(store: Store) -> dict[str, str]:
     return {
         row["id"]: row["reason"]
         for c in iterate_commits(store, "generate")
-        for row in c["quarantined"]
+        for row in c.quarantined
     }
 
 
@@ -81,8 +81,8 @@ def test_a_limit_takes_whole_shards_and_a_later_call_goes_on(
     assert main([*command, "--limit", "20"]) == 0
     assert "generate: 8/8 rows, 3 of 3 shards" in capsys.readouterr().err
     assert rows(store) == rows(whole)
-    assert read_plan(store)["fingerprint"] == read_plan(whole)["fingerprint"]
-    assert read_plan(store)["shards"] == read_plan(whole)["shards"]
+    assert read_plan(store).fingerprint == read_plan(whole).fingerprint
+    assert read_plan(store).shards == read_plan(whole).shards
     assert json.loads(store.read("score/table.json"))["rows"] == 24
     assert verify(store) == []
 

@@ -29,6 +29,7 @@ from pipelines.report.job import redact, report
 from pipelines.report.pictures import amplified, change, data_uri, full_scale, overlay
 from storage.codec import decode, encode
 from storage.commit import commit_shard
+from storage.records import Plan, Shard
 from storage.run import read_plan, versions, write_plan
 from storage.schema import COUNTERFACTUALS, counterfactual_id
 from storage.uri import Store, open_store
@@ -87,29 +88,22 @@ def make_run(
     """
     store = open_store(folder / name)
     shards = [
-        {
-            "index": i,
-            "file": "faces.parquet",
-            "version": "1",
-            "start": at,
-            "rows": min(SHARD, rows - at),
-            "offset": at,
-        }
+        Shard(i, "faces.parquet", "faces.parquet", "1", at, min(SHARD, rows - at), at)
         for i, at in enumerate(range(0, rows, SHARD))
     ]
-    plan = {
-        "fingerprint": {
+    plan = Plan(
+        fingerprint={
             "data": "0123456789abcdef",
             "method": "fedcba9876543210",
             "target": "00ff00ff00ff00ff",
             "code": "0.1.0",
         },
-        "shards": shards,
-        "rows": rows,
-        "config": settings(name, folder, **more),
-        "versions": versions(),
-        "models": {"classifier": "ab" * 32, "oracle": "cd" * 32},
-    }
+        shards=shards,
+        rows=rows,
+        config=settings(name, folder, **more),
+        versions=versions(),
+        models={"classifier": "ab" * 32, "oracle": "cd" * 32},
+    )
     write_plan(store, plan)
     number = np.arange(rows)
     bits = labels(1, number)
@@ -190,11 +184,11 @@ def make_run(
         scores.append(score)
     for shard in shards[: len(shards) - left]:
         # the last row of each shard is a bad one
-        part = slice(shard["start"], shard["start"] + shard["rows"] - 1)
+        part = slice(shard.start, shard.start + shard.rows - 1)
         bad = [
             {
                 "id": ids.format(part.stop),
-                "reason": "image: truncated PNG" if shard["index"] else f"no image {PLANTED}",
+                "reason": "image: truncated PNG" if shard.index else f"no image {PLANTED}",
             }
         ]
         table = pa.Table.from_pylist(records[part], schema=COUNTERFACTUALS)
@@ -203,7 +197,7 @@ def make_run(
             "generate",
             shard,
             table,
-            rows_in=shard["rows"],
+            rows_in=shard.rows,
             quarantined=bad,
             seconds=4.2,
             extra={},
@@ -224,7 +218,7 @@ def make_run(
         kept = [
             i
             for shard in shards[: len(shards) - left]
-            for i in range(shard["start"], shard["start"] + shard["rows"] - 1)
+            for i in range(shard.start, shard.start + shard.rows - 1)
         ]
         table = score_table(
             decides, flipped[kept], (bits != changed)[kept], [scores[i] for i in kept]
@@ -560,7 +554,7 @@ def _inside_links(page: str) -> list[str]:
 def test_the_settings_on_the_page_are_the_run(pair: tuple[Store, Store], tmp_path: Path) -> None:
     again = tmp_path / "again.yaml"
     again.write_text(_inside_links(page_of(pair[0]))[0])
-    assert load_run(str(again)).model_dump() == read_plan(pair[0])["config"]
+    assert load_run(str(again)).model_dump() == read_plan(pair[0]).config
 
 
 def test_what_is_kept_does_not_grow_with_the_rows(tmp_path: Path) -> None:

@@ -249,7 +249,7 @@ def test_only_what_is_missing_is_scored_and_verify_holds(make_run: Callable[...,
     def stage(*args: Any, **kwargs: Any) -> Any:
         from pipelines.engine.runner import run_stage
 
-        calls.append([shard["index"] for shard in kwargs["shards"]])
+        calls.append([shard.index for shard in kwargs["shards"]])
         return run_stage(*args, **kwargs)
 
     first = score(run.store, run.config, stage)

@@ -149,7 +149,7 @@ def test_cells_follow_one_another_with_one_copy_of_each_model(
 
     def stage(*args: Any, **kwargs: Any) -> Any:
         built.clear()
-        turns[:] = [job["cell"] for job in kwargs["shards"]]
+        turns[:] = [job.cell for job in kwargs["shards"]]
         return real_stage(*args, **kwargs)
 
     monkeypatch.setattr(counterfactory.models.wrapping.load, "build", build)
