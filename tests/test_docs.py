@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from actors.score import SCORES
+from configs.schema import load_run
 from pipelines.cli import parser
 from storage.schema import ATTRIBUTIONS, COUNTERFACTUALS
 
@@ -132,6 +133,26 @@ def type_of(kind: pa.DataType) -> str:
 def test_every_preset_is_on_the_methods_page() -> None:
     told = re.findall(r"^\| `([a-z0-9-]+)` \|", (ROOT / "docs" / "methods.md").read_text(), re.M)
     assert sorted(told) == sorted(path.stem for path in (ROOT / "configs/method").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/own-classifier.md"])
+def test_the_configs_of_the_pages_are_valid(page: str, tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```yaml\n(name: .*?)^```", (ROOT / page).read_text(), re.S | re.M)
+    (tmp_path / "audit.yaml").write_text(text)
+    assert load_run(str(tmp_path / "audit.yaml")).name == "audit"
+
+
+@pytest.mark.skipif(not (LIBRARY / "notebook.py").exists(), reason="its messages come with explain")
+def test_every_error_of_the_faq_is_in_the_code() -> None:
+    folders = ("configs", "storage", "actors", "pipelines", "counterfactory")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    # as the reader of the code sees a message that goes over several lines
+    code = re.sub(r'"\s*\n\s*f?"', "", "\n".join(path.read_text() for path in files))
+    table = (ROOT / "docs" / "faq.md").read_text().partition("\n## ")[0]
+    shown = re.findall(r"^\| (`+)(.+?)\1 \|", table, re.M)
+    assert len(shown) > 15
+    absent = [part for _, line in shown for part in line.split("...") if part.strip() not in code]
+    assert not absent
 
 
 def blocks_of(page: str) -> list[str]:
