@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: setup demo test lint zoo clean
+.PHONY: setup demo test lint docs zoo clean
 
 setup: .venv/.done
 
@@ -25,6 +25,11 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The pages and the API as a site in out/site; the sources are read, not imported.
+docs: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/mkdocs build --strict
 
 # Train the shipped models again from nothing: some hours on two cores. The same machine gives the same files; another
 # processor or torch rounds differently and gives other bytes of the same quality. ZOO_FLAGS='--set steps=2' tries the

@@ -84,6 +84,7 @@ def untrue(root: Path) -> list[str]:
         for name, items in project["optional-dependencies"].items()
     }
     dev = extras.pop("dev")
+    extras.pop("docs", None)  # programs that build the pages
     optional = set().union(*extras.values())
     ours = importers(root, FOLDERS)
     found = []
