@@ -16,7 +16,6 @@ from pipelines.cli import parser
 from storage.schema import ATTRIBUTIONS, COUNTERFACTUALS
 
 ROOT = Path(__file__).parents[1]
-LIBRARY = ROOT / "counterfactory"
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS]
 FENCED = re.compile(r"^(```+)[^\n]*\n(.*?)^\1", re.S | re.M)
@@ -142,7 +141,6 @@ def test_the_configs_of_the_pages_are_valid(page: str, tmp_path: Path) -> None:
     assert load_run(str(tmp_path / "audit.yaml")).name == "audit"
 
 
-@pytest.mark.skipif(not (LIBRARY / "notebook.py").exists(), reason="its messages come with explain")
 def test_every_error_of_the_faq_is_in_the_code() -> None:
     folders = ("configs", "storage", "actors", "pipelines", "counterfactory")
     files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
@@ -160,7 +158,6 @@ def blocks_of(page: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / page).read_text(), re.S | re.M)
 
 
-@pytest.mark.skipif(not (LIBRARY / "notebook.py").exists(), reason="no explain here yet")
 def test_the_notebooks_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     (example,) = blocks_of("notebook.md")
     names: dict[str, object] = {}
@@ -169,7 +166,6 @@ def test_the_notebooks_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert "torch.Size([4, 3, 16, 16])" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(not (LIBRARY / "testing.py").exists(), reason="no check_method here yet")
 def test_the_template_repository_keeps_the_contract(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
