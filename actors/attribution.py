@@ -20,7 +20,7 @@ from actors.worker import Work
 from counterfactory.metrics.pairs import finite_pairs
 from storage import attempts
 from storage.commit import commit_path, commit_shard, read_commit, read_committed
-from storage.records import Shard
+from storage.records import Receipt, Shard
 from storage.schema import ATTRIBUTIONS
 from storage.uri import open_store
 
@@ -50,7 +50,7 @@ class Attribute:
         self.encoder, self.predictors = models[config["encoder"]], models["attribution"]
         self.idle_since = time.perf_counter()
 
-    def __call__(self, shard: Shard) -> dict[str, Any]:
+    def __call__(self, shard: Shard) -> Receipt:
         """Attribute and commit one shard; gives a small receipt (counts and seconds)."""
         started = time.perf_counter()
         waited = started - self.idle_since
@@ -82,14 +82,13 @@ class Attribute:
             },
         )
         self.idle_since = time.perf_counter()
-        return {
-            "index": shard.index,
-            "rows_in": committed.rows_in,
-            "rows_out": committed.rows_out,
-            "quarantined": 0,
-            "seconds": self.idle_since - started,
-            "wait_seconds": waited + read,
-        }
+        return Receipt(
+            index=shard.index,
+            rows_in=committed.rows_in,
+            rows_out=committed.rows_out,
+            seconds=self.idle_since - started,
+            wait_seconds=waited + read,
+        )
 
     @torch.inference_mode()
     def attribute(

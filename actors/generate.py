@@ -25,7 +25,7 @@ from actors.worker import Work
 from storage import attempts
 from storage.codec import BadRow
 from storage.commit import commit_path, commit_shard, read_commit
-from storage.records import Commit, Shard
+from storage.records import Commit, Receipt, Shard
 from storage.uri import open_store
 
 # a batch may take as long as so many rows, however many it has: its rows are judged alone
@@ -81,7 +81,7 @@ class Generate:
         self._recorder = ThreadPoolExecutor(1, thread_name_prefix="record")
         self.turn = Turn()
 
-    def __call__(self, shard: Shard) -> dict[str, Any]:
+    def __call__(self, shard: Shard) -> Receipt:
         """Generate and commit one shard; gives a small receipt (counts and seconds)."""
         return self.finish(self.begin(shard))
 
@@ -122,7 +122,7 @@ class Generate:
             begun.rows = Ahead(unanswered(rows_of, begun.before), self.modality.ahead())
         return begun
 
-    def finish(self, begun: Begun) -> dict[str, Any]:
+    def finish(self, begun: Begun) -> Receipt:
         """Make a begun shard's counterfactuals and commit them; gives its receipt."""
         if begun.commit is not None:
             return self._receipt(begun, begun.commit, 0.0, 0.0)
@@ -134,7 +134,7 @@ class Generate:
         finally:
             begun.close()  # neither an error nor Ctrl-C is a death
 
-    def _finish(self, begun: Begun, start: attempts.Start) -> dict[str, Any]:
+    def _finish(self, begun: Begun, start: attempts.Start) -> Receipt:
         shard, records = begun.shard, []
         bad: list[Unusable] = []
         with self.turn.mine() as gap:
@@ -181,21 +181,19 @@ class Generate:
             )
         return self._receipt(begun, commit, gap + waited, computed)
 
-    def _receipt(
-        self, begun: Begun, commit: Commit, waited: float, computed: float
-    ) -> dict[str, Any]:
-        return {
-            "index": commit.shard.index,
-            "rows_in": commit.rows_in,
-            "rows_out": commit.rows_out,
-            "answers": commit.rows,
-            "quarantined": len(commit.quarantined),
-            "flipped": commit.extra.get("flipped", 0),
-            "seconds": time.perf_counter() - begun.since,
-            "wait_seconds": waited,
-            "compute_seconds": computed,
-            "notes": begun.notes,
-        }
+    def _receipt(self, begun: Begun, commit: Commit, waited: float, computed: float) -> Receipt:
+        return Receipt(
+            index=commit.shard.index,
+            rows_in=commit.rows_in,
+            rows_out=commit.rows_out,
+            answers=commit.rows,
+            quarantined=len(commit.quarantined),
+            flipped=commit.extra.get("flipped", 0),
+            seconds=time.perf_counter() - begun.since,
+            wait_seconds=waited,
+            compute_seconds=computed,
+            notes=begun.notes,
+        )
 
     def _batches(
         self, rows: Ahead[Row | Unusable], start: attempts.Start

@@ -26,7 +26,7 @@ from counterfactory.metrics.pairs import Pairs
 from counterfactory.models.networks import WANTED, network_of
 from storage import attempts
 from storage.commit import commit_path, commit_shard, read_commit, read_committed
-from storage.records import Shard
+from storage.records import Receipt, Shard
 from storage.uri import open_store
 
 SOURCE = "generate"  # the stage whose rows are scored
@@ -90,7 +90,7 @@ class Score:
         self.functions = [function(metric.function) for metric in measured(have) if metric.function]
         self.idle_since = time.perf_counter()
 
-    def __call__(self, shard: Shard) -> dict[str, Any]:
+    def __call__(self, shard: Shard) -> Receipt:
         """Score and commit one shard; gives a small receipt (counts and seconds)."""
         started = time.perf_counter()
         waited = started - self.idle_since
@@ -128,16 +128,15 @@ class Score:
             },
         )
         self.idle_since = time.perf_counter()
-        return {
-            "index": shard.index,
-            "rows_in": committed.rows_in,
-            "rows_out": committed.rows_out,
-            "quarantined": 0,
-            "flipped": sum(verdicts),
-            "seconds": self.idle_since - started,
-            "wait_seconds": waited + read,
-            "notes": told(self.notes),
-        }
+        return Receipt(
+            index=shard.index,
+            rows_in=committed.rows_in,
+            rows_out=committed.rows_out,
+            flipped=sum(verdicts),
+            seconds=self.idle_since - started,
+            wait_seconds=waited + read,
+            notes=told(self.notes),
+        )
 
     def guarded(self, records: list[dict[str, Any]], shard: int) -> Iterator[Scored]:
         """`score` of all records, batch by batch; one that does not fit in memory goes on in

@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from actors.generate import Generate
 from actors.guard.turn import Turn
 from actors.score import Score
 from actors.worker import Begun, ReadsAhead, Work, Worker
-from storage.records import COUNT, OBJECT, Shard, checked
+from storage.records import COUNT, OBJECT, Receipt, Shard, checked
 
 WORKERS: dict[str, type[Worker]] = {"generate": Generate, "score": Score}
 KEPT = 2  # cells' workers held at a time: the one whose shards come now, and the one before
@@ -88,7 +88,7 @@ class Sweep:
         self.workers: OrderedDict[int, Worker] = OrderedDict()
         self.turn, self._making = Turn(), threading.Lock()
 
-    def __call__(self, job: CellShard) -> dict[str, Any]:
+    def __call__(self, job: CellShard) -> Receipt:
         """One shard of one cell; gives its receipt under the job's index."""
         return self.finish(self.begin(job))
 
@@ -98,7 +98,7 @@ class Sweep:
         begun = worker.begin(job.shard) if isinstance(worker, ReadsAhead) else None
         return BegunShard(job, worker, begun)
 
-    def finish(self, begun: BegunShard) -> dict[str, Any]:
+    def finish(self, begun: BegunShard) -> Receipt:
         """Do the begun shard; one computes at a time, whatever cells they are of, and their work is
         no waiting.
         """
@@ -106,8 +106,8 @@ class Sweep:
             receipt = begun.worker.finish(begun.begun)
         else:
             with self.turn.mine() as gap:
-                receipt = {**begun.worker(begun.job.shard), "wait_seconds": gap}
-        return {**receipt, "index": begun.job.index}
+                receipt = replace(begun.worker(begun.job.shard), wait_seconds=gap)
+        return replace(receipt, index=begun.job.index)
 
     def _worker(self, cell: int) -> Worker:
         with self._making:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 from actors.guard.turn import Turn
-from storage.records import Shard
+from storage.records import Receipt, Shard
 
 
 class Work(Protocol):
@@ -46,7 +46,7 @@ class Worker(Protocol):
 
     def __init__(self, config: dict[str, Any], stage: str, run_uri: str) -> None: ...
 
-    def __call__(self, work: Any, /) -> dict[str, Any]:
+    def __call__(self, work: Any, /) -> Receipt:
         """Do and commit a piece of work; returns its receipt."""
 
 
@@ -69,5 +69,5 @@ class ReadsAhead(Worker, Protocol):
     def begin(self, work: Any, /) -> Any:
         """Take up a piece of work in the background; returns a Begun."""
 
-    def finish(self, begun: Any, /) -> dict[str, Any]:
+    def finish(self, begun: Any, /) -> Receipt:
         """Do and commit what was begun; returns its receipt."""

@@ -228,7 +228,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     store = open_store(args.run)
-    worker = Score(read_plan(store)["config"], "score-benchmark", store.uri)
+    worker = Score(read_plan(store).config, "score-benchmark", store.uri)
     records: list[dict[str, Any]] = []
     for commit in iterate_commits(store, "generate"):
         records += read_committed(store, commit).to_pylist()

@@ -21,12 +21,14 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from actors.generate import Begun, Generate
 from configs.schema import RunConfig, load_run
+from storage.records import Receipt
 
 SHARD_SECONDS = 30
 BUSY = "timed out during startup"  # what Ray says where the machine did not let it start in 30 s
@@ -44,7 +46,7 @@ class Timed(Generate):
         super().__init__(**kwargs)
         self.loading = time.monotonic() - began
 
-    def finish(self, begun: Begun) -> dict[str, Any]:
+    def finish(self, begun: Begun) -> Receipt:
         receipt = super().finish(begun)
         said = {
             "ended": time.monotonic(),
@@ -52,7 +54,7 @@ class Timed(Generate):
             "worker": os.getpid(),
             "loading": self.loading,
         }
-        return {**receipt, **said}
+        return replace(receipt, extra=said)
 
 
 def settings(folder: Path, name: str, shard_rows: int, workers: int, threads: int) -> RunConfig:
@@ -93,9 +95,9 @@ def pipeline(
     receipts = run_stage(store, config, stage="generate", actor=Worker, shards=work, settings=told)
     ray.shutdown()
     commits = read_commits(store, "generate")
-    by_worker: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for receipt in sorted(receipts, key=lambda receipt: receipt["ended"]):
-        by_worker[receipt["worker"]].append(receipt)
+    by_worker: dict[int, list[Receipt]] = defaultdict(list)
+    for receipt in sorted(receipts, key=lambda receipt: receipt.extra["ended"]):
+        by_worker[receipt.extra["worker"]].append(receipt)
     found: Figures = {
         "rate": 0.0,
         "cpu_rate": 0.0,
@@ -106,21 +108,21 @@ def pipeline(
     for mine in by_worker.values():
         first, last = mine[0], mine[-1]
         done = sum(
-            sum(commits[r["index"]].extra[way] for way in ("forward", "backward")) for r in mine[1:]
+            sum(commits[r.index].extra[way] for way in ("forward", "backward")) for r in mine[1:]
         )
-        found["rate"] += done / (last["ended"] - first["ended"])
-        found["cpu_rate"] += done / (last["cpu"] - first["cpu"])
+        found["rate"] += done / (last.extra["ended"] - first.extra["ended"])
+        found["cpu_rate"] += done / (last.extra["cpu"] - first.extra["cpu"])
         found["begin"], found["end"] = (
-            min(found["begin"], first["ended"]),
-            max(found["end"], last["ended"]),
+            min(found["begin"], first.extra["ended"]),
+            max(found["end"], last.extra["ended"]),
         )
-    steady = [commits[r["index"]].extra for mine in by_worker.values() for r in mine[1:]]
+    steady = [commits[r.index].extra for mine in by_worker.values() for r in mine[1:]]
     waits, computes = (
         sum(extra[f"{part}_seconds"] for extra in steady) for part in ("wait", "compute")
     )
     found["waits"] = waits / (waits + computes)
     found["shard_seconds"] = computes / len(steady)
-    found["loading"] = max(receipt["loading"] for receipt in receipts)
+    found["loading"] = max(receipt.extra["loading"] for receipt in receipts)
     found["shards"] = [len(mine) for mine in by_worker.values()]
     return found
 

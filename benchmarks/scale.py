@@ -98,7 +98,7 @@ def step(name: str, folder: Path, shard_rows: int, real: bool) -> Found:
             for i in range(EMPTY)
         ]
         ends = [
-            receipt["at"]
+            receipt.extra["at"]
             for receipt in stage.run_stage(
                 store, config, stage="empty", actor=trivial.Nothing, shards=shards
             )

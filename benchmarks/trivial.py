@@ -20,7 +20,7 @@ from configs.schema import RunConfig
 from counterfactory.methods.contract import ImageAnswers, ImageQueries
 from storage.codec import encode
 from storage.commit import commit_shard
-from storage.records import Shard
+from storage.records import Receipt, Shard
 from storage.schema import COUNTERFACTUALS, IMAGE, counterfactual_id
 from storage.uri import Store
 
@@ -77,15 +77,14 @@ class Nothing:
     def __init__(self, **kwargs: Any) -> None:
         pass
 
-    def __call__(self, shard: Shard) -> dict[str, Any]:
-        counts = {
-            "index": shard.index,
-            "rows_in": 1,
-            "rows_out": 1,
-            "quarantined": 0,
-            "flipped": 0,
-        }
-        return {**counts, "seconds": 0.0, "wait_seconds": 0.0, "at": time.monotonic()}
+    def __call__(self, shard: Shard) -> Receipt:
+        return Receipt(
+            index=shard.index,
+            rows_in=1,
+            rows_out=1,
+            flipped=0,
+            extra={"at": time.monotonic()},
+        )
 
 
 def settings(folder: Path, shard_rows: int, engine: str) -> RunConfig:

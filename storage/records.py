@@ -172,6 +172,36 @@ class Commit:
         return cls(**{**found, "shard": Shard.from_json(found["shard"], f"{where}: shard")})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """What a worker tells its driver of a piece of work that is committed.
+
+    answers, flipped: None of a stage that has neither; seconds: of the whole, of which it waited
+    and computed; notes: lines for the user; extra: what a benchmark's worker adds.
+    """
+
+    index: int
+    rows_in: int
+    rows_out: int
+    quarantined: int = 0
+    answers: int | None = None
+    flipped: int | None = None
+    seconds: float = 0.0
+    wait_seconds: float = 0.0
+    compute_seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it travels to the driver."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    @classmethod
+    def from_json(cls, value: Any, where: str = "receipt") -> Receipt:
+        """The record; BadRecord names what is wrong."""
+        return cls(**checked(value, where, RECEIPT, {"answers": COUNT, "flipped": COUNT}))
+
+
 def checked(
     value: Any, where: str, kinds: dict[str, Kind], optional: dict[str, Kind] | None = None
 ) -> dict[str, Any]:
@@ -230,6 +260,17 @@ PLAN = {
     "config": OBJECT,
     "versions": TEXTS,
     "models": TEXTS,
+}
+RECEIPT = {
+    "index": COUNT,
+    "rows_in": COUNT,
+    "rows_out": COUNT,
+    "quarantined": COUNT,
+    "seconds": NUMBER,
+    "wait_seconds": NUMBER,
+    "compute_seconds": NUMBER,
+    "notes": LIST,
+    "extra": OBJECT,
 }
 COMMIT = {
     "stage": TEXT,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
-from typing import Any
+
+from storage.records import Receipt
 
 LOG_EVERY = 30.0
 CLEAR = "\r\x1b[K"
@@ -26,22 +26,22 @@ class Progress:
         self.live = sys.stderr.isatty()
         self.noted: set[str] = set()
 
-    def add(self, receipt: Mapping[str, Any], *, rows: int | None = None, shards: int = 1) -> None:
+    def add(self, receipt: Receipt, *, rows: int | None = None, shards: int = 1) -> None:
         """Count one shard's receipt, and say what it notes.
 
         rows: how many were worked on, where not all; shards: 0 where it was committed before.
         """
-        for text in receipt.get("notes", ()):
+        for text in receipt.notes:
             if text not in self.noted:
                 self.noted.add(text)
                 note(f"{self.what}: {text}", clear=self.live)
-        self.rows += receipt["rows_in"] if rows is None else rows
+        self.rows += receipt.rows_in if rows is None else rows
         self.shards += shards
-        self.quarantined += receipt["quarantined"]
-        if "flipped" in receipt:
-            self.flipped += receipt["flipped"]
-            self.judged += receipt.get("answers", receipt["rows_out"])
-            self.answered += receipt["rows_out"]
+        self.quarantined += receipt.quarantined
+        if receipt.flipped is not None:
+            self.flipped += receipt.flipped
+            self.judged += receipt.rows_out if receipt.answers is None else receipt.answers
+            self.answered += receipt.rows_out
         now = time.monotonic()
         if self.live:
             # one row of the terminal: what wraps into a second one is not cleared

@@ -26,6 +26,7 @@ from pipelines.engine.disk import disk_error
 from pipelines.engine.progress import Progress, note
 from storage import attempts
 from storage.errors import TOLD, FileChanged, NoAnswer
+from storage.records import Receipt
 from storage.secrets import hide
 from storage.uri import Store, open_store
 
@@ -40,7 +41,7 @@ def run_stage(
     settings: dict[str, Any] | None = None,
     done: int = 0,
     planned: int | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Receipt]:
     """Run `actor(config, stage, run_uri)` over the shards given; receipts in the order of
     completion.
 
@@ -62,7 +63,7 @@ def run_stage(
     work = _local if local else _on_ray
     try:
         for receipt in work(store.uri, plain, config.engine, stage, actor, shards):
-            progress.add(receipt, rows=rows[receipt["index"]], shards=int(receipt["index"] in new))
+            progress.add(receipt, rows=rows[receipt.index], shards=int(receipt.index in new))
             receipts.append(receipt)
     except FileChanged as error:
         raise UserError(f"data.path: {error}: put it back, or give the run another name") from None
@@ -78,7 +79,7 @@ def _local(
     stage: str,
     actor: type[Worker],
     shards: Sequence[Work],
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Receipt]:
     worker = actor(config=plain, stage=stage, run_uri=uri)
     if not isinstance(worker, ReadsAhead):
         yield from map(worker, shards)
@@ -105,7 +106,7 @@ def _on_ray(
     stage: str,
     actor: type[Worker],
     shards: Sequence[Work],
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Receipt]:
     import ray
 
     workers = max(1, min(start_ray(engine), len(shards)))
@@ -135,7 +136,7 @@ def _on_ray(
         answer = json.loads(row["answer"])
         if "error" in answer:
             raise KINDS[answer["kind"]](answer["error"])
-        yield answer
+        yield Receipt.from_json(answer)
 
 
 class WorkerError(RuntimeError):
@@ -168,7 +169,7 @@ class _RayWorker:
         answer = self.error
         if self.worker is not None:
             try:
-                answer = self.worker(self.takes.from_json(json.loads(row["shard"])))
+                answer = self.worker(self.takes.from_json(json.loads(row["shard"]))).to_json()
             except Exception as error:
                 answer = _told(error, self.uri)
         return {"answer": json.dumps(answer)}

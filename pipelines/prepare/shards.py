@@ -17,6 +17,7 @@ import yaml
 from configs.strict import UserError, parse_yaml
 from pipelines.engine.progress import Progress
 from pipelines.prepare.source import Row, Skipped, Source
+from storage.records import Receipt
 from storage.schema import IMAGE, REGIONS
 from storage.uri import Store, open_store
 
@@ -155,7 +156,12 @@ def _stream(source: Source, store: Store, shard_rows: int, what: str) -> Written
 
     def tell() -> None:
         progress.add(
-            {"rows_in": news.total(), "rows_out": news["good"], "quarantined": news["skipped"]}
+            Receipt(
+                index=len(written.files),
+                rows_in=news.total(),
+                rows_out=news["good"],
+                quarantined=news["skipped"],
+            )
         )
         news.clear()
 

@@ -151,7 +151,7 @@ def stored(store: Store) -> list[dict[str, Any]]:
 def test_every_batch_gives_the_same_answers_each_under_its_own_name(make: Any) -> None:
     worker, store = make("two", Thrice())
     receipts = work(worker, store)
-    assert [(r["rows_in"], r["rows_out"], r["answers"]) for r in receipts] == [
+    assert [(r.rows_in, r.rows_out, r.answers) for r in receipts] == [
         (3, 3, 9),
         (3, 3, 9),
         (1, 1, 3),
@@ -248,10 +248,10 @@ def test_a_row_of_which_one_answer_cannot_be_stored_is_set_aside_whole_and_tried
     monkeypatch.setattr(Answerer, "__call__", plain)
     (receipt,) = work(worker, store, to_retry(read_plan(worker.store), store))
     assert (
-        receipt["rows_in"],
-        receipt["rows_out"],
-        receipt["answers"],
-        receipt["quarantined"],
+        receipt.rows_in,
+        receipt.rows_out,
+        receipt.answers,
+        receipt.quarantined,
     ) == (3, 3, 9, 0)
     assert stored(store) == stored(expected)
     assert verify(store) == []

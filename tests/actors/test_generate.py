@@ -102,7 +102,7 @@ def test_two_shards_at_a_time_give_what_one_gives(make: Any) -> None:
     with ThreadPoolExecutor(2) as pool:
         receipts = list(pool.map(two, shards))
     assert answers(other) == answers(store)
-    assert [receipt["rows_out"] for receipt in receipts] == [SHARD] * 3
+    assert [receipt.rows_out for receipt in receipts] == [SHARD] * 3
 
 
 def test_a_shard_is_read_and_decoded_while_another_is_computed(
@@ -126,7 +126,7 @@ def test_a_shard_is_read_and_decoded_while_another_is_computed(
     monkeypatch.setattr(Answerer, "__call__", computing)
     with ThreadPoolExecutor(2) as pool:
         receipts = list(pool.map(worker, shards[:2]))
-    assert [receipt["rows_out"] for receipt in receipts] == [SHARD, SHARD]
+    assert [receipt.rows_out for receipt in receipts] == [SHARD, SHARD]
 
 
 def test_a_shard_is_written_while_the_next_is_computed(
@@ -150,7 +150,7 @@ def test_a_shard_is_written_while_the_next_is_computed(
     monkeypatch.setattr(module, "commit_shard", writing)
     with ThreadPoolExecutor(2) as pool:
         receipts = list(pool.map(worker, shards[:2]))
-    assert [receipt["rows_out"] for receipt in receipts] == [SHARD, SHARD]
+    assert [receipt.rows_out for receipt in receipts] == [SHARD, SHARD]
 
 
 def test_only_one_shard_computes_at_a_time(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +168,7 @@ def test_only_one_shard_computes_at_a_time(make: Any, monkeypatch: pytest.Monkey
     with ThreadPoolExecutor(2) as pool:
         receipts = list(pool.map(worker, shards))
     # a failed assertion would set a row aside
-    assert sum(receipt["quarantined"] for receipt in receipts) == 0
+    assert sum(receipt.quarantined for receipt in receipts) == 0
 
 
 def test_a_commit_says_how_long_its_worker_computed_and_waited(make: Any) -> None:
@@ -176,7 +176,7 @@ def test_a_commit_says_how_long_its_worker_computed_and_waited(make: Any) -> Non
     receipts = [worker(shard) for shard in shards]
     sums = totals(read_commits(store, "generate"))
     for name in ("wait_seconds", "compute_seconds"):
-        assert sums[name] == pytest.approx(sum(receipt[name] for receipt in receipts))
+        assert sums[name] == pytest.approx(sum(getattr(receipt, name) for receipt in receipts))
         assert sums[name] > 0
 
 
@@ -188,8 +188,8 @@ def test_a_shard_that_is_committed_already_is_not_made_again(
     files = store.list("")
     monkeypatch.setattr(Answerer, "__call__", lambda *args: pytest.fail("computed"))
     again = worker(shards[0])
-    assert {n: again[n] for n in ("index", "rows_in", "rows_out")} == {
-        n: receipt[n] for n in ("index", "rows_in", "rows_out")
+    assert {n: getattr(again, n) for n in ("index", "rows_in", "rows_out")} == {
+        n: getattr(receipt, n) for n in ("index", "rows_in", "rows_out")
     }
     assert store.list("") == files
 
@@ -209,9 +209,9 @@ def test_a_row_with_an_answered_ones_id_stays_aside_when_it_is_tried_again_row_b
     shard = replace(shard, revision=1)
     begin(store, "generate", shard, LOCAL)  # a death
     receipt = worker(shard)
-    assert any("row by row" in note for note in receipt["notes"])
+    assert any("row by row" in note for note in receipt.notes)
     assert [row["id"] for row in answers(store)] == ["a", "b", "0"]
-    assert receipt["quarantined"] == 1
+    assert receipt.quarantined == 1
 
 
 def test_a_row_that_hung_when_it_was_tried_again_is_tried_once_more(make: Any) -> None:
@@ -221,9 +221,9 @@ def test_a_row_that_hung_when_it_was_tried_again_is_tried_once_more(make: Any) -
         place = replace(hung, revision=revision)
         note(store, begin(store, "generate", place, "ray"), HUNG)
         note_hung_row(store, "generate", place, 1)
-        assert worker(place)["quarantined"] == 1
+        assert worker(place).quarantined == 1
         assert to_retry(plan, store) == [replace(hung, revision=revision + 1, tries=1)]
-    assert worker(to_retry(plan, store)[0])["quarantined"] == 0
+    assert worker(to_retry(plan, store)[0]).quarantined == 0
 
 
 @pytest.mark.parametrize("times", [1, 4])
@@ -245,8 +245,8 @@ def test_ctrl_c_is_no_death_and_sets_no_row_aside(
             list(stage._local(store.uri, {}, None, "generate", lambda **_: worker, shards))  # type: ignore[arg-type]
     monkeypatch.setattr(Answerer, "__call__", answer)
     receipts = list(stage._local(store.uri, {}, None, "generate", lambda **_: worker, shards))  # type: ignore[arg-type]
-    assert [receipt["quarantined"] for receipt in receipts] == [0] * 3
-    assert [bool(receipt["notes"]) for receipt in receipts] == [times == 1, False, False]
+    assert [receipt.quarantined for receipt in receipts] == [0] * 3
+    assert [bool(receipt.notes) for receipt in receipts] == [times == 1, False, False]
 
 
 @pytest.mark.parametrize(("rows", "allowed"), [(1, 10.0), (3, 30.0), (4, 40.0), (64, 40.0)])
@@ -275,7 +275,7 @@ def test_a_row_that_the_classifier_gives_no_number_for_is_set_aside(
         return answered, bad
 
     monkeypatch.setattr(Answerer, "__call__", sick)
-    assert worker(shards[0])["quarantined"] == 2
+    assert worker(shards[0]).quarantined == 2
     told = "the classifier gave the {} probabilities that are not finite"
     commit = read_commits(store, "generate")[0]
     assert [entry["reason"] for entry in commit.quarantined] == [
@@ -293,7 +293,7 @@ def test_deaths_over_one_shard_do_not_count_for_one_that_waits_row_by_row(make: 
         begun = worker.begin(shards[1])
         assert begun.rows is None
         assert "a worker ended over it (2 so far)" in begun.notes[0]
-    assert worker.finish(begun)["quarantined"] == 0
+    assert worker.finish(begun).quarantined == 0
     assert len(store.list("attempt")) == 3
 
 

@@ -98,7 +98,9 @@ def made(
 def test_scores_of_a_shard(made: Any) -> None:
     store, _ = made([record(0, 50, 200), record(1, 50, 100), record(2, 50, 50), record(3, 50, 200)])
     receipt = Score(config(), "score-1", store.uri)(SHARD)
-    assert {k: receipt[k] for k in ("index", "rows_in", "rows_out", "quarantined", "flipped")} == {
+    assert {
+        k: getattr(receipt, k) for k in ("index", "rows_in", "rows_out", "quarantined", "flipped")
+    } == {
         "index": 3,
         "rows_in": 4,
         "rows_out": 4,
@@ -167,10 +169,10 @@ def test_a_batch_that_does_not_fit_in_memory_is_halved_and_scores_the_same(made:
     settings = config()
     settings["score"]["batch"] = 16
     receipt = Score(settings, "score-a", store.uri)(SHARD)
-    assert receipt["notes"] == []
+    assert receipt.notes == []
     built["classifier"] = Memory(3)
     receipt = Score(settings, "score-b", store.uri)(SHARD)
-    assert receipt["notes"] == ["out of memory with score.batch=16: goes on with 2"]
+    assert receipt.notes == ["out of memory with score.batch=16: goes on with 2"]
     tables = [read_committed(store, read_commits(store, f"score-{x}")[3]).to_pandas() for x in "ab"]
     assert tables[1]["cf_id"].to_list() == ["c0", "c1", "c2", "c3"]
     for name in ("cout", "p_target", "l1", "second_p_target"):
@@ -260,7 +262,7 @@ def test_an_empty_shard_and_no_further_models(made: Any) -> None:
     store, _ = made([])
     settings = config(classifier={})
     settings["score"]["causal"] = []
-    assert Score(settings, "score-1", store.uri)(SHARD)["rows_out"] == 0
+    assert Score(settings, "score-1", store.uri)(SHARD).rows_out == 0
     table = read_committed(store, read_commits(store, "score-1")[3])
     assert (table.num_rows, table.schema.equals(SCORES)) == (0, True)
 

@@ -59,7 +59,7 @@ def command(faces: Path, out: Path, address: str, *more: str) -> list[str]:
 
 GPUS = """
 import json, os, sys
-from storage.records import Shard
+from storage.records import Receipt, Shard
 class Worker:
     takes, together = Shard, 1
     def __init__(self, config, stage, run_uri):
@@ -75,7 +75,7 @@ class Worker:
             time.sleep(0.05)  # one alone must not be through before the other is there
         time.sleep(0.1)
         seen = {"pid": os.getpid(), "devices": os.environ.get("CUDA_VISIBLE_DEVICES")}
-        return {"index": shard.index, "rows_in": 1, "rows_out": 1, "quarantined": 0, **seen}
+        return Receipt(index=shard.index, rows_in=1, rows_out=1, seconds=0.1, extra=seen)
 from configs.schema import load_run
 from pipelines.engine.runner import run_stage
 from storage.uri import open_store
@@ -86,7 +86,8 @@ name = data.list("")[0]
 one = {"rows": 1, "file": data.url(name), "name": name, "version": data.version(name)}
 shards = [Shard(i, start=0, offset=i, **one) for i in range(8)]
 config = load_run("demo-plain", ["engine.gpus=0.5", f"engine.address={sys.argv[3]}"])
-print("SEEN", json.dumps(run_stage(store, config, stage="generate", actor=Worker, shards=shards)))
+done = run_stage(store, config, stage="generate", actor=Worker, shards=shards)
+print("SEEN", json.dumps([receipt.extra for receipt in done]))
 """
 
 

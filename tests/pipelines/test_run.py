@@ -137,7 +137,7 @@ def test_a_second_run_of_the_same_command_does_nothing_again(whole: Store) -> No
         load_run(
             "demo-plain",
             [
-                f"data.path={Path(read_plan(whole)['config']['data']['path'])}",
+                f"data.path={Path(read_plan(whole).config['data']['path'])}",
                 f"out={Path(whole.uri).parent}",
                 *WHOLE,
             ],

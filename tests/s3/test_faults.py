@@ -111,7 +111,7 @@ def test_a_shard_whose_commit_reply_was_lost_is_done_once(proxy: Any, store: Sto
     )
     assert read_commits(store, "generate") == {0: given}
     assert todo(Plan({}, [shard], 3), store, "generate") == []
-    assert [path for path in store.list("data")] == [given["file"]]
+    assert [path for path in store.list("data")] == [given.file]
 
 
 def test_a_reply_that_comes_too_late_is_asked_for_again(

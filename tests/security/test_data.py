@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -191,7 +192,7 @@ def test_text_chunks_that_swell_are_no_way_around(tmp_path: Path) -> None:
 )
 def test_a_commit_cannot_name_a_file_outside(file: str) -> None:
     with pytest.raises(ValueError, match="expected a data file of stage generate"):
-        data_path({"stage": "generate", "file": file})
+        data_path(SimpleNamespace(stage="generate", file=file))  # type: ignore[arg-type]
 
 
 def test_a_parquet_file_that_asks_for_a_pickle_is_only_data(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from storage.commit import commit_path, read_commits
 from storage.errors import TOLD, BadCommit, BadRecord
-from storage.records import Commit, Plan, Shard
+from storage.records import Commit, Plan, Receipt, Shard
 from storage.run import read_plan
 from storage.uri import Store
 
@@ -46,6 +46,19 @@ COMMIT: dict[str, Any] = {
     "versions": {"torch": "2"},
     "extra": {"flipped": 1},
 }
+RECEIPT: dict[str, Any] = {
+    "index": 0,
+    "rows_in": 3,
+    "rows_out": 2,
+    "quarantined": 1,
+    "answers": 4,
+    "flipped": 2,
+    "seconds": 1.0,
+    "wait_seconds": 0.5,
+    "compute_seconds": 0.5,
+    "notes": [],
+    "extra": {},
+}
 
 
 def without(record: dict[str, Any], name: str) -> dict[str, Any]:
@@ -61,6 +74,8 @@ def without(record: dict[str, Any], name: str) -> dict[str, Any]:
         (Plan, without(PLAN, "files")),  # of an older version, as the next one is
         (Commit, without(COMMIT, "ids")),
         (Commit, COMMIT),
+        (Receipt, RECEIPT),
+        (Receipt, {**RECEIPT, "notes": ["x"]}),
     ],
 )
 def test_json_stays_as_it_is(kind: Any, value: dict[str, Any]) -> None:

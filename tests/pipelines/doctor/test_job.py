@@ -29,6 +29,7 @@ from pipelines.doctor.method import spoken
 from pipelines.doctor.models import look_at_autoencoder, look_at_denoiser, look_at_oracle
 from pipelines.prepare.shards import write_source
 from pipelines.prepare.source import Row, Source, png
+from storage.records import Shard
 
 Make = Callable[..., RunConfig]
 ROWS = 64
@@ -480,14 +481,14 @@ def test_the_denoiser_is_measured_and_its_range_guessed() -> None:
 
 def test_parts_are_spread_over_all_files() -> None:
     shards = [
-        {"file": f, "start": 0, "rows": n, "offset": o}
-        for f, n, o in (("a", 50, 0), ("b", 200, 50), ("c", 7, 250))
+        Shard(i, f, f, "1", start=0, rows=n, offset=o)
+        for i, (f, n, o) in enumerate((("a", 50, 0), ("b", 200, 50), ("c", 7, 250)))
     ]
     parts = list(spread(shards, 8, 5))
-    assert [p["offset"] for p in parts] == [0, 36, 72, 108, 144, 180, 216, 252]
-    assert [p["file"] for p in parts] == ["a", "a", *"bbbbb", "c"]
-    assert all(p["start"] == p["offset"] - {"a": 0, "b": 50, "c": 250}[p["file"]] for p in parts)
-    assert parts[-1]["rows"] == 5
+    assert [p.offset for p in parts] == [0, 36, 72, 108, 144, 180, 216, 252]
+    assert [p.file for p in parts] == ["a", "a", *"bbbbb", "c"]
+    assert all(p.start == p.offset - {"a": 0, "b": 50, "c": 250}[p.file] for p in parts)
+    assert parts[-1].rows == 5
     assert list(spread(shards, 60, 5)) == shards
 
 
