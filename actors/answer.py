@@ -1,5 +1,5 @@
-"""A batch of rows through the method: predict, choose targets, ask, and judge the answers on the
-stored image.
+"""A batch of rows through the method: predict, choose targets, ask, and judge the answers as they
+are stored.
 """
 
 from __future__ import annotations
@@ -8,20 +8,17 @@ import time
 from dataclasses import dataclass, fields
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from actors.modality import modality_of
 from actors.pinned.load import load_method, load_models, method_models, pick_device
-from actors.rows.masks import expect_regions, regions_of, stacked
 from actors.rows.read import Row, Unusable
 from actors.rows.targets import BadTarget, choose_target
 from configs.strict import UserError
-from counterfactory.methods.contract import Answers, Queries
+from counterfactory.methods.contract import Answers
 from storage.codec import BadRow
 from storage.schema import counterfactual_id, seed_of
-
-Picture = np.ndarray[Any, Any]
 
 
 @dataclass
@@ -29,8 +26,8 @@ class Answered:
     """A row and one answer that the method gave to it, all of it on the CPU.
 
     k: which of the row's answers; before, after: class probabilities (K,) of the original and of
-    the stored counterfactual (H,W,3) uint8; seconds: its share of the batch's; None, as steps and
-    evaluations, where nobody knows.
+    the stored counterfactual; stored: that counterfactual, as the run's modality stores it;
+    seconds: its share of the batch's; None, as steps and evaluations, where nobody knows.
     """
 
     row: Row
@@ -38,14 +35,13 @@ class Answered:
     before: Tensor
     after: Tensor
     target: int
-    stored: Picture
+    stored: Any
     steps: int | None
     forward: int | None
     backward: int | None
     reason: str | None
     latent_before: list[float] | None
     latent_after: list[float] | None
-    mask: Picture | None  # (H,W) uint8
     seconds: float | None
     edits: dict[str, Any] | None = None
     condition_before: list[float] | None = None
@@ -61,24 +57,24 @@ class Answerer:
         self.device = pick_device(config["engine"]["device"], config["engine"]["gpus"])
         if self.device.type == "cpu":
             torch.set_num_threads(config["engine"]["threads"])
+        self.modality = modality_of(config["data"])
         self.method = load_method(config)
         self.models = load_models(config, method_models(self.method), self.device)
         self.classifier: Any = self.models["classifier"]
         self.each: int | None = None  # answers to a row, once the method has given some
 
     def __call__(self, batch: list[Row]) -> tuple[list[Answered], list[Unusable]]:
-        """Answers of the rows that have a target, those to one row together, and the other rows
-        with the reason.
+        """Answers of the rows that have a target, those to one row together, and the other
+        rows with the reason.
 
         UserError where the method does not give every row as many answers.
         """
         started = time.perf_counter()
-        images = self._tensor([row.image for row in batch])
-        before = self._probabilities(images)
+        before = self._probabilities([row.content for row in batch])
         keep, targets, bad = [], [], []
         for i, row in enumerate(batch):
             try:
-                expect_regions(row.mask, regions_of(self.models))
+                self.modality.expect(row.content, self.models)
                 targets.append(
                     choose_target(
                         self.config["target"], before[i], row.carried, self.classifier.classes
@@ -91,36 +87,22 @@ class Answerer:
             return [], bad
         rows = [batch[i] for i in keep]
         fingerprint = self.config["method_fingerprint"]
-        ids = [
-            counterfactual_id(row.id, fingerprint, int(t), 0)
-            for row, t in zip(rows, targets, strict=True)
-        ]
-        queries = Queries(
-            images=images[keep],
+        seeds = [seed_of(row.id, self.config["seed"]) for row in rows]
+        queries = self.modality.queries(
+            [row.content for row in rows],
             source=before.argmax(1)[keep].to(self.device),
             target=torch.tensor(targets, device=self.device),
-            seed=torch.tensor([seed_of(i) for i in ids], device=self.device),
-            masks=stacked([row.mask for row in rows], self.device),
+            seed=torch.tensor(seeds, device=self.device),
         )
         needed = {name: self.models[name] for name in method_models(self.method)}
         answers: Answers = self.method(queries, **needed)
         each = self._each(answers, len(rows))
-        stored = (
-            _levels(answers.counterfactual.clamp(0, 1)).permute(0, 2, 3, 1).contiguous().numpy()
-        )
+        stored = self.modality.answers(answers)
         # As many at a time as the classifier was asked about before.
-        parts = (
-            self._tensor(list(stored[at : at + len(batch)]))
-            for at in range(0, len(stored), len(batch))
-        )
+        parts = (stored[at : at + len(batch)] for at in range(0, len(stored), len(batch)))
         after = torch.cat([self._probabilities(part) for part in parts])
         latents = [_rows_of(answers.latent_before), _rows_of(answers.latent_after)]
         conditions = [_rows_of(answers.condition_before), _rows_of(answers.condition_after)]
-        masks = (
-            None
-            if answers.mask is None
-            else _levels(answers.mask).reshape(len(stored), *answers.mask.shape[-2:])
-        )
         seconds = (time.perf_counter() - started) / len(stored)
         return [
             Answered(
@@ -136,7 +118,6 @@ class Answerer:
                 reason=answers.reasons[j],
                 latent_before=latents[0][j] if latents[0] else None,
                 latent_after=latents[1][j] if latents[1] else None,
-                mask=None if masks is None else masks[j].numpy(),
                 seconds=seconds,
                 edits=None if answers.edits is None else answers.edits[j],
                 condition_before=conditions[0][j] if conditions[0] else None,
@@ -153,7 +134,7 @@ class Answerer:
         lengths = {
             f.name: len(v) for f in fields(answers) if (v := getattr(answers, f.name)) is not None
         }
-        given, name = lengths["counterfactual"], self.config["method"]["target"]
+        given, name = lengths["flipped"], self.config["method"]["target"]
         each, rest = divmod(given, queries)
         if rest or not each or each != (self.each or each):
             wanted = (
@@ -171,20 +152,12 @@ class Answerer:
         self.each = each
         return each
 
-    def _tensor(self, images: list[Picture]) -> Tensor:
-        stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-        return stacked.to(self.device, torch.float32).div(255).contiguous()
-
-    def _probabilities(self, images: Tensor) -> Tensor:
-        """Class probabilities (B,K) on the CPU, of images (B,3,H,W) on the 8-bit grid."""
+    def _probabilities(self, contents: list[Any]) -> Tensor:
+        """Class probabilities (B,K) on the CPU, of contents as they are stored."""
         with torch.no_grad():
-            probabilities: Tensor = self.classifier(images).softmax(1).cpu()
+            scores = self.classifier(self.modality.batch(contents, self.device))
+            probabilities: Tensor = scores.softmax(1).cpu()
         return probabilities
-
-
-def _levels(values: Tensor) -> Tensor:
-    """Values in [0,1] as the 256 levels that are stored, on the CPU."""
-    return values.detach().float().mul(255).round().to(torch.uint8).cpu()
 
 
 def _rows_of(latents: Tensor | None) -> list[list[float]] | None:

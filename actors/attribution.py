@@ -13,10 +13,11 @@ import pyarrow as pa
 import torch
 
 from actors.guard.starts import expect_life
+from actors.modality import modality_of
 from actors.pinned.load import load_models, pick_device
-from actors.rows.columns import finite_pairs, table_of
-from actors.rows.stored import stored_images
+from actors.rows.columns import table_of
 from actors.worker import Work
+from counterfactory.metrics.pairs import finite_pairs
 from storage import attempts
 from storage.commit import commit_path, commit_shard, read_commit, read_committed
 from storage.records import Receipt, Shard
@@ -39,6 +40,7 @@ class Attribute:
 
     def __init__(self, config: dict[str, Any], stage: str, run_uri: str) -> None:
         self.config, self.stage, self.store = config, stage, open_store(run_uri)
+        self.modality = modality_of(config["data"])
         self.device = pick_device(config["engine"]["device"], config["engine"].get("gpus", 0))
         if self.device.type == "cpu":
             torch.set_num_threads(config["engine"]["threads"])
@@ -97,11 +99,11 @@ class Attribute:
         A row's importance is predictor(z') - predictor(z), with its own z: both of its images are
         encoded.
         """
-        network, data = self.predictors.network, self.config["data"]
+        network = self.predictors.network
         found: dict[str, Any] = {name: [record[name] for record in records] for name in COPIED}
         before, after = (
             network.scores(
-                self.encoder.encode(stored_images(records, column, shard, data, self.device))
+                self.encoder.encode(self.modality.stored(records, column, shard, self.device))
             ).cpu()
             for column in ("original", "counterfactual")
         )

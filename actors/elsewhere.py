@@ -8,12 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
-from actors.answer import Answered, Answerer, Picture
+from actors.answer import Answered, Answerer
 from actors.generate import Generate
+from actors.modality import Images, Picture
 from actors.pinned.load import load_models, pick_device
 from actors.rows.read import Row, Unusable
 from actors.rows.targets import BadTarget, choose_target
-from storage.codec import BadRow, decode, dimensions
+from storage.codec import BadRow, dimensions
 from storage.schema import counterfactual_id
 
 
@@ -27,12 +28,13 @@ class Pairs(Answerer):
             config,
             pick_device(config["engine"]["device"], config["engine"]["gpus"]),
         )
+        self.modality = self.images = Images(config["data"])
         self.models = load_models(config, ["classifier"], self.device)
         self.classifier = self.models["classifier"]
 
     def __call__(self, batch: list[Row]) -> tuple[list[Answered], list[Unusable]]:
         """Answers of the rows whose counterfactual can be read, and the others with the reason."""
-        before = self._probabilities(self._tensor([row.image for row in batch]))
+        before = self._probabilities([row.content for row in batch])
         good: list[tuple[Row, Tensor, int, Picture]] = []
         bad: list[Unusable] = []
         for row, probabilities in zip(batch, before, strict=True):
@@ -45,7 +47,7 @@ class Pairs(Answerer):
                 bad.append(Unusable(row.id, str(reason)))
         if not good:
             return [], bad
-        after = self._probabilities(self._tensor([stored for *_, stored in good]))
+        after = self._probabilities([stored for *_, stored in good])
         answers = [self._answer(*pair, after=after[j]) for j, pair in enumerate(good)]
         return answers, bad
 
@@ -66,7 +68,7 @@ class Pairs(Answerer):
             if sizes[0] != sizes[1]:
                 (a, b), (c, d) = sizes
                 raise BadRow(f"expected the original's {a}x{b} pixels, got {c}x{d}")
-            return decode(made, size=data["size"], crop=data["crop"], max_pixels=data["max_pixels"])
+            return Picture(self.images.decode(made))
         except BadRow as reason:
             raise BadRow(f"counterfactual: {reason}") from None
 
@@ -86,7 +88,6 @@ class Pairs(Answerer):
             reason="it is not classified as its target",
             latent_before=None,
             latent_after=None,
-            mask=None,
             seconds=None,
         )
 

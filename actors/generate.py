@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from actors.guard.batch import Batch, told
 from actors.guard.starts import expect_life
 from actors.guard.turn import Turn
 from actors.guard.watchdog import limit
-from actors.rows.read import Ahead, Row, Unusable, decoded, read, rows_ahead
+from actors.rows.read import Ahead, Record, Row, Unusable, decoded, read
 from actors.rows.record import record
 from actors.rows.retry import Earlier, earlier, joined, unanswered
 from actors.worker import Work
@@ -26,7 +26,6 @@ from storage import attempts
 from storage.codec import BadRow
 from storage.commit import commit_path, commit_shard, read_commit
 from storage.records import Commit, Receipt, Shard
-from storage.schema import COUNTERFACTUALS
 from storage.uri import open_store
 
 # a batch may take as long as so many rows, however many it has: its rows are judged alone
@@ -77,6 +76,7 @@ class Generate:
         self.config, self.stage, self.store = config, stage, open_store(run_uri)
         self.session: str = config.get("session", attempts.LOCAL)
         self.answerer = self.answering(config)
+        self.modality = self.answerer.modality
         self.batch = Batch(config["engine"]["batch"], self.answerer.device)
         self._recorder = ThreadPoolExecutor(1, thread_name_prefix="record")
         self.turn = Turn()
@@ -118,11 +118,8 @@ class Generate:
             )
         if not careful:  # else it is noted at its turn: while it waits, a death is another shard's
             attempts.enter(self.store, start)
-            records = read(shard, self.config["data"], self.config["target"])
-            rows_of = decoded(records, shard, self.config, self.answerer.classifier.classes, set())
-            begun.rows = Ahead(
-                unanswered(rows_of, begun.before), rows_ahead(self.config["data"]["size"])
-            )
+            rows_of = self._decoded(self._read(shard), shard, set())
+            begun.rows = Ahead(unanswered(rows_of, begun.before), self.modality.ahead())
         return begun
 
     def finish(self, begun: Begun) -> Receipt:
@@ -154,7 +151,7 @@ class Generate:
         begun.notes += told(self.batch.notes)
         rows = [row for part in records for row in _taken(part, bad)]
         quarantined = [{"id": row.id, "reason": row.reason} for row in bad]
-        table = joined(begun.before, pa.Table.from_pylist(rows, schema=COUNTERFACTUALS))
+        table = joined(begun.before, pa.Table.from_pylist(rows, schema=self.modality.schema))
         extra = {
             **{
                 name: pc.sum(table[name]).as_py() or 0
@@ -230,9 +227,7 @@ class Generate:
         assert begun.start is not None
         shard, seen = begun.shard, set(begun.before.ids if begun.before else ())
         place = self.store, self.stage, shard
-        for stored in unanswered(
-            read(shard, self.config["data"], self.config["target"]), begun.before
-        ):
+        for stored in unanswered(self._read(shard), begun.before):
             number = shard.offset + stored.position
             reason = attempts.begin_row(*place, number, self.session)
             if reason is not None:
@@ -240,9 +235,7 @@ class Generate:
                 continue
             try:
                 with self._limit(1, begun.start, partial(attempts.note_hung_row, *place, number)):
-                    (row,) = decoded(
-                        [stored], shard, self.config, self.answerer.classifier.classes, seen
-                    )
+                    (row,) = self._decoded([stored], shard, seen)
                     found = (
                         ([], [row])
                         if isinstance(row, Unusable)
@@ -253,6 +246,15 @@ class Generate:
                 raise
             attempts.end_row(*place, number, self.session)
             yield found
+
+    def _read(self, shard: Shard) -> Iterator[Record]:
+        return read(shard, self.config["data"], self.config["target"], self.modality)
+
+    def _decoded(
+        self, records: Iterable[Record], shard: Shard, seen: set[str]
+    ) -> Iterator[Row | Unusable]:
+        classes = self.answerer.classifier.classes
+        return decoded(records, shard, self.config, classes, seen, self.modality)
 
     def _limit(self, rows: int, start: attempts.Start, note: Any) -> Any:
         seconds = self.config["engine"]["row_seconds"]
@@ -270,7 +272,7 @@ class Generate:
         several = len({answered.row.id for answered in answers}) < len(answers)
         for answered in answers:
             try:
-                rows.append(record(answered, self.config["method"]["target"]))
+                rows.append(record(answered, self.config["method"]["target"], self.modality))
                 continue
             except BadRow as reason:
                 why = str(reason)

@@ -6,30 +6,27 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from actors.feature_scores import FeatureScores, networks
 from actors.guard.batch import out_of_memory, release, told
 from actors.guard.starts import expect_life
+from actors.modality import modality_of
 from actors.pinned.load import load_models, pick_device
-from actors.rows.columns import finite_pairs, table_of
-from actors.rows.stored import stored_images
+from actors.rows.columns import table_of
+from actors.rows.scores import SCORES
 from actors.worker import Work
 from configs.strict import UserError, nearest
-from counterfactory.metrics.attributes import causal_share, changes, numbers_changed
-from counterfactory.metrics.cout import cout
-from counterfactory.metrics.flips import agreement, flips
-from counterfactory.metrics.pixels import pixel_distances
+from counterfactory.metrics.catalogue import function, measured
+from counterfactory.metrics.pairs import Pairs
+from counterfactory.models.networks import WANTED, network_of
 from storage import attempts
 from storage.commit import commit_path, commit_shard, read_commit, read_committed
 from storage.records import Receipt, Shard
-from storage.schema import SCORES
 from storage.uri import open_store
 
 SOURCE = "generate"  # the stage whose rows are scored
@@ -58,7 +55,7 @@ class Score:
 
     def __init__(self, config: dict[str, Any], stage: str, run_uri: str) -> None:
         self.config, self.stage, self.store = config, stage, open_store(run_uri)
-        self.settings = config["score"]
+        self.settings, self.modality = config["score"], modality_of(config["data"])
         # of the next batch: halved for good where memory does not hold
         self.size: int = self.settings["batch"]
         self.notes: list[str] = []  # what the driver should say, each once
@@ -78,7 +75,9 @@ class Score:
         if self.device.type == "cpu" and isinstance(self.classifier, nn.Module):
             # COUT asks it about 50 times a row: convolutions are faster this way round.
             self.classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.seen = FeatureScores(looks, models, self.settings)
+        self.networks = {name: models[name] for name in names} | {
+            figure: view(figure, name, models[name]) for figure, name in looks.items()
+        }
         attributes = self.oracle.attributes if self.oracle else ()
         self.causal = causal_columns(attributes, self.settings["causal"])
         self.query = query_column(attributes, self.settings)
@@ -87,6 +86,8 @@ class Score:
                 "models.second: expected the classifier's classes,"
                 f" {', '.join(self.classifier.classes)}, got {', '.join(self.second.classes)}"
             )
+        have = available(config["models"], self.settings)
+        self.functions = [function(metric.function) for metric in measured(have) if metric.function]
         self.idle_since = time.perf_counter()
 
     def __call__(self, shard: Shard) -> Receipt:
@@ -164,6 +165,7 @@ class Score:
         if self.size < before:
             self.notes.append(f"out of memory with score.batch={before}: goes on with {self.size}")
 
+    @torch.inference_mode()
     def score(self, records: list[dict[str, Any]], shard: int) -> Scored:
         """Rows of SCORES for rows of COUNTERFACTUALS, and how many numbers of each column are none:
         null, not measured.
@@ -175,69 +177,27 @@ class Score:
         counterfactual = self._images(records, "counterfactual", shard)
         source = torch.tensor([record["source"] for record in records])
         target = torch.tensor([record["target"] for record in records])
-        flipped, p_target = flips(self._ask(self.classifier, counterfactual), target)
         found: dict[str, Any] = {name: [record[name] for record in records] for name in COPIED}
-        found |= {
-            "flipped": flipped & torch.isfinite(p_target),
-            "p_target": p_target,
-            **pixel_distances(original, counterfactual),
-        }
-        found["cout"] = cout(
-            self.classifier,
+        pairs = Pairs(
             original,
             counterfactual,
             source,
             target,
-            steps=self.settings["cout_steps"],
-            batch=self.size,
-            reference=self.settings["cout"] == "reference",
-            tolerance=self.settings["cout_tolerance"],
+            ids=found["id"],
+            networks=self.networks,
+            settings=self.settings,
+            causal=self.causal,
+            query=self.query,
+            size=self.size,
         )
-        if self.second is not None:
-            before, after = (
-                self._ask(self.second, images) for images in (original, counterfactual)
-            )
-            found["second_p_target"] = p_second = flips(after, target)[1]
-            found["second_agrees"] = agreement(after, target).where(p_second.isfinite(), torch.nan)
-            found["second_base"] = agreement(before, source).where(
-                flips(before, source)[1].isfinite(), torch.nan
-            )
-        if self.oracle is not None:
-            found |= self._attributes(original, counterfactual)
-        found |= self.seen(original, counterfactual, found["id"], found["flipped"], self.size)
+        for measure in self.functions:
+            found |= measure(pairs)
         return table_of(found, SCORES, len(records))
-
-    def _attributes(self, original: Tensor, counterfactual: Tensor) -> dict[str, Any]:
-        asked = finite_pairs(
-            *(self._ask(self.oracle, images) for images in (original, counterfactual))
-        )
-        before, after = (seen.double().numpy() for seen in asked)
-        missing = np.isnan(before).any(1)  # then it is not known what changed
-        changed = changes(before, after, self.settings["threshold"])
-        every, others = (
-            np.where(missing, np.nan, numbers) for numbers in numbers_changed(changed, self.query)
-        )
-        found: dict[str, Any] = {
-            "attributes_before": before,
-            "attributes_after": after,
-            "changed_all": every,
-            "changed_others": np.ma.masked_invalid(others),
-        }
-        if self.causal:
-            share, right, wrong = causal_share(changed, self.causal)
-            found["changed_causal"] = np.where(missing, np.nan, right)
-            found["changed_spurious"] = np.where(missing, np.nan, wrong)
-            found["causal_share"] = np.ma.masked_invalid(share)  # none where no attribute changed
-        return found
 
     def _images(self, records: list[dict[str, Any]], column: str, shard: int) -> Tensor:
         """Stored images (B,3,H,W) in [0,1] on the device."""
-        return stored_images(records, column, shard, self.config["data"], self.device)
-
-    @torch.inference_mode()
-    def _ask(self, model: Any, images: Tensor) -> Tensor:
-        found: Tensor = model(images).float().cpu()
-        return found
+        images: Tensor = self.modality.stored(records, column, shard, self.device)
+        return images
 
 
 def batches(records: list[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
@@ -250,6 +210,30 @@ def batches(records: list[dict[str, Any]], size: int) -> Iterator[list[dict[str,
         batch.append(record)
     if batch:
         yield batch
+
+
+def networks(specs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The name in a run's `models` that each figure looks through, where there is one; specs:
+    ModelConfigs as dicts.
+    """
+    found = {figure: network_of(figure, specs) for figure in WANTED}
+    return {figure: name for figure, name in found.items() if name is not None}
+
+
+def view(figure: str, name: str, model: Any) -> Any:
+    """What a figure calls of the network that it looks through: an encoder's `encode`, an oracle's
+    features, else the network."""
+    if figure == "lpr":
+        return model.encode
+    return model.features if name == "oracle" and "features" in WANTED[figure] else model
+
+
+def available(specs: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]) -> set[str]:
+    """What of the metrics' needs a run has: models, figures whose network is there, and the names
+    of attributes."""
+    have = {name for name in ("second", "oracle") if name in specs} | set(networks(specs))
+    have |= {"causal"} if settings["causal"] else set()
+    return have | ({"query"} if settings["causal"] or settings["query"] else set())
 
 
 def causal_columns(attributes: Sequence[str], causal: Sequence[str]) -> list[int]:

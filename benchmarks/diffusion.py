@@ -71,7 +71,7 @@ def work(case: str, data: str, rows: int, batch: int) -> Figures:
     """A case: seconds, evaluations and the stored answers."""
     import pyarrow.parquet as pq
 
-    from counterfactory.methods.contract import Queries
+    from counterfactory.methods.contract import ImageQueries
     from storage.codec import decode
 
     torch.set_num_threads(1)
@@ -85,7 +85,7 @@ def work(case: str, data: str, rows: int, batch: int) -> Figures:
     x = torch.stack([torch.from_numpy(p).permute(2, 0, 1).float().div(255) for p in pictures])
     with torch.no_grad():
         source = models["classifier"](x).argmax(1)
-    queries = Queries(images=x, source=source, target=1 - source, seed=torch.arange(rows) + 1)
+    queries = ImageQueries(images=x, source=source, target=1 - source, seed=torch.arange(rows) + 1)
     told: Figures = {"source": source.tolist()}
 
     if case.endswith("plain loop"):
@@ -105,7 +105,7 @@ def work(case: str, data: str, rows: int, batch: int) -> Figures:
         began, cpu, parts = time.perf_counter(), time.process_time(), []
         for at in range(0, rows, batch):
             here = slice(at, at + batch)
-            asked = Queries(
+            asked = ImageQueries(
                 images=x[here],
                 source=source[here],
                 target=queries.target[here],
@@ -124,7 +124,7 @@ def work(case: str, data: str, rows: int, batch: int) -> Figures:
     told["l1"] = (stored - x).abs().flatten(1).mean(1).tolist()
     told["lpips"] = distances(config, x, stored)
     if not case.endswith("plain loop"):
-        one = Queries(
+        one = ImageQueries(
             images=x[:1], source=source[:1], target=queries.target[:1], seed=queries.seed[:1]
         )
         told["tflops"] = tflops(lambda: method(one, **needed))

@@ -28,7 +28,7 @@ from sklearn.metrics import mutual_info_score
 from actors.pinned.load import load_method, load_models
 from configs.schema import DataConfig, load_run
 from configs.strict import check
-from counterfactory.methods.contract import Answers, Queries
+from counterfactory.methods.contract import ImageAnswers, ImageQueries
 from counterfactory.metrics.perceptual import diversity
 from counterfactory.models.distractors import Distractors
 from counterfactory.worlds.faces import ATTRIBUTES
@@ -79,7 +79,9 @@ def models(classifier: str, autoencoder: str) -> dict[str, Any]:
     return {**found, "distractors": Distractors(images, torch.arange(len(images))).eval()}
 
 
-def answered(case: str, used: dict[str, Any], count: int) -> tuple[Queries, Answers, float]:
+def answered(
+    case: str, used: dict[str, Any], count: int
+) -> tuple[ImageQueries, ImageAnswers, float]:
     """The first faces, what the case answers to them, and the seconds that it took."""
     preset, over, _ = CASES[case]
     text = yaml.safe_load(Path(f"configs/method/{preset}.yaml").read_text())
@@ -89,11 +91,13 @@ def answered(case: str, used: dict[str, Any], count: int) -> tuple[Queries, Answ
     images = faces(f"0:{count}", []).images.float() / 255
     with torch.no_grad():
         source = used["classifier"](images).argmax(1)
-    whole = Queries(images=images, source=source, target=1 - source, seed=torch.arange(count) + 1)
+    whole = ImageQueries(
+        images=images, source=source, target=1 - source, seed=torch.arange(count) + 1
+    )
     parts, started = [], time.monotonic()
     for at in range(0, count, BATCH):
         rows = slice(at, at + BATCH)
-        part = Queries(
+        part = ImageQueries(
             images=images[rows], source=source[rows], target=1 - source[rows], seed=whole.seed[rows]
         )
         parts.append(method(part, **{name: used[name] for name in ("classifier", *method.needs)}))
@@ -102,12 +106,12 @@ def answered(case: str, used: dict[str, Any], count: int) -> tuple[Queries, Answ
         name: torch.cat([getattr(p, name) for p in parts])
         for name in ("counterfactual", "flipped", "steps", "forward", "backward")
     }
-    return whole, Answers(**joined, reasons=[r for p in parts for r in p.reasons]), seconds
+    return whole, ImageAnswers(**joined, reasons=[r for p in parts for r in p.reasons]), seconds
 
 
 @torch.no_grad()
 def figures(
-    used: dict[str, Any], queries: Queries, answers: Answers, seconds: float
+    used: dict[str, Any], queries: ImageQueries, answers: ImageAnswers, seconds: float
 ) -> dict[str, Any]:
     """How many flip, how far the answers are from the query and from each other, and what the
     oracle sees changed.

@@ -72,7 +72,7 @@ def held(data: str, rows: int, attgan: str | None, case: str) -> tuple[dict[str,
 
     from actors.pinned.load import load_models
     from configs.schema import load_run
-    from counterfactory.methods.contract import Queries
+    from counterfactory.methods.contract import ImageQueries
     from storage.codec import decode
 
     torch.set_num_threads(1)
@@ -89,7 +89,7 @@ def held(data: str, rows: int, attgan: str | None, case: str) -> tuple[dict[str,
     x = torch.stack([torch.from_numpy(p).permute(2, 0, 1).float().div(255) for p in pictures])
     with torch.no_grad():
         source = torch.cat([models["classifier"](part).argmax(1) for part in torch.split(x, 32)])
-    return models, Queries(
+    return models, ImageQueries(
         images=x, source=source, target=1 - source, seed=torch.arange(len(x)) + 1
     )
 
@@ -158,7 +158,7 @@ def ours(case: str, at: Sequence[int], held_by: HeldBy, batch: int, over: Over) 
     """Our method over rows in batches."""
     import torch
 
-    from counterfactory.methods.contract import Queries
+    from counterfactory.methods.contract import ImageQueries
 
     models, queries = held(*held_by, case)
     target, settings = settings_of(case)
@@ -173,7 +173,7 @@ def ours(case: str, at: Sequence[int], held_by: HeldBy, batch: int, over: Over) 
             columns = {
                 key: getattr(queries, key)[i] for key in ("images", "source", "target", "seed")
             }
-            parts.append(method(Queries(**columns), **used))
+            parts.append(method(ImageQueries(**columns), **used))
         joined = [
             torch.cat([getattr(p, key) for p in parts])
             for key in ("counterfactual", "flipped", "steps")

@@ -120,7 +120,7 @@ def timings(
     x, y = images("original"), images("counterfactual")
     ids = [r["id"] for r in records]
     source, target = (torch.tensor([r[name] for r in records]) for name in ("source", "target"))
-    network, oracle, models = worker.classifier, worker.oracle, worker.seen.models
+    network, oracle, networks = worker.classifier, worker.oracle, worker.networks
     with torch.inference_mode():
         network(x[:4]), oracle(x[:4])
         loop = seconds(lambda: cout_by_loop(network, x, y, source, target))
@@ -205,11 +205,11 @@ def timings(
         ours = seconds(lambda: kid.compute(kid.update(f, keys), kid.update(g, keys)))
         yield "kid, with its interval *", ours, theirs, "torchmetrics, no interval"
         yield "cosine (s3, fs)", seconds(lambda: cosine(a, b)), None, ""
-        if encoder := models.get("autoencoder"):
-            single = seconds(lambda: (row_by_row(encoder.encode, x), row_by_row(encoder.encode, y)))
-            ours = seconds(lambda: latent_ratio(encoder.encode(x), encoder.encode(y), 0.1))
+        if encode := networks.get("lpr"):
+            single = seconds(lambda: (row_by_row(encode, x), row_by_row(encode, y)))
+            ours = seconds(lambda: latent_ratio(encode(x), encode(y), 0.1))
             yield "lpr", ours, single, "a row a call"
-        if perceptual := models.get("perceptual"):
+        if perceptual := networks.get("lpips"):
             few = slice(0, 16)  # a large network
             scale = len(x) / len(x[few])
             ours = scale * seconds(lambda: distances(perceptual, x[few], y[few]))

@@ -138,10 +138,10 @@ def loop(folder: Path, shard_rows: int, first: int, seconds: float, threads: int
     from actors.answer import Answerer
     from actors.pinned.load import pin
     from actors.rows.read import Row, decoded, read
-    from counterfactory.methods.contract import Queries
+    from counterfactory.methods.contract import ImageQueries
     from pipelines.engine.fingerprints import worker_config
     from storage.plan import plan_shards
-    from storage.schema import counterfactual_id, seed_of
+    from storage.schema import seed_of
 
     config = settings(folder, "loop", shard_rows, 1, threads)
     plain = worker_config(config, pin(config.model_dump()["models"]))
@@ -151,17 +151,15 @@ def loop(folder: Path, shard_rows: int, first: int, seconds: float, threads: int
     batches: list[Any] = []
     size = int(config.engine.batch)
     for shard in shards[first:]:
-        records = read(shard, plain["data"], plain["target"])
+        records = read(shard, plain["data"], plain["target"], models.modality)
         rows = [
             row
-            for row in decoded(records, shard, plain, classifier.classes, set())
+            for row in decoded(records, shard, plain, classifier.classes, set(), models.modality)
             if isinstance(row, Row)
         ]
         for at in range(0, len(rows), size):
             some = rows[at : at + size]
-            images = torch.stack(
-                [torch.from_numpy(row.image).permute(2, 0, 1).float().div(255) for row in some]
-            )
+            images = models.modality.batch([row.content for row in some], torch.device("cpu"))
             batches.append((images, [row.id for row in some]))
     # when each batch ended, the processor's time by then, evaluations in it
     done: list[tuple[float, float, int]] = []
@@ -174,13 +172,10 @@ def loop(folder: Path, shard_rows: int, first: int, seconds: float, threads: int
         images, ids = batches[len(done) % len(batches)]
         with torch.no_grad():
             source = classifier(images).argmax(1)
-        target, method = 1 - source, plain["method_fingerprint"]
+        target = 1 - source
         # The seeds that the pipeline gives these rows, so that both do the same steps.
-        names = [
-            counterfactual_id(name, method, int(t), 0) for name, t in zip(ids, target, strict=True)
-        ]
-        seed = torch.tensor([seed_of(name) for name in names])
-        queries = Queries(images=images, source=source, target=target, seed=seed)
+        seed = torch.tensor([seed_of(name, config.seed) for name in ids])
+        queries = ImageQueries(images=images, source=source, target=target, seed=seed)
         answers = models.method(
             queries, classifier=classifier, **{name: models.models[name] for name in others}
         )

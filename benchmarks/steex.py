@@ -21,7 +21,7 @@ from torch import Tensor
 from actors.pinned.load import load_models
 from configs.schema import DataConfig, ModelConfig
 from configs.strict import check, read_preset
-from counterfactory.methods.contract import Answers, Queries
+from counterfactory.methods.contract import ImageAnswers, ImageQueries
 from pipelines.train.data import load
 
 CLASSIFIERS = ("faces-plain", "faces-biased")
@@ -62,18 +62,18 @@ def models(*names: str) -> dict[str, Any]:
     return load_models({"models": specs}, names, torch.device("cpu"))
 
 
-def asked(classifier: Any, images: Tensor, masks: Tensor) -> Queries:
+def asked(classifier: Any, images: Tensor, masks: Tensor) -> ImageQueries:
     """A query for the opposite class of every row."""
     with torch.no_grad():
         source = classifier(images).argmax(1)
-    return Queries(
+    return ImageQueries(
         images=images, source=source, target=1 - source, seed=torch.arange(len(images)), masks=masks
     )
 
 
 def answered(
     method: Any, classifier: Any, semantic: Any, images: Tensor, masks: Tensor
-) -> list[Answers]:
+) -> list[ImageAnswers]:
     """The answers, a batch at a time."""
     parts = zip(images.split(BATCH), masks.split(BATCH), strict=True)
     return [
@@ -82,7 +82,7 @@ def answered(
 
 
 def line(
-    answers: list[Answers],
+    answers: list[ImageAnswers],
     images: Tensor,
     masks: Tensor,
     inside: Tensor,

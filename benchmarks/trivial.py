@@ -15,12 +15,13 @@ from pyarrow import parquet as pq
 from torch import Tensor, nn
 
 from actors.generate import Generate
+from actors.rows.scores import SCORES
 from configs.schema import RunConfig
-from counterfactory.methods.contract import Answers, Queries
+from counterfactory.methods.contract import ImageAnswers, ImageQueries
 from storage.codec import encode
 from storage.commit import commit_shard
 from storage.records import Receipt, Shard
-from storage.schema import COUNTERFACTUALS, IMAGE, SCORES, counterfactual_id
+from storage.schema import COUNTERFACTUALS, IMAGE, counterfactual_id
 from storage.uri import Store
 
 SIZE, PICTURES = 8, 64
@@ -41,9 +42,9 @@ class Invert:
 
     needs = ()
 
-    def __call__(self, queries: Queries, *, classifier: Any) -> Answers:
+    def __call__(self, queries: ImageQueries, *, classifier: Any) -> ImageAnswers:
         one = torch.ones(len(queries), dtype=torch.int64)
-        return Answers(
+        return ImageAnswers(
             counterfactual=1 - queries.images,
             flipped=one.bool(),
             steps=one,

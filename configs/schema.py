@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from functools import partial
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from configs.strict import Strict, UserError, apply_sets, check, expand, read_preset
+from counterfactory.models.roles import MODEL_ROLES, ROLES, TRAINED_ROLES, expect_role
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 BANK_ROWS = ":512"  # of a data set whose images stand in a model's place
+ModelRole = Annotated[str, AfterValidator(partial(expect_role, known=MODEL_ROLES))]
+TrainedRole = Annotated[str, AfterValidator(partial(expect_role, known=TRAINED_ROLES))]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,100}$")]
 
 
@@ -21,7 +25,8 @@ class DataConfig(Strict):
     """A data set in Parquet and how its rows become images in [0,1]."""
 
     preset: str | None = None
-    path: str  # file, folder or glob; local or s3://
+    kind: Literal["image"] = "image"  # of data
+    path: str  # file, folder or glob; local, s3:// or another scheme that fsspec reads
     image: str = "image"  # column: struct<bytes, path>, or binary
     # column: PNG of region indices, the image's size; for methods that work by regions
     mask: str | None = None
@@ -69,21 +74,7 @@ class ModelConfig(Strict):
     outputs are read."""
 
     preset: str | None = None
-    role: Literal[
-        "classifier",
-        "attributes",
-        "causal",
-        "autoencoder",
-        "gan",
-        "attgan",
-        "attribution",
-        "semantic",
-        "denoiser",
-        "features",
-        "perceptual",
-        "faces",
-        "distractors",
-    ]
+    role: ModelRole
     source: Literal["torch", "huggingface", "export", "onnx", "parquet"] = "torch"
     # source torch: dotted path to a torch module class or a function that makes one
     target: str | None = None
@@ -95,6 +86,8 @@ class ModelConfig(Strict):
     weights: str | None = None
     revision: str | None = None  # of a hub id
     sha256: str | None = None  # of the weights file; checked at load
+    # What a method may use of a classifier; default: gradient, of source onnx scores.
+    access: Literal["gradient", "scores", "labels"] | None = None
     classes: list[str] = []  # class or attribute names, in the outputs' order
     head: Literal["softmax", "sigmoid"] = "softmax"
     output: int | None = None  # sigmoid: which output is the decision, where there are several
@@ -107,6 +100,11 @@ class ModelConfig(Strict):
     layer: str | None = None
     # what figures made with it are called: fid[LABEL]; default: the preset's name
     label: str | None = None
+
+    @property
+    def given(self) -> str:
+        """What a method may use of it: "gradient", "scores" or "labels"."""
+        return self.access or ("scores" if self.source == "onnx" else "gradient")
 
     @model_validator(mode="after")
     def _whole(self) -> ModelConfig:
@@ -125,8 +123,7 @@ class ModelConfig(Strict):
             )
         if any(s <= 0 for s in self.std):
             raise ValueError(f"expected std > 0, got {self.std}")
-        named = ("classifier", "attributes", "attgan", "attribution", "semantic")
-        if self.role in named and not self.classes and self.source != "huggingface":
+        if ROLES[self.role].classes and not self.classes and self.source != "huggingface":
             raise ValueError(f"expected `classes`, the names of the {self.role}' outputs, got none")
         if (
             self.head == "sigmoid"
@@ -286,17 +283,7 @@ class TrainConfig(Strict):
     """Training of one of our own networks from Parquet."""
 
     name: Name
-    role: Literal[
-        "classifier",
-        "attributes",
-        "causal",
-        "autoencoder",
-        "attgan",
-        "attribution",
-        "semantic",
-        "denoiser",
-        "simsiam",
-    ]
+    role: TrainedRole
     data: DataConfig  # rows to train on
     # causal: the `classifier` whose features are split; attribution: the `autoencoder` whose
     # latents are described
@@ -307,6 +294,8 @@ class TrainConfig(Strict):
     holdout: DataConfig | None = None  # rows to measure on
     target: str  # dotted path of the network
     settings: dict[str, Any] = {}
+    # dotted path of a pipelines.train.trainer.Trainer; default: the role's own
+    trainer: str | None = None
     # weights to start from, as ModelConfig.weights; default: the seed's random ones
     init: str | None = None
     steps: Annotated[int, Field(ge=1)]
@@ -325,8 +314,8 @@ class TrainConfig(Strict):
 
     @model_validator(mode="after")
     def _has_models(self) -> TrainConfig:
-        wanted = {"causal": ["classifier"], "attribution": ["autoencoder"]}.get(self.role, [])
-        if list(self.models) != wanted:
+        wanted = ROLES[self.role].models
+        if tuple(self.models) != wanted:
             got = ", ".join(self.models) or "none"
             raise ValueError(
                 f"models: expected {', '.join(wanted) or 'none'} to train {self.role}, got {got}"

@@ -18,6 +18,10 @@ class UserError(Exception):
     """A mistake the user can mend: shown as one line, exit code 2, no traceback."""
 
 
+class NothingMade(Exception):  # noqa: N818 (said of the run)
+    """A run of which no row could be used: shown as one line, exit code 1."""
+
+
 class Strict(BaseModel):
     """A group of settings that refuses unknown keys and cannot change once checked."""
 

@@ -8,24 +8,14 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from configs.strict import UserError
+from configs.strict import NothingMade, UserError
+from counterfactory.models.roles import ROLES, TRAINED_ROLES
 from storage.errors import TOLD, NoAnswer
 from storage.secrets import hide
 
 if TYPE_CHECKING:
     from pipelines.engine.part import Part
 
-ROLES = (
-    "classifier",
-    "attributes",
-    "causal",
-    "autoencoder",
-    "attgan",
-    "attribution",
-    "semantic",
-    "denoiser",
-    "simsiam",
-)
 ONE_STAGE = ("generate", "score", "judge", "augment", "report")
 
 
@@ -118,7 +108,8 @@ def parser() -> argparse.ArgumentParser:
     gc.add_argument("--delete", action="store_true", help="delete them; AGE must be 1h or more")
     prepare.arguments(command("prepare", "write a data set as Parquet shards", _prepare))
     train = command("train", "train one of our own networks from Parquet", _train)
-    train.add_argument("role", choices=ROLES)
+    trained = "; ".join(f"{name}: {ROLES[name].help}" for name in TRAINED_ROLES)
+    train.add_argument("role", choices=TRAINED_ROLES, metavar="ROLE", help=trained)
     train.add_argument("config", help="a preset's name or a YAML file")
     _settings(train)
     sweep = command(
@@ -342,6 +333,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = args.job(args)
         return code
+    except NothingMade as error:
+        print(f"counterfactory: {hide(str(error))}", file=sys.stderr)
+        return 1
     except (UserError, *TOLD) as error:
         print(f"counterfactory: {hide(str(error))}", file=sys.stderr)
         return os.EX_TEMPFAIL if isinstance(error, NoAnswer) else 2

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from configs.schema import RunConfig, load_run
-from configs.strict import UserError, apply_sets, check, parse_yaml
+from configs.strict import NothingMade, UserError, apply_sets, check, parse_yaml
 from pipelines.attribution.job import expect as expect_predictors
-from pipelines.engine.committed import attributed_stage, load_plan, scored_stage
+from pipelines.engine.committed import attributed_stage, load_plan, outdated_scores, scored_stage
 from pipelines.engine.disk import disk_errors
 from pipelines.engine.part import WHOLE, Part
 from pipelines.generate.job import generate
@@ -118,6 +120,8 @@ def standing_stage(store: Store, name: str) -> str:
 
 def _generate(store: Store, config: RunConfig, part: Part) -> str:
     counts = generate(store, config, part)
+    if counts["rows_in"] and not counts["rows_out"]:
+        raise NothingMade(f"{store.uri}: {commonest_reason(store, counts['rows_in'])}")
     quarantined = f", {counts['quarantined']} quarantined" if counts["quarantined"] else ""
     planned = len(load_plan(store).shards)
     left = f"; {counts['shards']:,} of {planned:,} shards" if counts["shards"] < planned else ""
@@ -127,9 +131,29 @@ def _generate(store: Store, config: RunConfig, part: Part) -> str:
     )
 
 
+def commonest_reason(store: Store, rows: int) -> str:
+    """Why most of the quarantined rows of a run are, in a line; ids and numbers in it are one
+    row's.
+    """
+    reasons: Counter[str] = Counter()
+    shown: dict[str, str] = {}
+    for commit in iterate_commits(store, "generate"):
+        for row in commit.quarantined:
+            kind = re.sub(r"\d+", "0", row["reason"])
+            reasons[kind] += 1
+            shown.setdefault(kind, row["reason"])
+    ((kind, count),) = reasons.most_common(1)
+    return (
+        f"expected rows that can be used, got all {rows:,} quarantined, {count:,} of them with:"
+        f" {shown[kind]}; `counterfactory show` lists them"
+    )
+
+
 def _score(store: Store, config: RunConfig, part: Part) -> str:
     from pipelines.score.job import score
 
+    if old := outdated_scores(store):
+        say(f"score: {old}: they are made again")
     table = score(store, config, part=part)
     shown = {
         m["metric"]: m

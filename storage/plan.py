@@ -12,7 +12,7 @@ from pyarrow import parquet as pq
 from storage.errors import FileChanged as FileChanged  # said here, known there
 from storage.inputs import bounds, expect_columns, read_footers
 from storage.records import InputFile, Shard
-from storage.uri import Store, split_url
+from storage.uri import Store, input_file
 
 # rows decoded at a time, so that a file with one huge row group does not fill the memory
 BATCH = 256
@@ -92,7 +92,7 @@ def iterate_shard(
     """
     if not columns:
         raise ValueError("expected at least one column to read, got none")
-    store, name = split_url(shard.file)
+    store, name = input_file(shard.file)
     _expect_version(shard, store, name)
     count = 0
     with store.parquet(name, streamed=True) as file:

@@ -4,7 +4,8 @@ the environment's.
 Everything goes through one boto3 client, so that one retry policy and one reading of errors hold
 for small objects and for Parquet alike. (pyarrow's own S3 file system retries as well, but says a
 plain OSError for 403 and "not found" for a bucket that does not exist, and looks for credentials in
-its own way.)
+its own way. s3fs sends PUT, GET and DELETE through aiohttp, which repeats each once by itself when
+the connection drops: tries are miscounted, and a commit that arrived at the first finds itself.)
 """
 
 from __future__ import annotations

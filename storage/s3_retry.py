@@ -77,7 +77,7 @@ def ask(
         PartialCredentialsError,
     )
 
-    lost, patience = 0, _Patience(path)
+    lost, patience = 0, Patience("S3", f"s3://{path}")
     for tries in count(1):
         try:
             return Answer(request(), 200, lost)
@@ -126,11 +126,11 @@ def no_answer(path: str, last: str, tries: int) -> NoAnswer:
     )
 
 
-class _Patience:
+class Patience:
     """The time that a request's failures may take, from the first of them on."""
 
-    def __init__(self, path: str) -> None:
-        self.path, self.until, self.told = path, 0.0, False
+    def __init__(self, who: str, url: str) -> None:
+        self.who, self.url, self.until, self.told = who, url, 0.0, False
 
     def ends(self, last: str) -> bool:
         """Is the time up? `last` is what the try that just failed got."""
@@ -139,7 +139,7 @@ class _Patience:
         if not self.told and now > self.until - _seconds() + TELL:
             self.told, left = True, self.until - now
             line = (
-                f"S3 does not answer for s3://{self.path} ({last}): asking again for up to"
+                f"{self.who} does not answer for {self.url} ({last}): asking again for up to"
                 f" {max(left, 0):.0f} s more"
             )
             print(f"counterfactory: {hide(line)}", file=sys.stderr, flush=True)
@@ -169,6 +169,7 @@ def _passing(error: Exception) -> bool:
 
     kinds = (
         b.HTTPClientError,
+        b.ConnectionError,  # refused, no route, no name, no answer to a connect
         b.IncompleteReadError,
         b.ResponseStreamingError,
         b.FlexibleChecksumError,

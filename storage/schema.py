@@ -68,39 +68,6 @@ COUNTERFACTUALS = pa.schema(
 )
 COUNTERFACTUALS = with_images(COUNTERFACTUALS)
 
-_COPIED = ("id", "cf_id", "k", "split", "label", "source", "target", "correct", "flipped")
-_MEASURED = ("cout", "l1", "l2", "linf", "sparsity", "seconds", "forward", "backward", "p_target")
-
-SCORES = pa.schema(
-    [
-        *(COUNTERFACTUALS.field(name) for name in _COPIED),
-        *(pa.field(name, pa.float64()) for name in _MEASURED),
-        # of the target, under a classifier that was never attacked
-        ("second_p_target", pa.float64()),
-        ("second_agrees", pa.float64()),  # 0 or 1
-        ("second_base", pa.float64()),  # 0 or 1: it sees the original as the first does
-        ("attributes_before", pa.list_(pa.float32())),  # the oracle's probabilities
-        ("attributes_after", pa.list_(pa.float32())),
-        ("causal_share", pa.float64()),
-        ("changed_causal", pa.int32()),
-        ("changed_spurious", pa.int32()),
-        ("changed_all", pa.int32()),  # the oracle's attributes, the query attribute among them
-        ("changed_others", pa.int32()),  # without it
-        ("lpips", pa.float64()),
-        ("lpips_diversity", pa.float64()),  # of the answers to one query, at its first one
-        ("lpips_diversity_flipped", pa.float64()),  # of those of them that flipped
-        ("s3", pa.float64()),
-        ("fs", pa.float64()),  # face similarity
-        ("lpr", pa.float64()),
-        # What fid, sfid and kid are summed from: at the sizes of shards the least room that their
-        # sums take, for as a matrix the outer products of 64 rows of 2,048 features fill 32 MB for
-        # each of 20 buckets a side.
-        ("features_before", pa.list_(pa.float32())),
-        ("features_after", pa.list_(pa.float32())),
-    ]
-)
-
-
 ATTRIBUTIONS = pa.schema(
     [
         *(
@@ -155,6 +122,9 @@ def counterfactual_id(row_id: str, method_fingerprint: str, target: int, k: int)
     ).hexdigest()[:32]
 
 
-def seed_of(cf_id: str) -> int:
-    """The 63-bit seed of a counterfactual's noise, the same on every redo."""
-    return int.from_bytes(hashlib.sha256(cf_id.encode()).digest()[:8], "big") >> 1
+def seed_of(row_id: str, seed: int, k: int = 0) -> int:
+    """The 63-bit seed of a row's k-th answer: the same on every redo, for every method and
+    classifier, so that runs of one seed meet the same noise.
+    """
+    name = json.dumps([row_id, int(seed), int(k)]).encode()
+    return int.from_bytes(hashlib.sha256(name).digest()[:8], "big") >> 1

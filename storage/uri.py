@@ -1,9 +1,10 @@
-"""Folders on a disk or in S3, behind the same few verbs."""
+"""Folders on a disk or in S3, behind the same few verbs; inputs may lie wherever fsspec reaches."""
 
 from __future__ import annotations
 
 import builtins
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
@@ -14,15 +15,16 @@ from urllib.parse import unquote
 import pyarrow as pa
 from pyarrow import parquet as pq
 
-from storage import local
+from storage import local, remote
 from storage.errors import BadPath
 from storage.secrets import hide, holds_secret
 
 GLOB = set("*?[")
+REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://[^/]")
 
 
 class Kind(Protocol):
-    """What differs between a disk and S3: the modules storage.local and storage.s3."""
+    """What differs between places: the modules storage.local, storage.s3 and storage.remote."""
 
     def read(self, path: str) -> bytes: ...
     def write(self, path: str, data: bytes) -> None: ...
@@ -46,8 +48,8 @@ class Entry(NamedTuple):
 
 
 class Store:
-    """A folder: local path, file://..., or s3://bucket/prefix; paths given to it are relative and
-    cannot leave it.
+    """A folder: local path, file://..., s3://bucket/prefix, or another URL that is only read; paths
+    given to it are relative and cannot leave it.
     """
 
     def __init__(self, uri: str) -> None:
@@ -174,12 +176,24 @@ class Store:
 
 
 def open_store(uri: str | os.PathLike[str]) -> Store:
-    """A store for a folder, which need not exist yet."""
-    return Store(os.fspath(uri))
+    """A store for a folder that can be written and need not exist yet; BadPath for other places."""
+    store = Store(os.fspath(uri))
+    if _is_remote(store.uri):
+        raise BadPath(
+            f"expected a local path, file:// or s3://, got {hide(store.uri)!r}: other addresses are"
+            " read as data.path only"
+        )
+    return store
 
 
 def split_url(url: str) -> tuple[Store, str]:
-    """The store of a file's folder, and the file's name."""
+    """The store of a file's folder, as `open_store` gives it, and the file's name."""
+    folder, _, name = open_store(url).uri.rpartition("/")
+    return open_store(folder or "/"), name
+
+
+def input_file(url: str) -> tuple[Store, str]:
+    """As `split_url`, of a file that is only read and may be an input of any scheme."""
     folder, _, name = _split(url)[2].rpartition("/")
     return Store(folder or "/"), name
 
@@ -190,15 +204,15 @@ def data_files(path: str) -> list[tuple[Store, str]]:
 
     Names that begin with . or _ are left out. FileNotFoundError names what was looked for.
     """
-    store = open_store(path)
-    folder, name = split_url(store.uri)
+    store = Store(path)
+    folder, name = input_file(store.uri)
     if name and folder.is_file(name):
         return [(folder, name)]
     found = _names(store, ["**", "*.parquet"])
     if not found and GLOB & set(path):
         parts = store.uri.split("/")
         first = next(i for i, part in enumerate(parts) if GLOB & set(part))
-        store = open_store("/".join(parts[:first]) or "/")
+        store = Store("/".join(parts[:first]) or "/")
         found = _names(store, parts[first:])
     if not found:
         raise FileNotFoundError(f"expected Parquet files at {path}, got none")
@@ -236,8 +250,20 @@ def _split(uri: str) -> tuple[Kind, str, str]:
                 " (AWS_*)"
             )
         return s3, root, f"s3://{root}"
+    if _is_remote(uri):
+        scheme, _, rest = uri.partition("://")
+        # abfs://container@account is no name and password; a query may hold a key
+        container = scheme in ("abfs", "abfss") and ":" not in rest.partition("@")[0]
+        secret = holds_secret(rest if container else uri)
+        if secret or (scheme in ("http", "https") and re.search(r"\?.*=", rest)):
+            shown = f"{hide(uri).partition('?')[0]}{'?***' if '?' in uri else ''}"
+            raise BadPath(
+                f"expected {scheme}://... without a key or a query, got {shown}: credentials go"
+                " into the environment"
+            )
+        return remote, uri.rstrip("/"), uri.rstrip("/")
     if "://" in uri and not uri.startswith("file://"):
-        raise BadPath(f"expected a local path, file:// or s3://, got {hide(uri)!r}")
+        raise BadPath(f"expected a local path, file://, s3:// or another URL, got {hide(uri)!r}")
     if not uri:
         raise BadPath("expected a path, got an empty one")
     if "\0" in uri:
@@ -249,6 +275,10 @@ def _split(uri: str) -> tuple[Kind, str, str]:
     )
     root = str(Path(os.path.abspath(path)))
     return local, root, root
+
+
+def _is_remote(uri: str) -> bool:
+    return bool(REMOTE.match(uri)) and not uri.startswith(("file://", "s3://"))
 
 
 def _hidden(path: str) -> bool:

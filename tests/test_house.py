@@ -17,11 +17,14 @@ FOLDERS = (LIBRARY, "actors", "configs", "pipelines", "storage")
 # What a layer may import of ours besides itself: a prefix stands for all that begins with it.
 MAY_IMPORT: dict[str, set[str]] = {
     "counterfactory": set(),
-    "configs": {"storage.uri", "storage.errors"},  # a config may lie in a bucket
+    # a config may lie in a bucket, and roles are plain data
+    "configs": {"storage.uri", "storage.errors", "counterfactory.models.roles"},
     "storage": set(),
     "actors": {"counterfactory", "storage", "configs"},
     "pipelines": {"counterfactory", "storage", "configs", "actors"},
 }
+# The command's door lies in the library, the only name that no user's package can hide.
+DOOR = "counterfactory.__main__"
 # Rooms of the library that know less than the whole library.
 ROOMS = {
     "counterfactory.methods": {"counterfactory.methods", "counterfactory.models.interfaces"},
@@ -79,6 +82,8 @@ def broken_rules(root: Path) -> list[str]:
         room = next((room for room in ROOMS if within(module, {room})), None)
         for name in imports(path, root):
             top = name.partition(".")[0]
+            if module == DOOR and name == "pipelines.cli.main":
+                continue
             if top in FOLDERS and not within(name, MAY_IMPORT[layer] | {layer}):
                 found.append(f"{module}: {layer} must not import {name}")
             if room and top == LIBRARY and not within(name, ROOMS[room]):

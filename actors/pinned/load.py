@@ -4,7 +4,6 @@ loaded once."""
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
 import json
 from collections.abc import Iterable, Mapping
@@ -23,6 +22,7 @@ from storage.cache import cached, folder_digest
 from storage.uri import open_store
 
 ZOO = Path(__file__).parents[2] / "counterfactory" / "zoo"
+ELSEWHERE = "elsewhere"  # the target of counterfactuals that others made
 FILE_ENDINGS = (".safetensors", ".pt", ".pth", ".pt2", ".onnx")
 # models live as long as a worker that holds them
 HELD: WeakValueDictionary[str, nn.Module] = WeakValueDictionary()
@@ -212,23 +212,30 @@ def load_models(
 
 def load_method(config: Mapping[str, Any]) -> Any:
     """Make the method of a resolved config; UserError where its class or a setting is unknown."""
+    from counterfactory.models.wrapping.load import find
+
     target, settings = config["method"]["target"], config["method"]["settings"]
-    if target == "elsewhere":
+    if target == ELSEWHERE:
         raise UserError(
             "method: these counterfactuals were made elsewhere: `score` and what follows it work,"
             " no more"
         )
-    module_name, _, class_name = target.rpartition(".")
     try:
-        method = getattr(importlib.import_module(module_name), class_name)
-    except (ModuleNotFoundError, AttributeError):
-        raise UserError(f"method.target: expected a class in methods/, got {target!r}") from None
-    known = list(inspect.signature(method.__init__).parameters)[1:]
+        kind = find(target)
+    except ValueError as error:
+        raise UserError(f"method.target: {error}") from None
+    # A function would run here with whatever arguments the settings hold.
+    if not (inspect.isclass(kind) and hasattr(kind, "needs") and "__call__" in dir(kind)):
+        raise UserError(
+            "method.target: expected a method's class, which has `needs` and `__call__`, got"
+            f" {target!r}"
+        )
+    known = list(inspect.signature(kind.__init__).parameters)[1:]
     for key in settings:
         if key not in known:
             raise UserError(f"method.settings: unknown key {key!r}: {nearest(key, known)}")
     try:
-        return method(**settings)
+        return kind(**settings)
     except (TypeError, ValueError) as error:
         raise UserError(f"method.settings: {error}") from None
 

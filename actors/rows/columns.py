@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 from torch import Tensor
 
 
@@ -30,17 +29,6 @@ def table_of(
     return pa.Table.from_arrays(arrays, schema=schema), {
         name: bad for name, (_, bad) in made.items() if bad
     }
-
-
-def finite_pairs(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-    """Two tensors (B,...), NaN in the rows that are not finite in either: half a pair is measured
-    by nothing.
-    """
-    good = (torch.isfinite(before) & torch.isfinite(after)).flatten(1).all(1)
-    if good.all():
-        return before, after
-    shape = (-1, *[1] * (before.ndim - 1))
-    return before.where(good.view(shape), torch.nan), after.where(good.view(shape), torch.nan)
 
 
 def _array(

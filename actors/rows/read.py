@@ -9,18 +9,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
-import numpy as np
 import pyarrow as pa
 
-from actors.rows.masks import mask_of
+from actors.modality import Modality
 from actors.rows.targets import BadTarget, class_index
-from storage.codec import BadRow, decode, sides
+from storage.codec import BadRow
 from storage.plan import Unreadable, iterate_shard
 from storage.records import Shard
 from storage.schema import row_id
 
 T = TypeVar("T")
-AHEAD_BYTES = 64 << 20  # of decoded images that wait for their batch
 
 
 @dataclass
@@ -29,12 +27,10 @@ class Row:
 
     id: str
     row: int
-    image: np.ndarray[Any, Any]
+    content: Any  # as the run's modality reads it
     label: int | None
     split: str | None
     carried: dict[str, Any]
-    # (H,W) uint8, which region every pixel shows, where the data say so
-    mask: np.ndarray[Any, Any] | None = None
 
 
 @dataclass
@@ -54,19 +50,20 @@ class Record:
     id: str
     position: int
     cells: dict[str, Any]
-    content: Any  # the image's bytes
+    source: Any  # what its content is read from
     lost: str | None = None
 
 
-def read(shard: Shard, data: Mapping[str, Any], target: Mapping[str, Any]) -> Iterator[Record]:
+def read(
+    shard: Shard, data: Mapping[str, Any], target: Mapping[str, Any], modality: Modality
+) -> Iterator[Record]:
     """A shard's rows as they are stored, a few in memory at a time; FileChanged as `read_shard`.
 
     Those that cannot be read come too, named by their id where that can be, else by their place
     alone.
     """
     named = [
-        data["image"],
-        data.get("mask"),
+        *modality.columns(),
         data["label"],
         data["id"],
         *data["columns"],
@@ -82,12 +79,11 @@ def read(shard: Shard, data: Mapping[str, Any], target: Mapping[str, Any]) -> It
             ids = (own for piece in iterate_shard(here, [data["id"]]) for own, _ in cells_of(piece))
             listed = [(cells or own, lost) for (cells, lost), own in zip(listed, ids, strict=True)]
         for cells, lost in listed:
-            cell = cells.get(data["image"])
-            content = (cell or {}).get("bytes") if isinstance(cell, dict) or cell is None else cell
+            source = modality.source(cells)
             own = cells.get(data["id"]) if data["id"] else None
-            source = f"{shard.name}#{shard.start + position}"
-            name = str(own) if own is not None else row_id(content or b"", source)
-            yield Record(name, position, cells, content, lost)
+            place = f"{shard.name}#{shard.start + position}"
+            name = str(own) if own is not None else row_id(source or b"", place)
+            yield Record(name, position, cells, source, lost)
             position += 1
 
 
@@ -114,6 +110,7 @@ def decoded(
     config: Mapping[str, Any],
     classes: Sequence[str],
     seen: set[str],
+    modality: Modality,
 ) -> Iterator[Row | Unusable]:
     """Each record as a row, or with the reason why it cannot be one; seen: ids so far, of which
     each is used once.
@@ -123,22 +120,26 @@ def decoded(
             if record.id in seen:
                 raise BadRow("its id stands twice in the data")
             seen.add(record.id)
-            yield as_row(record, shard.offset + record.position, config, classes)
+            yield as_row(record, shard.offset + record.position, config, classes, modality)
         except (BadRow, BadTarget) as reason:
             yield Unusable(record.id, str(reason))
 
 
-def as_row(record: Record, number: int, config: Mapping[str, Any], classes: Sequence[str]) -> Row:
-    """A record with its image decoded and its label looked up; BadRow or BadTarget say why it
+def as_row(
+    record: Record,
+    number: int,
+    config: Mapping[str, Any],
+    classes: Sequence[str],
+    modality: Modality,
+) -> Row:
+    """A record with its content read and its label looked up; BadRow or BadTarget say why it
     cannot be.
     """
     data, cells = config["data"], record.cells
     if record.lost is not None:
         raise BadRow(record.lost)
     label = class_index(cells[data["label"]], classes, "label") if data["label"] else None
-    image = decode(
-        record.content, size=data["size"], crop=data["crop"], max_pixels=data["max_pixels"]
-    )
+    content = modality.read(cells, record.source)
     column = split_column(data)
     split = cells[column] if column else data["split"]
     carried = [
@@ -148,20 +149,11 @@ def as_row(record: Record, number: int, config: Mapping[str, Any], classes: Sequ
     return Row(
         record.id,
         number,
-        image,
+        content,
         label,
         None if split is None else str(split),
         {name: cells[name] for name in carried},
-        mask_of(cells, record.content, data),
     )
-
-
-def rows_ahead(size: int | Sequence[int]) -> int:
-    """How many decoded images of a working size may wait: as many as fit in AHEAD_BYTES, from 2 to
-    256.
-    """
-    width, height = sides(size)
-    return max(2, min(256, AHEAD_BYTES // (3 * width * height)))
 
 
 class Ahead(Generic[T]):

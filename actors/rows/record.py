@@ -6,21 +6,21 @@ import json
 from typing import Any
 
 from actors.answer import Answered
-from storage.codec import BadRow, encode
-from storage.schema import image_path
+from actors.modality import Modality
+from storage.codec import BadRow
 
 
-def record(answered: Answered, method: str) -> dict[str, Any]:
-    """A row of storage.schema.COUNTERFACTUALS; whether it flipped is judged on the stored image,
+def record(answered: Answered, method: str, modality: Modality) -> dict[str, Any]:
+    """A row of storage.schema.COUNTERFACTUALS; whether it flipped is judged on what is stored,
     here and nowhere else.
 
     method: the dotted path of its class. BadRow where the classifier gave no numbers to judge it
     by.
     """
     row, before, after, target = answered.row, answered.before, answered.after, answered.target
-    for image, p in (("original", before), ("counterfactual", after)):
+    for which, p in (("original", before), ("counterfactual", after)):
         if not bool(p.isfinite().all()):  # the largest of these would be any class
-            raise BadRow(f"the classifier gave the {image} probabilities that are not finite")
+            raise BadRow(f"the classifier gave the {which} probabilities that are not finite")
     source, predicted = int(before.argmax()), int(after.argmax())
     flipped = predicted == target
     return {
@@ -45,11 +45,9 @@ def record(answered: Answered, method: str) -> dict[str, Any]:
         "backward": answered.backward,
         "seconds": answered.seconds,
         "method": method,
-        "original": {"bytes": encode(row.image), "path": image_path(row.id)},
-        "counterfactual": {"bytes": encode(answered.stored), "path": f"{answered.cf_id}.png"},
+        **modality.cells(row.id, answered.cf_id, row.content, answered.stored),
         "latent_before": answered.latent_before,
         "latent_after": answered.latent_after,
-        "mask": None if answered.mask is None else encode(answered.mask),
         "condition_before": answered.condition_before,
         "condition_after": answered.condition_after,
         "edits": None if answered.edits is None else json.dumps(answered.edits, sort_keys=True),

@@ -11,7 +11,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from counterfactory.methods.contract import Answers, Budget, Queries, row_generators, settle
+from counterfactory.methods.contract import (
+    Budget,
+    ImageAnswers,
+    ImageQueries,
+    row_generators,
+    settle,
+)
 from counterfactory.methods.parts.diffusion import keep_mask, respace
 from counterfactory.methods.parts.purified_pgd import PurifiedPGD, check_attack, l1, refine
 from counterfactory.models.interfaces import Classifier, Denoiser
@@ -60,7 +66,9 @@ class ACE:
     def __post_init__(self) -> None:
         check_attack(self, distance=("l1", "l2"), weight=(0, inf))
 
-    def __call__(self, queries: Queries, *, classifier: Classifier, denoiser: Denoiser) -> Answers:
+    def __call__(
+        self, queries: ImageQueries, *, classifier: Classifier, denoiser: Denoiser
+    ) -> ImageAnswers:
         """Counterfactuals: the refined image where it flips, else the pre-explanation where that
         does.
         """

@@ -11,14 +11,9 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from counterfactory.methods.contract import (
-    Answers,
-    Budget,
-    Queries,
-    passes_stored,
-    row_generators,
-    settle,
-)
+from counterfactory.methods.contract import Budget, ImageAnswers, ImageQueries, row_generators
+from counterfactory.methods.parts.ascent import Ascent
+from counterfactory.methods.parts.latents import beside
 from counterfactory.methods.parts.settings import check_settings
 from counterfactory.models.interfaces import AttributeAutoencoder, Classifier
 
@@ -68,86 +63,44 @@ class AIP:
         )
 
     def __call__(
-        self, queries: Queries, *, classifier: Classifier, attgan: AttributeAutoencoder
-    ) -> Answers:
+        self, queries: ImageQueries, *, classifier: Classifier, attgan: AttributeAutoencoder
+    ) -> ImageAnswers:
         """Counterfactuals; a row that does not flip keeps its iterate of highest p(target)."""
-        x, target = queries.images, queries.target
-        budget, reasons = Budget.of(len(x)), ["not converged"] * len(x)
+        x, budget = queries.images, Budget.of(len(queries))
         generators = row_generators(queries.seed)
-        steps = torch.zeros(len(x), dtype=torch.int64)
-        everything = torch.arange(len(x), device=x.device)
-
         with torch.no_grad():
             z0, skip = attgan.encode(x), attgan.skip(x)
             a0 = (attgan.attributes_of(x) > 0.5).to(z0)
             x0 = attgan.decode(z0, a0, skip)
-        budget.spend(everything, forward=4)
-
-        def image(rows: Tensor, z_rows: Tensor, a_rows: Tensor) -> Tensor:
-            """x' of some rows: the decoded latent, or the query moved by what the decoded latent
-            moved.
-            """
-            decoded = attgan.decode(z_rows, a_rows, skip[rows])
-            # The difference first, so that z0 and a0 give x to the last bit.
-            return (x[rows] + (decoded - x0[rows])).clamp(0, 1) if self.residual else decoded
+        budget.spend(torch.arange(len(x)), forward=4)
 
         z, a = z0.clone(), a0.clone()
-        best_z, best_a, best_p, answer = (
-            z0.clone(),
-            a0.clone(),
-            x.new_full((len(x),), -1.0),
-            x.clone(),
+        ascent = Ascent(
+            queries=queries,
+            classifier=classifier,
+            budget=budget,
+            moved=(z0, a0),
+            threshold=self.threshold,
         )
-        active = (queries.source != target).nonzero()[:, 0]  # who has the target already keeps it
-        for n in range(self.n_max + 1):
-            if not len(active):
-                break
-            z_n, a_n = z[active].requires_grad_(), a[active].requires_grad_()
-            x_n = image(active, z_n, a_n)
-            log_p = classifier(x_n).log_softmax(1)
-            log_target = log_p.gather(1, target[active, None])[:, 0]
-            budget.spend(active, forward=2)
-
-            p, here = log_target.detach().exp(), log_p.detach().argmax(1) == target[active]
-            # only where it is the prediction need it be looked at
-            hoped = p.where(here, torch.full_like(p, -1.0))
-            done = passes_stored(
-                classifier, x_n.detach(), target[active], hoped, self.threshold, active, budget
-            )
-            better = done | (p > best_p[active])
-            best_z[active[better]], best_a[active[better]] = (
-                z_n.detach()[better],
-                a_n.detach()[better],
-            )
-            best_p[active[better]], answer[active[better]] = p[better], x_n.detach()[better]
-            if n == self.n_max or done.all():
-                break
-
+        for n in ascent.iterations(self.n_max):
+            rows = ascent.active
+            z_n, a_n = z[rows].requires_grad_(), a[rows].requires_grad_()
+            decoded = attgan.decode(z_n, a_n, skip[rows])
+            x_n = beside(x[rows], decoded, x0[rows] if self.residual else None)
+            log_p = ascent.judge(x_n, z_n, a_n)
             # Eq. 3, a sum over rows, so that each has its own gradient.
-            loss = -log_target + self.alpha * (length(z_n - z0[active]) + length(a_n - a0[active]))
-            grad_z, grad_a = torch.autograd.grad(loss.sum(), (z_n, a_n))
-            budget.spend(active[~done], backward=2)
-            finite = grad_z.isfinite().flatten(1).all(1) & grad_a.isfinite().all(1)
-            for row in active[~done & ~finite].tolist():
-                reasons[row] = "non-finite gradient"
-            going = ~done & finite
-            active, grad_z, grad_a = active[going], grad_z[going], grad_a[going]
+            loss = -log_p + self.alpha * (length(z_n - z0[rows]) + length(a_n - a0[rows]))
+            grad_z, grad_a = ascent.gradients(loss, z_n, a_n)
             # Eq. 6, and the decay of algorithm 1.
-            pace = max(self.beta**n, self.floor)
-            way_z, way_a = self.ways(grad_z, grad_a, [generators[row] for row in active.tolist()])
-            z[active] = z[active] - self.mu * pace * way_z
-            a[active] = a[active] - self.gamma * pace * way_a
+            rows, pace = ascent.active, max(self.beta ** (n - 1), self.floor)
+            way_z, way_a = self.ways(grad_z, grad_a, [generators[row] for row in rows.tolist()])
+            z[rows] = z[rows] - self.mu * pace * way_z
+            a[rows] = a[rows] - self.gamma * pace * way_a
             if self.clamp:
-                a[active] = a[active].clamp(0, 1)
-            steps[active.cpu()] += 1
+                a[rows] = a[rows].clamp(0, 1)
 
-        return settle(
-            classifier,
-            answer,
-            queries,
-            reasons,
-            budget,
-            steps=steps,
+        best_z, best_a = ascent.best
+        return ascent.answers(
             latent_before=z0.flatten(1),
             latent_after=best_z.flatten(1),
             condition_before=a0,

@@ -11,8 +11,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from counterfactory.methods.contract import Answers, Budget, Queries, passes_stored, settle
+from counterfactory.methods.contract import Budget, ImageAnswers, ImageQueries
 from counterfactory.methods.parts.adam import Adam
+from counterfactory.methods.parts.ascent import Ascent
 from counterfactory.methods.parts.settings import check_settings
 from counterfactory.models.interfaces import Classifier
 
@@ -43,52 +44,30 @@ class CADEX:
     def __post_init__(self) -> None:
         check_settings(self, n=(1, inf), threshold=(0, 1), lr=(0, inf), max_steps=(0, inf))
 
-    def __call__(self, queries: Queries, *, classifier: Classifier) -> Answers:
+    def __call__(self, queries: ImageQueries, *, classifier: Classifier) -> ImageAnswers:
         """Sparse adversarial examples; the best try of a row that never passes is its iterate of
         highest p(target).
         """
-        x, target = queries.images, queries.target
-        budget, reasons = Budget.of(len(x)), ["not converged"] * len(x)
-        steps = torch.zeros(len(x), dtype=torch.int64)
-        active = torch.arange(len(x), device=x.device)
-        x_adv, best, best_p = x.clone(), x.clone(), x.new_full((len(x),), -1.0)
-        adam, picked = Adam.of(x), torch.zeros_like(x)
-
-        for step in range(1, self.max_steps + 2):
-            x_a = x_adv[active].requires_grad_()
-            scores = classifier(x_a)
-            log_p = scores.log_softmax(1).gather(1, target[active, None])[:, 0]
-            p = log_p.detach().exp()
-            budget.spend(active, forward=1)
-
-            # Where the flip alone is asked for, any p does that is the highest: only those rows
-            # need be looked at.
-            flips = p.where(scores.detach().argmax(1) == target[active], -1.0)
-            done = passes_stored(
-                classifier, x_a.detach(), target[active], flips, self.threshold, active, budget
-            )
-            better = done | (p > best_p[active])
-            best[active[better]], best_p[active[better]] = x_a.detach()[better], p[better]
-            going = ~done
-            if step > self.max_steps or not going.any():
-                break
-
-            (grad,) = torch.autograd.grad(log_p.sum(), x_a)
-            budget.spend(active[going], backward=1)
-            finite = grad.isfinite().flatten(1).all(1)
-            for row in active[going & ~finite].tolist():
-                reasons[row] = "non-finite gradient"
-            active, grad = active[going & finite], grad[going & finite]
-            if not len(active):
-                break
+        x = queries.images
+        x_adv, adam, picked = x.clone(), Adam.of(x), torch.zeros_like(x)
+        ascent = Ascent(
+            queries=queries,
+            classifier=classifier,
+            budget=Budget.of(len(x)),
+            threshold=self.threshold,
+            everyone=True,
+            calls=1,
+        )
+        for step in ascent.iterations(self.max_steps):
+            x_n = x_adv[ascent.active].requires_grad_()
+            (grad,) = ascent.gradients(ascent.judge(x_n), x_n)
+            rows = ascent.active
             if step == 1:
-                picked[active] = strongest(grad, x[active], self.n)
+                picked[rows] = strongest(grad, x[rows], self.n)
             # Moments of what was not picked stay at 0.
-            way = adam.step(active, grad * picked[active], step)
-            x_adv[active] = (x_adv[active] + self.lr * way).clamp(0, 1)
-            steps[active.cpu()] += 1
-
-        return settle(classifier, best, queries, reasons, budget, steps=steps)
+            way = adam.step(rows, grad * picked[rows], step)
+            x_adv[rows] = (x_adv[rows] + self.lr * way).clamp(0, 1)
+        return ascent.answers()
 
 
 def strongest(grad: Tensor, x: Tensor, n: int) -> Tensor:

@@ -11,7 +11,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from counterfactory.methods.contract import Answers, Budget, Queries, row_generators, settle
+from counterfactory.methods.contract import (
+    Budget,
+    ImageAnswers,
+    ImageQueries,
+    row_generators,
+    settle,
+)
 from counterfactory.methods.parts.diffusion import keep_mask, respace
 from counterfactory.methods.parts.purified_pgd import PurifiedPGD, check_attack, l1, refine
 from counterfactory.models.interfaces import Classifier, Denoiser
@@ -81,8 +87,8 @@ class CECAS:
             models["spurious"].expect(models["classifier"])
 
     def __call__(
-        self, queries: Queries, *, classifier: Classifier, denoiser: Denoiser, spurious: Any
-    ) -> Answers:
+        self, queries: ImageQueries, *, classifier: Classifier, denoiser: Denoiser, spurious: Any
+    ) -> ImageAnswers:
         """Counterfactuals: x' refined where that flips, else x' where that does."""
         self.expect({"classifier": classifier, "spurious": spurious})
         x, B = queries.images, len(queries)
@@ -169,9 +175,9 @@ class CECAS:
         return -(said * self._says(view, classifier, spurious).log_softmax(2)).sum((1, 2))
 
 
-def twice(queries: Queries) -> Queries:
+def twice(queries: ImageQueries) -> ImageQueries:
     """The batch, and the batch again."""
-    return Queries(
+    return ImageQueries(
         images=torch.cat([queries.images] * 2),
         source=queries.source.repeat(2),
         target=queries.target.repeat(2),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -28,54 +28,71 @@ class Method(Protocol):
     @property
     def needs(self) -> tuple[str, ...]: ...
 
-    def __call__(self, queries: Queries, **models: Any) -> Answers: ...
+    def __call__(self, *args: Any, **models: Any) -> Any:
+        """Answers to queries of the method's kind of data; called with its models by name."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Queries:
-    """A batch of questions to a method.
+    """A batch of questions to a method, of whatever kind of data.
 
-    images: (B,3,H,W) float32 in [0,1], already on the 8-bit grid; source: (B,) int64, the predicted
-    class; target: (B,) int64, the wanted class; seed: (B,) int64, made from the row's id; masks:
-    (B,H,W) int64, which region every pixel shows, where the data say so (a method that cannot do
-    without has `needs_masks = True`).
+    source: (B,) int64, the predicted class; target: (B,) int64, the wanted class; seed: (B,) int64,
+    made from the row's id. ValueError on another shape or dtype.
     """
 
-    images: Tensor
     source: Tensor
     target: Tensor
     seed: Tensor
+
+    def __post_init__(self) -> None:
+        for name in ("source", "target", "seed"):
+            value: Tensor = getattr(self, name)
+            if value.shape != self.source.shape[:1] or value.dtype != torch.int64:
+                got = f"{tuple(value.shape)} {value.dtype}"
+                raise ValueError(
+                    f"expected {name} of shape ({len(self)},) and dtype int64, got {got}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def repeated(self, k: int) -> Self:
+        """Every query k times, one after the other, for methods that give k answers to each."""
+        columns: dict[str, Any] = {}
+        for name in (column.name for column in fields(self)):
+            value: Tensor | None = getattr(self, name)
+            columns[name] = None if value is None else value.repeat_interleave(k, 0)
+        return type(self)(**columns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageQueries(Queries):
+    """Questions about images.
+
+    images: (B,3,H,W) float32 in [0,1], on the 8-bit grid; masks: (B,H,W) int64, which region every
+    pixel shows, where the data say so (a method that cannot do without has `needs_masks = True`).
+    ValueError on another shape or dtype.
+    """
+
+    images: Tensor
     masks: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != torch.float32:
             got = f"{tuple(self.images.shape)} {self.images.dtype}"
             raise ValueError(f"expected images of shape (B,3,H,W) and dtype float32, got {got}")
-        for name in ("source", "target", "seed"):
-            value: Tensor = getattr(self, name)
-            if value.shape != self.images.shape[:1] or value.dtype != torch.int64:
-                got = f"{tuple(value.shape)} {value.dtype}"
-                raise ValueError(
-                    f"expected {name} of shape ({len(self.images)},) and dtype int64, got {got}"
-                )
+        if len(self.images) != len(self.source):
+            raise ValueError(
+                f"expected source of shape ({len(self.images)},) and dtype int64, got"
+                f" {tuple(self.source.shape)} {self.source.dtype}"
+            )
+        super().__post_init__()
         if self.masks is not None:
             wanted = (len(self.images), *self.images.shape[2:])
             if self.masks.shape != wanted or self.masks.dtype != torch.int64:
                 got = f"{tuple(self.masks.shape)} {self.masks.dtype}"
                 raise ValueError(f"expected masks of shape {wanted} and dtype int64, got {got}")
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def repeated(self, k: int) -> Queries:
-        """Every query k times, one after the other, for methods that give k answers to each."""
-        columns = {
-            name: getattr(self, name).repeat_interleave(k, 0)
-            for name in ("images", "source", "target", "seed")
-        }
-        return Queries(
-            **columns, masks=None if self.masks is None else self.masks.repeat_interleave(k, 0)
-        )
 
 
 @dataclass(kw_only=True)
@@ -83,15 +100,13 @@ class Answers:
     """A batch of counterfactuals, one per query and in the queries' order; or k per query, those of
     one query together.
 
-    counterfactual: like the queries' images, on the 8-bit grid; flipped: (B,) bool, judged on that
-    image; steps: (B,) int64, optimisation steps spent; forward, backward: (B,) int64, model
-    evaluations spent on the row (see Budget); reasons: per row, None where it flipped, else why it
-    did not. Where the method has them: latents (B,D), and the mask (B,1,H,W) in [0,1], 1 where the
-    row was allowed to change; and per row what was exchanged, as plain values that JSON holds;
-    condition (B,A): what a decoder that is told attributes was told.
+    flipped: (B,) bool, judged on what is stored; steps: (B,) int64, optimisation steps spent;
+    forward, backward: (B,) int64, model evaluations spent on the row (see Budget); reasons: per
+    row, None where it flipped, else why it did not. Where the method has them: latents (B,D);
+    edits, per row what was exchanged, as plain values that JSON holds; condition (B,A): the
+    attributes that a decoder was given.
     """
 
-    counterfactual: Tensor
     flipped: Tensor
     steps: Tensor
     forward: Tensor
@@ -99,10 +114,21 @@ class Answers:
     reasons: list[str | None]
     latent_before: Tensor | None = None
     latent_after: Tensor | None = None
-    mask: Tensor | None = None
     edits: list[dict[str, Any] | None] | None = None
     condition_before: Tensor | None = None
     condition_after: Tensor | None = None
+
+
+@dataclass(kw_only=True)
+class ImageAnswers(Answers):
+    """Counterfactual images.
+
+    counterfactual: like the queries' images, on the 8-bit grid; mask: (B,1,H,W) in [0,1], 1 where
+    the row was allowed to change, where the method has one.
+    """
+
+    counterfactual: Tensor
+    mask: Tensor | None = None
 
 
 def to_8bit(images: Tensor) -> Tensor:
@@ -197,17 +223,17 @@ def passes_stored(
 def settle(
     classifier: Classifier,
     images: Tensor,
-    queries: Queries,
+    queries: ImageQueries,
     reasons: Sequence[str],
     budget: Budget,
     *,
     steps: Tensor,
     **kept: Any,
-) -> Answers:
+) -> ImageAnswers:
     """Store each row's best try in 8 bits and judge it there: how every method ends.
 
     images: (B,3,H,W); reasons: per row, why it failed if it did; steps: (B,); kept: what else of
-    Answers the method has. A try that is not finite is replaced by its query.
+    ImageAnswers the method has. A try that is not finite is replaced by its query.
     """
     finite = images.isfinite().flatten(1).all(1)
     images = images.where(finite[:, None, None, None], queries.images)
@@ -230,7 +256,7 @@ def settle(
                 why[row] = "non-finite image"
             elif before and not bool(torch.equal(images[row], stored[row])):
                 why[row] = "flip lost in 8-bit"
-    return Answers(
+    return ImageAnswers(
         counterfactual=stored,
         flipped=flipped,
         steps=steps.cpu(),

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from counterfactory.methods.contract import Answers, Budget, Queries, settle, stored_verdict
+from counterfactory.methods.contract import (
+    Budget,
+    ImageAnswers,
+    ImageQueries,
+    settle,
+    stored_verdict,
+)
 from counterfactory.methods.parts.settings import check_settings
 from counterfactory.models.interfaces import Distractors, SplitClassifier
 
@@ -62,8 +68,8 @@ class CounterVis:
 
     @torch.no_grad()
     def __call__(
-        self, queries: Queries, *, classifier: SplitClassifier, distractors: Distractors
-    ) -> Answers:
+        self, queries: ImageQueries, *, classifier: SplitClassifier, distractors: Distractors
+    ) -> ImageAnswers:
         """Composite images: the flip is theirs, and what was exchanged and what the features said
         are in the edits.
 

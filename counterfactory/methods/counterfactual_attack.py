@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from counterfactory.methods.contract import (
-    Answers,
     Budget,
-    Queries,
+    ImageAnswers,
+    ImageQueries,
     row_generators,
     row_noise,
-    settle,
     stored_verdict,
-    target_log_prob,
 )
-from counterfactory.methods.parts.adam import Adam
+from counterfactory.methods.parts.adam import Adam, row_square
+from counterfactory.methods.parts.ascent import Ascent
+from counterfactory.methods.parts.latents import beside
 from counterfactory.methods.parts.settings import check_settings
 from counterfactory.models.interfaces import Autoencoder, Classifier
 
@@ -79,8 +79,8 @@ class CounterfactualAttack:
         )
 
     def __call__(
-        self, queries: Queries, *, classifier: Classifier, autoencoder: Autoencoder
-    ) -> Answers:
+        self, queries: ImageQueries, *, classifier: Classifier, autoencoder: Autoencoder
+    ) -> ImageAnswers:
         """Counterfactuals by latent ascent; a row that never passes keeps its latent of highest
         p(target).
         """
@@ -94,132 +94,86 @@ class CounterfactualAttack:
 
     def attack(
         self,
-        queries: Queries,
+        queries: ImageQueries,
         z0: Tensor,
         decode: Callable[[Tensor], Tensor],
         classifier: Classifier,
         generators: Sequence[torch.Generator],
         budget: Budget,
-    ) -> Answers:
+    ) -> ImageAnswers:
         """The ascent from the queries' latents z0 (B,...), wherever they are from."""
-        x, target = queries.images, queries.target
-        reasons = ["not converged"] * len(x)
-        steps = torch.zeros(len(x), dtype=torch.int64)
-        everything = active = torch.arange(len(x), device=x.device)
-
-        x0 = x
+        x, everything = queries.images, torch.arange(len(queries), device=queries.images.device)
+        x0 = None
         if self.residual:
             with torch.no_grad():
                 x0 = decode(z0)
             budget.spend(everything, forward=1)
 
         def image(rows: Tensor, z_rows: Tensor) -> Tensor:
-            """x' of some rows: the decoded latent, or the query moved by what the decoded latent
-            moved.
-            """
-            decoded = decode(z_rows)
-            # The difference first, so that z = z0 gives x to the last bit.
-            return (x[rows] + (decoded - x0[rows])).clamp(0, 1) if self.residual else decoded
-
-        def passes(rows: Tensor, images: Tensor) -> Tensor:
-            """Which rows' images are, as stored, their target and above the threshold."""
-            flips, p = stored_verdict(classifier, images, target[rows])
-            budget.spend(rows, forward=1)
-            return flips & (p > self.threshold)
+            """x' of some rows' latents."""
+            return beside(x[rows], decode(z_rows), None if x0 is None else x0[rows])
 
         def passes_at(rows: Tensor, z_rows: Tensor) -> Tensor:
             """Which rows pass with a latent whose image is still to be made; the answers are those
             images.
             """
-            budget.spend(rows, forward=1)
             with torch.no_grad():
                 made = image(rows, z_rows)
-                good = passes(rows, made)
-            answer[rows[good]], known[rows[good]] = made[good], True
+                flips, p = stored_verdict(classifier, made, queries.target[rows])
+            budget.spend(rows, forward=2)
+            good = flips & (p > self.threshold)
+            ascent.images[rows[good]], ascent.known[rows[good]] = made[good], True
             return good
+
+        def remake(rows: Tensor) -> Tensor:
+            return image(rows, z[rows])
 
         half = self.precision == "bfloat16"
         apart = half or self.smoothing > 0  # the ascent's image is not the one that is stored
         z, adam = z0.clone(), Adam.of(z0)
-        best, best_p, passed = (
-            z0.clone(),
-            x.new_full((len(x),), -1.0),
-            x.new_zeros(len(x), dtype=torch.bool),
+        ascent = Ascent(
+            queries=queries,
+            classifier=classifier,
+            budget=budget,
+            moved=(z0,),
+            threshold=self.threshold,
+            predicted=False,
+            everyone=True,
+            precision=self.precision,
         )
-        # the images of `best`, where they have been made
-        answer, known = x.clone(), queries.source == target
-        for step in range(1, self.max_steps + 2):
-            # Rows that are done have left: the models see the active ones only.
-            z_a = z[active].requires_grad_()
-            shaken = z_a
+        for step in ascent.iterations(self.max_steps):
+            rows = ascent.active
+            z_n = z[rows].requires_grad_()
+            shaken = z_n
             if self.smoothing:
-                noise = row_noise(
-                    [generators[row] for row in active.tolist()], z.shape[1:], z.device
-                )
-                shaken = z_a + self.smoothing * noise
+                noise = row_noise([generators[row] for row in rows.tolist()], z.shape[1:], z.device)
+                shaken = z_n + self.smoothing * noise
             with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
-                x_a = image(active, shaken)
-                log_p = target_log_prob(classifier, x_a, target[active])
-            p = log_p.detach().exp()
-            budget.spend(active, forward=2)
+                x_n = image(rows, shaken)
+            log_p = ascent.judge(x_n, z_n, remake=remake if apart else None)
 
-            # Rounding inside the ascent would blow float noise up to 8-bit levels: only the verdict
-            # sees stored images.
-            done = p > self.threshold
-            near = active[done]
-            if len(near):
-                done[done.clone()] = (
-                    passes_at(near, z[near]) if apart else passes(near, x_a.detach()[done])
-                )
-            better = done | (p > best_p[active])
-            best[active[better]], best_p[active[better]] = z[active[better]], p[better]
-            if not apart:
-                answer[active[better]], known[active[better]] = x_a.detach()[better], True
-            passed[active[done]] = True
-            if step > self.max_steps or done.all():
-                break
-
-            ascent = log_p.exp() if self.objective == "probability" else log_p
+            gain = log_p.exp() if self.objective == "probability" else log_p
             if self.distance_weight:
-                ascent = ascent - self.distance_weight * (z_a - z0[active]).square().flatten(1).sum(
-                    1
-                )
+                far = (z_n - z0[rows]).square().flatten(1).sum(1)
+                gain = gain - self.distance_weight * far
             if self.pixel_weight:
-                ascent = ascent - self.pixel_weight * (x_a - x[active]).abs().flatten(1).sum(1)
-            (grad,) = torch.autograd.grad(ascent.sum(), z_a)
-            budget.spend(active[~done], backward=2)
+                gain = gain - self.pixel_weight * (x_n - x[rows]).abs().flatten(1).sum(1)
+            (grad,) = ascent.gradients(gain, z_n)
+            rows = ascent.active
+            square = row_square(grad) if self.second_moment == "row" else None
+            z[rows] = z[rows] + self.lr * adam.step(rows, grad, step, square)
 
-            finite = grad.isfinite().flatten(1).all(1)
-            for row in active[~done & ~finite].tolist():
-                reasons[row] = "non-finite gradient"
-            active, grad = active[~done & finite], grad[~done & finite]
-            if not len(active):
-                break
-            square = grad.square()
-            if self.second_moment == "row":
-                square = square.mean(tuple(range(1, z.ndim)), keepdim=True).expand_as(square)
-            z[active] = z[active] + self.lr * adam.step(active, grad, step, square)
-            steps[active.cpu()] += 1
-
-        best = shrunk(z0, best, everything[passed], passes_at, self.shrink)
+        (best,) = ascent.best
+        best = shrunk(z0, best, everything[ascent.passed], passes_at, self.shrink)
         # asked for what it is: no try is better than the query
-        kept = (queries.source == target) & ~passed
-        best[kept], answer[kept] = z0[kept], x[kept]
-        left = everything[~known]
+        there = (queries.source == queries.target) & ~ascent.passed
+        best[there], ascent.images[there] = z0[there], x[there]
+        left = everything[~ascent.known]
         if len(left):
             with torch.no_grad():
-                answer[left] = image(left, best[left])
+                ascent.images[left] = image(left, best[left])
             budget.spend(left, forward=1)
-        return settle(
-            classifier,
-            answer,
-            queries,
-            reasons,
-            budget,
-            steps=steps,
-            latent_before=z0.flatten(1),
-            latent_after=best.flatten(1),
-        )
+        return ascent.answers(latent_before=z0.flatten(1), latent_after=best.flatten(1))
 
 
 def shrunk(

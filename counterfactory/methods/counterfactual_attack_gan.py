@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from counterfactory.methods.contract import Answers, Budget, Queries, row_generators
+from counterfactory.methods.contract import Budget, ImageAnswers, ImageQueries, row_generators
 from counterfactory.methods.counterfactual_attack import CounterfactualAttack
 from counterfactory.methods.parts.inversion import Inversion
 from counterfactory.methods.parts.settings import check_settings
@@ -71,12 +71,12 @@ class CounterfactualAttackGAN(CounterfactualAttack):
 
     def __call__(  # type: ignore[override]
         self,
-        queries: Queries,
+        queries: ImageQueries,
         *,
         classifier: Classifier,
         gan: Generator,
         perceptual: PerceptualDistance | None = None,
-    ) -> Answers:
+    ) -> ImageAnswers:
         """Counterfactuals; a row that never passes keeps its latent of highest p(target)."""
         looks = perceptual if self.perceptual else None
 

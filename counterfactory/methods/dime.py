@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from counterfactory.methods.contract import (
-    Answers,
     Budget,
-    Queries,
+    ImageAnswers,
+    ImageQueries,
     row_generators,
     row_noise,
     settle,
@@ -104,12 +104,12 @@ class DiME:
 
     def __call__(
         self,
-        queries: Queries,
+        queries: ImageQueries,
         *,
         classifier: Classifier,
         denoiser: Denoiser,
         perceptual: PerceptualDistance | None = None,
-    ) -> Answers:
+    ) -> ImageAnswers:
         """Counterfactuals: of each row the first try that flips, else the one of
         highest p(target)."""
         x, target = queries.images, queries.target

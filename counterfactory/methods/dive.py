@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from counterfactory.methods.contract import (
-    Answers,
     Budget,
-    Queries,
+    ImageAnswers,
+    ImageQueries,
     passes_stored,
     row_generators,
     row_noise,
@@ -23,7 +23,8 @@ from counterfactory.methods.contract import (
     target_log_prob,
 )
 from counterfactory.methods.parts.adam import Adam
-from counterfactory.methods.parts.fisher import fisher_groups, start
+from counterfactory.methods.parts.fisher import fisher_groups
+from counterfactory.methods.parts.latents import start
 from counterfactory.methods.parts.settings import check_settings
 from counterfactory.models.interfaces import (
     AttributeAutoencoder,
@@ -105,12 +106,12 @@ class DiVE:
 
     def __call__(
         self,
-        queries: Queries,
+        queries: ImageQueries,
         *,
         classifier: Classifier,
         autoencoder: Autoencoder | AttributeAutoencoder,
         distractors: Distractors | None = None,
-    ) -> Answers:
+    ) -> ImageAnswers:
         """B*k answers; one that does not flip keeps its iterate of highest p(target), one that does
         its last that does.
 

@@ -9,7 +9,13 @@ from typing import ClassVar
 
 import torch
 
-from counterfactory.methods.contract import Answers, Budget, Queries, settle, target_log_prob
+from counterfactory.methods.contract import (
+    Budget,
+    ImageAnswers,
+    ImageQueries,
+    settle,
+    target_log_prob,
+)
 from counterfactory.methods.parts.settings import check_settings
 from counterfactory.models.interfaces import Classifier
 
@@ -32,7 +38,7 @@ class FGSM:
     def __post_init__(self) -> None:
         check_settings(self, eps=(0, 255))
 
-    def __call__(self, queries: Queries, *, classifier: Classifier) -> Answers:
+    def __call__(self, queries: ImageQueries, *, classifier: Classifier) -> ImageAnswers:
         """Every row's one step; a row that has its target already is left as it is."""
         x, target = queries.images, queries.target
         budget, reasons = (

@@ -8,16 +8,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import ClassVar
 
-import torch
-
-from counterfactory.methods.contract import (
-    Answers,
-    Budget,
-    Queries,
-    passes_stored,
-    settle,
-    target_log_prob,
-)
+from counterfactory.methods.contract import Budget, ImageAnswers, ImageQueries
+from counterfactory.methods.parts.ascent import Ascent
 from counterfactory.methods.parts.settings import check_settings
 from counterfactory.models.interfaces import Classifier
 
@@ -44,43 +36,25 @@ class PixelPGD:
     def __post_init__(self) -> None:
         check_settings(self, threshold=(0, 1), step=(0, 255), eps=(0, 255), max_steps=(0, inf))
 
-    def __call__(self, queries: Queries, *, classifier: Classifier) -> Answers:
+    def __call__(self, queries: ImageQueries, *, classifier: Classifier) -> ImageAnswers:
         """Adversarial examples; the best try of a row that never passes is its iterate of highest
         p(target).
         """
-        x, target = queries.images, queries.target
-        budget, reasons = Budget.of(len(x)), ["not converged"] * len(x)
-        steps = torch.zeros(len(x), dtype=torch.int64)
+        x = queries.images
         low, high = (x - self.eps / 255).clamp(min=0), (x + self.eps / 255).clamp(max=1)
-        active = torch.arange(len(x), device=x.device)
-        x_adv, best, best_p = x.clone(), x.clone(), x.new_full((len(x),), -1.0)
-
-        for step in range(1, self.max_steps + 2):
-            x_a = x_adv[active].requires_grad_()
-            log_p = target_log_prob(classifier, x_a, target[active])
-            p = log_p.detach().exp()
-            budget.spend(active, forward=1)
-
-            done = passes_stored(
-                classifier, x_a.detach(), target[active], p, self.threshold, active, budget
-            )
-            better = done | (p > best_p[active])
-            best[active[better]], best_p[active[better]] = x_a.detach()[better], p[better]
-            going = ~done
-            if step > self.max_steps or not going.any():
-                break
-
-            (grad,) = torch.autograd.grad(log_p.sum(), x_a)
-            budget.spend(active[going], backward=1)
-            finite = grad.isfinite().flatten(1).all(1)
-            for row in active[going & ~finite].tolist():
-                reasons[row] = "non-finite gradient"
-            active, grad = active[going & finite], grad[going & finite]
-            if not len(active):
-                break
-            x_adv[active] = (x_adv[active] + self.step / 255 * grad.sign()).clamp(
-                low[active], high[active]
-            )
-            steps[active.cpu()] += 1
-
-        return settle(classifier, best, queries, reasons, budget, steps=steps)
+        x_adv = x.clone()
+        ascent = Ascent(
+            queries=queries,
+            classifier=classifier,
+            budget=Budget.of(len(x)),
+            threshold=self.threshold,
+            predicted=False,
+            everyone=True,
+            calls=1,
+        )
+        for _ in ascent.iterations(self.max_steps):
+            x_n = x_adv[ascent.active].requires_grad_()
+            (grad,) = ascent.gradients(ascent.judge(x_n), x_n)
+            rows = ascent.active
+            x_adv[rows] = (x_adv[rows] + self.step / 255 * grad.sign()).clamp(low[rows], high[rows])
+        return ascent.answers()

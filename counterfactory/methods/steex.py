@@ -10,8 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from counterfactory.methods.contract import Answers, Budget, Queries, passes_stored, settle
-from counterfactory.methods.parts.adam import Adam
+from counterfactory.methods.contract import Budget, ImageAnswers, ImageQueries
+from counterfactory.methods.parts.adam import Adam, row_square
+from counterfactory.methods.parts.ascent import Ascent
+from counterfactory.methods.parts.latents import beside
 from counterfactory.methods.parts.settings import check_settings
 from counterfactory.models.interfaces import Classifier, SemanticAutoencoder
 
@@ -68,17 +70,15 @@ class STEEX:
                 raise ValueError(f"expected regions out of {', '.join(known)}, got {name!r}")
 
     def __call__(
-        self, queries: Queries, *, classifier: Classifier, semantic: SemanticAutoencoder
-    ) -> Answers:
+        self, queries: ImageQueries, *, classifier: Classifier, semantic: SemanticAutoencoder
+    ) -> ImageAnswers:
         """Counterfactuals; a row keeps its last iterate that is its target, or its one of highest
         p(target).
         """
-        x, target, masks = queries.images, queries.target, queries.masks
+        x, masks, budget = queries.images, queries.masks, Budget.of(len(queries))
         if masks is None:
             raise ValueError("expected queries with masks (data.mask), got none")
         self.expect({"semantic": semantic})
-        budget, reasons = Budget.of(len(x)), ["not converged"] * len(x)
-        steps = torch.zeros(len(x), dtype=torch.int64)
         everything = torch.arange(len(x), device=x.device)
         moving = torch.tensor(
             [name in (self.regions or semantic.regions) for name in semantic.regions]
@@ -94,64 +94,42 @@ class STEEX:
         def image(rows: Tensor, z_rows: Tensor) -> Tensor:
             """x' of some rows: what their styles draw, or the query moved by what that moved."""
             made = semantic.decode(z_rows, masks[rows])
-            if self.residual:  # the difference first, so that z = z0 gives x to the last bit
-                made = (x[rows] + (made - x0[rows])).clamp(0, 1)
+            made = beside(x[rows], made, x0[rows] if self.residual else None)
             return torch.where(inside[rows], made, x[rows]) if confined else made
 
         z, adam = z0.clone(), Adam.of(z0)
-        best, best_p, ever = z0.clone(), x.new_full((len(x),), -1.0), queries.source == target
+        ascent = Ascent(
+            queries=queries,
+            classifier=classifier,
+            budget=budget,
+            moved=(z0,),
+            threshold=self.threshold,
+            keep_last=True,
+        )
         there = inside.flatten(1).any(1)
         for row in (~there).nonzero()[:, 0].tolist():
-            reasons[row] = f"its mask has nothing of {', '.join(self.regions or ())}"
-        active = (~ever & there).nonzero()[:, 0]  # who has the target already keeps it
-        for step in range(1, self.max_steps + 2):
-            if not len(active):
-                break
-            z_n = z[active].requires_grad_()
-            x_n = image(active, z_n)
-            log_p = classifier(x_n).log_softmax(1)
-            log_target = log_p.gather(1, target[active, None])[:, 0]
-            budget.spend(active, forward=2)
+            ascent.reasons[row] = f"its mask has nothing of {', '.join(self.regions or ())}"
+        ascent.active = ascent.active[there[ascent.active]]
+        for step in ascent.iterations(self.max_steps):
+            rows = ascent.active
+            z_n = z[rows].requires_grad_()
+            x_n = image(rows, z_n)
+            log_p = ascent.judge(x_n, z_n)
+            far = (z_n - z0[rows]).square().flatten(1).sum(1)
+            loss = -log_p + self.distance_weight * far
+            loss = loss + self.pixel_weight * (x_n - x[rows]).abs().flatten(1).sum(1)
+            (grad,) = ascent.gradients(loss, z_n)
+            rows, grad = ascent.active, grad * moving[:, None]
+            square = row_square(grad) if self.second_moment == "row" else None
+            z[rows] = z[rows] - self.lr * adam.step(rows, grad, step, square)
 
-            p, flips = log_target.detach().exp(), log_p.detach().argmax(1) == target[active]
-            flips &= p.isfinite()
-            hoped = p.where(flips, torch.full_like(p, -1.0))
-            done = passes_stored(
-                classifier, x_n.detach(), target[active], hoped, self.threshold, active, budget
-            )
-            better = flips | (~ever[active] & (p > best_p[active]))
-            best[active[better]], best_p[active[better]] = z_n.detach()[better], p[better]
-            ever[active[flips]] = True
-            if step > self.max_steps or done.all():
-                break
-
-            loss = -log_target + self.distance_weight * (z_n - z0[active]).square().flatten(1).sum(
-                1
-            )
-            loss = loss + self.pixel_weight * (x_n - x[active]).abs().flatten(1).sum(1)
-            (grad,) = torch.autograd.grad(loss.sum(), z_n)
-            budget.spend(active[~done], backward=2)
-            finite = grad.isfinite().flatten(1).all(1)
-            for row in active[~done & ~finite].tolist():
-                reasons[row] = "non-finite gradient"
-            active, grad = active[~done & finite], grad[~done & finite] * moving[:, None]
-            square = grad.square()
-            if self.second_moment == "row":
-                square = square.mean((1, 2), keepdim=True).expand_as(square)
-            z[active] = z[active] - self.lr * adam.step(active, grad, step, square)
-            steps[active.cpu()] += 1
-
+        (best,) = ascent.best
         with torch.no_grad():
             moved = (best != z0).flatten(1).any(1)[:, None, None, None]
             tried = torch.where(moved, image(everything, best), x)
         budget.spend(everything, forward=1)
-        return settle(
-            classifier,
+        return ascent.answers(
             tried,
-            queries,
-            reasons,
-            budget,
-            steps=steps,
             latent_before=z0.flatten(1),
             latent_after=best.flatten(1),
             mask=inside.float() if confined else None,

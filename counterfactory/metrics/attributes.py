@@ -4,32 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from counterfactory.metrics.estimate import Measure
+from counterfactory.metrics.pairs import Pairs, finite_pairs
+from counterfactory.metrics.sums import Sums
 
 Floats = NDArray[np.float64]
-MEASURES = (
-    Measure(
-        "causal_share", "causal_share", "mean", "flipped", "higher", "share of changed attributes"
-    ),
-    Measure("changed_causal", "changed_causal", "mean", "flipped", None, "attributes per row"),
-    Measure(
-        "changed_spurious", "changed_spurious", "mean", "flipped", "lower", "attributes per row"
-    ),
-)
-MNAC = (
-    Measure("mnac", "changed_all", "mean", "flipped", "lower", "attributes per row"),
-    Measure(
-        "mnac[without target]", "changed_others", "mean", "flipped", "lower", "attributes per row"
-    ),
-)
 
 
 @dataclass(frozen=True)
-class AttributeSums:
+class AttributeSums(Sums):
     """n answers; those in which nothing changed; how often each attribute changed, (A,); its summed
     change, (A,).
 
@@ -45,15 +32,6 @@ class AttributeSums:
     @classmethod
     def zero(cls, attributes: int) -> AttributeSums:
         return cls(0, 0, np.zeros(attributes, np.int64), np.zeros(attributes))
-
-    def __add__(self, other: AttributeSums) -> AttributeSums:
-        return AttributeSums(
-            self.n + other.n,
-            self.unchanged + other.unchanged,
-            self.changed + other.changed,
-            self.shift + other.shift,
-            self.again + other.again,
-        )
 
     def mirrored(self) -> AttributeSums:
         """The same answers told in the other direction."""
@@ -94,6 +72,32 @@ def numbers_changed(changed: NDArray[np.bool_], query: int | None) -> tuple[Floa
     Explanations", ICCV 2021), which counts the target in."""
     every = changed.sum(1).astype(np.float64)
     return every, np.full(len(changed), np.nan) if query is None else every - changed[:, query]
+
+
+def measure(pairs: Pairs) -> dict[str, Any]:
+    """The oracle's probabilities of a batch, how many attributes changed, and where some are named
+    as causal how many of them; NaN where a probability is not finite."""
+    asked = finite_pairs(
+        *(pairs.ask("oracle", images) for images in (pairs.original, pairs.counterfactual))
+    )
+    before, after = (seen.double().numpy() for seen in asked)
+    missing = np.isnan(before).any(1)  # then it is not known what changed
+    changed = changes(before, after, pairs.settings["threshold"])
+    every, others = (
+        np.where(missing, np.nan, numbers) for numbers in numbers_changed(changed, pairs.query)
+    )
+    found: dict[str, Any] = {
+        "attributes_before": before,
+        "attributes_after": after,
+        "changed_all": every,
+        "changed_others": np.ma.masked_invalid(others),
+    }
+    if pairs.causal:
+        share, right, wrong = causal_share(changed, pairs.causal)
+        found["changed_causal"] = np.where(missing, np.nan, right)
+        found["changed_spurious"] = np.where(missing, np.nan, wrong)
+        found["causal_share"] = np.ma.masked_invalid(share)  # none where no attribute changed
+    return found
 
 
 def update(

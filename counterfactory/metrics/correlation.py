@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from counterfactory.metrics.estimate import NOTHING, Estimate
+from counterfactory.metrics.sums import Sums
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class CorrelationSums:
+class CorrelationSums(Sums):
     """n rows, and of them and of each of R bootstrap replicates: weight (1+R,), sums (1+R,A) of the
     values, of their squares and of their products with the query attribute's value."""
 
@@ -28,15 +29,6 @@ class CorrelationSums:
     def zero(cls, attributes: int, replicates: int) -> CorrelationSums:
         empty = np.zeros((1 + replicates, attributes))
         return cls(0, np.zeros(1 + replicates), empty, empty, empty)
-
-    def __add__(self, other: CorrelationSums) -> CorrelationSums:
-        return CorrelationSums(
-            self.n + other.n,
-            self.weight + other.weight,
-            self.total + other.total,
-            self.square + other.square,
-            self.product + other.product,
-        )
 
 
 def update(values: Floats, query: int, weights: Floats) -> CorrelationSums:

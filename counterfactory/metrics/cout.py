@@ -10,10 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from counterfactory.metrics.estimate import Measure
-
-MEASURES = (Measure("cout", "cout", "mean", "correct", "higher"),)
-
+from counterfactory.metrics.pairs import Pairs
 
 COARSE = 10  # where points may be left out, every so many steps there is one all the same
 
@@ -133,3 +130,21 @@ def change_order(original: Tensor, counterfactual: Tensor) -> tuple[Tensor, Tens
     order = levels.argsort(dim=1, descending=True, stable=True)
     rank = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1]).expand_as(order))
     return rank, (levels > 0).sum(1)
+
+
+def measure(pairs: Pairs) -> dict[str, Tensor]:
+    """The column cout of a batch."""
+    settings = pairs.settings
+    return {
+        "cout": cout(
+            pairs.networks["classifier"],
+            pairs.original,
+            pairs.counterfactual,
+            pairs.source,
+            pairs.target,
+            steps=settings["cout_steps"],
+            batch=pairs.size,
+            reference=settings["cout"] == "reference",
+            tolerance=settings["cout_tolerance"],
+        )
+    }

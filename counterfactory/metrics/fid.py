@@ -8,13 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from counterfactory.metrics.buckets import BUCKETS, halves, jackknife
-from counterfactory.metrics.estimate import NOTHING, Estimate, Measure
+from counterfactory.metrics.estimate import NOTHING, Estimate
 from counterfactory.metrics.moments import Moments, frechet, union, update
 
-MEASURES = (
-    Measure("fid", "", "set", "flipped", "lower", "originals against flipped"),
-    Measure("sfid", "", "set", "flipped", "lower", "originals against the other half's flipped"),
-)
 ENOUGH = 2048  # rows: below, FID says more about n than about the images
 WIDE = 512  # features: beyond, 20 more eigendecompositions for an interval take minutes
 REPEATS, SEED = 10, 0

@@ -8,10 +8,6 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from counterfactory.metrics.estimate import Measure
-
-MEASURES = (Measure("tflops", "", "set", "all", "lower", "TFLOP per row"),)
-
 
 def tflops(work: Callable[[], object]) -> float:
     """Tera floating-point operations of a call, forward and backward (a multiply and an add are

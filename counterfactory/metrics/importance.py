@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from counterfactory.metrics import means
 from counterfactory.metrics.estimate import Estimate
 from counterfactory.metrics.means import MeanSums
+from counterfactory.metrics.sums import Sums
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class ImportanceSums:
+class ImportanceSums(Sums):
     """n rows and their totals (D,), and in each replicate the rows' weight (R,) and weighted totals
     (D,R).
     """
@@ -32,14 +33,6 @@ class ImportanceSums:
     def zero(cls, descriptors: int, replicates: int) -> ImportanceSums:
         return cls(
             0, np.zeros(descriptors), np.zeros(replicates), np.zeros((descriptors, replicates))
-        )
-
-    def __add__(self, other: ImportanceSums) -> ImportanceSums:
-        return ImportanceSums(
-            self.n + other.n,
-            self.total + other.total,
-            self.weight + other.weight,
-            self.weighted + other.weighted,
         )
 
 

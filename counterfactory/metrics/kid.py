@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from counterfactory.metrics.buckets import BUCKETS, jackknife
-from counterfactory.metrics.estimate import NOTHING, Estimate, Measure
+from counterfactory.metrics.estimate import NOTHING, Estimate
 
-MEASURES = (Measure("kid", "", "set", "flipped", "lower", "originals against flipped"),)
 ROWS = 2000  # of each side
 Floats = NDArray[np.float64]
 

@@ -2,25 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from counterfactory.metrics.estimate import Measure
-
-
-def measures(tolerance: float) -> tuple[Measure, ...]:
-    """LPR's, which prints its tolerance: as an exact l0 it would be near 1 after any gradient
-    descent.
-    """
-    return (
-        Measure(
-            "lpr",
-            "lpr",
-            "mean",
-            "all",
-            "lower",
-            f"share of latents moved by more than {tolerance:g}",
-        ),
-    )
+from counterfactory.metrics.pairs import Pairs, finite_pairs
 
 
 def latent_ratio(before: Tensor, after: Tensor, tolerance: float) -> Tensor:
@@ -37,3 +22,11 @@ def latent_ratio(before: Tensor, after: Tensor, tolerance: float) -> Tensor:
             f" {tuple(after.shape)}"
         )
     return ((after.double() - before.double()).abs() > tolerance).flatten(1).double().mean(1).cpu()
+
+
+def measure(pairs: Pairs) -> dict[str, Tensor]:
+    """The column lpr of a batch, NaN where a latent is not finite."""
+    encode = pairs.networks["lpr"]
+    before, after = finite_pairs(encode(pairs.original), encode(pairs.counterfactual))
+    ratio = latent_ratio(before, after, pairs.settings["lpr_tolerance"])
+    return {"lpr": ratio.where(before.flatten(1).isfinite().all(1).cpu(), torch.nan)}

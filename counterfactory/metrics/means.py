@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from counterfactory.metrics.estimate import NOTHING, Estimate
+from counterfactory.metrics.sums import Sums
 
 Floats = NDArray[np.float64]
 # P(Poisson(1) <= k), as thresholds for 64 uniform bits; beyond k = 18 a double holds 1.
@@ -26,7 +27,7 @@ GOLDEN = 0x9E3779B97F4A7C15
 
 
 @dataclass(frozen=True)
-class MeanSums:
+class MeanSums(Sums):
     """n rows and their total, and in each replicate the rows' weight (R,) and weighted
     total (R,)."""
 
@@ -38,14 +39,6 @@ class MeanSums:
     @classmethod
     def zero(cls, replicates: int) -> MeanSums:
         return cls(0, 0.0, np.zeros(replicates), np.zeros(replicates))
-
-    def __add__(self, other: MeanSums) -> MeanSums:
-        return MeanSums(
-            self.n + other.n,
-            self.total + other.total,
-            self.weight + other.weight,
-            self.weighted + other.weighted,
-        )
 
 
 def bootstrap_weights(ids: Sequence[str], replicates: int) -> Floats:

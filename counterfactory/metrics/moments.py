@@ -8,12 +8,16 @@ from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
+
+from counterfactory.metrics.pairs import Pairs, finite_pairs
+from counterfactory.metrics.sums import Sums
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Moments:
+class Moments(Sums):
     """n features, their sum (D,) and the sum of their outer products (D,D), float64."""
 
     n: int
@@ -23,9 +27,6 @@ class Moments:
     @classmethod
     def zero(cls, width: int) -> Moments:
         return cls(0, np.zeros(width), np.zeros((width, width)))
-
-    def __add__(self, other: Moments) -> Moments:
-        return Moments(self.n + other.n, self.total + other.total, self.outer + other.outer)
 
     def __sub__(self, other: Moments) -> Moments:
         """Of the rows that the other has not, where its rows are among these."""
@@ -68,3 +69,10 @@ def frechet(a: Moments, b: Moments) -> float | None:
     shared = np.sqrt(np.maximum(np.linalg.eigvalsh((inner + inner.T) / 2), 0)).sum()
     found = np.square(mean_a - mean_b).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * shared
     return max(0.0, float(found))  # of equal moments, but for rounding
+
+
+def measure(pairs: Pairs) -> dict[str, Tensor]:
+    """The columns features_before and features_after of a batch, (B,D)."""
+    see = pairs.networks["fid"]
+    before, after = finite_pairs(see(pairs.original).cpu(), see(pairs.counterfactual).cpu())
+    return {"features_before": before, "features_after": after}

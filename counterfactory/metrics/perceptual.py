@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import combinations
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from counterfactory.metrics.estimate import Measure
+from counterfactory.metrics.flips import flips
+from counterfactory.metrics.pairs import Pairs
 
-MEASURES = (
-    Measure("lpips", "lpips", "mean", "all", "lower"),
-    # Over queries of several answers: sigma_L of DiME and ACE, not the distance to the original
-    # that is called LPIPS.
-    Measure("lpips_diversity", "lpips_diversity", "mean", "all", "higher"),
-)
-OF_FLIPPED = Measure("lpips_diversity", "lpips_diversity_flipped", "mean", "flipped", "higher")
 Distance = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -51,3 +46,22 @@ def diversity(
     both = flipped.cpu()[pairs.cpu()].all(1)
     every, valid = (float(some.mean()) if len(some) else None for some in (found, found[both]))
     return every, valid
+
+
+def measure(pairs: Pairs) -> dict[str, Any]:
+    """The column lpips of a batch, and where rows have several answers lpips_diversity and that of
+    the answers that flipped, at a row's first answer, None at its others."""
+    network, ids = pairs.networks["lpips"], pairs.ids
+    found: dict[str, Any] = {
+        "lpips": distances(network, pairs.original, pairs.counterfactual, pairs.size)
+    }
+    if len(set(ids)) == len(ids):
+        return found
+    flipped = flips(pairs.scores, pairs.target)[0]
+    every: list[float | None] = [None] * len(ids)
+    valid = every.copy()
+    for query in dict.fromkeys(ids):
+        mine = [i for i, name in enumerate(ids) if name == query]
+        answers = pairs.counterfactual[mine]
+        every[mine[0]], valid[mine[0]] = diversity(network, answers, flipped[mine], pairs.size)
+    return {**found, "lpips_diversity": every, "lpips_diversity_flipped": valid}

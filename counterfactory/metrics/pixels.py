@@ -5,14 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from counterfactory.metrics.estimate import Measure
-
-MEASURES = (
-    Measure("l1", "l1", "mean", "all", "lower", "mean |x'-x|"),
-    Measure("l2", "l2", "mean", "all", "lower", "root mean square"),
-    Measure("linf", "linf", "mean", "all", "lower", "largest |x'-x|"),
-    Measure("sparsity", "sparsity", "mean", "all", "lower", "share of pixels"),
-)
+from counterfactory.metrics.pairs import Pairs
 
 
 def pixel_distances(original: Tensor, counterfactual: Tensor) -> dict[str, Tensor]:
@@ -32,3 +25,8 @@ def pixel_distances(original: Tensor, counterfactual: Tensor) -> dict[str, Tenso
         "linf": (levels.amax((1, 2, 3)).double() / 255).cpu(),
         "sparsity": (levels.amax(1) > 1).double().mean((1, 2)).cpu(),
     }
+
+
+def measure(pairs: Pairs) -> dict[str, Tensor]:
+    """The columns l1, l2, linf and sparsity of a batch."""
+    return pixel_distances(pairs.original, pairs.counterfactual)

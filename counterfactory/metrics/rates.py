@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from counterfactory.metrics.estimate import NOTHING, Estimate
+from counterfactory.metrics.sums import Sums
 
 Z95 = 1.959963984540054  # the normal distribution's 97.5 % point
 
 
 @dataclass(frozen=True)
-class RateSums:
+class RateSums(Sums):
     """Answers measured, and those that hit; sums of two batches are the sums of both.
 
     again: how many of the n are further answers to a row that counts already; 0 where a row has
@@ -29,9 +30,6 @@ class RateSums:
     n: int = 0
     hits: int = 0
     again: int = 0
-
-    def __add__(self, other: RateSums) -> RateSums:
-        return RateSums(self.n + other.n, self.hits + other.hits, self.again + other.again)
 
 
 def update(values: NDArray[np.float64], rows: NDArray[np.int64] | None = None) -> RateSums:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from counterfactory.metrics.estimate import Measure
+from counterfactory.metrics.pairs import Pairs
 
 VERIFIED = 0.5  # the cosine above which two faces count as one person's
-# of SimSiam's projector (ACE, CVPR 2023)
-S3 = (Measure("s3", "s3", "mean", "correct", "higher", "cosine"),)
-FACES = (
-    Measure("fva", "verified", "rate", "flipped", "higher"),
-    Measure("fs", "fs", "mean", "flipped", "higher", "cosine"),
-)
 
 
 def cosine(before: Tensor, after: Tensor) -> Tensor:
@@ -28,6 +27,28 @@ def cosine(before: Tensor, after: Tensor) -> Tensor:
     return F.cosine_similarity(before.double(), after.double(), dim=1, eps=1e-30).clamp(-1, 1).cpu()
 
 
-def verified(cosines: Tensor) -> Tensor:
-    """1 where two faces are one person's, else 0, float64 (B,)."""
-    return (cosines > VERIFIED).to(torch.float64)
+def verified(cosines: Tensor, threshold: float = VERIFIED) -> Tensor:
+    """1 where two faces are one person's, else 0, float64 (B,); NaN where the cosine is."""
+    return (cosines > threshold).to(torch.float64).where(~cosines.isnan(), torch.nan)
+
+
+def measure_s3(pairs: Pairs) -> dict[str, Tensor]:
+    """The column s3 of a batch: cosines of SimSiam's projector (ACE, CVPR 2023)."""
+    return {"s3": _cosines(pairs, "s3")}
+
+
+def measure_faces(pairs: Pairs) -> dict[str, Tensor]:
+    """The column fs of a batch."""
+    return {"fs": _cosines(pairs, "fs")}
+
+
+def verified_of(
+    columns: Mapping[str, NDArray[np.float64]], rows: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """`verified` of the column fs."""
+    return np.asarray(verified(torch.tensor(columns["fs"])))
+
+
+def _cosines(pairs: Pairs, name: str) -> Tensor:
+    network: Any = pairs.networks[name]
+    return cosine(network(pairs.original).flatten(1), network(pairs.counterfactual).flatten(1))

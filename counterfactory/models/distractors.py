@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from counterfactory.models.interfaces import Classifier
 
-CHOICES = ("random", "nearest")
 BATCH = 64
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from counterfactory.models.roles import roles_of
 from counterfactory.models.wrapping.load import find
 
 # The names in a run's `models` that a metric can look through, the best first.
@@ -22,8 +23,8 @@ WANTED: dict[str, tuple[str, ...]] = {
     # encoder: either kind, for runs of several methods
     "lpr": ("encoder", "autoencoder", "attgan"),
 }
-# of those names
-ROLE = {"features": "features", "simsiam": "features", "perceptual": "perceptual", "faces": "faces"}
+# of those names that have one role each
+ROLE = {name: roles_of(name)[0] for name in ("features", "simsiam", "perceptual", "faces")}
 
 # The networks of the literature, by the `target` that makes them: figures made with one bear the
 # plain name.

@@ -15,6 +15,7 @@ from actors.pinned.load import load_models, pin
 from configs.schema import ModelConfig, RunConfig, fingerprint
 from configs.strict import UserError, check, expand
 from counterfactory.models.networks import called
+from counterfactory.models.roles import roles_of
 from pipelines.attribution.sums import sum_up
 from pipelines.attribution.table import TABLE_CSV, tell, to_csv
 from pipelines.engine.committed import ATTRIBUTED, class_names, load_plan, made_shards
@@ -30,7 +31,6 @@ VERSION = 1  # of what the worker computes: a change here attributes every run a
 PREDICTORS = "attribution"  # what they are called among a run's models
 # what the encoder may be called, the first that is there
 ENCODERS = ("encoder", "autoencoder", "attgan")
-ROLES = ("autoencoder", "attgan")
 
 
 def attribute(
@@ -82,10 +82,9 @@ def encoder_of(config: RunConfig) -> str:
             "models: expected an `encoder` for the attribution (or an autoencoder), got"
             f" {', '.join(config.models)}"
         )
-    if config.models[name].role not in ROLES:
-        raise UserError(
-            f"models.{name}: expected the role {' or '.join(ROLES)}, got {config.models[name].role}"
-        )
+    role, fit = config.models[name].role, roles_of("encoder")
+    if role not in fit:
+        raise UserError(f"models.{name}: expected the role {' or '.join(fit)}, got {role}")
     return name
 
 

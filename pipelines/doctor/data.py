@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from actors.modality import as_tensor
 from actors.rows.masks import mask_of
 from actors.rows.targets import BadTarget, class_index
 from configs.schema import DataConfig, RunConfig
@@ -46,7 +47,7 @@ class Sample:
 
     def tensor(self) -> Tensor:
         """The images as models see them: (n,3,size,size) float32 in [0,1]."""
-        return torch.from_numpy(self.images).permute(0, 3, 1, 2).float().div(255).contiguous()
+        return as_tensor(self.images, torch.device("cpu"))
 
 
 def look_at_data(config: RunConfig, extra: Sequence[str]) -> tuple[list[Finding], Sample | None]:

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from actors.modality import Picture, modality_of
 from actors.pinned.load import load_method, method_models
-from actors.rows.masks import stacked
 from actors.rows.targets import BadTarget, choose_target
 from configs.schema import RunConfig
 from configs.strict import UserError, nearest
@@ -59,9 +58,7 @@ def look_at_method(
         or any(name not in loaded for name in needs)
     ):
         return
-    queries, reasons = _queries(
-        config, loaded["classifier"], sample.tensor()[:TRIED], sample.records[:TRIED]
-    )
+    queries, reasons = _queries(config, loaded["classifier"], sample)
     if queries is None:
         yield warning(
             "method", f"none of {len(reasons)} rows could be tried: {one_line(reasons[0])}"
@@ -119,31 +116,29 @@ def _target(config: RunConfig, classes: Sequence[str]) -> Iterator[Finding]:
 
 
 def _queries(
-    config: RunConfig, classifier: Any, images: Tensor, carried: Sequence[Mapping[str, Any]]
+    config: RunConfig, classifier: Any, sample: Sample
 ) -> tuple[Queries | None, list[str]]:
     """Questions for the rows that have a target, as a worker would ask them."""
     device = next((p.device for p in classifier.parameters()), torch.device("cpu"))
-    probabilities = in_batches(classifier, images).softmax(1)
+    carried, mask, rule = sample.records[:TRIED], config.data.mask, config.target.model_dump()
+    probabilities = in_batches(classifier, sample.tensor()[:TRIED]).softmax(1)
     targets, reasons = {}, []
     for i, row in enumerate(probabilities):
         try:
-            targets[i] = choose_target(
-                config.target.model_dump(), row, carried[i], classifier.classes
-            )
+            targets[i] = choose_target(rule, row, carried[i], classifier.classes)
         except BadTarget as reason:
             reasons.append(str(reason))
     if not targets:
         return None, reasons
     rows, wanted = list(targets), torch.tensor(list(targets.values()), device=device)
-    source, seed = probabilities.argmax(1)[rows].to(device), torch.arange(len(rows), device=device)
-    name = config.data.mask
-    masks = stacked([carried[i][name] for i in rows] if name else [], device)
-    return (
-        Queries(
-            images=images[rows].to(device), source=source, target=wanted, seed=seed, masks=masks
-        ),
-        reasons,
+    contents = [Picture(sample.images[i], carried[i][mask] if mask else None) for i in rows]
+    asked = modality_of(config.data.model_dump()).queries(
+        contents,
+        source=probabilities.argmax(1)[rows].to(device),
+        target=wanted,
+        seed=torch.arange(len(rows), device=device),
     )
+    return asked, reasons
 
 
 def spoken(seconds: float) -> str:

@@ -12,17 +12,10 @@ from actors.pinned.load import load_models, model_digest
 from configs.schema import RunConfig
 from configs.strict import UserError, nearest
 from counterfactory.methods.contract import to_8bit
+from counterfactory.models.roles import roles_of
 from pipelines.doctor.classifier import in_batches
 from pipelines.doctor.finding import Finding, ok, problem, warning
 
-ROLES = {
-    "classifier": "classifier",
-    "second": "classifier",
-    "oracle": "attributes",
-    "simsiam": "features",
-    "spurious": "causal or attributes",
-    "encoder": "autoencoder or attgan",
-}  # others are called as their role is
 LOST = 0.06  # mean absolute error of a reconstruction, [0,1], that one sees
 
 
@@ -32,9 +25,10 @@ def load_each(config: RunConfig, device: torch.device) -> tuple[list[Finding], d
     loaded: dict[str, Any] = {}
     plain = config.model_dump()
     for name, spec in config.models.items():
-        role = ROLES.get(name, name)
-        if spec.role not in role.split(" or "):
-            found.append(problem(f"models.{name}", f"expected the role {role}, got {spec.role}"))
+        fit = roles_of(name)
+        if spec.role not in fit:
+            text = f"expected the role {' or '.join(fit)}, got {spec.role}"
+            found.append(problem(f"models.{name}", text))
             continue
         try:
             model = load_models(plain, [name], device)[name]

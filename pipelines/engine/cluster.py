@@ -15,7 +15,7 @@ from configs.strict import UserError
 from storage.errors import TOLD, NoAnswer
 from storage.records import Shard
 from storage.run import versions
-from storage.uri import Store, open_store, split_url
+from storage.uri import Store, input_file, open_store
 
 SHARE = "give a folder that every node mounts, or s3://"
 WAIT = 120.0  # seconds for a node's answer; one that is busy starting is not waited for longer
@@ -101,7 +101,7 @@ def lacks(asked: Mapping[str, Any]) -> str | None:
         found = str(error) if isinstance(error, TOLD) else "a folder of its own"
     if found != run["mark"]:
         return f"expected the run's folder {run['uri']} to be the driver's, got {found}: {SHARE}"
-    store, name = split_url(data["file"])
+    store, name = input_file(data["file"])
     try:
         got = store.version(name)
     except OSError as error:

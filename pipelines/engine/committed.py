@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from configs.schema import RunConfig
 from configs.strict import UserError
+from counterfactory.metrics.catalogue import outdated
 from storage.commit import committed, iterate_commits
 from storage.records import Commit, Plan
 from storage.run import read_plan
@@ -53,6 +54,15 @@ def scored_stage(store: Store) -> str:
         ) from None
 
 
+def outdated_scores(store: Store) -> str:
+    """One line where the run's table was made by other versions of its metrics; "" where it was
+    not, or where there is none."""
+    if not store.exists(TABLE):
+        return ""
+    what = outdated(json.loads(store.read(TABLE)).get("versions"))
+    return f"the scores are of another version ({what})" if what else ""
+
+
 def attributed_stage(store: Store) -> str:
     """The stage of the importances that the run's table of them tells; UserError where there is
     none yet.
@@ -67,14 +77,15 @@ def attributed_stage(store: Store) -> str:
 
 def class_names(store: Store, config: RunConfig) -> list[str]:
     """The classifier's class names: from the config, or as the model itself named them when it
-    scored or generated.
+    scored.
 
     UserError where none of them knows.
     """
     if config.models["classifier"].classes:
         return list(config.models["classifier"].classes)
-    for stage in (*([scored_stage(store)] if store.exists(TABLE) else []), GENERATE):
-        first = next(iterate_commits(store, stage), None)  # what one worker saw they all saw
+    if store.exists(TABLE):
+        # What one worker saw they all saw.
+        first = next(iterate_commits(store, scored_stage(store)), None)
         if first is not None and first.extra.get("classes"):
             return list(first.extra["classes"])
     raise UserError(

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from actors.pinned.load import load_method, method_models
+from actors.pinned.load import ELSEWHERE, load_method, method_models
 from configs.schema import RunConfig, fingerprint
 
 # They score answers and change none.
@@ -40,12 +40,12 @@ def worker_config(config: RunConfig, digests: dict[str, str]) -> dict[str, Any]:
 
 
 def method_fingerprint(config: RunConfig, digests: dict[str, str]) -> str:
-    """What a row's answer depends on besides the row: method, settings, seed and the models'
-    digests.
+    """What a row's answer depends on besides the row: the method and its settings, the run's seed
+    and the models.
     """
     return fingerprint(
         {
-            "method": config.method.model_dump(exclude={"preset", "paper"}),
+            "method": [*method_identity(config), config.method.settings],
             "seed": config.seed,
             "models": {
                 name: model_fingerprint(config, name, digests[name])
@@ -55,6 +55,20 @@ def method_fingerprint(config: RunConfig, digests: dict[str, str]) -> str:
     )
 
 
+def method_identity(config: RunConfig) -> list[str | int]:
+    """What a method is known by: our own by name and version, wherever its code lies; a class of
+    the user's by its dotted path, and its version where it declares one.
+    """
+    target = config.method.target
+    if target == ELSEWHERE:
+        return [target]
+    kind = type(load_method(config.model_dump()))
+    declared = vars(kind)  # not what it inherits: a subclass is another method
+    if kind.__module__.startswith("counterfactory.") and "name" in declared:
+        return [declared["name"], declared["version"]]
+    return [target, declared.get("version", 0)]
+
+
 def answering(config: RunConfig, names: Iterable[str]) -> list[str]:
     """The models, out of `names`, that a row's answer depends on: all but those that only judge it.
 
@@ -62,15 +76,17 @@ def answering(config: RunConfig, names: Iterable[str]) -> list[str]:
     distance) is one of them.
     """
     needed: tuple[str, ...] = ()
-    if config.method.target != "elsewhere":
+    if config.method.target != ELSEWHERE:
         needed = method_models(load_method(config.model_dump()))
     return [name for name in names if name not in JUDGES or name in needed]
 
 
 def model_fingerprint(config: RunConfig, name: str, digest: str) -> str:
-    """What a model's outputs depend on: its weights and how they are read, wherever the file is
-    kept.
+    """What a model's outputs depend on: its weights, its role and how it is read.
+
+    Where its code or its file lies does not count; a network without weights is known by its code.
     """
-    return fingerprint(
-        [digest, config.models[name].model_dump(exclude={"preset", "weights", "sha256"})]
+    known = {"preset", "weights", "sha256", "label", "access"} | (
+        {"target"} if digest != "none" else set()
     )
+    return fingerprint([digest, config.models[name].model_dump(exclude=known)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
@@ -42,13 +43,16 @@ class Progress:
             self.judged += receipt.rows_out if receipt.answers is None else receipt.answers
             self.answered += receipt.rows_out
         now = time.monotonic()
-        if self.live or now - self.said >= LOG_EVERY:
+        if self.live:
+            # one row of the terminal: what wraps into a second one is not cleared
+            print(f"{CLEAR}{self.line()[: _width()]}", end="", file=sys.stderr, flush=True)
+        elif now - self.said >= LOG_EVERY:
             self.said = now
-            self._say(CLEAR if self.live else "", "" if self.live else "\n")
+            note(self.line())
 
     def close(self) -> None:
-        """Say the last line, whatever was done."""
-        self._say(CLEAR if self.live else "", "\n")
+        """Print the last line, whatever was done."""
+        note(self.line(), clear=self.live)
 
     def line(self) -> str:
         """The line as it stands."""
@@ -69,13 +73,19 @@ class Progress:
             parts.append(f"took {_clock(seconds)}")
         return ", ".join(parts)
 
-    def _say(self, begin: str, end: str) -> None:
-        print(f"{begin}{self.line()}", end=end, file=sys.stderr, flush=True)
-
 
 def note(text: str, *, clear: bool = False) -> None:
     """Say a line that stays; clear: where a line that updates is in the way."""
     print(f"{CLEAR if clear else ''}{text}", file=sys.stderr, flush=True)
+
+
+def _width() -> int | None:
+    """The characters that fit into a row of the terminal; None where it does not know."""
+    try:
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):
+        return None
+    return columns - 1 if columns > 1 else None
 
 
 def _clock(seconds: float) -> str:

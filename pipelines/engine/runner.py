@@ -19,6 +19,7 @@ from typing import Any
 from actors.worker import ReadsAhead, Work, Worker
 from configs.schema import EngineConfig, RunConfig
 from configs.strict import UserError
+from counterfactory.precedence import hidden_packages
 from pipelines.engine.cluster import check_nodes, expect_listener, workers_that_fit
 from pipelines.engine.cpus import cpus
 from pipelines.engine.disk import disk_error
@@ -199,7 +200,10 @@ def start_ray(engine: EngineConfig) -> int:
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        told = {"log_to_driver": False, "logging_level": "ERROR"}
+        told: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        if hidden_packages():  # the user's packages are on the workers' path, too
+            hook = "counterfactory.precedence.put_own_folders_first"
+            told["runtime_env"] = {"worker_process_setup_hook": hook}
         local = {
             "num_cpus": (wanted or cpus()) + 2,
             "include_dashboard": False,

@@ -14,6 +14,12 @@ def what_changed(ours: Plan, standing: Plan) -> str:
         for name in ours.fingerprint
         if ours.fingerprint[name] != standing.fingerprint.get(name)
     ]
+    if "format" in fields:
+        made = standing.versions.get("counterfactory", "an unknown version")
+        return (
+            f"expected a run of this version, got one planned by counterfactory {made}, whose ids"
+            " and seeds are others: finish it with that version"
+        )
     if "data" in fields:
         return _data(_versions(ours), _versions(standing))
     for field in fields:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from actors.pinned.load import load_method, load_models, method_models, pick_device
-from configs.schema import RunConfig
-from configs.strict import UserError, nearest
+from configs.schema import MethodConfig, RunConfig
+from configs.strict import UserError, check, nearest, presets, read_preset
 from storage.codec import sides
+
+# What a classifier may give, from most to least: who gives one gives all that follow.
+ACCESS = ("gradient", "scores", "labels")
+NEED = {"gradient": "gradients", "scores": "scores alone", "labels": "labels alone"}
 
 
 def check_needs(config: RunConfig) -> None:
@@ -19,6 +25,7 @@ def check_needs(config: RunConfig) -> None:
                 f"models: expected {name!r}, which {config.method.target} needs, got"
                 f" {', '.join(config.models)}"
             )
+    expect_access(config, method)
     if getattr(method, "needs_masks", False) and config.data.mask is None:
         raise UserError(
             f"data.mask: expected the column of segmentation masks, which {config.method.target}"
@@ -37,6 +44,28 @@ def check_needs(config: RunConfig) -> None:
             f"target: expected a class's name, got {config.target.name!r}:"
             f" {nearest(config.target.name, classes)}"
         )
+
+
+def expect_access(config: RunConfig, method: Any) -> None:
+    """UserError, with the presets that work, where a method needs more of the classifier than it
+    gives.
+    """
+    given, needed = config.models["classifier"].given, getattr(method, "access", ACCESS[0])
+    if needed not in ACCESS:
+        raise UserError(f"method.access: expected one of {', '.join(ACCESS)}, got {needed!r}")
+    if ACCESS.index(needed) >= ACCESS.index(given):
+        return
+    works = [name for name in presets("method") if _access_of(name) >= ACCESS.index(given)]
+    raise UserError(
+        f"method: {config.method.target} needs the classifier's {NEED[needed]}, and"
+        f" models.classifier gives {NEED[given]} (access: {given}); methods that work with it:"
+        f" {', '.join(works) or 'none of the presets'}"
+    )
+
+
+def _access_of(preset: str) -> int:
+    method = check(MethodConfig, read_preset("method", preset), preset)
+    return ACCESS.index(load_method({"method": method.model_dump()}).access)
 
 
 def try_models(config: RunConfig) -> None:

@@ -20,6 +20,9 @@ from storage.run import PLAN, PlanMismatch, read_plan, versions, write_plan
 from storage.schema import REGIONS, holds_images
 from storage.uri import Store, data_files, open_store
 
+# Of ids, seeds and fingerprints: raised when a plan's rows would get other answers than before.
+FORMAT = 2
+
 
 def open_run(config: RunConfig) -> Store:
     """The run's folder, out/name."""
@@ -52,7 +55,7 @@ def make_plan(store: Store, config: RunConfig, digests: dict[str, str], part: Pa
             "data": fingerprint({"files": spans, "reading": config.data.model_dump(exclude=aside)}),
             "method": method_fingerprint(config, digests),
             "target": fingerprint(config.target.model_dump()),
-            "code": versions()["counterfactory"],
+            "format": str(FORMAT),
             **{
                 f"models.{name}": model_fingerprint(config, name, digests[name])
                 for name in answering(config, digests)

@@ -7,9 +7,9 @@ import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from configs.strict import UserError, nearest
+from configs.strict import UserError, apply_sets, nearest
 
 if TYPE_CHECKING:
     from pipelines.prepare.shards import Written
@@ -147,11 +147,34 @@ def prepare_images(
     return write_source(source, out, settings, shard_rows=shard_rows)
 
 
+def prepare_own(
+    out: str, *, target: str, settings: Mapping[str, Any], shard_rows: int = SHARD_ROWS
+) -> Written | None:
+    """A data set of the user's own: target, the dotted path of what makes a source.Source of
+    settings. None: it is there already.
+    """
+    from counterfactory.models.wrapping.load import find
+    from pipelines.prepare.shards import write_source
+    from pipelines.prepare.source import Source
+
+    try:
+        source = find(target)(**settings)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{target}: {' '.join(str(error).split())}") from None
+    if not isinstance(source, Source):
+        raise UserError(
+            f"{target}: expected a pipelines.prepare.source.Source, got {type(source).__name__}"
+        )
+    told = {"source": target, **{name: str(value) for name, value in settings.items()}}
+    return write_source(source, out, told, shard_rows=shard_rows)
+
+
 JOBS: dict[str, Callable[..., Written | None]] = {
     "faces": prepare_faces,
     "digits": prepare_digits,
     "celeba": prepare_celeba,
     "images": prepare_images,
+    "own": prepare_own,
 }
 
 
@@ -159,9 +182,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `prepare`; an option that is not given is left to the functions'
     defaults.
     """
-    sources = parser.add_subparsers(
-        dest="source", required=True, metavar="faces|digits|celeba|images"
-    )
+    sources = parser.add_subparsers(dest="source", required=True, metavar="|".join(JOBS))
 
     def add(
         name: str, text: str, of: str = "of the rows", fraction: float = 0.1
@@ -240,6 +261,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CSV",
         help="columns file, label, perhaps split, and further ones",
     )
+    mine = add("own", "a data set that code of your own makes: mypackage.my_source", "unused")
+    mine.add_argument("--target", required=True, metavar="PATH", help="what makes the source")
+    help = "an argument of it; may be given several times"
+    mine.add_argument("--set", action="append", metavar="KEY=VALUE", help=help)
     help = (
         "turn images that are not RGB or grey into RGB instead of skipping them, and stand lying"
         " photographs up"
@@ -257,6 +282,8 @@ def main(args: argparse.Namespace) -> int:
         raise UserError("expected one of --test-rows and --test-fraction, got both")
     if "correlate" in given:
         given["correlations"] = correlations(given["correlate"])
+    if args.source == "own":
+        given["settings"] = apply_sets({}, given.get("set", []), {})
     known = inspect.signature(job).parameters.keys() - {"out"}
     try:
         written = job(args.out, **{key: value for key, value in given.items() if key in known})

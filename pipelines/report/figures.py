@@ -6,143 +6,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
+from counterfactory.metrics.catalogue import FIGURES
+from counterfactory.metrics.estimate import Measure
 from pipelines.report.charts import interval
 from pipelines.report.data import RunData
-from pipelines.report.parts import JUDGED
 
 THIN = "\N{NARROW NO-BREAK SPACE}"
 
 
-class Meaning(NamedTuple):
-    """How a metric is named, written and explained.
-
-    kind: rate, number or seconds. subset: over which rows it is told by default. axis: of its
-    interval; None: from 0 to what is there.
-    """
-
-    label: str
-    kind: str
-    help: str
-    subset: str = "all"
-    axis: tuple[float, float] | None = None
-
-
-RATE = (0.0, 1.0)
-METRICS = {
-    "flip_rate": Meaning(
-        "Flip rate",
-        "rate",
-        "rows whose stored counterfactual is classified as the target",
-        axis=RATE,
-    ),
-    "flip_rate[any]": Meaning(
-        "Rows flipped", "rate", "rows of which at least one answer flipped", axis=RATE
-    ),
-    "flip_rate[p>0.75]": Meaning(
-        "Flip rate at p > 0.75", "rate", "the same, with a probability above 0.75", axis=RATE
-    ),
-    "p_target": Meaning(
-        "Confidence",
-        "rate",
-        "mean probability of the target class on the stored counterfactual",
-        axis=RATE,
-    ),
-    "cout": Meaning(
-        "COUT",
-        "number",
-        "how soon the decision turns as the most changed pixels are carried over, \N{MINUS SIGN}1"
-        " to 1",
-        "correct",
-        (-1.0, 1.0),
-    ),
-    "l1": Meaning("L1 change", "number", "mean absolute change of a pixel, on a scale of 1"),
-    "l2": Meaning("L2 change", "number", "root mean square change of a pixel, on a scale of 1"),
-    "linf": Meaning("Largest change", "number", "of any pixel, on a scale of 1"),
-    "sparsity": Meaning(
-        "Pixels changed", "rate", "share of pixels that moved by more than 1/255", axis=RATE
-    ),
-    "second_agrees": Meaning(
-        "Second classifier agrees",
-        "rate",
-        "one that was never attacked sees the target class too",
-        "flipped",
-        RATE,
-    ),
-    "second_agrees_on_originals": Meaning(
-        "Second agrees on originals",
-        "rate",
-        "sees the class in them that the first one sees",
-        axis=RATE,
-    ),
-    "causal_share": Meaning(
-        "Causal share",
-        "rate",
-        "part of the attribute change that falls on the causal attribute",
-        "flipped",
-        RATE,
-    ),
-    "changed_causal": Meaning("Causal attributes changed", "number", "per row", "flipped"),
-    "changed_spurious": Meaning("Other attributes changed", "number", "per row", "flipped"),
-    "mnac": Meaning(
-        "Attributes changed",
-        "number",
-        "mean number, MNAC, the target attribute among them",
-        "flipped",
-    ),
-    "mnac[without target]": Meaning(
-        "Attributes changed besides", "number", "MNAC without the target", "flipped"
-    ),
-    "cd": Meaning(
-        "Correlation difference",
-        "number",
-        "of what changes together from what goes together",
-        "flipped",
-    ),
-    "lpips": Meaning("LPIPS", "number", "perceptual distance to the original"),
-    "lpips_diversity": Meaning(
-        "LPIPS diversity", "number", "mean perceptual distance of the answers to one query"
-    ),
-    "s3": Meaning(
-        "S\N{SUPERSCRIPT THREE}", "number", "cosine of SimSiam's outputs", "correct", (-1.0, 1.0)
-    ),
-    "fva": Meaning(
-        "Face verified", "rate", "pairs that a face network takes for one person", "flipped", RATE
-    ),
-    "fs": Meaning("Face similarity", "number", "cosine of face embeddings", "flipped", (-1.0, 1.0)),
-    "lpr": Meaning(
-        "Latents changed", "rate", "share, LPR, both images encoded again by one encoder", axis=RATE
-    ),
-    "fid": Meaning(
-        "FID",
-        "number",
-        "Fr\N{LATIN SMALL LETTER E WITH ACUTE}chet distance to the originals",
-        "flipped",
-    ),
-    "sfid": Meaning("Split FID", "number", "to the originals of the other half", "flipped"),
-    "kid": Meaning(
-        "KID", "number", "polynomial MMD to the originals, unbiased for few rows", "flipped"
-    ),
-    "tflops": Meaning(
-        "TFLOP per row", "number", "of the method and its networks, as torch counts them"
-    ),
-    "seconds": Meaning(
-        "Time per row", "seconds", "wall clock of the method, shared over its batch"
-    ),
-    "forward": Meaning("Model evaluations", "number", "of every network, forward, per row"),
-    "backward": Meaning("Backward passes", "number", "of every network, per row"),
-    "judge": Meaning(
-        "Judge",
-        "number",
-        "mean of a vision-language model's four scores, 1 to 10",
-        axis=(1.0, 10.0),
-    ),
-    **{
-        f"judge_{name}": Meaning(f"Judge: {name}", "number", "score of 1 to 10", axis=(1.0, 10.0))
-        for name in JUDGED
-    },
-}
 CARDS = (
     *(
         "flip_rate",
@@ -156,30 +30,30 @@ CARDS = (
     ),
     *("seconds", "forward"),
 )
-OF_ROWS = ("flip_rate[any]", "lpips_diversity")  # whatever the number of answers
 ARROWS = {
     "higher": ("\N{UPWARDS ARROW}", "higher is better"),
     "lower": ("\N{DOWNWARDS ARROW}", "lower is better"),
 }
 
 
-def meaning(metric: str) -> Meaning:
-    """The entry of a metric, `fid[NETWORK]` by fid's with the network kept; an unknown one goes by
+def meaning(metric: str) -> Measure:
+    """A figure's declaration, `fid[NETWORK]` by fid's with the network kept; an unknown one goes by
     its own name.
     """
     base, bracket, other = metric.partition("[")
-    if metric in METRICS or base not in METRICS:
-        return METRICS.get(metric) or Meaning(metric, "number", "")
-    return METRICS[base]._replace(label=f"{METRICS[base].label} {bracket}{other}")
+    if metric in FIGURES or base not in FIGURES:
+        return FIGURES.get(metric) or Measure(metric, "", "set", "all", None, label=metric)
+    about = FIGURES[base]
+    return replace(about, label=f"{about.label} {bracket}{other}")
 
 
-def spoken(metric: str, runs: Sequence[RunData]) -> Meaning:
+def spoken(metric: str, runs: Sequence[RunData]) -> Measure:
     """`meaning`, in words that hold where rows have several answers."""
     about = meaning(metric)
-    if metric in OF_ROWS or metric == "tflops" or all(run.each < 2 for run in runs):
+    if about.of_rows or all(run.each < 2 for run in runs):
         return about
     label, told = (text.replace("per row", "per answer") for text in (about.label, about.help))
-    return about._replace(label=label, help=told.replace("rows whose", "answers whose"))
+    return replace(about, label=label, help=told.replace("rows whose", "answers whose"))
 
 
 def percent(share: float) -> str:
@@ -209,7 +83,7 @@ def told(
     """
     if value is None:
         return "\N{EM DASH}", ""
-    kind = meaning(metric).kind
+    kind = meaning(metric).form
     size = max(abs(number) for number in (value, low or 0.0, high or 0.0)) or 1.0
     unit, scale = {
         "rate": ("%", 100.0),
@@ -291,7 +165,7 @@ def cards(runs: Sequence[RunData]) -> list[dict[str, Any]]:
         reach = max(
             v for entry in known for v in (entry["high"], entry["value"], 1e-9) if v is not None
         )
-        axis = about.axis or (0.0, 1.12 * reach)
+        axis = about.span or (0.0, 1.12 * reach)
         lines = [
             _card_line(run, name, entry, axis) for run, entry in zip(runs, entries, strict=True)
         ]
@@ -364,7 +238,7 @@ def _card_line(
     drawn = None
     if value is not None and low is not None and high is not None:
         drawn = interval((value, low, high), axis, f"{figure}, 95 % interval {band}")
-    noun = "row" if metric in OF_ROWS else run.noun
+    noun = "row" if meaning(metric).of_rows else run.noun
     facts = f"{entry['subset']} {noun}s, n{THIN}={THIN}{entry['n']}"
     return {"run": run.name, "value": figure, "interval": band, "svg": drawn, "facts": facts}
 

@@ -18,12 +18,14 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from configs.strict import UserError
+from pipelines.engine.committed import outdated_scores
 from pipelines.report.attribution import heading, importance_panels
 from pipelines.report.data import RunData, read_run
 from pipelines.report.figures import cards, metric_rows, percent, plural, short_number
 from pipelines.report.gallery import gallery
 from pipelines.report.parts import JUDGED
 from pipelines.report.plots import attribute_panels, distributions, sound
+from storage.codec import sides
 from storage.uri import Store, open_store
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -173,6 +175,8 @@ def _unfinished(run: RunData) -> list[str]:
             f"{run.name}: scores are of {told} of {plural(made, 'counterfactual')}: score the run"
             " again."
         )
+    if old := outdated_scores(run.store):
+        lines.append(f"{run.name}: {old}: score the run again.")
     if run.attribution and run.attribution["rows"] != made:
         told = run.attribution["rows"]
         lines.append(
@@ -204,12 +208,13 @@ def _facts(run: RunData) -> dict[str, str]:
     )
     bad = f", {plural(counts['quarantined'], 'row')} quarantined" if counts["quarantined"] else ""
     several = f", {run.each} answers to each row" if run.each > 1 else ""
+    width, height = sides(data["size"])
     workers = f", {plural(engine['workers'], 'worker')}" if engine.get("workers") else ""
     return {
         "Data": (
             f"{data['path']}"
             + (f", rows {data['rows']}" if data.get("rows") else "")
-            + f", {data['size']} × {data['size']} pixels"
+            + f", {width} × {height} pixels"
         ),
         "Rows": (
             f"{plural(counts['rows_in'], 'row')} in, {plural(tally.rows, 'counterfactual')}"

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pyarrow.compute as pc
 
-from pipelines.engine.committed import load_plan
+from pipelines.engine.committed import load_plan, outdated_scores
 from pipelines.report.data import count
 from storage.commit import iterate_commits, read_committed, todo
 from storage.uri import Store
@@ -69,6 +69,8 @@ def show(store: Store) -> str:
             f"  workers     {computed:.0f} s of work, and {share:.1f} % of their time spent waiting"
             " for it"
         )
+    if old := outdated_scores(store):
+        lines.append(f"  note        {old}: `counterfactory score` measures again")
     lines.append(f"  quarantined {quarantined.total()}")
     for reason, n in quarantined.most_common(MOST):
         lines.append(

@@ -5,17 +5,18 @@ intervals are over.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from counterfactory.metrics import perceptual, table
+from counterfactory.metrics import table
+from counterfactory.metrics.catalogue import FIGURES
 from counterfactory.metrics.estimate import Estimate, Measure, Subset
 
 Floats = NDArray[np.float64]
-# columns of rows, not of answers: they stand at a row's first answer
-PER_ROW = ("any_flipped", "lpips_diversity")
+# The diversity of a row's answers, of those that flipped.
+OF_FLIPPED = replace(FIGURES["lpips_diversity"], column="lpips_diversity_flipped", subset="flipped")
 # A row is neither flipped nor not, so of its answers' diversity the subsets say which answers are
 # meant.
 MEANT: dict[Subset, Subset] = {"all": "flipped", "correct": "correct & flipped"}
@@ -36,7 +37,7 @@ class AnswerSums:
         self.rows += len(set(ids))
         self.each = max(self.each, len(ids) and int(numbers["k"].max()) + 1)
         if "lpips_diversity_flipped" in numbers:
-            found = table.update([perceptual.OF_FLIPPED], numbers, weights)
+            found = table.update([OF_FLIPPED], numbers, weights)
             self.diversity = table.add(self.diversity, found) if self.diversity else found
 
     def told(self) -> dict[str, int]:
@@ -45,14 +46,14 @@ class AnswerSums:
 
     def shown(self, measures: Sequence[Measure]) -> list[Measure]:
         """The measures without those that tell nothing where rows have one answer."""
-        return [m for m in measures if self.each > 1 or m.column not in PER_ROW]
+        return [m for m in measures if self.each > 1 or not m.of_rows]
 
     def of_flipped(self, measures: Sequence[Measure]) -> list[tuple[Measure, Subset, Estimate]]:
         """The diversity of flipped answers, called as that of all answers is, by the subset of
         answers.
         """
         return [
-            (m, meant, table.compute(self.diversity, perceptual.OF_FLIPPED, subset))
+            (m, meant, table.compute(self.diversity, OF_FLIPPED, subset))
             for m in measures
             for subset, meant in MEANT.items()
             if m.column == "lpips_diversity" and self.diversity
@@ -75,24 +76,10 @@ class AnswerSums:
 
 def tells(measure: Measure, subset: Subset) -> bool:
     """Has a measure anything to tell of a subset."""
-    return measure.column not in PER_ROW or subset in MEANT
+    return not measure.of_rows or subset in MEANT
 
 
 def rows_of(ids: Sequence[str]) -> NDArray[np.int64] | None:
     """Which row each answer is to, (B,), by any numbers; None where each is to one of its own."""
     numbers = np.unique(np.asarray(ids, dtype=np.str_), return_inverse=True)[1].astype(np.int64)
     return numbers if len(ids) and int(numbers.max()) + 1 < len(ids) else None
-
-
-def first_of(rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Is each its row's first, (B,)."""
-    found = np.zeros(len(rows), np.bool_)
-    found[np.unique(rows, return_index=True)[1]] = True
-    return found
-
-
-def any_flipped(flipped: Floats, rows: NDArray[np.int64]) -> Floats:
-    """1 or 0 at each row's first answer, NaN at its others, (B,): did any of its answers flip."""
-    hit = np.zeros(int(rows.max()) + 1 if len(rows) else 0)
-    np.maximum.at(hit, rows, flipped)
-    return np.where(first_of(rows), hit[rows], np.nan)

@@ -10,16 +10,15 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 
+from actors.modality import Images, Picture
 from actors.pinned.load import load_method, load_models, method_models, pick_device, pin
-from actors.rows.masks import Mask, mask_of, stacked
+from actors.rows.masks import Mask, mask_of
 from actors.rows.read import read
 from configs.schema import RunConfig
-from counterfactory.methods.contract import Queries
 from counterfactory.metrics import means
 from counterfactory.metrics.estimate import NOTHING, Estimate
 from counterfactory.metrics.flops import tflops
 from pipelines.engine.fingerprints import worker_config
-from storage.codec import decode
 from storage.commit import GENERATE, iterate_commits, read_committed
 from storage.records import Commit, Shard
 from storage.schema import seed_of
@@ -64,38 +63,32 @@ def _count(
     device = pick_device(settings["engine"]["device"])
     method, models = load_method(settings), load_models(settings, names, device)
     table = read_committed(store, commit, ["id", "cf_id", "k", "source", "target", "original"])
-    # the id of a row's first answer is its seed
     table = table.filter(pc.equal(table["k"], 0)).slice(0, rows)
-    data, counted = settings["data"], []
-    masks = _masks(commit.shard, settings, table["id"].to_pylist())
+    images, counted = Images(settings["data"]), []
+    masks = _masks(commit.shard, settings, images, table["id"].to_pylist())
     if masks is None:
         return {"tflops": []}
     for row in table.to_pylist():
-        image = decode(
-            row["original"]["bytes"], size=data["size"], crop=None, max_pixels=data["max_pixels"]
-        )
-        queries = Queries(
-            images=torch.from_numpy(image)
-            .permute(2, 0, 1)[None]
-            .to(device, torch.float32)
-            .div(255)
-            .contiguous(),
+        queries = images.queries(
+            [Picture(images.decode_stored(row["original"]["bytes"]), masks.get(row["id"]))],
             source=torch.tensor([row["source"]], device=device),
             target=torch.tensor([row["target"]], device=device),
-            seed=torch.tensor([seed_of(row["cf_id"])], device=device),
-            masks=stacked([masks[row["id"]]] if masks else [], device),
+            seed=torch.tensor([seed_of(row["id"], settings["seed"])], device=device),
         )
         counted.append(tflops(partial(method, queries, **models)))
     return {"ids": table["id"].to_pylist(), "tflops": counted}
 
 
-def _masks(shard: Shard, settings: dict[str, Any], ids: list[str]) -> dict[str, Mask | None] | None:
+def _masks(
+    shard: Shard, settings: dict[str, Any], images: Images, ids: list[str]
+) -> dict[str, Mask | None] | None:
     """The masks of rows by their ids, from the run's input, which alone has them: none where it has
     none, None where it is gone or another one."""
     if not settings["data"].get("mask"):
         return {}
     try:
-        rows = {record.id: record for record in read(shard, settings["data"], settings["target"])}
-        return {id: mask_of(rows[id].cells, rows[id].content, settings["data"]) for id in ids}
+        found = read(shard, settings["data"], settings["target"], images)
+        rows = {record.id: record for record in found}
+        return {id: mask_of(rows[id].cells, rows[id].source, settings["data"]) for id in ids}
     except (OSError, ValueError, KeyError):
         return None

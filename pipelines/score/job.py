@@ -11,7 +11,8 @@ import pyarrow as pa
 from actors.pinned.load import pin
 from actors.score import Score, causal_columns
 from configs.schema import RunConfig, fingerprint
-from counterfactory.metrics import judge, table
+from counterfactory.metrics import table
+from counterfactory.metrics.catalogue import METRIC
 from counterfactory.metrics.estimate import SUBSETS
 from counterfactory.metrics.means import bootstrap_weights
 from pipelines.engine.committed import TABLE, load_plan, made_shards
@@ -21,7 +22,13 @@ from pipelines.engine.runner import run_stage
 from pipelines.judge.job import SCORES as JUDGE_SCORES
 from pipelines.score.columns import floats
 from pipelines.score.flops import count_tflops
-from pipelines.score.measures import query_of, row_measures, scoring_models, set_measures
+from pipelines.score.measures import (
+    metric_versions,
+    query_of,
+    row_measures,
+    scoring_models,
+    set_measures,
+)
 from pipelines.score.sums import sum_up
 from pipelines.score.table import line, tell, to_csv
 from pipelines.score.tell_sets import tell_sets
@@ -29,7 +36,6 @@ from storage.commit import iterate_commits, todo
 from storage.records import Shard
 from storage.uri import Store
 
-VERSION = 2  # of what the worker computes: a change here scores every run again
 TABLE_CSV = "score/table.csv"
 # Settings that a row's scores depend on; the others say how rows are summed.
 OF_ROWS = ("causal", "query", "cout", "cout_steps", "cout_tolerance", "threshold", "lpr_tolerance")
@@ -55,6 +61,7 @@ def score(
     told["subsets"] += judged["subsets"]
     result = {
         "stage": stage,
+        "versions": metric_versions(config),
         "rows": sums.rows,
         "answers": answers.told(),
         "shards": {"scored": sums.shards, "planned": len(load_plan(store).shards)},
@@ -83,8 +90,8 @@ def work_left(
 
 
 def stage_name(config: RunConfig, digests: dict[str, str]) -> str:
-    """score-<fingerprint> of what a row's scores depend on: settings and models, not how they are
-    summed or batched.
+    """score-<fingerprint> of what a row's scores depend on: the metrics' versions, settings and
+    models, not how they are summed or batched.
     """
     models = {
         name: [
@@ -94,33 +101,34 @@ def stage_name(config: RunConfig, digests: dict[str, str]) -> str:
         for name, digest in digests.items()
     }
     settings = config.score.model_dump(include=set(OF_ROWS))
-    return f"score-{fingerprint({'version': VERSION, 'settings': settings, 'models': models})}"
+    versions = {
+        name: version for name, version in metric_versions(config).items() if METRIC[name].function
+    }
+    parts = {"versions": versions, "settings": settings, "models": models}
+    return f"score-{fingerprint(parts)}"
 
 
 def tell_judge(store: Store, config: RunConfig) -> dict[str, Any]:
     """The judge's figures, from judge/scores.parquet where it was parsed."""
     if not store.exists(JUDGE_SCORES):
         return {"metrics": [], "subsets": []}
-    sums = table.zero(judge.MEASURES, config.score.bootstrap)
+    figures = METRIC["judge"].figures
+    sums = table.zero(figures, config.score.bootstrap)
     missing = unparsable = 0
     with store.parquet(JUDGE_SCORES) as file:
         for batch in file.iter_batches(batch_size=4096):
             rows = pa.Table.from_batches([batch])
             numbers = {
                 name: floats(rows[name])
-                for name in ("correct", "flipped", "judge", *judge.CRITERIA)
+                for name in ("correct", "flipped", *(m.column for m in figures))
             }
             weights = bootstrap_weights(rows["id"].to_pylist(), config.score.bootstrap)
-            sums = table.add(sums, table.update(judge.MEASURES, numbers, weights))
+            sums = table.add(sums, table.update(figures, numbers, weights))
             errors = [error for error in rows["error"].to_pylist() if error is not None]
             missing += errors.count("no answer")
             unparsable += len(errors) - errors.count("no answer")
     note = f"{unparsable} unparsable, {missing} without an answer" if unparsable or missing else ""
     return {
-        "metrics": [
-            line(m, m.subset, table.compute(sums, m, m.subset), note) for m in judge.MEASURES
-        ],
-        "subsets": [
-            line(m, s, table.compute(sums, m, s), note) for m in judge.MEASURES for s in SUBSETS
-        ],
+        "metrics": [line(m, m.subset, table.compute(sums, m, m.subset), note) for m in figures],
+        "subsets": [line(m, s, table.compute(sums, m, s), note) for m in figures for s in SUBSETS],
     }

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from actors.feature_scores import networks
-from actors.score import query_column
+from actors.score import available, networks, query_column
 from configs.schema import RunConfig, ScoreConfig
-from counterfactory.metrics import (
-    attributes,
-    cost,
-    cout,
-    fid,
-    flips,
-    kid,
-    latents,
-    perceptual,
-    pixels,
-    similarity,
-)
+from counterfactory.metrics.catalogue import figures_of, measured
 from counterfactory.metrics.estimate import Measure
-from counterfactory.models.networks import figure_name
+from counterfactory.models.networks import WANTED, figure_name
 
 ASKED = ("classifier", "oracle", "second")  # models that score rows; feature networks come besides
 
@@ -34,38 +21,18 @@ def scoring_models(config: RunConfig) -> list[str]:
 
 
 def row_measures(config: RunConfig) -> list[Measure]:
-    """Figures of one column of per-row scores each."""
-    specs = _specs(config)
-    looks = networks(specs)
-    found = [
-        flips.MEASURES[0],
-        flips.ANY,
-        *flips.MEASURES[1:],
-        *(replace(m, name=cout_name(config.score)) for m in cout.MEASURES),
-    ]
-    if "second" not in config.models:
-        found = [m for m in found if not m.column.startswith("second")]
-    found += pixels.MEASURES
-    for measures in (
-        perceptual.MEASURES,
-        similarity.S3,
-        similarity.FACES,
-        latents.measures(config.score.lpr_tolerance),
-    ):
-        found += _named((m for m in measures if m.name in looks), specs)
-    if "oracle" in config.models:
-        found += attributes.MEASURES if config.score.causal else ()
-        found += (
-            attributes.MNAC if config.score.query or config.score.causal else attributes.MNAC[:1]
-        )
-    return [*found, *cost.MEASURES]
+    """Figures of one column of per-row scores each, in the table's order."""
+    return [m for m in _figures(config) if m.kind != "set"]
 
 
 def set_measures(config: RunConfig) -> list[Measure]:
     """Figures of all rows' features at once: fid, sfid and kid, where a network gives features."""
-    specs = _specs(config)
-    looks = networks(specs)
-    return _named((m for m in (*fid.MEASURES, *kid.MEASURES) if m.name in looks), specs)
+    return [m for m in _figures(config) if m.lacks == "features_after"]
+
+
+def metric_versions(config: RunConfig) -> dict[str, int]:
+    """The versions of the metrics that a run has, by name."""
+    return {metric.name: metric.version for metric in measured(_have(config))}
 
 
 def cout_name(score: ScoreConfig) -> str:
@@ -81,8 +48,19 @@ def query_of(config: RunConfig, names: list[str]) -> int | None:
     return query_column(names, config.score.model_dump()) if names else None
 
 
-def _named(measures: Iterable[Measure], specs: dict[str, Any]) -> list[Measure]:
-    return [replace(m, name=figure_name(m.name, specs)) for m in measures]
+def _figures(config: RunConfig) -> list[Measure]:
+    """The figures that a run has, by the names that its networks and settings give them."""
+    specs, score = _specs(config), config.score
+    names = {name: figure_name(name, specs) for name in WANTED} | {"cout": cout_name(score)}
+    units = {"lpr": f"share of latents moved by more than {score.lpr_tolerance:g}"}
+    return [
+        replace(m, name=names.get(m.name, m.name), unit=units.get(m.name, m.unit))
+        for m in figures_of(_have(config))
+    ]
+
+
+def _have(config: RunConfig) -> set[str]:
+    return available(_specs(config), config.score.model_dump())
 
 
 def _specs(config: RunConfig) -> dict[str, Any]:

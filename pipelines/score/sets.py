@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from counterfactory.metrics import correlation, fid, kid
 from counterfactory.metrics.buckets import BUCKETS, hashes
+from counterfactory.metrics.catalogue import FIGURES
 from counterfactory.metrics.correlation import CorrelationSums, Difference, signed_changes
-from counterfactory.metrics.estimate import NOTHING, SUBSETS, Estimate, Measure, Subset
+from counterfactory.metrics.estimate import NOTHING, SUBSETS, Estimate, Subset
 from counterfactory.metrics.fid import BucketMoments
 from counterfactory.metrics.kid import Sample
 from counterfactory.metrics.table import masks
 
 Floats = NDArray[np.float64]
-CD = Measure("cd", "", "set", "flipped", "lower", "summed over attributes")
 
 
 @dataclass
@@ -50,7 +50,7 @@ class FeatureSums:
             return
         keys, chosen = hashes(ids), masks(numbers)
         bucket = (keys % np.uint64(BUCKETS)).astype(np.int64)
-        for subset in SUBSETS if before.shape[1] <= fid.WIDE else (fid.MEASURES[0].subset,):
+        for subset in SUBSETS if before.shape[1] <= fid.WIDE else (FIGURES["fid"].subset,):
             given = chosen["correct" if "correct" in subset else "all"] & first
             for side, rows, features in (("x", given, before), ("y", chosen[subset], after)):
                 moments = self.originals if side == "x" else self.answers

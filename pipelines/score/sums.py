@@ -8,11 +8,13 @@ import numpy as np
 import pyarrow as pa
 
 from configs.schema import RunConfig
-from counterfactory.metrics import attributes, flips, rates, similarity, table
+from counterfactory.metrics import attributes, rates, table
+from counterfactory.metrics.catalogue import function
 from counterfactory.metrics.estimate import Measure
+from counterfactory.metrics.flips import first_of
 from counterfactory.metrics.means import bootstrap_weights
 from counterfactory.metrics.rates import RateSums
-from pipelines.score.answers import AnswerSums, any_flipped, first_of, rows_of
+from pipelines.score.answers import AnswerSums, rows_of
 from pipelines.score.columns import both, floats, vectors
 from pipelines.score.measures import query_of, set_measures
 from pipelines.score.sets import AttributeCorrelations, FeatureSums
@@ -28,22 +30,17 @@ def sum_up(
     """Sum the scored shards, one in memory at a time; a row's answers are all in one."""
     sums, answers = Sums(table.zero(measures, config.score.bootstrap)), AnswerSums()
     oracle = "oracle" in config.models
-    plain = {
-        "id",
-        "k",
-        "source",
-        "target",
-        "correct",
-        "flipped",
-        "p_target",
-        *(m.column for m in measures),
+    columns = {
+        *("k", "source", "target", "correct", "flipped", "p_target"),
+        *(name for m in measures for name in (m.reads or (m.column,))),
     }
-    columns = plain - {"confident", "verified", "any_flipped"}
+    derived = [(m.column, function(m.derive)) for m in measures if m.derive]
     features = bool(set_measures(config))
     if features:
         sums.features = FeatureSums(config.score.kid_rows)
     columns |= {"lpips_diversity_flipped"} if "lpips_diversity" in columns else set()
-    wanted = [*sorted(columns), *(["attributes_before", "attributes_after"] if oracle else [])]
+    wanted = ["id", *sorted(columns)]
+    wanted += ["attributes_before", "attributes_after"] if oracle else []
     wanted += ["features_before", "features_after"] if features else []
     for commit in commits:
         shard, said = read_committed(store, commit, wanted), commit.extra
@@ -54,18 +51,11 @@ def sum_up(
         sums.differs += said["verdict_differs"]
         sums.not_finite.update(said.get("not_finite", {}))
         sums.shards += 1
-        # A run that was scored before there was a column goes without it.
-        numbers = {
-            name: floats(shard[name]) for name in columns - {"id"} if name in shard.column_names
-        }
-        numbers["confident"] = (numbers["p_target"] > flips.CONFIDENT).astype(np.float64)
-        if "fs" in numbers:
-            verified = (numbers["fs"] > similarity.VERIFIED).astype(np.float64)
-            numbers["verified"] = np.where(np.isnan(numbers["fs"]), np.nan, verified)
+        numbers = {name: floats(shard[name]) for name in columns}
         ids = shard["id"].to_pylist()
         mine = rows_of(ids)
         row = np.arange(len(ids)) if mine is None else mine
-        numbers["any_flipped"] = any_flipped(numbers["flipped"], row)
+        numbers |= {name: derive(numbers, row) for name, derive in derived}
         weights = bootstrap_weights(ids, config.score.bootstrap)
         answers.add(ids, numbers, weights)
         sums.figures = table.add(sums.figures, table.update(measures, numbers, weights, mine))

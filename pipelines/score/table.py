@@ -10,9 +10,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from counterfactory.metrics import flips, rates, table
+from counterfactory.metrics import rates, table
 from counterfactory.metrics.attributes import AttributeSums
 from counterfactory.metrics.audit import audit
+from counterfactory.metrics.catalogue import FIGURES
 from counterfactory.metrics.estimate import SUBSETS, Estimate, Measure, Subset
 from counterfactory.metrics.rates import RateSums
 from pipelines.engine.committed import class_name
@@ -22,16 +23,6 @@ from pipelines.score.sets import AttributeCorrelations, FeatureSums
 COLUMNS = ("metric", "subset", "by", "n", "value", "low", "high", "better", "unit", "note")
 DIRECTIONS = 12  # flip rates by direction that the table tells; all of them are in `directions`
 Direction = tuple[int, int]
-# Which column of the scores says that a figure's number is missing, where it is not the figure's
-# own.
-DERIVED = {
-    "verified": "fs",
-    "causal_share": "attributes_after",
-    "changed_all": "attributes_after",
-    "changed_others": "attributes_after",
-    "changed_causal": "attributes_after",
-    "changed_spurious": "attributes_after",
-}
 
 
 @dataclass
@@ -60,8 +51,7 @@ def tell(
     classes, names = sums.classes, sums.attributes
     changed = sum(sums.changed.values(), AttributeSums.zero(len(names)))
     notes = {
-        m.name: [answers.note(m.column), not_finite(sums, DERIVED.get(m.column, m.column))]
-        for m in measures
+        m.name: [answers.note(m.column), not_finite(sums, m.lacks or m.column)] for m in measures
     }
     what = "rows" if answers.each < 2 else "answers"
     if silent := sums.not_finite["p_target"]:
@@ -80,7 +70,7 @@ def tell(
         line(m, m.subset, table.compute(sums.figures, m, m.subset), said[m.name]) for m in measures
     ]
     ways = sorted(sums.flipped, key=lambda way: (-sums.flipped[way].n, way))
-    flip_rate = flips.MEASURES[0]
+    flip_rate = FIGURES["flip_rate"]
     for way in ways[:DIRECTIONS] if len(ways) > 1 else []:
         main.append(
             line(flip_rate, "all", rates.compute(sums.flipped[way]), by=_arrow(classes, way))

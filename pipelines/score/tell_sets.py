@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from configs.schema import RunConfig
-from counterfactory.metrics import flops
+from counterfactory.metrics.catalogue import FIGURES
 from counterfactory.metrics.estimate import NOTHING, SUBSETS, Estimate, Measure
 from pipelines.score.labels import label_sums
 from pipelines.score.measures import query_of
-from pipelines.score.sets import CD, correlation_part
+from pipelines.score.sets import correlation_part
 from pipelines.score.table import Sums, line, not_finite
 
 Lines = list[dict[str, Any]]
@@ -34,7 +34,8 @@ def tell_sets(
         told["attributes"]["correlation"] = part
     if tflops is not None:
         alone = "each row alone, all of its answers, without elementwise operations"
-        main += [line(m, m.subset, tflops, alone if tflops.n else "") for m in flops.MEASURES]
+        counted = FIGURES["tflops"]
+        main.append(line(counted, counted.subset, tflops, alone if tflops.n else ""))
     whole = [entry for entry in told["metrics"] if not entry["by"]]
     told["metrics"] = whole + main + [entry for entry in told["metrics"] if entry["by"]]
     told["subsets"] += subsets
@@ -55,7 +56,7 @@ def _features(sums: Sums, measures: list[Measure]) -> tuple[Lines, Lines]:
 
 
 def _correlations(sums: Sums, config: RunConfig) -> tuple[Lines, Lines, dict[str, Any] | None]:
-    names, score = sums.attributes, config.score
+    names, score, cd = sums.attributes, config.score, FIGURES["cd"]
     query = query_of(config, names)
     if query is None:
         return [], [], None
@@ -69,10 +70,10 @@ def _correlations(sums: Sums, config: RunConfig) -> tuple[Lines, Lines, dict[str
     missing = not_finite(sums, "attributes_after")
     note = "; ".join(part for part in (note, missing) if part)
     lines = {
-        s: line(CD, s, estimate, note if estimate.n else "") for s, estimate in estimates.items()
+        s: line(cd, s, estimate, note if estimate.n else "") for s, estimate in estimates.items()
     }
     return (
-        [lines[CD.subset]],
+        [lines[cd.subset]],
         list(lines.values()),
-        correlation_part(found[CD.subset], names, query, score.cd_labels),
+        correlation_part(found[cd.subset], names, query, score.cd_labels),
     )

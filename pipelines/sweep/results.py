@@ -131,12 +131,7 @@ def measures_of(sweep: SweepConfig, cells: Sequence[Cell]) -> list[Measure]:
     common: list[Measure] = list(row_measures(cells[0].run))
     for cell in cells[1:]:
         common = [measure for measure in common if measure in row_measures(cell.run)]
-    # Those have no column of their own in the scores.
-    common = [
-        measure
-        for measure in common
-        if measure.column not in ("confident", "verified", "any_flipped")
-    ]
+    common = [measure for measure in common if not measure.derive]  # the others have no column
     names = [measure.name for measure in common]
     wanted = asked(sweep.metrics, names) if sweep.metrics else names
     return [measure for measure in common if measure.name in wanted]

@@ -19,8 +19,30 @@ from configs.strict import UserError
 from pipelines.train import card as train_card
 from pipelines.train import holdout as train_holdout
 from pipelines.train import losses as train_losses
-from pipelines.train.data import Samples
+from pipelines.train.data import Samples, bits
 from pipelines.train.losses import hidden, jitter, normal
+from pipelines.train.trainer import Fitted, Trainer, expect_labels
+
+
+class AttGANTrainer(Trainer):
+    """A generator and a critic that play against each other."""
+
+    names = "labels"
+
+    def columns(self) -> list[str]:
+        return expect_labels(self.config)
+
+    def derived(self) -> dict[str, Any]:
+        return self.side() | {"attributes": len(self.config.labels)}
+
+    def fit(self, net: nn.Module, samples: Samples, labels: Tensor) -> Fitted:
+        return fit(self.config, net, samples, labels, self.log)
+
+    def holdout(self, model: Any) -> dict[str, Any]:
+        samples = self.held(self.config.labels)
+        truth = bits(samples, self.config.labels)
+        return self.logged(holdout(model, samples, truth, self.device))
+
 
 BETAS = (0.5, 0.999)
 Weights = dict[str, float]

@@ -20,13 +20,14 @@ from actors.pinned.load import load_models
 from configs.schema import DataConfig, TrainConfig
 from configs.strict import UserError
 from counterfactory.models.attribution import AttributionWrapper, Descriptors, sample_of
+from counterfactory.models.roles import roles_of
 from counterfactory.models.wrapping.load import find
 from pipelines.train.data import Samples, load
 from pipelines.train.holdout import batches
 from pipelines.train.losses import weights_of
+from pipelines.train.trainer import Fitted, Trainer, expect_labels
 from storage.codec import sides
 
-ENCODERS = ("autoencoder", "attgan")  # roles that encode
 Log = Callable[[str], None]
 Floats = NDArray[np.float64]
 
@@ -73,11 +74,9 @@ def encoder_of(config: TrainConfig, device: torch.device) -> Any:
     if twice := next((name for name in config.labels if config.labels.count(name) > 1), None):
         raise UserError(f"{config.name}: expected each column once in labels, got {twice} twice")
     weights_of(config.role, config.objective)
-    spec = config.models["autoencoder"]
-    if spec.role not in ENCODERS:
-        raise UserError(
-            f"models.autoencoder: expected the role {' or '.join(ENCODERS)}, got {spec.role}"
-        )
+    role, fit = config.models["autoencoder"].role, roles_of("encoder")
+    if role not in fit:
+        raise UserError(f"models.autoencoder: expected the role {' or '.join(fit)}, got {role}")
     encoder = load_models(config.model_dump(), ["autoencoder"], device)["autoencoder"]
     for data, key in ((config.data, "data"), (config.holdout, "holdout")):
         try:
@@ -107,6 +106,33 @@ def encoded(
     return Encoded(
         codes_of(encoder, samples, device), columns, codes_of(encoder, others, device), held, sample
     )
+
+
+class AttributionTrainer(Trainer):
+    """Predictors of columns, fitted on an encoder's latents of all rows."""
+
+    names, sized = "labels", False
+    encoder: Any
+    encoded: Encoded
+
+    def columns(self) -> list[str]:
+        columns = expect_labels(self.config)
+        self.encoder = encoder_of(self.config, self.device)
+        return columns
+
+    def targets(self, samples: Samples) -> Tensor:
+        """None, (N,0): the columns need not be bits."""
+        return torch.zeros(len(samples), 0)
+
+    def prepare(self, samples: Samples, labels: Tensor, settings: dict[str, Any]) -> dict[str, Any]:
+        self.encoded = encoded(self.config, self.encoder, samples, settings, self.log)
+        return settings
+
+    def fit(self, net: Any, samples: Samples, labels: Tensor) -> Fitted:
+        return fit(self.config, net, self.encoded, self.log)
+
+    def holdout(self, model: Any) -> dict[str, Any]:
+        return holdout(model, self.encoded, self.log)
 
 
 def columns_of(

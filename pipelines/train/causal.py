@@ -23,6 +23,7 @@ from counterfactory.models.wrapping.load import find
 from pipelines.train.data import Samples
 from pipelines.train.holdout import batches, share
 from pipelines.train.losses import weights_of
+from pipelines.train.trainer import Fitted, Trainer, expect_label, held_label, indices
 
 PARTS: tuple[Literal["causal", "spurious"], ...] = ("causal", "spurious")
 MEASURED = {"draws": 500, "others": 200}  # of the information flow that cards tell
@@ -65,6 +66,35 @@ def explained(
         raise UserError(f"{config.name}: models.classifier: {error}") from None
     settings.setdefault("features", features.shape[1])
     return Explained(classifier, features, labels, head)
+
+
+class CausalTrainer(Trainer):
+    """The split of a classifier's features, fitted on those of all rows."""
+
+    sized = False
+    explained: Explained
+
+    def columns(self) -> list[str]:
+        return expect_label(self.config)
+
+    def targets(self, samples: Samples) -> Tensor:
+        return indices(self.config, samples, str(self.config.data.label))
+
+    def derived(self) -> dict[str, Any]:
+        return self.side() | {"answers": len(self.config.classes)}
+
+    def prepare(self, samples: Samples, labels: Tensor, settings: dict[str, Any]) -> dict[str, Any]:
+        self.explained = explained(self.config, samples, labels, settings, self.device)
+        return settings
+
+    def fit(self, net: nn.Module, samples: Samples, labels: Tensor) -> Fitted:
+        return fit(self.config, net, self.explained, self.log)
+
+    def holdout(self, model: Any) -> dict[str, Any]:
+        label = held_label(self.config)
+        samples = self.held([label])
+        truth = indices(self.config, samples, label)
+        return self.logged(holdout(model, self.explained, samples, truth, self.device))
 
 
 @torch.no_grad()

@@ -7,15 +7,48 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from configs.schema import TrainConfig
 from configs.strict import UserError
 from counterfactory.models.semantic import average
 from pipelines.train import holdout as train_holdout
+from pipelines.train.basic import expect_attributes
 from pipelines.train.data import Samples, bits
 from pipelines.train.losses import edges
+from pipelines.train.trainer import Loss, LossTrainer, State
+
+
+class SemanticTrainer(LossTrainer):
+    """Rebuilding from a style for every region of a mask."""
+
+    names = "classes"
+
+    def columns(self) -> list[str]:
+        expect_masks(self.config)
+        return self.config.labels
+
+    def targets(self, samples: Samples) -> Tensor:
+        return targets(samples, self.config)
+
+    def derived(self) -> dict[str, Any]:
+        counts = {"regions": len(self.config.classes), "attributes": len(self.config.labels)}
+        return self.side() | counts
+
+    def loss(self, net: nn.Module) -> Loss:
+        expect_attributes(self)
+        return lambda images, told, g: loss(net, images, told, self.weights, g)
+
+    def finish(
+        self, net: nn.Module, samples: Samples, spec: dict[str, Any], state: State
+    ) -> tuple[dict[str, Any], State]:
+        return without_aids(spec, state)
+
+    def holdout(self, model: Any) -> dict[str, Any]:
+        samples = self.held([])
+        masks = masks_of(samples, len(self.config.classes))
+        return self.logged(holdout(model, samples, masks, self.device))
 
 
 def expect_masks(config: TrainConfig) -> None:

@@ -15,6 +15,26 @@ from torch.nn import functional as F
 from configs.strict import UserError
 from pipelines.train.data import Samples
 from pipelines.train.losses import jitter, normal
+from pipelines.train.trainer import Loss, LossTrainer, State
+
+
+class SimSiamTrainer(LossTrainer):
+    """Two views of an image alike, without labels."""
+
+    normalised = True
+
+    def loss(self, net: nn.Module) -> Loss:
+        return lambda images, _, g: loss(net, images, self.weights, g)
+
+    def finish(
+        self, net: nn.Module, samples: Samples, spec: dict[str, Any], state: State
+    ) -> tuple[dict[str, Any], State]:
+        expect_no_collapse(net, samples, self.config.name, self.device)
+        return without_predictor(spec, state)
+
+    def holdout(self, model: Any) -> dict[str, Any]:
+        return self.logged(holdout(model, self.held([]), self.weights, self.device))
+
 
 # spread of the output below which nothing was learnt; 1 is even over all directions
 COLLAPSED = 0.1

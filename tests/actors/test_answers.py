@@ -20,9 +20,9 @@ from actors.generate import Generate
 from configs.schema import RunConfig
 from configs.strict import UserError
 from counterfactory.methods.contract import (
-    Answers,
     Budget,
-    Queries,
+    ImageAnswers,
+    ImageQueries,
     row_generators,
     row_noise,
     settle,
@@ -56,7 +56,7 @@ class Thrice:
     needs = ("classifier",)
     most = 99
 
-    def __call__(self, queries: Queries, classifier: Any) -> Answers:
+    def __call__(self, queries: ImageQueries, classifier: Any) -> ImageAnswers:
         if len(queries) > self.most:
             raise MemoryError
         many = queries.repeated(EACH)
@@ -75,19 +75,19 @@ class Thrice:
 class Lossy(Thrice):
     """Loses an answer."""
 
-    def __call__(self, queries: Queries, classifier: Any) -> Answers:
+    def __call__(self, queries: ImageQueries, classifier: Any) -> ImageAnswers:
         found = super().__call__(queries, classifier)
         short = {
             name: getattr(found, name)[:-1]
             for name in ("counterfactual", "flipped", "steps", "reasons")
         }
-        return Answers(**short, forward=found.forward[:-1], backward=found.backward[:-1])
+        return ImageAnswers(**short, forward=found.forward[:-1], backward=found.backward[:-1])
 
 
 class Stepless(Thrice):
     """Counts the steps of queries, not of answers."""
 
-    def __call__(self, queries: Queries, classifier: Any) -> Answers:
+    def __call__(self, queries: ImageQueries, classifier: Any) -> ImageAnswers:
         found = super().__call__(queries, classifier)
         found.steps = found.steps[: len(queries)]
         return found

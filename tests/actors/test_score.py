@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from actors.rows.scores import SCORES
 from actors.score import Score
 from configs.schema import ScoreConfig
 from configs.strict import UserError
 from storage.codec import encode
 from storage.commit import commit_shard, read_commits, read_committed
 from storage.records import Shard
-from storage.schema import COUNTERFACTUALS, SCORES
+from storage.schema import COUNTERFACTUALS
 from storage.uri import Store, open_store
 
 SHARD = Shard(3, "f", "f", "v", start=0, rows=4, offset=0)
@@ -43,7 +44,7 @@ class Oracle(Brightness):
 
 def config(**models: Any) -> dict[str, Any]:
     return {
-        "data": {"size": 6, "max_pixels": 100},
+        "data": {"kind": "image", "size": 6, "max_pixels": 100},
         "engine": {"device": "cpu", "gpus": 0, "threads": 1, "attempts": 3},
         "models": models or {"classifier": {}, "oracle": {"target": "a.b"}, "second": {}},
         "score": {**ScoreConfig().model_dump(), "causal": ["Bright"], "batch": 3, "bootstrap": 10},

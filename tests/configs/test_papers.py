@@ -9,7 +9,7 @@ import torch
 
 from configs.schema import DataConfig, MethodConfig, ModelConfig, RunConfig, load_run, load_train
 from configs.strict import check, expand, presets
-from counterfactory.methods.contract import Queries
+from counterfactory.methods.contract import ImageQueries
 from counterfactory.methods.parts.diffusion import respace
 from counterfactory.models.wrapping.load import SCHEDULE, build, find, make, schedule_of
 
@@ -228,7 +228,9 @@ def test_the_networks_work_together_on_wide_images(method: str) -> None:
         .div(255)
     )
     source = models["classifier"](images).argmax(1)
-    queries = Queries(images=images, source=source, target=1 - source, seed=torch.tensor([1, 2]))
+    queries = ImageQueries(
+        images=images, source=source, target=1 - source, seed=torch.tensor([1, 2])
+    )
     made: Any = find(run.method.target)(**run.method.settings)
     answers = made(queries, **{name: models[name] for name in ("classifier", *made.needs)})
     assert answers.counterfactual.shape == images.shape

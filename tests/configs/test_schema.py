@@ -34,7 +34,7 @@ def broken(change: str) -> dict[str, Any]:
         ("engine.workers=0", "engine.workers: input should be greater than or equal to 1, got 0"),
         ("data.rows=5-9", "expected a slice like 5000:6000, got '5-9'"),
         ("data.crop=[9, 0, 3, 5]", "expected left < right"),
-        ("method.target=os.system", "method.target"),
+        ("method.target=system", "method.target"),
         ("target={}", "exactly one of rule, name, column"),
         ("models.classifier.std=[0, 0, 0]", "mean and std of one length"),
         ("models.classifier.classes=[]", "expected `classes`"),

@@ -16,6 +16,7 @@ import pytest
 from torch import Tensor, nn
 
 from configs.schema import RunConfig
+from counterfactory.metrics.flips import any_flipped, first_of
 from counterfactory.metrics.rates import RateSums, compute, wilson
 from pipelines.augment.answers import apart
 from pipelines.augment.job import augment
@@ -24,7 +25,7 @@ from pipelines.report.data import read_run
 from pipelines.report.gallery import choose, with_answers
 from pipelines.report.job import report
 from pipelines.report.show import show
-from pipelines.score.answers import any_flipped, first_of, rows_of
+from pipelines.score.answers import rows_of
 from pipelines.score.job import score
 from pipelines.score.measures import row_measures
 from pipelines.sweep.pairs import pairs

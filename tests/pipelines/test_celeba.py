@@ -19,7 +19,7 @@ from configs.strict import read_preset
 from configs.sweep import cells, load_sweep
 from counterfactory.models.networks import network_of
 from pipelines.run import run
-from pipelines.train.job import specification, train
+from pipelines.train.job import train, trainer_of
 from storage.commit import read_commits, read_committed
 from storage.verify import verify
 
@@ -43,7 +43,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", [*MODELS, *GUIDES, *GENDER])
 def test_model_preset_is_what_its_training_makes(name: str) -> None:
-    made = specification(load_train(f"celeba-{name}"))
+    made = trainer_of(load_train(f"celeba-{name}")).specification()
     preset = read_preset("model", f"celeba-{name}")
     assert Path(preset.pop("weights")).name == made.pop("weights")
     if name == "causal":
@@ -144,7 +144,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         )
         config = config.model_copy(update={"settings": SMALL[name]})
         train(config, log=lambda line: None)
-        made = specification(config)
+        made = trainer_of(config).specification()
         sets.append(f"models.{ROLES[name]}.weights={out}")
         sets += [
             f"models.{ROLES[name]}.settings.{key}={value}"

@@ -50,7 +50,7 @@ def config(data: str, s3_folder: str) -> str:
     resolved = json.loads(load_run("demo-plain").model_dump_json())
     for spec in resolved["models"].values():
         name = spec["weights"].removeprefix("zoo:")
-        store.write(f"weights/{name}", Path("zoo", name).read_bytes())
+        store.write(f"weights/{name}", Path("counterfactory/zoo", name).read_bytes())
         spec["weights"] = f"{s3_folder}/weights/{name}"
     resolved |= {"data": resolved["data"] | {"path": data}, "out": f"{s3_folder}/runs", "name": "x"}
     store.write("configs/x.yaml", yaml.safe_dump(resolved).encode())

@@ -149,6 +149,24 @@ def test_an_outage_longer_than_ten_tries_is_waited_for(proxy: Any, store: Store)
     assert proxy.told("slow-down") == 40
 
 
+def test_a_server_that_restarts_is_waited_for(
+    proxy: Any, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write("x", b"whole")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")  # where connections are refused
+    monkeypatch.setattr(
+        s3_retry.Patience,
+        "wait",
+        lambda *_: monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url),
+    )
+    assert store.read("x") == b"whole"
+    assert store.put_new("y", b"new") is True
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv(s3_retry.SECONDS, "0")
+    with pytest.raises(NoAnswer, match="got EndpointConnectionError 1 times in 0 s: check AWS_END"):
+        store.read("x")
+
+
 def test_the_time_to_wait_is_a_number(
     proxy: Any, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,6 +96,24 @@ def test_parquet_by_ranges_and_a_file_that_changes(seaweed_folder: str) -> None:
             file.read_row_group(3, use_threads=False)
 
 
+def test_pandas_and_s3fs_see_the_same_objects(seaweed_folder: str) -> None:
+    import pandas as pd
+    import s3fs
+
+    store, theirs = open_store(seaweed_folder), s3fs.S3FileSystem(skip_instance_cache=True)
+    out = io.BytesIO()
+    pq.write_table(pa.table({"x": range(1000)}), out)
+    store.write("d/x.parquet", out.getvalue())
+    assert pd.read_parquet(store.url("d/x.parquet"))["x"].tolist() == list(range(1000))
+    assert theirs.find(seaweed_folder) == [store.url("d/x.parquet").removeprefix("s3://")]
+    theirs.pipe_file(store.url("theirs"), b"theirs", mode="create")
+    assert store.put_new("theirs", b"ours") is False
+    assert store.put_new("ours", b"ours") is True
+    with pytest.raises(OSError, match=r"[Pp]recondition|pre-conditions"):
+        theirs.pipe_file(store.url("ours"), b"theirs", mode="create")
+    assert (store.read("theirs"), store.read("ours")) == (b"theirs", b"ours")
+
+
 def test_a_wrong_key_and_a_wrong_bucket_are_one_line(
     seaweed_folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,3 +35,11 @@ class Adam:
         v = BETA2 * self.v[rows] + (1 - BETA2) * (grad.square() if square is None else square)
         self.m[rows], self.v[rows] = m, v
         return m / (1 - BETA1**count) / ((v / (1 - BETA2**count)).sqrt() + EPS)
+
+
+def row_square(grad: Tensor) -> Tensor:
+    """Each row's mean squared gradient, in the shape of grad (n,...): steps with it as the second
+    moment follow the gradient's direction.
+    """
+    within = tuple(range(1, grad.ndim))
+    return grad.square().mean(within, keepdim=True).expand_as(grad)

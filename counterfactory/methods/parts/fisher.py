@@ -4,7 +4,6 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 from math import inf
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from counterfactory.methods.xgems import encoded
+from counterfactory.methods.parts.latents import start
 from counterfactory.models.interfaces import (
     AttributeAutoencoder,
     Autoencoder,
@@ -21,26 +20,6 @@ from counterfactory.models.interfaces import (
 )
 
 BATCH = 32
-Image = Callable[[Tensor, Tensor], Tensor]
-
-
-def start(autoencoder: Any, x: Tensor, residual: bool) -> tuple[Tensor, Image, int]:
-    """The latents z0 of images, the image x' of some rows' latents, and the passes through the
-    network that it took.
-
-    residual: x' = clip(x + dec(z) - dec(z0)), else x' = dec(z). An autoencoder that is told
-    attributes (AttGAN) is told the image's throughout.
-    """
-    with torch.no_grad():
-        z0, decode, calls = encoded(autoencoder, x)
-        x0 = decode(torch.arange(len(x), device=x.device), z0) if residual else None
-
-    def image(rows: Tensor, z: Tensor) -> Tensor:
-        decoded = decode(rows, z)
-        # The difference first, so that z = z0 gives x to the last bit.
-        return decoded if x0 is None else (x[rows] + (decoded - x0[rows])).clamp(0, 1)
-
-    return z0, image, calls + residual
 
 
 def fisher_information(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from counterfactory.methods.contract import Budget, Queries, row_noise, stored_verdict
+from counterfactory.methods.contract import Budget, ImageQueries, row_noise, stored_verdict
 from counterfactory.methods.parts.diffusion import (
     Schedule,
     inpaint,
@@ -64,7 +64,7 @@ class PurifiedPGD:
 
     def __call__(
         self,
-        queries: Queries,
+        queries: ImageQueries,
         *,
         schedule: Schedule,
         generators: list[torch.Generator],
@@ -162,7 +162,7 @@ class Attacked:
 
 
 def refine(
-    queries: Queries,
+    queries: ImageQueries,
     pre: Tensor,
     keep: Tensor,
     *,

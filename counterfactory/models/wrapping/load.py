@@ -4,6 +4,7 @@ of its role."""
 from __future__ import annotations
 
 import importlib
+import inspect
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,20 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from counterfactory.models.attribution import AttributionWrapper
-from counterfactory.models.causal import CausalWrapper
 from counterfactory.models.denoiser import alphas_cumprod
-from counterfactory.models.semantic import SemanticWrapper
-from counterfactory.models.wrapping.wrap import (
-    AttGANWrapper,
-    AttributeWrapper,
-    AutoencoderWrapper,
-    ClassifierWrapper,
-    DenoiserWrapper,
-    FeatureWrapper,
-    GeneratorWrapper,
-    PerceptualWrapper,
-)
+from counterfactory.models.roles import ROLES, expect_role
 
 SCHEDULE = (
     "schedule",
@@ -36,6 +25,8 @@ SCHEDULE = (
 )  # settings of a denoiser's wrapper, not of its network
 
 # no pickles, and no code that comes with a model
+# Names of ours that a user's package may have too, and those that moved into the library.
+OURS, MOVED = ("actors", "configs", "pipelines", "storage"), ("methods", "models", "metrics")
 SAFE = {"use_safetensors": True, "trust_remote_code": False}
 
 
@@ -88,47 +79,17 @@ def wrap(
     """The wrapper of a role around a network; found: what a Hugging Face config says of classes and
     schedule.
     """
-    classes = spec.get("classes") or found.get("classes") or []
-    image: dict[str, Any] = {
-        "size": spec.get("size"),
-        "mean": spec.get("mean") or [],
-        "std": spec.get("std") or [],
-    }
-    if role == "classifier":
-        head, output = spec.get("head", "softmax"), spec.get("output")
-        return ClassifierWrapper(
-            network, classes=classes, head=head, output=output, layer=spec.get("layer"), **image
-        )
-    if role == "attributes":
-        return AttributeWrapper(network, attributes=classes, **image)
-    if role in ("features", "faces"):
-        return FeatureWrapper(network, layer=spec.get("layer"), **image)
-    if role == "perceptual":
-        return PerceptualWrapper(network, **image)
-    if role == "causal":
-        return CausalWrapper(network)
-    if role == "autoencoder":
-        return AutoencoderWrapper(network, size=spec.get("size"))
-    if role == "attribution":
-        return AttributionWrapper(network, descriptors=classes)
-    if role == "semantic":
-        return SemanticWrapper(network, regions=classes, size=spec.get("size"))
-    if role == "attgan":
-        return AttGANWrapper(network, attributes=classes, size=spec.get("size"))
-    if role == "gan":
-        return GeneratorWrapper(network, size=spec.get("size"))
-    if role == "denoiser":
-        bar = diffusion.get("alphas_cumprod")
-        if bar is None:
-            bar, _ = schedule_of(diffusion)
-        return DenoiserWrapper(
-            network, alphas_cumprod=bar, prediction=diffusion.get("prediction", "epsilon")
-        )
-    known = (
-        "classifier, attributes, causal, autoencoder, gan, attgan, attribution, semantic, denoiser,"
-        " features, perceptual, faces"
-    )
-    raise ValueError(f"expected a role out of {known}, got {role!r}")
+    known = ROLES[expect_role(role, tuple(name for name, one in ROLES.items() if one.wrapper))]
+    wrapper = find(str(known.wrapper))
+    takes = inspect.signature(wrapper).parameters
+    given: dict[str, Any] = {"size": None, **spec, **diffusion}
+    given |= {norm: spec.get(norm) or [] for norm in ("mean", "std")}
+    if known.classes:
+        given[known.classes] = spec.get("classes") or found.get("classes") or []
+    if "alphas_cumprod" in takes and "alphas_cumprod" not in given:
+        given["alphas_cumprod"], _ = schedule_of(diffusion)
+    made: nn.Module = wrapper(network, **{name: given[name] for name in takes if name in given})
+    return made
 
 
 def schedule_of(settings: Mapping[str, Any]) -> tuple[Tensor, str]:
@@ -142,7 +103,7 @@ def schedule_of(settings: Mapping[str, Any]) -> tuple[Tensor, str]:
 
 
 def find(target: str) -> Any:
-    """What a dotted path names; ValueError says which part fails."""
+    """What a dotted path names, in whatever package; ValueError says which part fails."""
     path, _, name = target.rpartition(".")
     if not path:
         raise ValueError(
@@ -151,10 +112,22 @@ def find(target: str) -> Any:
         )
     try:
         return getattr(importlib.import_module(path), name)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"expected target {target!r} to be importable, got: {error}") from None
     except AttributeError:
         raise ValueError(f"expected {name!r} in the module {path}, got no such name") from None
+    except Exception as error:  # whatever a user's module does when it is imported
+        why = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        raise ValueError(
+            f"expected target {target!r} to be importable, got: {why}{_hint(path)}"
+        ) from None
+
+
+def _hint(path: str) -> str:
+    top = path.partition(".")[0]
+    if top in OURS:
+        return f": `{top}` is counterfactory's own package and hides yours: rename yours"
+    if top in MOVED:
+        return f": counterfactory's own is counterfactory.{path} now"
+    return ""
 
 
 def make(target: str, settings: Mapping[str, Any]) -> nn.Module:

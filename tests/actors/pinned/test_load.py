@@ -145,8 +145,12 @@ def test_a_method_comes_by_dotted_path_and_says_what_it_needs() -> None:
 @pytest.mark.parametrize(
     ("target", "settings", "words"),
     [
-        ("counterfactory.methods.ace.ACES", {}, "expected a class in methods/"),
-        ("counterfactory.methods.acre.ACE", {}, "expected a class in methods/"),
+        ("counterfactory.methods.ace.ACES", {}, "expected 'ACES' in the module"),
+        ("counterfactory.methods.acre.ACE", {}, "to be importable"),
+        ("methods.ace.ACE", {}, "counterfactory's own is counterfactory.methods.ace now"),
+        ("storage.mine.Mine", {}, "counterfactory's own package and hides yours"),
+        ("subprocess.Popen", {"args": "true"}, "expected a method's class"),
+        ("os.system", {"command": "true"}, "expected a method's class"),
         (
             "counterfactory.methods.ace.ACE",
             {"levles": 3},

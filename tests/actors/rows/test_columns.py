@@ -4,7 +4,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from actors.rows.columns import finite_pairs, table_of
+from actors.rows.columns import table_of
+from counterfactory.metrics.pairs import finite_pairs
 
 SCHEMA = pa.schema(
     [

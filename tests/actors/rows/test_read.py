@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from actors.rows.read import Ahead, Unusable, decoded, read, rows_ahead
+from actors.modality import Images
+from actors.rows.read import Ahead, Unusable, decoded, read
 from storage.plan import plan_shards
 from storage.schema import row_id
 
@@ -83,7 +84,7 @@ def test_what_is_closed_lets_its_thread_end() -> None:
 
 @pytest.mark.parametrize(("size", "count"), [(8, 256), (64, 256), (512, 85), (1024, 21), (8192, 2)])
 def test_large_images_wait_in_smaller_numbers(size: int, count: int) -> None:
-    assert rows_ahead(size) == count
+    assert Images({"size": size}).ahead() == count
 
 
 def test_a_shard_of_large_images_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
@@ -103,8 +104,8 @@ def test_a_shard_of_large_images_is_never_in_memory_as_a_whole(tmp_path: Path) -
         "split": None,
     }
     before, most = pa.total_allocated_bytes(), 0
-    for record in read(shard, data, {"column": None}):
-        assert len(record.content) == 400_000
+    for record in read(shard, data, {"column": None}, Images(data)):
+        assert len(record.source) == 400_000
         most = max(most, pa.total_allocated_bytes() - before)
     assert most < 26e6  # of 51e6
 
@@ -139,17 +140,20 @@ def test_rows_behind_a_damaged_page_are_set_aside_by_their_names(tmp_path: Path,
         "split": None,
     }
     shards, _ = plan_shards(str(tmp_path), shard_rows=24, rows=None)
-    found = [record for shard in shards for record in read(shard, data, {"column": None})]
+    found = [
+        record for shard in shards for record in read(shard, data, {"column": None}, Images(data))
+    ]
     good = [i for i, record in enumerate(found) if record.lost is None]
     lost = sorted(set(range(48)) - set(good))
     assert lost == list(range(lost[0], 32))
     assert 4 <= lost[0] <= 20
-    assert [found[i].content for i in good] == [cells[i]["bytes"] for i in good]
+    assert [found[i].source for i in good] == [cells[i]["bytes"] for i in good]
     for i in lost:
         assert found[i].id == (f"row {i}" if own else row_id(b"", f"x.parquet#{i}"))
     assert f"{path}: rows {lost[0]}:24 cannot be read: OSError: " in str(found[lost[0]].lost)
     assert f"{path}: rows 24:32 cannot be read: OSError: " in str(found[24].lost)
-    (row,) = decoded([found[31]], shards[1], {"data": data, "target": {"column": None}}, (), set())
+    config = {"data": data, "target": {"column": None}}
+    (row,) = decoded([found[31]], shards[1], config, (), set(), Images(data))
     assert isinstance(row, Unusable)
     assert row.reason == found[31].lost
 
@@ -173,8 +177,8 @@ def test_a_text_that_is_none_sets_its_row_aside(tmp_path: Path) -> None:
         "split": None,
     }
     (shard,), _ = plan_shards(str(tmp_path), shard_rows=3, rows=None)
-    found = list(read(shard, data, {"column": None}))
-    assert [record.content for record in found] == [b"1", None, b"3"]
+    found = list(read(shard, data, {"column": None}, Images(data)))
+    assert [record.source for record in found] == [b"1", None, b"3"]
     assert [record.lost for record in found] == [
         None,
         "a text of it cannot be read: invalid start byte",

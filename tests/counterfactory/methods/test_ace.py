@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from counterfactory.methods.ace import ACE
-from counterfactory.methods.contract import Queries, to_8bit
+from counterfactory.methods.contract import ImageQueries, to_8bit
 from counterfactory.methods.parts.diffusion import keep_mask
 
-Pick = Callable[[Queries, list[int]], Queries]
+Pick = Callable[[ImageQueries, list[int]], ImageQueries]
 
 
 def transcribed(
@@ -81,7 +81,7 @@ def diffusion(models: dict[str, nn.Module]) -> dict[str, Any]:
     ("distance", "weight"), [("l1", 0.001), ("l1", 0.02), ("l2", 0.1), ("l2", 2.0)]
 )
 def test_every_iterate_is_the_papers(
-    diffusion: dict[str, Any], queries: Queries, distance: str, weight: float
+    diffusion: dict[str, Any], queries: ImageQueries, distance: str, weight: float
 ) -> None:
     settings = {"respaced": 10, "levels": 4, "iterations": 8}
     common: dict[str, Any] = {"distance": distance, "weight": weight}
@@ -98,13 +98,13 @@ def test_every_iterate_is_the_papers(
             )
 
 
-def moved_share(answers: Any, queries: Queries) -> Tensor:
+def moved_share(answers: Any, queries: ImageQueries) -> Tensor:
     change: Tensor = (answers.counterfactual != queries.images).flatten(1).float().mean(1)
     return change
 
 
 def test_lambda_weighs_the_same_in_every_batch(
-    diffusion: dict[str, Any], queries: Queries, pick: Pick
+    diffusion: dict[str, Any], queries: ImageQueries, pick: Pick
 ) -> None:
     """One public ACE mixes a batch mean with a batch sum, so that lambda grows with the batch."""
     shares = []
@@ -118,7 +118,7 @@ def test_lambda_weighs_the_same_in_every_batch(
 
 
 def test_the_gradient_is_that_of_one_row(
-    diffusion: dict[str, Any], queries: Queries, pick: Pick
+    diffusion: dict[str, Any], queries: ImageQueries, pick: Pick
 ) -> None:
     """Eight times the same row in a batch is the row, eight times."""
     same = pick(queries, [2] * 8)
@@ -172,13 +172,13 @@ class Bright(nn.Module):
         return torch.stack([-logit / 2, logit / 2], 1)
 
 
-def dark() -> Queries:
+def dark() -> ImageQueries:
     images = (
         torch.randint(110, 126, (3, 3, 16, 16), generator=torch.Generator().manual_seed(8)).float()
         / 255
     )
     zeros = torch.zeros(3, dtype=torch.int64)
-    return Queries(images=images, source=zeros, target=zeros + 1, seed=zeros + 7)
+    return ImageQueries(images=images, source=zeros, target=zeros + 1, seed=zeros + 7)
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_more_draws_are_taken_by_rows_that_lost_the_flip_alone() -> None:
 
 
 def test_a_refined_answer_is_the_query_outside_its_mask(
-    diffusion: dict[str, Any], queries: Queries
+    diffusion: dict[str, Any], queries: ImageQueries
 ) -> None:
     answers = ACE(respaced=10, levels=3, iterations=12, gamma=0.9, kernel=3, weight=0.02)(
         queries, **diffusion
@@ -347,7 +347,9 @@ def test_stopping_asks_the_view_through_the_denoiser_too() -> None:
     )
 
 
-def test_checkpointing_changes_the_cost_only(diffusion: dict[str, Any], queries: Queries) -> None:
+def test_checkpointing_changes_the_cost_only(
+    diffusion: dict[str, Any], queries: ImageQueries
+) -> None:
     settings: dict[str, Any] = {"respaced": 10, "levels": 3, "iterations": 4}
     plain, spared = (
         ACE(**settings, checkpoint=flag)(queries, **diffusion) for flag in (False, True)
@@ -357,7 +359,7 @@ def test_checkpointing_changes_the_cost_only(diffusion: dict[str, Any], queries:
 
 
 def test_a_row_with_a_bad_gradient_ends_alone(
-    diffusion: dict[str, Any], queries: Queries, pick: Pick
+    diffusion: dict[str, Any], queries: ImageQueries, pick: Pick
 ) -> None:
     classifier, calls = diffusion["classifier"], []
 

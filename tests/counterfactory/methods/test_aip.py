@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from counterfactory.methods.aip import AIP, length
 from counterfactory.methods.aip_random import AIPRandom, turned
-from counterfactory.methods.contract import Queries, to_8bit
+from counterfactory.methods.contract import ImageQueries, to_8bit
 
-Pick = Callable[[Queries, list[int]], Queries]
+Pick = Callable[[ImageQueries, list[int]], ImageQueries]
 
 
 def used(models: dict[str, nn.Module]) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def test_a_row_goes_as_algorithm_1_says(
     floor: float,
     beta: float,
     models: dict[str, nn.Module],
-    queries: Queries,
+    queries: ImageQueries,
     pick: Pick,
 ) -> None:
     """Transcribed: while F(dec(z,a)) != y* and n < n_max: eq. 6 with the gradient of eq. 3; mu,
@@ -96,7 +96,7 @@ def test_a_row_goes_as_algorithm_1_says(
 
 
 def test_decay_bounds_the_way_and_a_floor_lifts_the_bound(
-    models: dict[str, nn.Module], queries: Queries
+    models: dict[str, nn.Module], queries: ImageQueries
 ) -> None:
     """A classifier that never flips and whose gradient is 1 everywhere: the way is mu (1 - beta^n)
     / (1 - beta).
@@ -155,7 +155,7 @@ def test_decay_bounds_the_way_and_a_floor_lifts_the_bound(
 
 
 def test_what_a_row_weighs_by_alpha_stays_nearer(
-    models: dict[str, nn.Module], queries: Queries
+    models: dict[str, nn.Module], queries: ImageQueries
 ) -> None:
     ways = []
     for alpha in (0.0, 2.0):
@@ -167,7 +167,7 @@ def test_what_a_row_weighs_by_alpha_stays_nearer(
 
 
 def test_random_ways_are_as_long_and_a_rows_own(
-    models: dict[str, nn.Module], queries: Queries, pick: Pick
+    models: dict[str, nn.Module], queries: ImageQueries, pick: Pick
 ) -> None:
     grad = torch.randn(4, 5, 2)
     generators = [torch.Generator().manual_seed(row) for row in range(4)]
@@ -198,7 +198,9 @@ def test_random_ways_are_as_long_and_a_rows_own(
     assert float(p_informed) > float(p_random)
 
 
-def test_rows_that_flip_leave_the_batch(models: dict[str, nn.Module], queries: Queries) -> None:
+def test_rows_that_flip_leave_the_batch(
+    models: dict[str, nn.Module], queries: ImageQueries
+) -> None:
     sizes: list[int] = []
     attgan: Any = models["attgan"]
 

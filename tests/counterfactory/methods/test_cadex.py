@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from counterfactory.methods.cadex import CADEX, strongest
-from counterfactory.methods.contract import Queries, to_8bit
+from counterfactory.methods.contract import ImageQueries, to_8bit
 
 
 class Weighted(nn.Module):
@@ -29,13 +29,13 @@ class Weighted(nn.Module):
         return torch.stack([-logit, logit], 1)
 
 
-def turned_away(net: Weighted, rows: int = 3) -> Queries:
+def turned_away(net: Weighted, rows: int = 3) -> ImageQueries:
     """Noise that is drawn away from class 1, more and more by row."""
     noise = torch.rand(rows, 3, 8, 8, generator=torch.Generator().manual_seed(3)) * 0.2 + 0.4
     images = to_8bit(noise - torch.arange(1, rows + 1).view(-1, 1, 1, 1) * net.weight.sign() * 0.02)
     zeros = torch.zeros(rows, dtype=torch.int64)
     assert not net(images).argmax(1).any()
-    return Queries(images=images, source=zeros, target=zeros + 1, seed=zeros)
+    return ImageQueries(images=images, source=zeros, target=zeros + 1, seed=zeros)
 
 
 def test_exactly_the_n_values_of_largest_gradient_move() -> None:
@@ -54,7 +54,7 @@ def test_exactly_the_n_values_of_largest_gradient_move() -> None:
 
 
 def test_it_stops_at_the_first_iterate_that_flips_or_is_as_sure_as_asked(
-    pick: Callable[[Queries, list[int]], Queries],
+    pick: Callable[[ImageQueries, list[int]], ImageQueries],
 ) -> None:
     net = Weighted()
     queries = turned_away(net)

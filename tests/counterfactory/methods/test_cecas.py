@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from counterfactory.methods.ace import ACE
 from counterfactory.methods.cecas import CECAS
-from counterfactory.methods.contract import Queries, to_8bit
+from counterfactory.methods.contract import ImageQueries, to_8bit
 from counterfactory.methods.parts.diffusion import keep_mask
 
 
@@ -80,7 +80,7 @@ def used(models: dict[str, nn.Module]) -> dict[str, Any]:
 @pytest.mark.parametrize("alpha", [0.2, 2.0])
 def test_both_attacks_are_the_papers(
     used: dict[str, Any],
-    queries: Queries,
+    queries: ImageQueries,
     monkeypatch: pytest.MonkeyPatch,
     iterations: int,
     alpha: float,
@@ -115,7 +115,7 @@ def test_both_attacks_are_the_papers(
 
 
 def test_without_guidance_it_is_ace_with_the_mask_of_x_near(
-    used: dict[str, Any], queries: Queries
+    used: dict[str, Any], queries: ImageQueries
 ) -> None:
     sizes: dict[str, Any] = {"respaced": 10, "levels": 2, "iterations": 5}
     plain = {name: used[name] for name in ("classifier", "denoiser")}
@@ -169,7 +169,7 @@ class Nothing(nn.Module):
 def test_guidance_holds_the_spurious_half_still(named: Any) -> None:
     images = to_8bit(torch.full((2, 3, 16, 16), 0.4))
     zeros = torch.zeros(2, dtype=torch.int64)
-    queries = Queries(images=images, source=zeros, target=zeros + 1, seed=zeros + 5)
+    queries = ImageQueries(images=images, source=zeros, target=zeros + 1, seed=zeros + 5)
     moved = {}
     for alpha in (0.0, 10.0):
         method = CECAS(
@@ -202,7 +202,7 @@ class Only(RightHalf):
     attributes = None  # type: ignore[assignment]
 
 
-def test_a_row_is_charged_for_both_attacks(used: dict[str, Any], queries: Queries) -> None:
+def test_a_row_is_charged_for_both_attacks(used: dict[str, Any], queries: ImageQueries) -> None:
     answers = CECAS(respaced=10, levels=3, iterations=4)(queries, **used)
     # x': 3 denoiser calls, the classifier, its features and the factors; x'': without these two; 3
     # + 2 to refine, the query's factors (2), the verdict
@@ -210,7 +210,7 @@ def test_a_row_is_charged_for_both_attacks(used: dict[str, Any], queries: Querie
     assert answers.backward.tolist() == [4 * (4 + 2) + 4 * 4] * 8
 
 
-def test_a_model_that_cannot_tell_is_refused(used: dict[str, Any], queries: Queries) -> None:
+def test_a_model_that_cannot_tell_is_refused(used: dict[str, Any], queries: ImageQueries) -> None:
     asked: list[Any] = []
     used["spurious"].expect = asked.append  # as the causal model has it, which knows its classifier
     CECAS().expect(used)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from counterfactory.methods.contract import Queries, to_8bit
+from counterfactory.methods.contract import ImageQueries, to_8bit
 from counterfactory.methods.counter_vis import CounterVis, block, exchanged
 from counterfactory.models.distractors import Distractors
 
@@ -54,10 +54,12 @@ def bank(net: Net, seed: int = 2) -> Distractors:
     return Distractors(images.to(torch.uint8), torch.arange(30) * 10)
 
 
-def asked(net: Net, rows: int = 6) -> Queries:
+def asked(net: Net, rows: int = 6) -> ImageQueries:
     images = to_8bit(torch.rand(rows, 3, 12, 12, generator=torch.Generator().manual_seed(9)))
     source = net(images).argmax(1)
-    return Queries(images=images, source=source, target=(source + 1) % 3, seed=torch.arange(rows))
+    return ImageQueries(
+        images=images, source=source, target=(source + 1) % 3, seed=torch.arange(rows)
+    )
 
 
 def brute(net: Net, cells: Tensor, spare: Tensor, target: int, most: int) -> list[list[int]]:
@@ -249,7 +251,7 @@ def test_blocks_tile_an_image_that_the_cells_do_not_divide() -> None:
     )
     sized = Resized()
     source = sized(images[:4] / 255).argmax(1)
-    queries = Queries(
+    queries = ImageQueries(
         images=images[:4] / 255, source=source, target=(source + 1) % 3, seed=torch.arange(4)
     )
     answers = CounterVis()(

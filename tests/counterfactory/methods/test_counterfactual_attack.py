@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from counterfactory.methods.contract import Queries, to_8bit
+from counterfactory.methods.contract import ImageQueries, to_8bit
 from counterfactory.methods.counterfactual_attack import CounterfactualAttack
 
-Pick = Callable[[Queries, list[int]], Queries]
+Pick = Callable[[ImageQueries, list[int]], ImageQueries]
 SIDE, LATENT = 16, 5
 
 
@@ -42,7 +42,7 @@ class Linear(nn.Module):
         return torch.stack([torch.zeros_like(logit), logit], 1)
 
 
-def grey(rows: int, to: int = 1) -> Queries:
+def grey(rows: int, to: int = 1) -> ImageQueries:
     """Images near grey, on the 8-bit grid, all to be turned to class `to`."""
     images = (
         torch.randint(
@@ -51,7 +51,7 @@ def grey(rows: int, to: int = 1) -> Queries:
         / 255
     )
     index = torch.full((rows,), to)
-    return Queries(images=images, source=1 - index, target=index, seed=torch.arange(rows))
+    return ImageQueries(images=images, source=1 - index, target=index, seed=torch.arange(rows))
 
 
 @pytest.mark.parametrize("objective", ["probability", "log_probability"])
@@ -115,7 +115,7 @@ def test_every_iterate_is_that_of_torchs_adam(
 
 
 def test_an_unmoved_latent_gives_the_query_itself(
-    models: dict[str, nn.Module], queries: Queries
+    models: dict[str, nn.Module], queries: ImageQueries
 ) -> None:
     used: dict[str, Any] = {name: models[name] for name in ("classifier", "autoencoder")}
     answers = CounterfactualAttack(max_steps=0)(queries, **used)
@@ -178,7 +178,7 @@ def test_a_row_is_done_only_when_its_stored_image_passes() -> None:
 
 def test_a_row_that_cannot_keeps_its_best_try_and_says_so() -> None:
     net, queries = Linear(gain=0.5), grey(3)
-    queries = Queries(
+    queries = ImageQueries(
         images=queries.images - 30 / 255,
         source=queries.source,
         target=queries.target,

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from counterfactory.methods.contract import Queries, to_8bit
+from counterfactory.methods.contract import ImageQueries, to_8bit
 from counterfactory.methods.dime import DiME
 
-Pick = Callable[[Queries, list[int]], Queries]
+Pick = Callable[[ImageQueries, list[int]], ImageQueries]
 SMALL: dict[str, Any] = {"respaced": 12, "tau": 5, "scales": [3.0]}
 
 
@@ -155,7 +155,7 @@ def used(models: dict[str, nn.Module]) -> dict[str, Any]:
 )
 def test_every_step_is_the_papers(
     used: dict[str, Any],
-    queries: Queries,
+    queries: ImageQueries,
     pick: Pick,
     make_denoiser: Callable[..., Any],
     kind: str,
@@ -197,7 +197,7 @@ def test_every_step_is_the_papers(
     "term", [{"l1": 0.5}, {"perceptual": 300.0}, {"rescale": False}, {"loss": "log-prob"}]
 )
 def test_every_term_of_the_guidance_counts(
-    used: dict[str, Any], queries: Queries, term: dict[str, Any]
+    used: dict[str, Any], queries: ImageQueries, term: dict[str, Any]
 ) -> None:
     base = {**SMALL, "l1": 0.0, "perceptual": 0.0}
     without, with_it = (
@@ -236,10 +236,10 @@ class Brightness(nn.Module):
         return torch.stack([torch.zeros_like(logit), logit], 1)  # as a sigmoid head comes
 
 
-def grey(rows: int, level: int = 100) -> Queries:
+def grey(rows: int, level: int = 100) -> ImageQueries:
     zeros = torch.zeros(rows, dtype=torch.int64)
     images = torch.full((rows, 3, 8, 8), level / 255)
-    return Queries(images=images, source=zeros, target=zeros + 1, seed=torch.arange(rows) + 3)
+    return ImageQueries(images=images, source=zeros, target=zeros + 1, seed=torch.arange(rows) + 3)
 
 
 def test_the_papers_settings_cost_1830_unet_evaluations_a_scale() -> None:
@@ -275,7 +275,7 @@ def test_what_a_scale_costs(settings: dict[str, Any], calls: int) -> None:
 
 
 def test_a_perceptual_distance_costs_a_look_and_a_way_back_a_step(
-    used: dict[str, Any], queries: Queries
+    used: dict[str, Any], queries: ImageQueries
 ) -> None:
     answers = DiME(**SMALL, perceptual=1.0)(queries, **used)
     fails = torch.tensor([reason is not None for reason in answers.reasons]).long()
@@ -320,7 +320,7 @@ def test_the_ladder_takes_rows_that_have_not_flipped_from_the_same_noise() -> No
 
 
 def test_a_row_that_no_scale_flips_keeps_its_best_try(
-    used: dict[str, Any], queries: Queries
+    used: dict[str, Any], queries: ImageQueries
 ) -> None:
     """Whatever the order of the scales, the try of highest p(target) is the answer."""
     settings: dict[str, Any] = {"respaced": 12, "tau": 3, "l1": 0.0, "perceptual": 0.0}
@@ -342,7 +342,7 @@ def test_a_row_that_no_scale_flips_keeps_its_best_try(
 @pytest.mark.parametrize("learned", [False, True])
 def test_a_batch_is_its_rows(
     used: dict[str, Any],
-    queries: Queries,
+    queries: ImageQueries,
     pick: Pick,
     make_denoiser: Callable[..., Any],
     inner: str,
@@ -368,7 +368,7 @@ def test_a_batch_is_its_rows(
 
 
 def test_a_masked_answer_is_the_query_outside_its_mask(
-    used: dict[str, Any], queries: Queries
+    used: dict[str, Any], queries: ImageQueries
 ) -> None:
     settings: dict[str, Any] = {
         **SMALL,
@@ -398,7 +398,7 @@ def test_both_heads_of_a_binary_decision_guide_alike() -> None:
             )  # no probability's matter
 
     bright = grey(2, 200)
-    down = Queries(
+    down = ImageQueries(
         images=bright.images, source=bright.target, target=bright.source, seed=bright.seed
     )
     method = DiME(respaced=20, tau=4, scales=(100.0,), perceptual=0.0, l1=0.0)
@@ -414,7 +414,7 @@ def test_both_heads_of_a_binary_decision_guide_alike() -> None:
 
 
 def test_a_row_with_a_bad_gradient_ends_alone(
-    used: dict[str, Any], queries: Queries, pick: Pick
+    used: dict[str, Any], queries: ImageQueries, pick: Pick
 ) -> None:
     classifier, calls = used["classifier"], []
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from counterfactory.methods.contract import Queries, row_generators
+from counterfactory.methods.contract import ImageQueries, row_generators
 from counterfactory.methods.dive import DiVE, likeness
 from counterfactory.methods.parts.fisher import fisher_groups
 from counterfactory.models.distractors import Distractors
 
-Pick = Callable[[Queries, list[int]], Queries]
+Pick = Callable[[ImageQueries, list[int]], ImageQueries]
 SIDE, LATENT, K = 16, 12, 4
 WEIGHTS: dict[str, Any] = {
     "pixel_weight": 7.0,
@@ -49,7 +49,7 @@ class Linear(nn.Module):
         return torch.stack([torch.zeros_like(logit), logit], 1)
 
 
-def grey(net: Linear, rows: int) -> Queries:
+def grey(net: Linear, rows: int) -> ImageQueries:
     """Images near grey, on the 8-bit grid, each to be turned to the class that it is not."""
     images = (
         torch.randint(
@@ -58,10 +58,12 @@ def grey(net: Linear, rows: int) -> Queries:
         / 255
     )
     source = net(images).argmax(1)
-    return Queries(images=images, source=source, target=1 - source, seed=torch.arange(rows) + 3)
+    return ImageQueries(
+        images=images, source=source, target=1 - source, seed=torch.arange(rows) + 3
+    )
 
 
-def bank(queries: Queries) -> Distractors:
+def bank(queries: ImageQueries) -> Distractors:
     return Distractors((queries.images * 255).round().to(torch.uint8), torch.arange(len(queries)))
 
 
@@ -276,7 +278,7 @@ def test_settings_are_checked(wrong: dict[str, Any]) -> None:
 
 
 def test_an_autoencoder_that_is_told_attributes_is_told_the_querys(
-    models: dict[str, nn.Module], queries: Queries, pick: Pick
+    models: dict[str, nn.Module], queries: ImageQueries, pick: Pick
 ) -> None:
     method = DiVE(answers=2, max_steps=3, lr=0.1, threshold=1.0)
     used: dict[str, Any] = {

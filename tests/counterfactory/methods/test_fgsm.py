@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from counterfactory.methods.contract import Queries
+from counterfactory.methods.contract import ImageQueries
 from counterfactory.methods.fgsm import FGSM
 
 
@@ -26,13 +26,13 @@ class Linear(nn.Module):
         return torch.stack([-logit, logit], 1)
 
 
-def away_by(net: Linear, levels: list[float], source: int = 0) -> Queries:
+def away_by(net: Linear, levels: list[float], source: int = 0) -> ImageQueries:
     """Grey images, each so many levels away from the decision in every value that counts."""
     sign = 1 if source else -1
     images = 128 / 255 + sign * torch.tensor(levels).view(-1, 1, 1, 1) / 255 * net.pattern
     classes = torch.full((len(levels),), source)
     assert torch.equal(net(images).argmax(1), classes)
-    return Queries(images=images, source=classes, target=1 - classes, seed=classes)
+    return ImageQueries(images=images, source=classes, target=1 - classes, seed=classes)
 
 
 def test_a_linear_classifier_turns_where_the_step_is_longer_than_the_way() -> None:

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from counterfactory.methods.contract import Budget, Queries, row_generators, row_noise
+from counterfactory.methods.contract import Budget, ImageQueries, row_generators, row_noise
 from counterfactory.methods.counterfactual_attack_gan import CounterfactualAttackGAN
 from counterfactory.methods.parts.inversion import Inversion
 
-Pick = Callable[[Queries, list[int]], Queries]
+Pick = Callable[[ImageQueries, list[int]], ImageQueries]
 PLAIN: dict[str, Any] = {
     "spread": 1.0,
     "lr": 0.1,
@@ -146,7 +146,7 @@ def test_a_bad_gradient_ends_one_row_alone() -> None:
 
 
 def test_the_attack_begins_where_the_inversion_ends(
-    models: dict[str, nn.Module], queries: Queries
+    models: dict[str, nn.Module], queries: ImageQueries
 ) -> None:
     used: dict[str, Any] = {"classifier": models["classifier"], "gan": models["gan"]}
     settings: dict[str, Any] = {

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from counterfactory.methods.contract import (
     Budget,
-    Queries,
+    ImageQueries,
     passes_stored,
     settle,
     stored_verdict,
@@ -32,9 +32,9 @@ def flat(*levels: float) -> Tensor:
     return (torch.tensor(levels) / 255).view(-1, 1, 1, 1).expand(-1, 3, 4, 4).clone()
 
 
-def queries(n: int) -> Queries:
+def queries(n: int) -> ImageQueries:
     zeros = torch.zeros(n, dtype=torch.int64)
-    return Queries(images=flat(*[50.0] * n), source=zeros, target=zeros + 1, seed=zeros)
+    return ImageQueries(images=flat(*[50.0] * n), source=zeros, target=zeros + 1, seed=zeros)
 
 
 def test_rounding_is_to_the_nearest_level_and_stays() -> None:
@@ -92,13 +92,13 @@ def test_queries_are_checked() -> None:
         ValueError,
         match=r"expected target of shape \(2,\) and dtype int64, got \(2,\) torch.float32",
     ):
-        Queries(
+        ImageQueries(
             images=flat(1, 2),
             source=torch.zeros(2).long(),
             target=torch.zeros(2),
             seed=torch.zeros(2).long(),
         )
     with pytest.raises(ValueError, match="expected images of shape"):
-        Queries(
+        ImageQueries(
             images=flat(1, 2)[0], source=torch.zeros(1), target=torch.zeros(1), seed=torch.zeros(1)
         )

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from counterfactory.methods.contract import Queries
+from counterfactory.methods.contract import ImageQueries
 from counterfactory.methods.pixel_pgd import PixelPGD
 
 
@@ -25,7 +25,7 @@ class Linear(nn.Module):
         return torch.stack([-logit, logit], 1)
 
 
-def turned_away(net: Linear, rows: int = 4) -> Queries:
+def turned_away(net: Linear, rows: int = 4) -> ImageQueries:
     """Noise that is drawn away from class 1, more and more by row, with some pixels at the ends of
     the range.
     """
@@ -35,7 +35,7 @@ def turned_away(net: Linear, rows: int = 4) -> Queries:
     images = noise - torch.arange(1, rows + 1).view(-1, 1, 1, 1) * net.pattern * 4
     images[:, 0, 0, 0], images[:, 0, 0, 1] = 0.0, 255.0
     zeros = torch.zeros(rows, dtype=torch.int64)
-    queries = Queries(
+    queries = ImageQueries(
         images=images.round().clamp(0, 255) / 255, source=zeros, target=zeros + 1, seed=zeros
     )
     assert not net(queries.images).argmax(1).any()

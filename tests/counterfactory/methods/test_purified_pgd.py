@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from counterfactory.methods.ace import ACE
-from counterfactory.methods.contract import Queries, to_8bit
+from counterfactory.methods.contract import ImageQueries, to_8bit
 from counterfactory.methods.parts.diffusion import keep_mask, purify, respace
 
 SIZES: dict[str, Any] = {"respaced": 10, "levels": 3, "iterations": 5, "weight": 0.01}
@@ -50,7 +50,7 @@ def test_without_any_call_the_gradient_is_that_of_the_view(diffusion: dict[str, 
 
 
 def test_calls_without_a_gradient_are_not_charged_for_one(
-    diffusion: dict[str, Any], queries: Queries
+    diffusion: dict[str, Any], queries: ImageQueries
 ) -> None:
     whole, last = (
         ACE(**SIZES, refine=False, through=through)(queries, **diffusion) for through in (None, 1)
@@ -63,7 +63,7 @@ def test_calls_without_a_gradient_are_not_charged_for_one(
 
 
 def test_an_early_mask_keeps_what_hardly_changed(
-    diffusion: dict[str, Any], queries: Queries
+    diffusion: dict[str, Any], queries: ImageQueries
 ) -> None:
     settings: dict[str, Any] = {**SIZES, "refine": False, "gamma": 0.9, "kernel": 1}
     early = ACE(**{**settings, "iterations": 2})(queries, **diffusion).counterfactual
@@ -77,7 +77,9 @@ def test_an_early_mask_keeps_what_hardly_changed(
     assert float((answers != queries.images)[~kept].float().mean()) > 0.5
 
 
-def test_bfloat16_is_for_the_denoiser_alone(diffusion: dict[str, Any], queries: Queries) -> None:
+def test_bfloat16_is_for_the_denoiser_alone(
+    diffusion: dict[str, Any], queries: ImageQueries
+) -> None:
     seen: list[tuple[torch.dtype, bool]] = []
 
     class Watched(nn.Module):

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from counterfactory.methods.contract import Queries
+from counterfactory.methods.contract import ImageQueries
 from counterfactory.methods.steex import STEEX
 
-Pick = Callable[[Queries, list[int]], Queries]
+Pick = Callable[[ImageQueries, list[int]], ImageQueries]
 
 
 @pytest.fixture
@@ -24,7 +24,11 @@ def used(models: dict[str, nn.Module]) -> dict[str, Any]:
 @pytest.mark.parametrize("regions", [None, ["right"]])
 @pytest.mark.parametrize("residual", [False, True])
 def test_every_step_is_that_of_torchs_adam(
-    residual: bool, regions: list[str] | None, used: dict[str, Any], queries: Queries, pick: Pick
+    residual: bool,
+    regions: list[str] | None,
+    used: dict[str, Any],
+    queries: ImageQueries,
+    pick: Pick,
 ) -> None:
     one = pick(queries, [0])
     x, y, masks = one.images, int(one.target), one.masks
@@ -56,7 +60,7 @@ def test_every_step_is_that_of_torchs_adam(
 
 @pytest.mark.parametrize("residual", [False, True])
 def test_only_the_pixels_of_the_regions_change(
-    residual: bool, used: dict[str, Any], queries: Queries
+    residual: bool, used: dict[str, Any], queries: ImageQueries
 ) -> None:
     settings: dict[str, Any] = {
         "lr": 0.1,
@@ -85,7 +89,7 @@ def test_only_the_pixels_of_the_regions_change(
 
 
 def test_the_paper_takes_all_steps_and_a_threshold_stops(
-    used: dict[str, Any], queries: Queries
+    used: dict[str, Any], queries: ImageQueries
 ) -> None:
     settings: dict[str, Any] = {"lr": 0.1, "max_steps": 40, "distance_weight": 0.0}
     whole, sure = (STEEX(threshold=p, **settings)(queries, **used) for p in (1.0, 0.8))
@@ -98,7 +102,7 @@ def test_the_paper_takes_all_steps_and_a_threshold_stops(
 
 
 def test_a_rows_second_moment_leaves_the_gradients_direction(
-    used: dict[str, Any], queries: Queries, pick: Pick
+    used: dict[str, Any], queries: ImageQueries, pick: Pick
 ) -> None:
     one = pick(queries, [0])
     assert one.masks is not None
@@ -118,7 +122,7 @@ def test_a_rows_second_moment_leaves_the_gradients_direction(
     torch.testing.assert_close(moved, wanted.flatten(1), atol=1e-5, rtol=1e-3)
 
 
-def test_a_heavy_distance_keeps_the_styles(used: dict[str, Any], queries: Queries) -> None:
+def test_a_heavy_distance_keeps_the_styles(used: dict[str, Any], queries: ImageQueries) -> None:
     ways = []
     for weight in (0.0, 100.0):
         answers = STEEX(distance_weight=weight, lr=0.05)(queries, **used)
@@ -129,7 +133,7 @@ def test_a_heavy_distance_keeps_the_styles(used: dict[str, Any], queries: Querie
 
 
 def test_a_row_without_the_region_ends_with_that_reason(
-    used: dict[str, Any], queries: Queries
+    used: dict[str, Any], queries: ImageQueries
 ) -> None:
     assert queries.masks is not None
     masks = queries.masks.clone()
@@ -140,7 +144,7 @@ def test_a_row_without_the_region_ends_with_that_reason(
     assert torch.equal(answers.counterfactual[3], queries.images[3])
 
 
-def test_masks_and_known_regions_are_asked_for(used: dict[str, Any], queries: Queries) -> None:
+def test_masks_and_known_regions_are_asked_for(used: dict[str, Any], queries: ImageQueries) -> None:
     with pytest.raises(ValueError, match=r"expected queries with masks \(data.mask\), got none"):
         STEEX()(replace(queries, masks=None), **used)
     with pytest.raises(

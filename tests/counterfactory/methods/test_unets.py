@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from counterfactory.methods.ace import ACE
-from counterfactory.methods.contract import Queries, to_8bit
+from counterfactory.methods.contract import ImageQueries, to_8bit
 from counterfactory.methods.dime import DiME
 from counterfactory.models.wrapping.load import build
 from counterfactory.models.wrapping.wrap import DenoiserWrapper
@@ -75,7 +75,7 @@ METHODS = {
 
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_run_on_any_unet(
-    name: str, denoiser: Any, prediction: str, models: Any, queries: Queries
+    name: str, denoiser: Any, prediction: str, models: Any, queries: ImageQueries
 ) -> None:
     assert denoiser.alphas_cumprod.shape == (TRAINED,)
     assert denoiser.prediction == prediction
@@ -87,7 +87,7 @@ def test_methods_run_on_any_unet(
     assert float((image != queries.images).float().mean()) > 0.05
     assert not any(reason and "finite" in reason for reason in answers.reasons)
     three = [2, 5, 0]
-    some = Queries(
+    some = ImageQueries(
         **{key: getattr(queries, key)[three] for key in ("images", "source", "target", "seed")}
     )
     again = method(some, **used)  # another batch: convolutions may round otherwise, no more
@@ -97,7 +97,7 @@ def test_methods_run_on_any_unet(
 
 
 def test_what_the_denoiser_is_taken_for_matters(
-    denoiser: Any, prediction: str, models: Any, queries: Queries
+    denoiser: Any, prediction: str, models: Any, queries: ImageQueries
 ) -> None:
     """The same network read as the other prediction gives other answers: the folder's schedule is
     heard.

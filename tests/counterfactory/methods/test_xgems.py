@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from counterfactory.methods.contract import Queries
+from counterfactory.methods.contract import ImageQueries
 from counterfactory.methods.xgems import XGEMs
 
-Pick = Callable[[Queries, list[int]], Queries]
+Pick = Callable[[ImageQueries, list[int]], ImageQueries]
 
 
 @pytest.mark.parametrize("name", ["autoencoder", "attgan"])
@@ -25,7 +25,7 @@ def test_every_iterate_is_that_of_torchs_optimizer(
     residual: bool,
     name: str,
     models: dict[str, nn.Module],
-    queries: Queries,
+    queries: ImageQueries,
     pick: Pick,
 ) -> None:
     one = pick(queries, [0])
@@ -58,7 +58,7 @@ def test_every_iterate_is_that_of_torchs_optimizer(
 
 
 def test_it_stops_at_the_flip_and_a_threshold_asks_for_more(
-    models: dict[str, nn.Module], queries: Queries
+    models: dict[str, nn.Module], queries: ImageQueries
 ) -> None:
     used: dict[str, Any] = {
         "classifier": models["classifier"],
@@ -84,7 +84,7 @@ def test_it_stops_at_the_flip_and_a_threshold_asks_for_more(
 
 
 def test_a_heavy_weight_on_pixels_keeps_the_row_near(
-    models: dict[str, nn.Module], queries: Queries
+    models: dict[str, nn.Module], queries: ImageQueries
 ) -> None:
     used: dict[str, Any] = {
         "classifier": models["classifier"],

@@ -204,7 +204,7 @@ def test_a_healthy_run_has_no_problem_and_nothing_is_written(
             "method",
             "needs models.denoiser, got classifier: add models.denoiser",
         ),
-        ({"method__target": "methods.none.None"}, "method", "expected a class in methods/"),
+        ({"method__target": "methods.none.None"}, "method", "to be importable"),
         ({"method__settings": {"stepz": 3}}, "method", "unknown key 'stepz'"),
         (
             {"target": {"name": "brigth"}},
@@ -213,7 +213,7 @@ def test_a_healthy_run_has_no_problem_and_nothing_is_written(
         ),
         ({"target": {"column": "Wantd"}}, "target.column", "got 'Wantd': did you mean 'Wanted'"),
         ({"engine__device": "cuda:7"}, "engine.device", "expected a GPU for cuda:7, got none"),
-        ({"out": __file__}, "out", "expected a folder to write to, got .*test_doctor.py"),
+        ({"out": __file__}, "out", "expected a folder to write to, got .*test_job.py"),
     ],
 )
 def test_a_fault_is_a_problem_of_its_own(

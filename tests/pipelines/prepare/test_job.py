@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -360,3 +362,39 @@ def test_a_users_mistake_is_one_line(tmp_path: Path, words: list[str], message: 
         command(*(str(tmp_path / "out") if word == "OUT" else word for word in words))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def own_source(rows: int = 3, shade: int = 7) -> Source:
+    """Grey squares: a data set of a user's own."""
+    image = png(np.full((4, 4, 3), shade, dtype=np.uint8))
+    return Source(
+        rows=(
+            Row(id=f"r{i}", image=image, path=f"{i}.png", label=i % 2, split="train")
+            for i in range(rows)
+        ),
+        total=rows,
+        classes=("even", "odd"),
+    )
+
+
+def test_a_source_of_ones_own_comes_by_its_dotted_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = ModuleType("mine")
+    module.source, module.none = own_source, dict  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mine", module)
+    words = ["own", tmp_path / "out", "--target", "mine.source", "--set", "rows=5"]
+    assert command(*words) == 0
+    table = pq.read_table(tmp_path / "out")
+    assert table["id"].to_pylist() == [f"r{i}" for i in range(5)]
+    assert decode(table["image"][0].as_py()["bytes"], size=4, crop=None, max_pixels=16).max() == 7
+    assert command(*words) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    for target, message in (
+        ("mine.none", "expected a pipelines.prepare.source.Source, got dict"),
+        ("mine.nowhere", "expected 'nowhere' in the module mine"),
+    ):
+        with pytest.raises(UserError, match=message):
+            command("own", tmp_path / "other", "--target", target)
+    with pytest.raises(UserError, match="unexpected keyword argument 'raws'"):
+        command("own", tmp_path / "other", "--target", "mine.source", "--set", "raws=5")

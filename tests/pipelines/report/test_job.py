@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from actors.rows.scores import SCORES
 from configs.schema import RunConfig, load_run
 from configs.strict import UserError
 from counterfactory.metrics.rates import wilson
@@ -30,7 +31,7 @@ from storage.codec import decode, encode
 from storage.commit import commit_shard
 from storage.records import Plan, Shard
 from storage.run import read_plan, versions, write_plan
-from storage.schema import COUNTERFACTUALS, SCORES, counterfactual_id
+from storage.schema import COUNTERFACTUALS, counterfactual_id
 from storage.uri import Store, open_store
 
 CLASSES = ["not smiling", "smiling"]
@@ -292,6 +293,7 @@ def score_table(
     )
     return {
         "stage": "score-1a2b",
+        "versions": {"flips": 1, "cout": 1},
         "rows": n,
         "metrics": metrics,
         "attributes": {

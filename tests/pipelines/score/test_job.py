@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,12 @@ import torch
 
 import actors.score
 from configs.strict import UserError
+from counterfactory.metrics import catalogue
 from counterfactory.metrics.rates import wilson
+from pipelines.engine.committed import outdated_scores
+from pipelines.engine.part import WHOLE
+from pipelines.report.show import show
+from pipelines.run import STAGE_JOBS
 from pipelines.score.job import score
 from storage.commit import read_commits
 from storage.verify import verify
@@ -271,3 +277,29 @@ def test_mistakes_are_told_before_any_work(make_run: Callable[..., Any], tmp_pat
         score(open_store(tmp_path / "empty"), run.config)
     assert list(read_commits(run.store, "generate")) == [0, 1, 2]
     assert not run.store.exists("score/table.json")
+
+
+def test_scores_of_another_version_are_told_and_made_again(
+    make_run: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = make_run()
+    first = score(run.store, run.config)
+    assert outdated_scores(run.store) == ""
+    assert "another version" not in show(run.store)
+    newer = replace(catalogue.METRIC["cout"], version=2)
+    monkeypatch.setitem(catalogue.METRIC, "cout", newer)
+    monkeypatch.setattr(catalogue, "METRICS", tuple(catalogue.METRIC.values()))
+    what = "the scores are of another version (cout 1, now 2)"
+    assert f"  note        {what}: `counterfactory score` measures again" in show(run.store)
+    STAGE_JOBS["score"](run.store, run.config, WHOLE)
+    assert capsys.readouterr().out.startswith(f"score: {what}: they are made again\n")
+    table = json.loads(run.store.read("score/table.json"))
+    assert table["stage"] != first["stage"]
+    assert table["versions"] == {**first["versions"], "cout": 2}
+    assert figure(table, "cout")["value"] == figure(first, "cout")["value"]
+    assert outdated_scores(run.store) == ""
+    del table["versions"]  # as tables were before
+    run.store.replace("score/table.json", json.dumps(table).encode())
+    assert outdated_scores(run.store).endswith("(made before metrics had versions)")

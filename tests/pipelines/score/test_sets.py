@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from configs.schema import RunConfig
 from configs.strict import UserError
+from counterfactory.metrics import perceptual
+from counterfactory.metrics.pairs import Pairs
 from pipelines.score.job import score
 from storage.commit import read_commits, read_committed
 from tests.pipelines.conftest import ATTRIBUTES, PIXELS, Oracle, Pixel
@@ -200,25 +202,22 @@ def test_settings_of_cout_show_in_its_name(looked: Callable[..., Any]) -> None:
     assert "cout" not in lines(table)
 
 
-def test_answers_to_one_query_have_a_diversity(
-    looked: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from actors.feature_scores import FeatureScores, networks
-
-    _, config = looked(rows=1, shards=1)
-    looks = networks({name: spec.model_dump() for name, spec in config.models.items()})
-    seen = FeatureScores(
-        looks,
-        {name: network for name, (_, network) in NETWORKS.items()} | {"oracle": Oracle()},
-        config.score.model_dump(),
-    )
+def test_answers_to_one_query_have_a_diversity() -> None:
     images = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    found = seen(
-        images,
-        images.flip(3),
-        ["a", "a", "a", "b", "b"],
-        torch.tensor([True, False, True, True, False]),
-        4,
+    flipped = torch.tensor([True, False, True, True, False])
+    found = perceptual.measure(
+        Pairs(
+            images,
+            images.flip(3),
+            torch.zeros(5, dtype=torch.int64),
+            torch.ones(5, dtype=torch.int64),
+            ids=["a", "a", "a", "b", "b"],
+            networks={
+                "lpips": NETWORKS["perceptual"][1],
+                "classifier": lambda _: torch.stack([~flipped, flipped], 1).float(),
+            },
+            size=4,
+        )
     )
     pairs = [float((x - y).abs().mean()) for x, y in combinations(images[:3].flip(3), 2)]
     assert found["lpips_diversity"][0] == pytest.approx(np.mean(pairs), abs=1e-6)

@@ -181,7 +181,7 @@ def test_mistakes_end_in_one_line(faces: Path, tmp_path: Path) -> None:
         data={"path": f"{faces}/train-*.parquet", "size": 32},
     )
     refused(
-        r"expected target models\.attribution\.Descriptors, got torch\.nn\.Linear",
+        r"expected target counterfactory\.models\.attribution\.Descriptors, got torch\.nn\.Linear",
         target="torch.nn.Linear",
     )
     other = {**encoder, "role": "denoiser"}

@@ -121,7 +121,9 @@ def test_the_role_trains_is_told_on_its_card_and_loads(faces: Path, tmp_path: Pa
     assert all(0 <= held[key] <= 1 for key in held if key.endswith(("accuracy", "agrees")))
     model = build(spec.model_dump(), first, torch.device("cpu"))
     root = Path(__file__).parents[3]
-    classifier = build(plain(), root / "zoo" / "faces-plain.safetensors", torch.device("cpu"))
+    classifier = build(
+        plain(), root / "counterfactory" / "zoo" / "faces-plain.safetensors", torch.device("cpu")
+    )
     assert model(torch.rand(2, 3, 64, 64), classifier).shape == (2, 1, 2)
     assert Path(train(config(faces, tmp_path), log=lambda line: None)).read_bytes() == first
     other = Path(train(config(faces, tmp_path, seed=1), log=lambda line: None)).read_bytes()
@@ -140,7 +142,8 @@ def test_mistakes_end_in_one_line(faces: Path, tmp_path: Path) -> None:
         "settings": {"outputs": 2, "width": 2},
     }
     with pytest.raises(
-        UserError, match=r"expected target models\.causal\.CausalVAE, got models\.classifiers"
+        UserError,
+        match=r"expected target counterfactory\.models\.causal\.CausalVAE, got",
     ):
         train(config(faces, tmp_path, **net), log=lambda line: None)
     bare = plain() | {

@@ -1,7 +1,9 @@
 """Each role trains a few steps on 40 drawn faces: finite, reproducible, and its file loads back."""
 
 import math
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -10,16 +12,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from configs.schema import ModelConfig, TrainConfig
 from configs.strict import UserError, check
 from counterfactory.models.autoencoder import Autoencoder
 from counterfactory.models.wrapping.load import build
 from counterfactory.worlds.faces import ATTRIBUTES, draw, labels
+from pipelines.train.basic import ClassifierTrainer
 from pipelines.train.card import preset
 from pipelines.train.data import load
-from pipelines.train.job import pace, train
+from pipelines.train.job import train
 from pipelines.train.losses import feature_distance, hidden, jitter
+from pipelines.train.trainer import pace
 from storage.codec import encode
 from storage.schema import IMAGE
 
@@ -281,3 +286,32 @@ def test_the_learning_rate_warms_up_and_decays() -> None:
     assert max(paces) > 0.95
     assert paces.index(max(paces)) < 40
     assert paces[-1] == pytest.approx(0.02)
+
+
+class Halved(ClassifierTrainer):
+    """A trainer of a user's own: the network comes out with half of its weights."""
+
+    def finish(self, net: Any, samples: Any, spec: Any, state: Any) -> Any:
+        return spec, {name: value / 2 for name, value in state.items()}
+
+
+def test_a_trainer_of_ones_own_comes_by_its_dotted_path(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = ModuleType("mine")
+    module.Halved, module.none = Halved, dict  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mine", module)
+    usual = load_file(str(train(config("classifier", data, tmp_path / "a.safetensors"))))
+    own = config("classifier", data, tmp_path / "b.safetensors", trainer="mine.Halved")
+    halved = load_file(str(train(own)))
+    name = next(name for name in usual if name.endswith("weight"))
+    assert torch.allclose(halved[name].float() * 2, usual[name].float(), atol=1e-3)
+    for target, message in (
+        (
+            "mine.none",
+            r"expected a class made from pipelines.train.trainer.Trainer, got 'mine.none'",
+        ),
+        ("mine.nowhere", r"trainer: expected 'nowhere' in the module mine"),
+    ):
+        with pytest.raises(UserError, match=message):
+            train(config("classifier", data, tmp_path / "c.safetensors", trainer=target))

@@ -69,8 +69,10 @@ def test_wrong_weights_and_targets_are_told() -> None:
         build(SPEC, save({"other": torch.zeros(1)}), CPU)
     with pytest.raises(ValueError, match=r"expected head.weight of shape \(2, 32\)"):
         build(SPEC, save(ConvNet(outputs=5, width=8, stages=3).state_dict()), CPU)
-    with pytest.raises(ValueError, match=r"expected 'ConvNot' in the module models.classifiers"):
-        build({**SPEC, "target": "models.classifiers.ConvNot"}, None, CPU)
+    with pytest.raises(
+        ValueError, match=r"expected 'ConvNot' in the module counterfactory.models.classifiers"
+    ):
+        build({**SPEC, "target": "counterfactory.models.classifiers.ConvNot"}, None, CPU)
     with pytest.raises(ValueError, match="to be importable"):
         build({**SPEC, "target": "no_such_package.Net"}, None, CPU)
     with pytest.raises(

@@ -1,0 +1,47 @@
+"""From images to an autoencoder's latents, and from latents to counterfactuals of the images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Image = Callable[[Tensor, Tensor], Tensor]
+
+
+def beside(x: Tensor, decoded: Tensor, x0: Tensor | None) -> Tensor:
+    """x' of queries x: the decoded latent, or where x0, the decoded start, is given, the query
+    moved by what the decoded latent moved; (n,3,H,W) each.
+    """
+    # The difference first, so that z = z0 gives x to the last bit.
+    return decoded if x0 is None else (x + (decoded - x0)).clamp(0, 1)
+
+
+def encoded(autoencoder: Any, x: Tensor) -> tuple[Tensor, Image, int]:
+    """Latents of the queries, what decodes some rows' latents, and the passes through the network
+    that it took.
+    """
+    z0: Tensor = autoencoder.encode(x)
+    if not hasattr(autoencoder, "attributes_of"):
+        return z0, lambda rows, z: autoencoder.decode(z), 1
+    skip, told = autoencoder.skip(x), (autoencoder.attributes_of(x) > 0.5).to(z0)
+    return z0, lambda rows, z: autoencoder.decode(z, told[rows], skip[rows]), 3
+
+
+def start(autoencoder: Any, x: Tensor, residual: bool) -> tuple[Tensor, Image, int]:
+    """The latents z0 of images, the image x' of some rows' latents, and the passes through the
+    network that it took.
+
+    residual: x' = clip(x + dec(z) - dec(z0)), else x' = dec(z). An autoencoder that is told
+    attributes (AttGAN) is told the image's throughout.
+    """
+    with torch.no_grad():
+        z0, decode, calls = encoded(autoencoder, x)
+        x0 = decode(torch.arange(len(x), device=x.device), z0) if residual else None
+
+    def image(rows: Tensor, z: Tensor) -> Tensor:
+        return beside(x[rows], decode(rows, z), None if x0 is None else x0[rows])
+
+    return z0, image, calls + residual

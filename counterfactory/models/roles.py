@@ -1,0 +1,117 @@
+"""What a model can be: the one table of roles that the command line, the settings, loading and
+training derive from. Plain data, so that a config can be checked before torch is imported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+WRAPPING, TRAINING = "counterfactory.models.wrapping.wrap", "pipelines.train"
+
+
+@dataclass(frozen=True)
+class Role:
+    """One role.
+
+    help: one line for people. wrapper: dotted path of the class that puts a network behind the
+    role's interface; it takes of a model's config what its signature names; None where no network
+    is wrapped. trainer: dotted path of the class that trains it; None where we train none. classes:
+    what the wrapper calls the config's `classes`, names in the outputs' order; None where it has
+    none. names: what such a model may be called in a run's `models`, where not as its role is.
+    models: what else its training loads. becomes: the role that its training makes, where that is
+    another.
+    """
+
+    help: str
+    wrapper: str | None = None
+    trainer: str | None = None
+    classes: str | None = None
+    names: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    becomes: str | None = None
+
+
+ROLES: dict[str, Role] = {
+    "classifier": Role(
+        "images to class scores",
+        wrapper=f"{WRAPPING}.ClassifierWrapper",
+        trainer=f"{TRAINING}.basic.ClassifierTrainer",
+        classes="classes",
+        names=("classifier", "second"),
+    ),
+    "attributes": Role(
+        "images to probabilities of attributes, an oracle",
+        wrapper=f"{WRAPPING}.AttributeWrapper",
+        trainer=f"{TRAINING}.basic.AttributesTrainer",
+        classes="attributes",
+        names=("attributes", "oracle", "spurious"),
+    ),
+    "causal": Role(
+        "the split of a classifier's features into causes and the rest",
+        wrapper="counterfactory.models.causal.CausalWrapper",
+        trainer=f"{TRAINING}.causal.CausalTrainer",
+        names=("causal", "spurious"),
+        models=("classifier",),
+    ),
+    "autoencoder": Role(
+        "images to latents and back",
+        wrapper=f"{WRAPPING}.AutoencoderWrapper",
+        trainer=f"{TRAINING}.basic.AutoencoderTrainer",
+        names=("autoencoder", "encoder"),
+    ),
+    "gan": Role("latents to images", wrapper=f"{WRAPPING}.GeneratorWrapper"),
+    "attgan": Role(
+        "images to latents and back under attributes",
+        wrapper=f"{WRAPPING}.AttGANWrapper",
+        trainer=f"{TRAINING}.attgan.AttGANTrainer",
+        classes="attributes",
+        names=("attgan", "encoder"),
+    ),
+    "attribution": Role(
+        "latents to descriptors: attribution's predictors",
+        wrapper="counterfactory.models.attribution.AttributionWrapper",
+        trainer=f"{TRAINING}.attribution.AttributionTrainer",
+        classes="descriptors",
+        models=("autoencoder",),
+    ),
+    "semantic": Role(
+        "images under masks to a style for every region, and back",
+        wrapper="counterfactory.models.semantic.SemanticWrapper",
+        trainer=f"{TRAINING}.semantic.SemanticTrainer",
+        classes="regions",
+    ),
+    "denoiser": Role(
+        "noisy images to their noise, a diffusion model",
+        wrapper=f"{WRAPPING}.DenoiserWrapper",
+        trainer=f"{TRAINING}.basic.DenoiserTrainer",
+    ),
+    "features": Role(
+        "images to feature vectors",
+        wrapper=f"{WRAPPING}.FeatureWrapper",
+        names=("features", "simsiam"),
+    ),
+    "perceptual": Role(
+        "two images to how different they look", wrapper=f"{WRAPPING}.PerceptualWrapper"
+    ),
+    "faces": Role("faces to identity embeddings", wrapper=f"{WRAPPING}.FeatureWrapper"),
+    "distractors": Role("images of a data set in the place of a model"),
+    "simsiam": Role(
+        "features that training finds without labels",
+        trainer=f"{TRAINING}.simsiam.SimSiamTrainer",
+        becomes="features",
+    ),
+}
+MODEL_ROLES = tuple(name for name, role in ROLES.items() if role.becomes is None)
+TRAINED_ROLES = tuple(name for name, role in ROLES.items() if role.trainer is not None)
+
+
+def roles_of(name: str) -> tuple[str, ...]:
+    """The roles that a model of this name in a run's `models` may have."""
+    return tuple(role for role in MODEL_ROLES if name in ROLES[role].names) or (name,)
+
+
+def expect_role(role: str, known: tuple[str, ...]) -> str:
+    """The role; ValueError where it is none of the known."""
+    if role not in known:
+        raise ValueError(f"expected a role out of {', '.join(known)}, got {role!r}")
+    return role
