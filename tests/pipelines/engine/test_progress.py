@@ -14,8 +14,9 @@ import pytest
 
 from pipelines.engine import progress
 from pipelines.engine.progress import CLEAR, Progress
+from storage.records import Receipt
 
-RECEIPT = {"rows_in": 500, "rows_out": 490, "quarantined": 10, "flipped": 400, "notes": ["slow"]}
+RECEIPT = Receipt(index=0, rows_in=500, rows_out=490, quarantined=10, flipped=400, notes=["slow"])
 
 
 def test_a_terminal_gets_one_row_however_narrow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,7 +48,7 @@ def test_a_log_gets_a_line_every_30_seconds(
     shown = Progress("score", 4000)
     for seconds in (1, 29, 31, 59, 62):
         now[0] = seconds
-        shown.add({"rows_in": 500, "quarantined": 0})
+        shown.add(Receipt(index=0, rows_in=500, rows_out=500))
     shown.close()
     assert capsys.readouterr().err.splitlines() == [
         "score: 1500/4000 rows, 48.4 rows/s, 52 s left",
