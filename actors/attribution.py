@@ -16,7 +16,8 @@ from actors.guard.starts import expect_life
 from actors.modality import modality_of
 from actors.pinned.load import load_models, pick_device
 from actors.rows.columns import table_of
-from actors.worker import Work
+from actors.worker import Job, Work
+from configs.schema import RunConfig
 from counterfactory.metrics.pairs import finite_pairs
 from storage import attempts
 from storage.commit import commit_path, commit_shard, read_commit, read_committed
@@ -32,37 +33,36 @@ class Attribute:
     """Ray callable: an encoder and the predictors that were fitted on its latents, loaded once, at
     work on the images as they are stored, whatever method made them.
 
-    config["encoder"]: what the encoder is called among the run's models.
+    job.encoder: what the encoder is called among the run's models.
     """
 
     takes: ClassVar[type[Work]] = Shard
     together: ClassVar[int] = 1
 
-    def __init__(self, config: dict[str, Any], stage: str, run_uri: str) -> None:
+    def __init__(self, config: RunConfig, job: Job, stage: str, run_uri: str) -> None:
+        assert job.encoder is not None
+        plain = config.model_dump()
         self.config, self.stage, self.store = config, stage, open_store(run_uri)
-        self.modality = modality_of(config["data"])
-        self.device = pick_device(config["engine"]["device"], config["engine"].get("gpus", 0))
+        self.session, self.modality = job.session, modality_of(plain["data"])
+        self.device = pick_device(config.engine.device, config.engine.gpus)
         if self.device.type == "cpu":
-            torch.set_num_threads(config["engine"]["threads"])
-        models: dict[str, Any] = dict(
-            load_models(config, [config["encoder"], "attribution"], self.device)
-        )
-        self.encoder, self.predictors = models[config["encoder"]], models["attribution"]
+            torch.set_num_threads(config.engine.threads)
+        models: dict[str, Any] = dict(load_models(plain, [job.encoder, "attribution"], self.device))
+        self.encoder, self.predictors = models[job.encoder], models["attribution"]
         self.idle_since = time.perf_counter()
 
     def __call__(self, shard: Shard) -> Receipt:
         """Attribute and commit one shard; gives a small receipt (counts and seconds)."""
         started = time.perf_counter()
         waited = started - self.idle_since
-        session = self.config.get("session", attempts.LOCAL)
-        start = attempts.begin(self.store, self.stage, shard, session)
-        expect_life(start, shard, session, self.config["engine"]["attempts"])
+        start = attempts.begin(self.store, self.stage, shard, self.session)
+        expect_life(start, shard, self.session, self.config.engine.attempts)
         commit = read_commit(self.store, commit_path(SOURCE, shard.index, shard.revision))
         records = read_committed(
             self.store, commit, [*COPIED, "original", "counterfactual"]
         ).to_pylist()
         read = time.perf_counter() - started
-        size, missing = self.config["score"]["batch"], Counter[str]()
+        size, missing = self.config.score.batch, Counter[str]()
         parts = [ATTRIBUTIONS.empty_table()]
         for at in range(0, len(records), size):
             part, bad = self.attribute(records[at : at + size], shard.index)

@@ -21,7 +21,8 @@ from actors.guard.watchdog import limit
 from actors.rows.read import Ahead, Record, Row, Unusable, decoded, read
 from actors.rows.record import record
 from actors.rows.retry import Earlier, earlier, joined, unanswered
-from actors.worker import Work
+from actors.worker import Job, Work
+from configs.schema import RunConfig
 from storage import attempts
 from storage.codec import BadRow
 from storage.commit import commit_path, commit_shard, read_commit
@@ -72,12 +73,13 @@ class Generate:
     together: ClassVar[int] = 2  # shards that one worker is given at a time
     answering: type[Answerer] = Answerer
 
-    def __init__(self, config: dict[str, Any], stage: str, run_uri: str) -> None:
+    def __init__(self, config: RunConfig, job: Job, stage: str, run_uri: str) -> None:
         self.config, self.stage, self.store = config, stage, open_store(run_uri)
-        self.session: str = config.get("session", attempts.LOCAL)
-        self.answerer = self.answering(config)
+        self.session = job.session
+        self.plain = {**config.model_dump(), "method_fingerprint": job.method_fingerprint}
+        self.answerer = self.answering(self.plain)
         self.modality = self.answerer.modality
-        self.batch = Batch(config["engine"]["batch"], self.answerer.device)
+        self.batch = Batch(config.engine.batch, self.answerer.device)
         self._recorder = ThreadPoolExecutor(1, thread_name_prefix="record")
         self.turn = Turn()
 
@@ -97,7 +99,7 @@ class Generate:
         begun.before = earlier(self.store, self.stage, shard)
         begun.start = start = attempts.look(self.store, self.stage, shard, self.session)
         begun.left = partial(attempts.note, self.store, start, attempts.RAISED)
-        most = self.config["engine"]["attempts"]
+        most = self.config.engine.attempts
         careful = start.hung or start.deaths >= most
         if careful:
             expect_life(
@@ -248,16 +250,16 @@ class Generate:
             yield found
 
     def _read(self, shard: Shard) -> Iterator[Record]:
-        return read(shard, self.config["data"], self.config["target"], self.modality)
+        return read(shard, self.plain["data"], self.plain["target"], self.modality)
 
     def _decoded(
         self, records: Iterable[Record], shard: Shard, seen: set[str]
     ) -> Iterator[Row | Unusable]:
         classes = self.answerer.classifier.classes
-        return decoded(records, shard, self.config, classes, seen, self.modality)
+        return decoded(records, shard, self.plain, classes, seen, self.modality)
 
     def _limit(self, rows: int, start: attempts.Start, note: Any) -> Any:
-        seconds = self.config["engine"]["row_seconds"]
+        seconds = self.config.engine.row_seconds
         what = (
             f"{rows} {'rows' if rows > 1 else 'row'} of shard"
             f" {int(start.path.split('/')[2].partition('.')[0])}"
@@ -272,7 +274,7 @@ class Generate:
         several = len({answered.row.id for answered in answers}) < len(answers)
         for answered in answers:
             try:
-                rows.append(record(answered, self.config["method"]["target"], self.modality))
+                rows.append(record(answered, self.config.method.target, self.modality))
                 continue
             except BadRow as reason:
                 why = str(reason)

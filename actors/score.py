@@ -19,7 +19,8 @@ from actors.modality import modality_of
 from actors.pinned.load import load_models, pick_device
 from actors.rows.columns import table_of
 from actors.rows.scores import SCORES
-from actors.worker import Work
+from actors.worker import Job, Work
+from configs.schema import RunConfig
 from configs.strict import UserError, nearest
 from counterfactory.metrics.catalogue import function, measured
 from counterfactory.metrics.pairs import Pairs
@@ -53,19 +54,20 @@ class Score:
     takes: ClassVar[type[Work]] = Shard
     together: ClassVar[int] = 1
 
-    def __init__(self, config: dict[str, Any], stage: str, run_uri: str) -> None:
+    def __init__(self, config: RunConfig, job: Job, stage: str, run_uri: str) -> None:
         self.config, self.stage, self.store = config, stage, open_store(run_uri)
-        self.settings, self.modality = config["score"], modality_of(config["data"])
+        plain, self.session = config.model_dump(), job.session
+        self.settings, self.modality = plain["score"], modality_of(plain["data"])
         # of the next batch: halved for good where memory does not hold
         self.size: int = self.settings["batch"]
         self.notes: list[str] = []  # what the driver should say, each once
-        self.device = pick_device(config["engine"]["device"], config["engine"].get("gpus", 0))
+        self.device = pick_device(config.engine.device, config.engine.gpus)
         if self.device.type == "cpu":
-            torch.set_num_threads(config["engine"]["threads"])
-        looks = networks(config["models"])
-        names = [name for name in ("classifier", "oracle", "second") if name in config["models"]]
+            torch.set_num_threads(config.engine.threads)
+        looks = networks(plain["models"])
+        names = [name for name in ("classifier", "oracle", "second") if name in config.models]
         models: dict[str, Any] = dict(
-            load_models(config, list(dict.fromkeys([*names, *looks.values()])), self.device)
+            load_models(plain, list(dict.fromkeys([*names, *looks.values()])), self.device)
         )
         self.classifier, self.oracle, self.second = (
             models["classifier"],
@@ -86,7 +88,7 @@ class Score:
                 "models.second: expected the classifier's classes,"
                 f" {', '.join(self.classifier.classes)}, got {', '.join(self.second.classes)}"
             )
-        have = available(config["models"], self.settings)
+        have = available(plain["models"], self.settings)
         self.functions = [function(metric.function) for metric in measured(have) if metric.function]
         self.idle_since = time.perf_counter()
 
@@ -95,9 +97,8 @@ class Score:
         started = time.perf_counter()
         waited = started - self.idle_since
         revision = shard.revision
-        session = self.config.get("session", attempts.LOCAL)
-        start = attempts.begin(self.store, self.stage, shard, session)
-        expect_life(start, shard, session, self.config["engine"]["attempts"])
+        start = attempts.begin(self.store, self.stage, shard, self.session)
+        expect_life(start, shard, self.session, self.config.engine.attempts)
         commit = read_commit(self.store, commit_path(SOURCE, shard.index, revision))
         columns = [*COPIED, "flipped", "original", "counterfactual"]
         records = read_committed(self.store, commit, columns).to_pylist()

@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from actors.generate import Generate
 from actors.guard.turn import Turn
 from actors.score import Score
-from actors.worker import Begun, ReadsAhead, Work, Worker
+from actors.worker import Begun, Job, ReadsAhead, Work, Worker
+from configs.schema import RunConfig
 from storage.records import COUNT, OBJECT, Receipt, Shard, checked
 
 WORKERS: dict[str, type[Worker]] = {"generate": Generate, "score": Score}
@@ -69,22 +71,34 @@ class BegunShard:
             self.begun.close()
 
 
+@dataclass(frozen=True)
+class CellJob:
+    """What a cell's worker is made of."""
+
+    config: RunConfig
+    job: Job
+    stage: str
+    uri: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepJob(Job):
+    """A sweep's cells; kind: of WORKERS."""
+
+    kind: str
+    cells: Sequence[CellJob]
+
+
 class Sweep:
     """Ray callable: for each cell that comes along an ordinary worker, made when its first shard
-    comes.
-
-    config: {"kind": of WORKERS, "cells": [{"config", "stage", "uri"}], "session"}.
+    comes. config: the engine's settings.
     """
 
     takes: ClassVar[type[Work]] = CellShard
     together: ClassVar[int] = 2
 
-    def __init__(self, config: dict[str, Any], stage: str, run_uri: str) -> None:
-        self.kind, self.cells, self.session = (
-            WORKERS[config["kind"]],
-            config["cells"],
-            config["session"],
-        )
+    def __init__(self, config: RunConfig, job: SweepJob, stage: str, run_uri: str) -> None:
+        self.kind, self.cells, self.session = WORKERS[job.kind], job.cells, job.session
         self.workers: OrderedDict[int, Worker] = OrderedDict()
         self.turn, self._making = Turn(), threading.Lock()
 
@@ -112,10 +126,10 @@ class Sweep:
     def _worker(self, cell: int) -> Worker:
         with self._making:
             if cell not in self.workers:
-                told = self.cells[cell]
-                config = {**told["config"], "session": self.session}
+                made_of = self.cells[cell]
+                job = replace(made_of.job, session=self.session)
                 self.workers[cell] = worker = self.kind(
-                    config=config, stage=told["stage"], run_uri=told["uri"]
+                    config=made_of.config, job=job, stage=made_of.stage, run_uri=made_of.uri
                 )
                 if isinstance(worker, ReadsAhead):
                     worker.turn = self.turn

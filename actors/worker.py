@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 from actors.guard.turn import Turn
+from configs.schema import RunConfig
+from storage.attempts import LOCAL
 from storage.records import Receipt, Shard
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a worker is given beside the run's settings.
+
+    method_fingerprint: of the method and its models, for ids; session: under which it notes what it
+    starts; encoder: attribution's, by its name among the run's models.
+    """
+
+    method_fingerprint: str = ""
+    session: str = LOCAL
+    encoder: str | None = None
 
 
 class Work(Protocol):
@@ -38,13 +54,14 @@ class Work(Protocol):
 class Worker(Protocol):
     """A Ray callable that loads its models once and makes a receipt of each piece of work.
 
+    config: the run's settings with its models pinned; job: a Job.
     takes: the kind of work; together: pieces that one worker is given at a time.
     """
 
     takes: ClassVar[type[Work]]
     together: ClassVar[int]
 
-    def __init__(self, config: dict[str, Any], stage: str, run_uri: str) -> None: ...
+    def __init__(self, config: RunConfig, job: Any, stage: str, run_uri: str) -> None: ...
 
     def __call__(self, work: Any, /) -> Receipt:
         """Do and commit a piece of work; returns its receipt."""

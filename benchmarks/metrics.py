@@ -26,6 +26,8 @@ import torch
 from torch import Tensor
 
 from actors.score import Score
+from actors.worker import Job
+from configs.schema import RunConfig
 from counterfactory.metrics import correlation, fid, kid, means
 from counterfactory.metrics.attributes import changes, numbers_changed
 from counterfactory.metrics.buckets import buckets, hashes
@@ -108,7 +110,7 @@ def timings(
     worker: Score, records: list[dict[str, Any]]
 ) -> Iterator[tuple[str, float, float | None, str]]:
     """Name, our CPU seconds, the reference's, and what the reference is."""
-    size = worker.config["data"]["size"]
+    size = worker.config.data.size
 
     def images(column: str) -> Tensor:
         stacked = np.stack(
@@ -228,7 +230,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     store = open_store(args.run)
-    worker = Score(read_plan(store).config, "score-benchmark", store.uri)
+    worker = Score(
+        RunConfig.model_validate(read_plan(store).config), Job(), "score-benchmark", store.uri
+    )
     records: list[dict[str, Any]] = []
     for commit in iterate_commits(store, "generate"):
         records += read_committed(store, commit).to_pylist()

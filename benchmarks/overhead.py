@@ -144,7 +144,8 @@ def loop(folder: Path, shard_rows: int, first: int, seconds: float, threads: int
     from storage.schema import seed_of
 
     config = settings(folder, "loop", shard_rows, 1, threads)
-    plain = worker_config(config, pin(config.model_dump()["models"]))
+    pinned, job = worker_config(config, pin(config.model_dump()["models"]))
+    plain = {**pinned.model_dump(), "method_fingerprint": job.method_fingerprint}
     models = Answerer(plain)
     classifier, others = models.classifier, [name for name in models.models if name != "classifier"]
     shards, _ = plan_shards(config.data.path, shard_rows=shard_rows, rows=None)

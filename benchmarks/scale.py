@@ -51,6 +51,7 @@ def step(name: str, folder: Path, shard_rows: int, real: bool) -> Found:
     took to start.
     """
     from actors.pinned.load import pin
+    from actors.worker import Job
     from benchmarks import trivial
     from pipelines.engine import runner as stage
     from pipelines.engine.committed import load_plan
@@ -100,7 +101,12 @@ def step(name: str, folder: Path, shard_rows: int, real: bool) -> Found:
         ends = [
             receipt.extra["at"]
             for receipt in stage.run_stage(
-                store, config, stage="empty", actor=trivial.Nothing, shards=shards
+                store,
+                config,
+                stage="empty",
+                actor=trivial.Nothing,
+                shards=shards,
+                settings=(config, Job()),
             )
         ]
         each[0] = (max(ends) - min(ends)) / (EMPTY - 1)

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from actors.attribution import Attribute
 from actors.pinned.load import load_models, pin
+from actors.worker import Job
 from configs.schema import ModelConfig, RunConfig, fingerprint
 from configs.strict import UserError, check, expand
 from counterfactory.models.networks import called
@@ -114,7 +116,7 @@ def expect(config: RunConfig) -> None:
 
 def work_left(
     store: Store, config: RunConfig, part: Part = WHOLE
-) -> tuple[str, list[Shard], dict[str, Any]]:
+) -> tuple[str, list[Shard], tuple[RunConfig, Job]]:
     """The stage's name, its shards that are generated and not attributed yet, and what its workers
     are told.
     """
@@ -129,4 +131,5 @@ def work_left(
     }
     stage = f"attribution-{fingerprint({'version': VERSION, 'models': models})}"
     left = part.of([shard for shard in todo(plan, store, stage) if shard.index in made])
-    return stage, left, {**worker_config(config, digests), "encoder": encoder}
+    pinned, job = worker_config(config, digests)
+    return stage, left, (pinned, replace(job, encoder=encoder))

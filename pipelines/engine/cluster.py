@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from actors.pinned.load import weights_location
+from configs.schema import ModelConfig
 from configs.strict import UserError
 from storage.errors import TOLD, NoAnswer
 from storage.records import Shard
@@ -47,7 +48,7 @@ def expect_listener(address: str) -> None:
         ) from None
 
 
-def check_nodes(store: Store, plain: Mapping[str, Any], shard: Shard) -> None:
+def check_nodes(store: Store, models: Mapping[str, ModelConfig], shard: Shard) -> None:
     """UserError where a node of the connected cluster lacks what the work needs.
 
     A file is written into the run's folder and looked for by every node, so a folder that only
@@ -60,7 +61,7 @@ def check_nodes(store: Store, plain: Mapping[str, Any], shard: Shard) -> None:
     try:
         told = _ask(
             [node for node in ray.nodes() if node["Alive"]],
-            needs(store, plain, shard, probe, mark),
+            needs(store, models, shard, probe, mark),
         )
     finally:
         with suppress(OSError):  # without the right to delete it stays: hidden, and known to gc
@@ -71,14 +72,12 @@ def check_nodes(store: Store, plain: Mapping[str, Any], shard: Shard) -> None:
 
 
 def needs(
-    store: Store, plain: Mapping[str, Any], shard: Shard, probe: str, mark: str
+    store: Store, models: Mapping[str, ModelConfig], shard: Shard, probe: str, mark: str
 ) -> dict[str, Any]:
     """What a node is asked for, as plain values; weights are those that the driver can read as
     files.
     """
-    weights = {
-        name: spec["weights"] for name, spec in plain["models"].items() if spec.get("weights")
-    }
+    weights = {name: spec.weights for name, spec in models.items() if spec.weights}
     return {
         "version": versions()["counterfactory"],
         "run": {"uri": store.uri, "probe": probe, "mark": mark},

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from actors.pinned.load import ELSEWHERE, load_method, method_models
+from actors.worker import Job
 from configs.schema import RunConfig, fingerprint
 
 # They score answers and change none.
@@ -22,21 +22,21 @@ JUDGES = (
 )
 
 
-def worker_config(config: RunConfig, digests: dict[str, str]) -> dict[str, Any]:
-    """The plain settings that workers get: every model pinned, and the fingerprint that seeds noise
-    and ids.
+def worker_config(config: RunConfig, digests: dict[str, str]) -> tuple[RunConfig, Job]:
+    """What workers get: the settings with every model pinned, and the fingerprint for ids.
 
     Local weights are named in full: a worker's working folder is not the driver's.
     """
-    plain = config.model_dump()
-    for spec in plain["models"].values():
-        if spec["weights"] and Path(spec["weights"]).exists():
-            spec["weights"] = str(Path(spec["weights"]).absolute())
-    for name, digest in digests.items():
-        if not digest.startswith(("hub:", "none", "package:")):
-            plain["models"][name]["sha256"] = digest
-    plain["method_fingerprint"] = method_fingerprint(config, digests)
-    return plain
+    models = {}
+    for name, spec in config.models.items():
+        pins: dict[str, str] = {}
+        if spec.weights and Path(spec.weights).exists():
+            pins["weights"] = str(Path(spec.weights).absolute())
+        if not digests.get(name, "none").startswith(("hub:", "none", "package:")):
+            pins["sha256"] = digests[name]
+        models[name] = spec.model_copy(update=pins)
+    job = Job(method_fingerprint=method_fingerprint(config, digests))
+    return config.model_copy(update={"models": models}), job
 
 
 def method_fingerprint(config: RunConfig, digests: dict[str, str]) -> str:

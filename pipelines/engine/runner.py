@@ -14,9 +14,10 @@ import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
-from actors.worker import ReadsAhead, Work, Worker
+from actors.worker import Job, ReadsAhead, Work, Worker
 from configs.schema import EngineConfig, RunConfig
 from configs.strict import UserError
 from counterfactory.precedence import hidden_packages
@@ -38,31 +39,30 @@ def run_stage(
     stage: str,
     actor: type[Worker],
     shards: Sequence[Work],
-    settings: dict[str, Any] | None = None,
+    settings: tuple[RunConfig, Job],
     done: int = 0,
     planned: int | None = None,
 ) -> list[Receipt]:
-    """Run `actor(config, stage, run_uri)` over the shards given; receipts in the order of
+    """Run `actor(config, job, stage, run_uri)` over the shards given; receipts in the order of
     completion.
 
     done, planned: how many of the run's shards were done before, of how many, where that is to be
-    told. settings: the plain worker settings, where the caller has them; nothing to do starts
-    nothing.
+    told. settings: what `worker_config` gives; nothing to do starts nothing.
     """
     if done and planned:
         note(f"{stage}: {done:,} of {planned:,} shards were committed before")
     if not shards:
         return []
     local = config.engine.kind == "local"
-    plain = dict(settings if settings is not None else config.model_dump())
-    plain["session"] = attempts.LOCAL if local else uuid.uuid4().hex[:8]
+    pinned, job = settings
+    job = replace(job, session=attempts.LOCAL if local else uuid.uuid4().hex[:8])
     rows = {shard.index: shard.work for shard in shards}
     progress = Progress(stage.partition("-")[0], sum(rows.values()), done=done, planned=planned)
     new = {shard.index for shard in shards if shard.tries is None}
     receipts = []
     work = _local if local else _on_ray
     try:
-        for receipt in work(store.uri, plain, config.engine, stage, actor, shards):
+        for receipt in work(store.uri, pinned, job, config.engine, stage, actor, shards):
             progress.add(receipt, rows=rows[receipt.index], shards=int(receipt.index in new))
             receipts.append(receipt)
     except FileChanged as error:
@@ -74,13 +74,14 @@ def run_stage(
 
 def _local(
     uri: str,
-    plain: dict[str, Any],
+    config: RunConfig,
+    job: Job,
     engine: EngineConfig,
     stage: str,
     actor: type[Worker],
     shards: Sequence[Work],
 ) -> Iterator[Receipt]:
-    worker = actor(config=plain, stage=stage, run_uri=uri)
+    worker = actor(config=config, job=job, stage=stage, run_uri=uri)
     if not isinstance(worker, ReadsAhead):
         yield from map(worker, shards)
         return
@@ -101,7 +102,8 @@ def _local(
 
 def _on_ray(
     uri: str,
-    plain: dict[str, Any],
+    config: RunConfig,
+    job: Job,
     engine: EngineConfig,
     stage: str,
     actor: type[Worker],
@@ -111,7 +113,7 @@ def _on_ray(
 
     workers = max(1, min(start_ray(engine), len(shards)))
     if _address(engine):
-        check_nodes(open_store(uri), plain, shards[0].source)
+        check_nodes(open_store(uri), config.models, shards[0].source)
     together = actor.together
     data = ray.data.from_items(
         [{"shard": json.dumps(shard.to_json())} for shard in shards],
@@ -119,7 +121,13 @@ def _on_ray(
     )
     data = data.map(
         _RayWorker,
-        fn_constructor_kwargs={"actor": actor, "config": plain, "stage": stage, "run_uri": uri},
+        fn_constructor_kwargs={
+            "actor": actor,
+            "config": config,
+            "job": job,
+            "stage": stage,
+            "run_uri": uri,
+        },
         # A worker that takes two shards reads one while it computes the other; no more, or the last
         # shards would wait for one worker while others have nothing to do.
         compute=ray.data.ActorPoolStrategy(

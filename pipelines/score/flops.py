@@ -37,10 +37,10 @@ def count_tflops(store: Store, config: RunConfig) -> Estimate | None:
     names = method_models(load_method(config.model_dump())) if rows else ()
     if not rows or any(name not in config.models for name in names):
         return None
-    settings = worker_config(
-        config, pin({name: config.models[name].model_dump() for name in names})
-    )
-    path = f"score/tflops-{settings['method_fingerprint']}-{rows}.json"
+    digests = pin({name: config.models[name].model_dump() for name in names})
+    pinned, job = worker_config(config, digests)
+    settings = pinned.model_dump()
+    path = f"score/tflops-{job.method_fingerprint}-{rows}.json"
     if store.exists(path):
         found = json.loads(store.read(path))
     else:

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from actors.pinned.load import pin
 from actors.score import Score, causal_columns
+from actors.worker import Job
 from configs.schema import RunConfig, fingerprint
 from counterfactory.metrics import table
 from counterfactory.metrics.catalogue import METRIC
@@ -74,7 +75,7 @@ def score(
 
 def work_left(
     store: Store, config: RunConfig, part: Part = WHOLE
-) -> tuple[str, list[Shard], dict[str, Any]]:
+) -> tuple[str, list[Shard], tuple[RunConfig, Job]]:
     """The stage's name, its shards that are generated and not scored yet, and what its workers are
     told.
     """

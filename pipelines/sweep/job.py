@@ -8,10 +8,9 @@ import json
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from actors.pinned.load import pin
-from actors.sweep import CellShard, Sweep
+from actors.sweep import CellJob, CellShard, Sweep, SweepJob
 from configs.schema import RunConfig
 from configs.strict import UserError
 from configs.sweep import Cell, SweepConfig, cells
@@ -53,23 +52,23 @@ def sweep(config: SweepConfig, sets: list[str] | None = None) -> Store:
 
 
 def together(
-    store: Store, config: RunConfig, kind: str, parts: list[tuple[dict[str, Any], list[Shard]]]
+    store: Store, config: RunConfig, kind: str, parts: list[tuple[CellJob, list[Shard]]]
 ) -> None:
     """Work on the shards of many cells on one pool of workers; config: the engine's settings.
 
     A cell's first shards go to the workers that the last cell's last shards leave free, so that
-    none is ever idle. parts: per cell what its worker is made of ({"config", "stage", "uri"}) and
-    its shards.
+    none is ever idle. parts: per cell what its worker is made of and its shards.
     """
     pairs = [(cell, shard) for cell, (_, shards) in enumerate(parts) for shard in shards]
     jobs = [CellShard(n, cell, shard) for n, (cell, shard) in enumerate(pairs)]
-    settings = {"kind": kind, "cells": [made_of for made_of, _ in parts]}
+    sweep_job = SweepJob(kind=kind, cells=[made_of for made_of, _ in parts])
+    settings = parts[0][0].config, sweep_job
     run_stage(store, config, stage=kind, actor=Sweep, shards=jobs, settings=settings)
 
 
 def _generate_jobs(
     found: Iterable[Cell], stores: Iterable[Store]
-) -> Iterable[tuple[dict[str, Any], list[Shard]]]:
+) -> Iterable[tuple[CellJob, list[Shard]]]:
     tried: set[str] = set()
     for cell, store in zip(found, stores, strict=True):
         with named(cell):
@@ -84,19 +83,16 @@ def _generate_jobs(
                 tried.add(key)
             plan = make_plan(store, cell.run, digests)
             left, _ = WHOLE.choose(plan, store, STAGE)
-            yield (
-                {"config": worker_config(cell.run, digests), "stage": STAGE, "uri": store.uri},
-                left,
-            )
+            yield CellJob(*worker_config(cell.run, digests), STAGE, store.uri), left
 
 
 def _score_jobs(
     found: Iterable[Cell], stores: Iterable[Store]
-) -> Iterable[tuple[dict[str, Any], list[Shard]]]:
+) -> Iterable[tuple[CellJob, list[Shard]]]:
     for cell, store in zip(found, stores, strict=True):
         with named(cell):
             stage, left, settings = work_left(store, cell.run)
-            yield {"config": settings, "stage": stage, "uri": store.uri}, left
+            yield CellJob(*settings, stage, store.uri), left
 
 
 @contextmanager

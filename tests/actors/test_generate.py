@@ -22,6 +22,7 @@ import actors.generate as module
 import actors.rows.read as rows_module
 from actors.answer import Answerer
 from actors.generate import Generate
+from actors.worker import Job
 from configs.schema import RunConfig
 from pipelines.engine import runner as stage
 from pipelines.engine.fingerprints import worker_config
@@ -29,7 +30,7 @@ from storage.attempts import HUNG, LOCAL, begin, note, note_hung_row
 from storage.codec import encode
 from storage.commit import read_commits, read_committed, to_retry, totals
 from storage.plan import plan_shards
-from storage.records import Plan
+from storage.records import Plan, Receipt
 from storage.uri import Store, open_store
 
 SOON = 60.0  # a limit for a test that would otherwise hang
@@ -80,7 +81,7 @@ def make(
         )
         uri = str(tmp_path / name)
         settings = worker_config(config, {"classifier": "none"})
-        return Generate(config=settings, stage="generate", run_uri=uri), shards, open_store(uri)
+        return Generate(*settings, stage="generate", run_uri=uri), shards, open_store(uri)
 
     return make
 
@@ -203,7 +204,7 @@ def test_a_row_with_an_answered_ones_id_stays_aside_when_it_is_tried_again_row_b
         table.append_column("name", pa.array(["a", "b", "a", *map(str, range(ROWS - 3))])), path
     )
     worker, _, store = make("run", attempts=1)
-    worker.config["data"]["id"] = "name"
+    worker.plain["data"]["id"] = "name"
     (shard, *_), _ = plan_shards(str(path.parent), shard_rows=SHARD, rows=None)
     worker(shard)
     shard = replace(shard, revision=1)
@@ -239,12 +240,16 @@ def test_ctrl_c_is_no_death_and_sets_no_row_aside(
     def stopped(*_: Any) -> Any:
         raise KeyboardInterrupt
 
+    def local() -> list[Receipt]:
+        given: Any = (worker.config, Job(), None, "generate", lambda **_: worker)
+        return list(stage._local(store.uri, *given, shards))
+
     for _ in range(times):
         monkeypatch.setattr(Answerer, "__call__", stopped)
         with pytest.raises(KeyboardInterrupt):
-            list(stage._local(store.uri, {}, None, "generate", lambda **_: worker, shards))  # type: ignore[arg-type]
+            local()
     monkeypatch.setattr(Answerer, "__call__", answer)
-    receipts = list(stage._local(store.uri, {}, None, "generate", lambda **_: worker, shards))  # type: ignore[arg-type]
+    receipts = local()
     assert [receipt.quarantined for receipt in receipts] == [0] * 3
     assert [bool(receipt.notes) for receipt in receipts] == [times == 1, False, False]
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from actors.rows.scores import SCORES
 from actors.score import Score
-from configs.schema import ScoreConfig
+from actors.worker import Job
+from configs.schema import RunConfig
 from configs.strict import UserError
 from storage.codec import encode
 from storage.commit import commit_shard, read_commits, read_committed
@@ -42,13 +43,22 @@ class Oracle(Brightness):
         return torch.stack([images.mean((1, 2, 3)), images[:, 0].mean((1, 2))], 1)
 
 
-def config(**models: Any) -> dict[str, Any]:
-    return {
-        "data": {"kind": "image", "size": 6, "max_pixels": 100},
-        "engine": {"device": "cpu", "gpus": 0, "threads": 1, "attempts": 3},
-        "models": models or {"classifier": {}, "oracle": {"target": "a.b"}, "second": {}},
-        "score": {**ScoreConfig().model_dump(), "causal": ["Bright"], "batch": 3, "bootstrap": 10},
+def config(*models: str, **score: Any) -> tuple[RunConfig, Job]:
+    """What a worker gets of a run with these models; all three by default."""
+    specs = {
+        "classifier": {"role": "classifier", "target": "a.b", "classes": ["dark", "bright"]},
+        "oracle": {"role": "attributes", "target": "a.b", "classes": ["Bright", "Red"]},
+        "second": {"role": "classifier", "target": "a.b", "classes": ["dark", "bright"]},
     }
+    run = {
+        "name": "run",
+        "data": {"path": "data", "size": 6, "max_pixels": 100},
+        "engine": {"device": "cpu"},
+        "models": {name: specs[name] for name in models or specs},
+        "method": {"target": "a.b"},
+        "score": {"causal": ["Bright"], "batch": 3, "bootstrap": 10, **score},
+    }
+    return RunConfig.model_validate(run), Job()
 
 
 def record(i: int, before: int, after: int, **changed: Any) -> dict[str, Any]:
@@ -97,7 +107,7 @@ def made(
 
 def test_scores_of_a_shard(made: Any) -> None:
     store, _ = made([record(0, 50, 200), record(1, 50, 100), record(2, 50, 50), record(3, 50, 200)])
-    receipt = Score(config(), "score-1", store.uri)(SHARD)
+    receipt = Score(*config(), "score-1", store.uri)(SHARD)
     assert {
         k: getattr(receipt, k) for k in ("index", "rows_in", "rows_out", "quarantined", "flipped")
     } == {
@@ -136,9 +146,7 @@ def test_rows_do_not_depend_on_the_batch(made: Any) -> None:
     store, built = made([record(i, 40 + 3 * i, 140 + 9 * i) for i in range(4)])
     tables = []
     for stage, batch in (("score-a", 1), ("score-b", 64)):
-        settings = config()
-        settings["score"]["batch"] = batch
-        Score(settings, stage, store.uri)(SHARD)
+        Score(*config(batch=batch), stage, store.uri)(SHARD)
         tables.append(read_committed(store, read_commits(store, stage)[3]).to_pandas())
     for name in ("cout", "p_target", "l1", "l2", "linf"):
         np.testing.assert_allclose(tables[0][name], tables[1][name], atol=1e-6)
@@ -166,12 +174,11 @@ def test_a_batch_that_does_not_fit_in_memory_is_halved_and_scores_the_same(made:
         record(3, 80, 170),
     ]
     store, built = made(records)
-    settings = config()
-    settings["score"]["batch"] = 16
-    receipt = Score(settings, "score-a", store.uri)(SHARD)
+    settings = config(batch=16)
+    receipt = Score(*settings, "score-a", store.uri)(SHARD)
     assert receipt.notes == []
     built["classifier"] = Memory(3)
-    receipt = Score(settings, "score-b", store.uri)(SHARD)
+    receipt = Score(*settings, "score-b", store.uri)(SHARD)
     assert receipt.notes == ["out of memory with score.batch=16: goes on with 2"]
     tables = [read_committed(store, read_commits(store, f"score-{x}")[3]).to_pandas() for x in "ab"]
     assert tables[1]["cf_id"].to_list() == ["c0", "c1", "c2", "c3"]
@@ -184,12 +191,12 @@ def test_a_row_that_does_not_fit_in_memory_alone_is_told_in_a_line(made: Any) ->
     with pytest.raises(
         UserError, match="shard 3, row c0: expected it to fit in memory alone, got OutOfMemoryError"
     ):
-        Score(config(), "score-1", store.uri)(SHARD)
+        Score(*config(), "score-1", store.uri)(SHARD)
 
 
 def test_a_wrong_verdict_in_the_table_is_counted_and_judged_anew(made: Any) -> None:
     store, _ = made([record(0, 50, 100, flipped=True, predicted=1), record(1, 50, 200)])
-    Score(config(), "score-1", store.uri)(SHARD)
+    Score(*config(), "score-1", store.uri)(SHARD)
     commit = read_commits(store, "score-1")[3]
     assert commit.extra["verdict_differs"] == 1
     assert read_committed(store, commit)["flipped"].to_pylist() == [False, True]
@@ -203,7 +210,7 @@ def test_a_stored_image_that_is_none_is_an_error_that_names_the_row(made: Any, c
     with pytest.raises(
         UserError, match="shard 3, row c1: expected a stored counterfactual that can be read, got "
     ):
-        Score(config(), "score-1", store.uri)(SHARD)
+        Score(*config(), "score-1", store.uri)(SHARD)
     assert read_commits(store, "score-1") == {}
 
 
@@ -224,9 +231,9 @@ class SickOracle(Oracle, Sick):
 def test_what_models_give_no_number_for_is_null_in_that_row_alone_and_counted(made: Any) -> None:
     records = [record(0, 50, 200), record(1, 50, 250), record(2, 250, 60), record(3, 60, 180)]
     store, built = made(records)
-    Score(config(), "score-a", store.uri)(SHARD)
+    Score(*config(), "score-a", store.uri)(SHARD)
     built |= {"classifier": Sick(), "oracle": SickOracle(), "second": Sick()}
-    Score(config(), "score-b", store.uri)(SHARD)
+    Score(*config(), "score-b", store.uri)(SHARD)
     commit = read_commits(store, "score-b")[3]
     good, rows = (
         read_committed(store, read_commits(store, f"score-{x}")[3]).to_pylist() for x in "ab"
@@ -260,9 +267,8 @@ def test_what_models_give_no_number_for_is_null_in_that_row_alone_and_counted(ma
 
 def test_an_empty_shard_and_no_further_models(made: Any) -> None:
     store, _ = made([])
-    settings = config(classifier={})
-    settings["score"]["causal"] = []
-    assert Score(settings, "score-1", store.uri)(SHARD).rows_out == 0
+    settings = config("classifier", causal=[])
+    assert Score(*settings, "score-1", store.uri)(SHARD).rows_out == 0
     table = read_committed(store, read_commits(store, "score-1")[3])
     assert (table.num_rows, table.schema.equals(SCORES)) == (0, True)
 
@@ -273,12 +279,11 @@ def test_models_that_do_not_fit_are_refused(made: Any) -> None:
         UserError,
         match=r"models\.second: expected the classifier's classes, dark, bright, got bright",
     ):
-        Score(config(), "score-1", store.uri)
-    settings = config(classifier={}, oracle={"target": "a.b"})
-    settings["score"]["causal"] = ["Brigt"]
+        Score(*config(), "score-1", store.uri)
+    settings = config("classifier", "oracle", causal=["Brigt"])
     with pytest.raises(UserError, match="got 'Brigt': did you mean 'Bright'"):
-        Score(settings, "score-1", store.uri)
+        Score(*settings, "score-1", store.uri)
     with pytest.raises(
         UserError, match=r"score\.causal: expected an oracle in models to see Bright, got none"
     ):
-        Score(config(classifier={}), "score-1", store.uri)
+        Score(*config("classifier"), "score-1", store.uri)

@@ -59,10 +59,11 @@ def command(faces: Path, out: Path, address: str, *more: str) -> list[str]:
 
 GPUS = """
 import json, os, sys
+from actors.worker import Job
 from storage.records import Receipt, Shard
 class Worker:
     takes, together = Shard, 1
-    def __init__(self, config, stage, run_uri):
+    def __init__(self, config, job, stage, run_uri):
         print("noise of a worker")
         print("noise of a worker", file=sys.stderr)
         self.folder = run_uri + "-workers"
@@ -86,7 +87,10 @@ name = data.list("")[0]
 one = {"rows": 1, "file": data.url(name), "name": name, "version": data.version(name)}
 shards = [Shard(i, start=0, offset=i, **one) for i in range(8)]
 config = load_run("demo-plain", ["engine.gpus=0.5", f"engine.address={sys.argv[3]}"])
-done = run_stage(store, config, stage="generate", actor=Worker, shards=shards)
+settings = config, Job()
+done = run_stage(
+    store, config, stage="generate", actor=Worker, shards=shards, settings=settings
+)
 print("SEEN", json.dumps([receipt.extra for receipt in done]))
 """
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from actors.pinned.load import model_digest, weights_folder
-from configs.schema import load_run
+from configs.schema import RunConfig, load_run
 from counterfactory.metrics.judge import CRITERIA
 from pipelines.cli import main
 from pipelines.engine import cluster
@@ -271,7 +271,7 @@ def test_a_probe_that_may_not_be_removed_stays_and_harms_nothing(
         cluster, "_ask", lambda nodes, needs: [told for _ in nodes if (told := lacks(needs, asked))]
     )
     proxy.fail("denied", "DELETE")
-    cluster.check_nodes(store, plan.config, plan.shards[0])
+    cluster.check_nodes(store, RunConfig.model_validate(plan.config).models, plan.shards[0])
     assert len(asked) == 1
     assert proxy.told("denied") == 1
     assert [entry.path for entry in store.entries() if ".probe-" in entry.path] == asked

@@ -59,9 +59,9 @@ def test_a_judge_that_the_method_is_called_with_counts() -> None:
 
 
 def test_what_a_package_makes_is_no_sha256_to_check() -> None:
-    plain = worker_config(
+    pinned, _ = worker_config(
         config(features="inception"),
         {"classifier": "1" * 64, "features": "package:torch-fidelity==1"},
     )
-    assert plain["models"]["features"]["sha256"] is None
-    assert plain["models"]["classifier"]["sha256"] == "1" * 64
+    assert pinned.models["features"].sha256 is None
+    assert pinned.models["classifier"].sha256 == "1" * 64
