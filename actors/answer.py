@@ -15,6 +15,8 @@ from actors.modality import modality_of
 from actors.pinned.load import load_method, load_models, method_models, pick_device
 from actors.rows.read import Row, Unusable
 from actors.rows.targets import BadTarget, choose_target
+from actors.worker import Job
+from configs.schema import RunConfig
 from configs.strict import UserError
 from counterfactory.methods.contract import Answers
 from storage.codec import BadRow
@@ -52,14 +54,14 @@ class Answered:
 class Answerer:
     """The method and its pinned models, loaded once."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        self.config = config
-        self.device = pick_device(config["engine"]["device"], config["engine"]["gpus"])
+    def __init__(self, config: RunConfig, job: Job) -> None:
+        self.config, self.job, plain = config, job, config.model_dump()
+        self.device = pick_device(config.engine.device, config.engine.gpus)
         if self.device.type == "cpu":
-            torch.set_num_threads(config["engine"]["threads"])
-        self.modality = modality_of(config["data"])
-        self.method = load_method(config)
-        self.models = load_models(config, method_models(self.method), self.device)
+            torch.set_num_threads(config.engine.threads)
+        self.modality = modality_of(config.data)
+        self.method = load_method(plain)
+        self.models = load_models(plain, method_models(self.method), self.device)
         self.classifier: Any = self.models["classifier"]
         self.each: int | None = None  # answers to a row, once the method has given some
 
@@ -77,7 +79,7 @@ class Answerer:
                 self.modality.expect(row.content, self.models)
                 targets.append(
                     choose_target(
-                        self.config["target"], before[i], row.carried, self.classifier.classes
+                        self.config.target, before[i], row.carried, self.classifier.classes
                     )
                 )
                 keep.append(i)
@@ -86,8 +88,8 @@ class Answerer:
         if not keep:
             return [], bad
         rows = [batch[i] for i in keep]
-        fingerprint = self.config["method_fingerprint"]
-        seeds = [seed_of(row.id, self.config["seed"]) for row in rows]
+        fingerprint = self.job.method_fingerprint
+        seeds = [seed_of(row.id, self.config.seed) for row in rows]
         queries = self.modality.queries(
             [row.content for row in rows],
             source=before.argmax(1)[keep].to(self.device),
@@ -134,7 +136,7 @@ class Answerer:
         lengths = {
             f.name: len(v) for f in fields(answers) if (v := getattr(answers, f.name)) is not None
         }
-        given, name = lengths["flipped"], self.config["method"]["target"]
+        given, name = lengths["flipped"], self.config.method.target
         each, rest = divmod(given, queries)
         if rest or not each or each != (self.each or each):
             wanted = (

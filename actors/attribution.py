@@ -43,7 +43,7 @@ class Attribute:
         assert job.encoder is not None
         plain = config.model_dump()
         self.config, self.stage, self.store = config, stage, open_store(run_uri)
-        self.session, self.modality = job.session, modality_of(plain["data"])
+        self.session, self.modality = job.session, modality_of(config.data)
         self.device = pick_device(config.engine.device, config.engine.gpus)
         if self.device.type == "cpu":
             torch.set_num_threads(config.engine.threads)

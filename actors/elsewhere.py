@@ -14,6 +14,8 @@ from actors.modality import Images, Picture
 from actors.pinned.load import load_models, pick_device
 from actors.rows.read import Row, Unusable
 from actors.rows.targets import BadTarget, choose_target
+from actors.worker import Job
+from configs.schema import RunConfig
 from storage.codec import BadRow, dimensions
 from storage.schema import counterfactual_id
 
@@ -23,13 +25,11 @@ class Pairs(Answerer):
     in `carried`.
     """
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        self.config, self.device = (
-            config,
-            pick_device(config["engine"]["device"], config["engine"]["gpus"]),
-        )
-        self.modality = self.images = Images(config["data"])
-        self.models = load_models(config, ["classifier"], self.device)
+    def __init__(self, config: RunConfig, job: Job) -> None:
+        self.config, self.job = config, job
+        self.device = pick_device(config.engine.device, config.engine.gpus)
+        self.modality = self.images = Images(config.data)
+        self.models = load_models(config.model_dump(), ["classifier"], self.device)
         self.classifier = self.models["classifier"]
 
     def __call__(self, batch: list[Row]) -> tuple[list[Answered], list[Unusable]]:
@@ -40,7 +40,7 @@ class Pairs(Answerer):
         for row, probabilities in zip(batch, before, strict=True):
             try:
                 target = choose_target(
-                    self.config["target"], probabilities, row.carried, self.classifier.classes
+                    self.config.target, probabilities, row.carried, self.classifier.classes
                 )
                 good.append((row, probabilities, target, self._counterfactual(row)))
             except (BadTarget, BadRow) as reason:
@@ -55,15 +55,14 @@ class Pairs(Answerer):
         """The row's counterfactual at working size; BadRow where there is none of the original's
         size.
         """
-        data = self.config["data"]
-        original = content(row.carried.pop(data["image"]))
-        made = content(row.carried.pop(self.config["method"]["settings"]["column"]))
+        data = self.config.data
+        original = content(row.carried.pop(data.image))
+        made = content(row.carried.pop(self.config.method.settings["column"]))
         if made is None:
             raise BadRow("no counterfactual for this original")
         try:
             sizes = [
-                dimensions(image or b"", max_pixels=data["max_pixels"])
-                for image in (original, made)
+                dimensions(image or b"", max_pixels=data.max_pixels) for image in (original, made)
             ]
             if sizes[0] != sizes[1]:
                 (a, b), (c, d) = sizes
@@ -77,7 +76,7 @@ class Pairs(Answerer):
     ) -> Answered:
         return Answered(
             row=row,
-            cf_id=counterfactual_id(row.id, self.config["method_fingerprint"], target, 0),
+            cf_id=counterfactual_id(row.id, self.job.method_fingerprint, target, 0),
             before=before,
             after=after,
             target=target,

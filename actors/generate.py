@@ -75,9 +75,7 @@ class Generate:
 
     def __init__(self, config: RunConfig, job: Job, stage: str, run_uri: str) -> None:
         self.config, self.stage, self.store = config, stage, open_store(run_uri)
-        self.session = job.session
-        self.plain = {**config.model_dump(), "method_fingerprint": job.method_fingerprint}
-        self.answerer = self.answering(self.plain)
+        self.session, self.answerer = job.session, self.answering(config, job)
         self.modality = self.answerer.modality
         self.batch = Batch(config.engine.batch, self.answerer.device)
         self._recorder = ThreadPoolExecutor(1, thread_name_prefix="record")
@@ -250,13 +248,13 @@ class Generate:
             yield found
 
     def _read(self, shard: Shard) -> Iterator[Record]:
-        return read(shard, self.plain["data"], self.plain["target"], self.modality)
+        return read(shard, self.config.data, self.config.target, self.modality)
 
     def _decoded(
         self, records: Iterable[Record], shard: Shard, seen: set[str]
     ) -> Iterator[Row | Unusable]:
         classes = self.answerer.classifier.classes
-        return decoded(records, shard, self.plain, classes, seen, self.modality)
+        return decoded(records, shard, self.config, classes, seen, self.modality)
 
     def _limit(self, rows: int, start: attempts.Start, note: Any) -> Any:
         seconds = self.config.engine.row_seconds

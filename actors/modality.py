@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from actors.rows.masks import expect_regions, mask_of, regions_of, stacked
+from configs.schema import DataConfig
 from configs.strict import UserError
 from counterfactory.methods.contract import Answers, ImageAnswers, ImageQueries, Queries
 from storage.codec import BadRow, decode, encode, sides
@@ -93,16 +94,16 @@ class Images:
 
     schema = COUNTERFACTUALS
 
-    def __init__(self, data: Mapping[str, Any]) -> None:
+    def __init__(self, data: DataConfig) -> None:
         self.data = data
 
     def columns(self) -> list[str]:
         """The image's column, and the mask's where the data have masks."""
-        return [name for name in (self.data["image"], self.data.get("mask")) if name]
+        return [name for name in (self.data.image, self.data.mask) if name]
 
     def source(self, cells: Mapping[str, Any]) -> Any:
         """The encoded image's bytes."""
-        cell = cells.get(self.data["image"])
+        cell = cells.get(self.data.image)
         return cell.get("bytes") if isinstance(cell, dict) else cell
 
     def read(self, cells: Mapping[str, Any], source: Any) -> Picture:
@@ -111,12 +112,12 @@ class Images:
 
     def decode(self, source: Any) -> Pixels:
         """Encoded bytes as an image at working size; BadRow says why they cannot be."""
-        of = {name: self.data[name] for name in ("size", "crop", "max_pixels")}
-        return decode(source, **of)
+        data = self.data
+        return decode(source, size=data.size, crop=data.crop, max_pixels=data.max_pixels)
 
     def ahead(self) -> int:
         """As many images as fit in AHEAD_BYTES, from 2 to 256."""
-        width, height = sides(self.data["size"])
+        width, height = sides(self.data.size)
         return max(2, min(256, AHEAD_BYTES // (3 * width * height)))
 
     def expect(self, content: Picture, models: Mapping[str, Any]) -> None:
@@ -165,8 +166,7 @@ class Images:
 
     def decode_stored(self, source: Any) -> Pixels:
         """A committed image's bytes, which have the working size already; BadRow as `decode`."""
-        size, most = self.data["size"], self.data["max_pixels"]
-        return decode(source, size=size, crop=None, max_pixels=most)
+        return decode(source, size=self.data.size, crop=None, max_pixels=self.data.max_pixels)
 
     def _stored(self, record: Mapping[str, Any], column: str, shard: int) -> Pixels:
         try:
@@ -181,9 +181,9 @@ class Images:
 KINDS = {"image": Images}
 
 
-def modality_of(data: Mapping[str, Any]) -> Modality:
+def modality_of(data: DataConfig) -> Modality:
     """The kind of data that a run's data settings name."""
-    return KINDS[data["kind"]](data)
+    return KINDS[data.kind](data)
 
 
 def as_tensor(pixels: Pixels, device: torch.device) -> Tensor:

@@ -57,7 +57,7 @@ class Score:
     def __init__(self, config: RunConfig, job: Job, stage: str, run_uri: str) -> None:
         self.config, self.stage, self.store = config, stage, open_store(run_uri)
         plain, self.session = config.model_dump(), job.session
-        self.settings, self.modality = plain["score"], modality_of(plain["data"])
+        self.settings, self.modality = plain["score"], modality_of(config.data)
         # of the next batch: halved for good where memory does not hold
         self.size: int = self.settings["batch"]
         self.notes: list[str] = []  # what the driver should say, each once

@@ -145,17 +145,16 @@ def loop(folder: Path, shard_rows: int, first: int, seconds: float, threads: int
 
     config = settings(folder, "loop", shard_rows, 1, threads)
     pinned, job = worker_config(config, pin(config.model_dump()["models"]))
-    plain = {**pinned.model_dump(), "method_fingerprint": job.method_fingerprint}
-    models = Answerer(plain)
+    models = Answerer(pinned, job)
     classifier, others = models.classifier, [name for name in models.models if name != "classifier"]
     shards, _ = plan_shards(config.data.path, shard_rows=shard_rows, rows=None)
     batches: list[Any] = []
     size = int(config.engine.batch)
     for shard in shards[first:]:
-        records = read(shard, plain["data"], plain["target"], models.modality)
+        records = read(shard, config.data, config.target, models.modality)
         rows = [
             row
-            for row in decoded(records, shard, plain, classifier.classes, set(), models.modality)
+            for row in decoded(records, shard, pinned, classifier.classes, set(), models.modality)
             if isinstance(row, Row)
         ]
         for at in range(0, len(rows), size):

@@ -11,18 +11,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from configs.schema import DataConfig
 from storage.codec import BadRow, decode_mask, dimensions
 
 Mask = NDArray[np.uint8]
 
 
-def mask_of(cells: Mapping[str, Any], content: bytes, data: Mapping[str, Any]) -> Mask | None:
+def mask_of(cells: Mapping[str, Any], content: bytes, data: DataConfig) -> Mask | None:
     """The mask (H,W) at working size of a row whose image is `content`; None where the data have
     none; BadRow where it cannot be read, or has not the image's size."""
-    if not data.get("mask"):
+    if not data.mask:
         return None
-    of = dimensions(content, max_pixels=data["max_pixels"])
-    return decode_mask(cells.get(data["mask"]), size=data["size"], crop=data["crop"], of=of)
+    of = dimensions(content, max_pixels=data.max_pixels)
+    return decode_mask(cells.get(data.mask), size=data.size, crop=data.crop, of=of)
 
 
 def regions_of(models: Mapping[str, Any]) -> Sequence[str] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from actors.modality import Modality
 from actors.rows.targets import BadTarget, class_index
+from configs.schema import DataConfig, RunConfig, TargetConfig
 from storage.codec import BadRow
 from storage.plan import Unreadable, iterate_shard
 from storage.records import Shard
@@ -55,7 +56,7 @@ class Record:
 
 
 def read(
-    shard: Shard, data: Mapping[str, Any], target: Mapping[str, Any], modality: Modality
+    shard: Shard, data: DataConfig, target: TargetConfig, modality: Modality
 ) -> Iterator[Record]:
     """A shard's rows as they are stored, a few in memory at a time; FileChanged as `read_shard`.
 
@@ -64,23 +65,23 @@ def read(
     """
     named = [
         *modality.columns(),
-        data["label"],
-        data["id"],
-        *data["columns"],
-        target["column"],
+        data.label,
+        data.id,
+        *data.columns,
+        target.column,
         split_column(data),
     ]
     columns = list(dict.fromkeys(name for name in named if name))
     position = 0
     for part in iterate_shard(shard, columns):
         listed = cells_of(part)
-        if data["id"] and any(lost for _, lost in listed):
+        if data.id and any(lost for _, lost in listed):
             here = replace(shard, start=shard.start + position, rows=len(listed))
-            ids = (own for piece in iterate_shard(here, [data["id"]]) for own, _ in cells_of(piece))
+            ids = (own for piece in iterate_shard(here, [data.id]) for own, _ in cells_of(piece))
             listed = [(cells or own, lost) for (cells, lost), own in zip(listed, ids, strict=True)]
         for cells, lost in listed:
             source = modality.source(cells)
-            own = cells.get(data["id"]) if data["id"] else None
+            own = cells.get(data.id) if data.id else None
             place = f"{shard.name}#{shard.start + position}"
             name = str(own) if own is not None else row_id(source or b"", place)
             yield Record(name, position, cells, source, lost)
@@ -99,15 +100,15 @@ def cells_of(part: pa.RecordBatch | Unreadable) -> list[tuple[dict[str, Any], st
         return [cells for i in range(part.num_rows) for cells in cells_of(part.slice(i, 1))]
 
 
-def split_column(data: Mapping[str, Any]) -> str | None:
+def split_column(data: DataConfig) -> str | None:
     """The column that says train or test, where there is one."""
-    return data["split"] if data["split"] not in (None, "train", "test") else None
+    return data.split if data.split not in (None, "train", "test") else None
 
 
 def decoded(
     records: Iterable[Record],
     shard: Shard,
-    config: Mapping[str, Any],
+    config: RunConfig,
     classes: Sequence[str],
     seen: set[str],
     modality: Modality,
@@ -128,23 +129,23 @@ def decoded(
 def as_row(
     record: Record,
     number: int,
-    config: Mapping[str, Any],
+    config: RunConfig,
     classes: Sequence[str],
     modality: Modality,
 ) -> Row:
     """A record with its content read and its label looked up; BadRow or BadTarget say why it
     cannot be.
     """
-    data, cells = config["data"], record.cells
+    data, cells = config.data, record.cells
     if record.lost is not None:
         raise BadRow(record.lost)
-    label = class_index(cells[data["label"]], classes, "label") if data["label"] else None
+    label = class_index(cells[data.label], classes, "label") if data.label else None
     content = modality.read(cells, record.source)
     column = split_column(data)
-    split = cells[column] if column else data["split"]
+    split = cells[column] if column else data.split
     carried = [
-        *data["columns"],
-        *([config["target"]["column"]] if config["target"]["column"] else []),
+        *data.columns,
+        *([config.target.column] if config.target.column else []),
     ]
     return Row(
         record.id,

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from configs.schema import TargetConfig
+
 
 class BadTarget(ValueError):  # noqa: N818 (the row's target is bad, not the program)
     """The row has no label or no target that can be used; the message is the
@@ -34,7 +36,7 @@ def class_index(value: Any, classes: Sequence[str], what: str) -> int:
 
 
 def choose_target(
-    rule: Mapping[str, Any],
+    rule: TargetConfig,
     probabilities: Tensor,
     carried: Mapping[str, Any],
     classes: Sequence[str],
@@ -43,11 +45,11 @@ def choose_target(
     there already.
     """
     source = int(probabilities.argmax())
-    if rule["rule"] == "opposite":
+    if rule.rule == "opposite":
         return 1 - source
-    if rule["rule"] == "runner-up":
+    if rule.rule == "runner-up":
         return int(probabilities.topk(2).indices[1])
-    value = rule["name"] if rule["name"] is not None else carried[rule["column"]]
+    value = rule.name if rule.name is not None else carried[str(rule.column)]
     target = class_index(value, classes, "target")
     if target == source:
         raise BadTarget(f"it is classified as its target ({classes[target]}) already")

@@ -178,7 +178,7 @@ def _decoded(
         content = image.get("bytes") if isinstance(image, dict) else image
         try:
             image = decode(content, size=data.size, crop=data.crop, max_pixels=data.max_pixels)
-            mask = mask_of(cell, content or b"", data.model_dump())
+            mask = mask_of(cell, content or b"", data)
         except BadRow as reason:
             bad[str(reason)] += 1
             continue

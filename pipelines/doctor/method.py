@@ -120,7 +120,7 @@ def _queries(
 ) -> tuple[Queries | None, list[str]]:
     """Questions for the rows that have a target, as a worker would ask them."""
     device = next((p.device for p in classifier.parameters()), torch.device("cpu"))
-    carried, mask, rule = sample.records[:TRIED], config.data.mask, config.target.model_dump()
+    carried, mask, rule = sample.records[:TRIED], config.data.mask, config.target
     probabilities = in_batches(classifier, sample.tensor()[:TRIED]).softmax(1)
     targets, reasons = {}, []
     for i, row in enumerate(probabilities):
@@ -132,7 +132,7 @@ def _queries(
         return None, reasons
     rows, wanted = list(targets), torch.tensor(list(targets.values()), device=device)
     contents = [Picture(sample.images[i], carried[i][mask] if mask else None) for i in rows]
-    asked = modality_of(config.data.model_dump()).queries(
+    asked = modality_of(config.data).queries(
         contents,
         source=probabilities.argmax(1)[rows].to(device),
         target=wanted,

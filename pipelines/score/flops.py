@@ -39,13 +39,12 @@ def count_tflops(store: Store, config: RunConfig) -> Estimate | None:
         return None
     digests = pin({name: config.models[name].model_dump() for name in names})
     pinned, job = worker_config(config, digests)
-    settings = pinned.model_dump()
     path = f"score/tflops-{job.method_fingerprint}-{rows}.json"
     if store.exists(path):
         found = json.loads(store.read(path))
     else:
         commit = next((c for c in iterate_commits(store, GENERATE) if c.rows), None)
-        found = _count(store, settings, names, commit, rows) if commit else {"tflops": []}
+        found = _count(store, pinned, names, commit, rows) if commit else {"tflops": []}
         store.replace(path, json.dumps(found).encode())
     if not found["tflops"]:
         return NOTHING
@@ -55,17 +54,17 @@ def count_tflops(store: Store, config: RunConfig) -> Estimate | None:
 
 def _count(
     store: Store,
-    settings: dict[str, Any],
+    config: RunConfig,
     names: tuple[str, ...],
     commit: Commit,
     rows: int,
 ) -> dict[str, Any]:
-    device = pick_device(settings["engine"]["device"])
-    method, models = load_method(settings), load_models(settings, names, device)
+    device, plain = pick_device(config.engine.device), config.model_dump()
+    method, models = load_method(plain), load_models(plain, names, device)
     table = read_committed(store, commit, ["id", "cf_id", "k", "source", "target", "original"])
     table = table.filter(pc.equal(table["k"], 0)).slice(0, rows)
-    images, counted = Images(settings["data"]), []
-    masks = _masks(commit.shard, settings, images, table["id"].to_pylist())
+    images, counted = Images(config.data), []
+    masks = _masks(commit.shard, config, images, table["id"].to_pylist())
     if masks is None:
         return {"tflops": []}
     for row in table.to_pylist():
@@ -73,22 +72,22 @@ def _count(
             [Picture(images.decode_stored(row["original"]["bytes"]), masks.get(row["id"]))],
             source=torch.tensor([row["source"]], device=device),
             target=torch.tensor([row["target"]], device=device),
-            seed=torch.tensor([seed_of(row["id"], settings["seed"])], device=device),
+            seed=torch.tensor([seed_of(row["id"], config.seed)], device=device),
         )
         counted.append(tflops(partial(method, queries, **models)))
     return {"ids": table["id"].to_pylist(), "tflops": counted}
 
 
 def _masks(
-    shard: Shard, settings: dict[str, Any], images: Images, ids: list[str]
+    shard: Shard, config: RunConfig, images: Images, ids: list[str]
 ) -> dict[str, Mask | None] | None:
     """The masks of rows by their ids, from the run's input, which alone has them: none where it has
     none, None where it is gone or another one."""
-    if not settings["data"].get("mask"):
+    if not config.data.mask:
         return {}
     try:
-        found = read(shard, settings["data"], settings["target"], images)
+        found = read(shard, config.data, config.target, images)
         rows = {record.id: record for record in found}
-        return {id: mask_of(rows[id].cells, rows[id].source, settings["data"]) for id in ids}
+        return {id: mask_of(rows[id].cells, rows[id].source, config.data) for id in ids}
     except (OSError, ValueError, KeyError):
         return None

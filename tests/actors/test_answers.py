@@ -161,7 +161,7 @@ def test_every_batch_gives_the_same_answers_each_under_its_own_name(make: Any) -
     rows = stored(store)
     assert [row["k"] for row in rows] == [0, 1, 2] * ROWS
     assert [row["steps"] for row in rows] == [0, 1, 2] * ROWS
-    fingerprint = worker.plain["method_fingerprint"]
+    fingerprint = worker.answerer.job.method_fingerprint
     for row in rows:
         assert row["cf_id"] == counterfactual_id(row["id"], fingerprint, row["target"], row["k"])
         assert row["counterfactual"]["path"] == f"{row['cf_id']}.png"

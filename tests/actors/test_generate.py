@@ -204,7 +204,8 @@ def test_a_row_with_an_answered_ones_id_stays_aside_when_it_is_tried_again_row_b
         table.append_column("name", pa.array(["a", "b", "a", *map(str, range(ROWS - 3))])), path
     )
     worker, _, store = make("run", attempts=1)
-    worker.plain["data"]["id"] = "name"
+    data = worker.config.data.model_copy(update={"id": "name"})
+    worker.config = worker.config.model_copy(update={"data": data})
     (shard, *_), _ = plan_shards(str(path.parent), shard_rows=SHARD, rows=None)
     worker(shard)
     shard = replace(shard, revision=1)

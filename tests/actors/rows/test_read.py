@@ -7,7 +7,6 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,10 +14,13 @@ import pytest
 
 from actors.modality import Images
 from actors.rows.read import Ahead, Unusable, decoded, read
+from configs.schema import DataConfig, TargetConfig, load_run
 from storage.plan import plan_shards
 from storage.schema import row_id
 
 SOON = 60.0  # a limit for a test that would otherwise hang
+
+NONE = TargetConfig(rule="opposite")  # of no column
 
 
 def test_the_next_items_are_made_while_the_first_is_worked_on() -> None:
@@ -84,7 +86,7 @@ def test_what_is_closed_lets_its_thread_end() -> None:
 
 @pytest.mark.parametrize(("size", "count"), [(8, 256), (64, 256), (512, 85), (1024, 21), (8192, 2)])
 def test_large_images_wait_in_smaller_numbers(size: int, count: int) -> None:
-    assert Images({"size": size}).ahead() == count
+    assert Images(DataConfig(path="x", size=size)).ahead() == count
 
 
 def test_a_shard_of_large_images_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
@@ -96,15 +98,9 @@ def test_a_shard_of_large_images_is_never_in_memory_as_a_whole(tmp_path: Path) -
     )
     (shard,), _ = plan_shards(str(tmp_path), shard_rows=128, rows=None)
     del cells
-    data: dict[str, Any] = {
-        "image": "image",
-        "label": None,
-        "id": None,
-        "columns": [],
-        "split": None,
-    }
+    data = DataConfig(path="x", id=None, columns=[])
     before, most = pa.total_allocated_bytes(), 0
-    for record in read(shard, data, {"column": None}, Images(data)):
+    for record in read(shard, data, NONE, Images(data)):
         assert len(record.source) == 400_000
         most = max(most, pa.total_allocated_bytes() - before)
     assert most < 26e6  # of 51e6
@@ -132,17 +128,9 @@ def test_rows_behind_a_damaged_page_are_set_aside_by_their_names(tmp_path: Path,
     middle = chunk.data_page_offset + chunk.total_compressed_size // 2
     content[middle : middle + 6000] = b"\xee" * 6000  # at least one page's header is in there
     path.write_bytes(content)
-    data: dict[str, Any] = {
-        "image": "image",
-        "label": None,
-        "id": "name" if own else None,
-        "columns": [],
-        "split": None,
-    }
+    data = DataConfig(path="x", id="name" if own else None, columns=[])
     shards, _ = plan_shards(str(tmp_path), shard_rows=24, rows=None)
-    found = [
-        record for shard in shards for record in read(shard, data, {"column": None}, Images(data))
-    ]
+    found = [record for shard in shards for record in read(shard, data, NONE, Images(data))]
     good = [i for i, record in enumerate(found) if record.lost is None]
     lost = sorted(set(range(48)) - set(good))
     assert lost == list(range(lost[0], 32))
@@ -152,7 +140,7 @@ def test_rows_behind_a_damaged_page_are_set_aside_by_their_names(tmp_path: Path,
         assert found[i].id == (f"row {i}" if own else row_id(b"", f"x.parquet#{i}"))
     assert f"{path}: rows {lost[0]}:24 cannot be read: OSError: " in str(found[lost[0]].lost)
     assert f"{path}: rows 24:32 cannot be read: OSError: " in str(found[24].lost)
-    config = {"data": data, "target": {"column": None}}
+    config = load_run("demo-plain").model_copy(update={"data": data, "target": NONE})
     (row,) = decoded([found[31]], shards[1], config, (), set(), Images(data))
     assert isinstance(row, Unusable)
     assert row.reason == found[31].lost
@@ -169,15 +157,9 @@ def test_a_text_that_is_none_sets_its_row_aside(tmp_path: Path) -> None:
     )
     content = (tmp_path / "x.parquet").read_bytes()
     (tmp_path / "x.parquet").write_bytes(content.replace(b"bbbb", b"\xff\xff\xff\xff"))
-    data: dict[str, Any] = {
-        "image": "image",
-        "label": None,
-        "id": None,
-        "columns": ["name"],
-        "split": None,
-    }
+    data = DataConfig(path="x", id=None, columns=["name"])
     (shard,), _ = plan_shards(str(tmp_path), shard_rows=3, rows=None)
-    found = list(read(shard, data, {"column": None}, Images(data)))
+    found = list(read(shard, data, NONE, Images(data)))
     assert [record.source for record in found] == [b"1", None, b"3"]
     assert [record.lost for record in found] == [
         None,

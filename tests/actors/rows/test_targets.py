@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from actors.rows.targets import BadTarget, choose_target, class_index
+from configs.schema import TargetConfig
 
 CLASSES = ("cat", "dog", "fox")
 P = torch.tensor([0.2, 0.5, 0.3])
 
 
-def rule(**given: Any) -> dict[str, Any]:
-    return {"rule": None, "name": None, "column": None, **given}
+def rule(**given: Any) -> TargetConfig:
+    return TargetConfig(**given)
 
 
 @pytest.mark.parametrize(("value", "index"), [(True, 1), (False, 0), (2, 2), ("fox", 2), (1.0, 1)])
