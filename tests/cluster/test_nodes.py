@@ -95,6 +95,7 @@ print("SEEN", json.dumps([receipt.extra for receipt in done]))
 """
 
 
+@pytest.mark.slow
 def test_half_a_gpu_each_puts_two_workers_on_one_gpu_and_they_print_nothing(
     cluster: Any, faces: Path, tmp_path: Path
 ) -> None:
@@ -140,6 +141,7 @@ def under_way(store: Any) -> list[int]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not Path("/proc/self/stat").exists(), reason="needs Linux's /proc to tell which node works"
 )

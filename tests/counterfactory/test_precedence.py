@@ -51,6 +51,7 @@ def run(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["local", "ray"])
 def test_models_and_methods_of_ones_own_are_found_and_hidden_ones_named(
     project: Path, faces: Path, engine: str

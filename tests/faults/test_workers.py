@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import Job, make_job  # type: ignore[import-not-found]
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def hurt(tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, str]:

@@ -9,6 +9,9 @@ import pytest
 from pipelines.demo import demo
 from storage.uri import open_store
 
+pytestmark = pytest.mark.slow
+
+
 ROWS = 32  # of the demo's 96, and a coarser COUT: the question is the audit's
 
 

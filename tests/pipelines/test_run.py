@@ -156,6 +156,7 @@ def test_one_row_at_a_time_gives_what_eight_give(faces: Path, tmp_path: Path) ->
         assert np.abs(pixels(row) - pixels(eight[key])).max() <= 2
 
 
+@pytest.mark.slow
 def test_workers_and_shard_sizes_change_nothing(
     faces: Path, tmp_path: Path, ray_session: None
 ) -> None:
@@ -184,6 +185,7 @@ def descendants(process: int) -> list[int]:
     return found[1:]
 
 
+@pytest.mark.slow
 def test_a_driver_killed_on_ray_is_taken_up_again(faces: Path, tmp_path: Path) -> None:
     """The command itself, with its workers; tests/faults has the other ways to die."""
     command = [

@@ -56,6 +56,7 @@ def temp() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.slow
 def test_a_whole_run_holds_no_secret(
     s3_folder: str, s3_endpoint: str, faces: Path, temp: Path
 ) -> None:
