@@ -108,5 +108,5 @@ class Attribute:
             for column in ("original", "counterfactual")
         )
         found["before"], found["after"] = before, after = finite_pairs(before, after)
-        found["importance"] = network.told(after) - network.told(before)
+        found["importance"] = network.to_probabilities(after) - network.to_probabilities(before)
         return table_of(found, ATTRIBUTIONS, len(records))

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from actors.answer import Answered, Answerer
-from actors.guard.batch import Batch, told
+from actors.guard.batch import Batch, drain_notes
 from actors.guard.starts import expect_life
 from actors.guard.turn import Turn
 from actors.guard.watchdog import limit
@@ -95,7 +95,7 @@ class Generate:
             begun.commit = read_commit(self.store, path)
             return begun
         begun.before = earlier(self.store, self.stage, shard)
-        begun.start = start = attempts.look(self.store, self.stage, shard, self.session)
+        begun.start = start = attempts.next_start(self.store, self.stage, shard, self.session)
         begun.left = partial(attempts.note, self.store, start, attempts.RAISED)
         most = self.config.engine.attempts
         careful = start.hung or start.deaths >= most
@@ -148,8 +148,8 @@ class Generate:
                 records.append(self._recorder.submit(self._records, answers))
             waited = begun.rows.waited if begun.rows else 0.0
             computed = time.perf_counter() - began - waited
-        begun.notes += told(self.batch.notes)
-        rows = [row for part in records for row in _taken(part, bad)]
+        begun.notes += drain_notes(self.batch.notes)
+        rows = [row for part in records for row in _collect(part, bad)]
         quarantined = [{"id": row.id, "reason": row.reason} for row in bad]
         table = joined(begun.before, pa.Table.from_pylist(rows, schema=self.modality.schema))
         extra = {
@@ -284,7 +284,7 @@ class Generate:
         return [row for row in rows if row["id"] not in bad], list(bad.values())
 
 
-def _taken(
+def _collect(
     part: Future[tuple[list[dict[str, Any]], list[Unusable]]], bad: list[Unusable]
 ) -> list[dict[str, Any]]:
     rows, unusable = part.result()

@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from actors.guard.batch import out_of_memory, release, told
+from actors.guard.batch import drain_notes, out_of_memory, release
 from actors.guard.starts import expect_life
 from actors.modality import modality_of
 from actors.pinned.load import load_models, pick_device
@@ -136,7 +136,7 @@ class Score:
             flipped=sum(verdicts),
             seconds=self.idle_since - started,
             wait_seconds=waited + read,
-            notes=told(self.notes),
+            notes=drain_notes(self.notes),
         )
 
     def guarded(self, records: list[dict[str, Any]], shard: int) -> Iterator[Scored]:

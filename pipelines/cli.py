@@ -200,7 +200,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _stage(args: argparse.Namespace) -> int:
-    from pipelines.run import find_run, run, say, stage_needs
+    from pipelines.run import find_run, print_line, run, stage_needs
 
     if args.command == "score" and (args.originals or args.counterfactuals):
         from pipelines.elsewhere.job import main as score_elsewhere
@@ -215,7 +215,7 @@ def _stage(args: argparse.Namespace) -> int:
         from pipelines.judge.job import parse_answers
 
         counts = parse_answers(store, config, args.answers)
-        say(
+        print_line(
             "judge: "
             + ", ".join(
                 f"{value} {name}" for name, value in counts.items() if isinstance(value, int)
@@ -246,7 +246,7 @@ def _attribution(args: argparse.Namespace) -> int:
     import json
 
     from pipelines.attribution.job import with_models
-    from pipelines.attribution.table import of_row, text
+    from pipelines.attribution.table import format_row, format_table
     from pipelines.engine.committed import ATTRIBUTED
     from pipelines.run import find_run, run, stage_needs
 
@@ -256,7 +256,9 @@ def _attribution(args: argparse.Namespace) -> int:
     stage_needs(store, "attribution")
     run(with_models(config, args.predictors, args.encoder), stages=("attribution",), store=store)
     table = json.loads(store.read(ATTRIBUTED))
-    print("\n".join(of_row(store, table, args.row) if args.row else text(table, args.top)))
+    print(
+        "\n".join(format_row(store, table, args.row) if args.row else format_table(table, args.top))
+    )
     return 0
 
 

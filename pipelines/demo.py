@@ -8,7 +8,7 @@ from pathlib import Path
 
 from configs.schema import load_run
 from configs.strict import UserError
-from pipelines.run import run, say
+from pipelines.run import print_line, run
 from storage.uri import open_store
 
 PRESETS = ("demo-plain", "demo-biased")
@@ -26,10 +26,10 @@ def demo(out: str, sets: list[str]) -> str:
         prepare_faces(data, rows=64, test_rows=32)
     runs = []
     for preset in PRESETS:
-        say(f"\n== {preset}")
+        print_line(f"\n== {preset}")
         runs.append(run(load_run(preset, [f"data.path={data}", f"out={out}", *sets])))
     page = report(runs, out=f"{out}/report.html")
     if not open_store(out).exists("report.html"):
         raise UserError(f"expected a report at {page}, got none")
-    say(f"\nReport of both classifiers: {page}")
+    print_line(f"\nReport of both classifiers: {page}")
     return page

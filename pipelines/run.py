@@ -17,7 +17,7 @@ from pipelines.engine.committed import attributed_stage, load_plan, outdated_sco
 from pipelines.engine.disk import disk_errors
 from pipelines.engine.part import WHOLE, Part
 from pipelines.generate.job import generate
-from pipelines.generate.plan import kept, open_run
+from pipelines.generate.plan import open_run, plain_settings
 from storage.check import TWICE, check_stage
 from storage.commit import committed, iterate_commits, totals
 from storage.run import versions, write_manifest
@@ -67,9 +67,9 @@ def _run(store: Store, config: RunConfig, stages: tuple[str, ...], part: Part) -
         expect_predictors(config)
     for name in stages:
         if part.shards is not None and name not in PARTED:
-            say(f"{name}: left for a call without --shards, when every shard is done")
+            print_line(f"{name}: left for a call without --shards, when every shard is done")
             continue
-        say(STAGE_JOBS[name](store, config, part))
+        print_line(STAGE_JOBS[name](store, config, part))
         if name in PARTED:
             expect_sound(store, standing_stage(store, name), whole=part.whole)
     plan = load_plan(store)
@@ -77,7 +77,7 @@ def _run(store: Store, config: RunConfig, stages: tuple[str, ...], part: Part) -
         store,
         {
             "command": hide(shlex.join(["counterfactory", *sys.argv[1:]])),
-            "config": kept(config),
+            "config": plain_settings(config),
             "versions": versions(),
             "models": plan.models,
             "fingerprint": plan.fingerprint,
@@ -104,7 +104,7 @@ def expect_sound(store: Store, stage: str, *, whole: bool = True) -> None:
     raise UserError(f"{store.uri}: {broken[0]}{more}{hint}; see `counterfactory verify`")
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     """A stage's result, on stdout."""
     print(line, flush=True)
 
@@ -153,7 +153,7 @@ def _score(store: Store, config: RunConfig, part: Part) -> str:
     from pipelines.score.job import score
 
     if old := outdated_scores(store):
-        say(f"score: {old}: they are made again")
+        print_line(f"score: {old}: they are made again")
     table = score(store, config, part=part)
     shown = {
         m["metric"]: m
@@ -215,4 +215,4 @@ def stage_needs(store: Store, stage: str) -> None:
         )
 
 
-__all__: list[Any] = ["STAGES", "find_run", "run", "say", "stage_needs"]
+__all__: list[Any] = ["STAGES", "find_run", "print_line", "run", "stage_needs"]

@@ -37,7 +37,7 @@ class Start:
 
 def begin(store: Store, stage: str, shard: Shard, session: str) -> Start:
     """Note that a worker of this driver's session starts a shard; see `look`."""
-    start = look(store, stage, shard, session)
+    start = next_start(store, stage, shard, session)
     enter(store, start)
     return start
 
@@ -47,7 +47,7 @@ def enter(store: Store, start: Start) -> None:
     store.write(start.path, f"{socket.gethostname()} {os.getpid()}".encode())
 
 
-def look(store: Store, stage: str, shard: Shard, session: str) -> Start:
+def next_start(store: Store, stage: str, shard: Shard, session: str) -> Start:
     """The next start of a shard, not noted yet, and how those before it ended.
 
     An earlier start that left neither an error nor a note died with its worker, or is the one that

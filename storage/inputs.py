@@ -33,12 +33,12 @@ def read_footers(
     with ThreadPoolExecutor(READERS) as pool:
         for at in range(0, len(listed), READERS):
             for file, schema in pool.map(_footer, listed[at : at + READERS]):
-                if enough(files, stop):
+                if hold_last_row(files, stop):
                     break
                 first = schema if first is None else first
                 expect_columns(columns, schema, first, file.file)
                 files.append(file)
-            if enough(files, stop):
+            if hold_last_row(files, stop):
                 break
     return files, first
 
@@ -53,7 +53,7 @@ def unchanged(files: Sequence[InputFile], path: str, rows: str | None) -> bool:
     try:
         now = {store.url(name): (store, name) for store, name in data_files(path)}
         planned = [str(file.file) for file in files]
-        if enough(files, stop):
+        if hold_last_row(files, stop):
             now = {url: place for url, place in now.items() if url <= planned[-1]}
         if list(now) != planned:
             return False
@@ -66,7 +66,7 @@ def unchanged(files: Sequence[InputFile], path: str, rows: str | None) -> bool:
         return False
 
 
-def enough(files: Sequence[InputFile], stop: int | None) -> bool:
+def hold_last_row(files: Sequence[InputFile], stop: int | None) -> bool:
     """Do the files hold the selection's last row."""
     return stop is not None and bool(files) and sum(file.rows for file in files) >= stop
 

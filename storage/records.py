@@ -202,6 +202,35 @@ class Receipt:
         return cls(**checked(value, where, RECEIPT, {"answers": COUNT, "flipped": COUNT}))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A line of the score table: one figure over a subset of the rows.
+
+    value, low, high: the figure and its interval, None where there is none; better: "higher",
+    "lower" or None; by: the direction of the flips that it is over, None for all.
+    """
+
+    metric: str
+    subset: str
+    n: int
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    better: str | None = None
+    unit: str = ""
+    note: str = ""
+    by: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in the table."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_json(cls, value: Any, where: str = "line") -> Line:
+        """The record; BadRecord names what is wrong."""
+        return cls(**checked(value, where, LINE, LINE_WORDS))
+
+
 def checked(
     value: Any, where: str, kinds: dict[str, Kind], optional: dict[str, Kind] | None = None
 ) -> dict[str, Any]:
@@ -242,6 +271,21 @@ LIST: Kind = ("a list", lambda value: isinstance(value, list))
 OBJECT: Kind = ("an object", lambda value: isinstance(value, dict))
 TEXTS: Kind = ("an object of texts", _are_texts)
 
+NUMBER_OR_NONE: Kind = (
+    "a number or null",
+    lambda value: value is None or (type(value) in (int, float) and math.isfinite(value)),
+)
+TEXT_OR_NONE: Kind = ("a text or null", lambda value: value is None or isinstance(value, str))
+
+LINE = {
+    "metric": TEXT,
+    "subset": TEXT,
+    "n": COUNT,
+    "value": NUMBER_OR_NONE,
+    "low": NUMBER_OR_NONE,
+    "high": NUMBER_OR_NONE,
+}
+LINE_WORDS = {"better": TEXT_OR_NONE, "unit": TEXT, "note": TEXT, "by": TEXT_OR_NONE}
 QUARANTINED = {"id": TEXT, "reason": TEXT}
 SHARD_WORK = {"revision": COUNT, "tries": COUNT}
 SHARD = {

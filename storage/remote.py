@@ -164,7 +164,7 @@ def _ask(url: str, request: Callable[[], T]) -> T:
             refused = status is not None and status < 500 and status not in (408, 429)
             if refused or isinstance(cause, (*MISTAKES, IsADirectoryError)):
                 raise StorageError(f"expected {url} to be readable, got {got}") from None
-            if patience.ends(got):
+            if patience.is_over(got):
                 raise NoAnswer(
                     f"expected an answer for {url}, got {got} {tries} times: check the address and"
                     " the network; what is committed stays, the same command goes on"

@@ -92,7 +92,7 @@ def ask(
                 or code in BUSY
                 or status in again
             )
-            if not busy or patience.ends(f"{status} {code}"):
+            if not busy or patience.is_over(f"{status} {code}"):
                 raise explain(path, Refused(status, code, tries, busy)) from None
             lost += status >= 500  # a 500, or a gateway's 502, may have come after the deed
         except (NoCredentialsError, PartialCredentialsError):
@@ -102,7 +102,7 @@ def ask(
                 raise _unsent(path, error) from None
             if not _passing(error):
                 raise
-            if patience.ends(type(error).__name__):
+            if patience.is_over(type(error).__name__):
                 raise no_answer(path, type(error).__name__, tries) from None
             lost += 1
         patience.wait(tries)
@@ -132,7 +132,7 @@ class Patience:
     def __init__(self, who: str, url: str) -> None:
         self.who, self.url, self.until, self.told = who, url, 0.0, False
 
-    def ends(self, last: str) -> bool:
+    def is_over(self, last: str) -> bool:
         """Is the time up? `last` is what the try that just failed got."""
         now = time.monotonic()
         self.until = self.until or now + _seconds()

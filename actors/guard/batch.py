@@ -134,7 +134,7 @@ def release(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def told(notes: list[Any]) -> list[Any]:
+def drain_notes(notes: list[Any]) -> list[Any]:
     """Take the notes out, so that each is told once."""
     taken = notes[:]
     notes.clear()

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from counterfactory.methods.contract import Budget, ImageAnswers, ImageQueries, row_generators
 from counterfactory.methods.parts.ascent import Ascent
-from counterfactory.methods.parts.latents import beside
+from counterfactory.methods.parts.latents import add_residual
 from counterfactory.methods.parts.settings import check_settings
 from counterfactory.models.interfaces import AttributeAutoencoder, Classifier
 
@@ -86,14 +86,16 @@ class AIP:
             rows = ascent.active
             z_n, a_n = z[rows].requires_grad_(), a[rows].requires_grad_()
             decoded = attgan.decode(z_n, a_n, skip[rows])
-            x_n = beside(x[rows], decoded, x0[rows] if self.residual else None)
+            x_n = add_residual(x[rows], decoded, x0[rows] if self.residual else None)
             log_p = ascent.judge(x_n, z_n, a_n)
             # Eq. 3, a sum over rows, so that each has its own gradient.
             loss = -log_p + self.alpha * (length(z_n - z0[rows]) + length(a_n - a0[rows]))
             grad_z, grad_a = ascent.gradients(loss, z_n, a_n)
             # Eq. 6, and the decay of algorithm 1.
             rows, pace = ascent.active, max(self.beta ** (n - 1), self.floor)
-            way_z, way_a = self.ways(grad_z, grad_a, [generators[row] for row in rows.tolist()])
+            way_z, way_a = self.directions(
+                grad_z, grad_a, [generators[row] for row in rows.tolist()]
+            )
             z[rows] = z[rows] - self.mu * pace * way_z
             a[rows] = a[rows] - self.gamma * pace * way_a
             if self.clamp:
@@ -107,7 +109,7 @@ class AIP:
             condition_after=best_a,
         )
 
-    def ways(
+    def directions(
         self, grad_z: Tensor, grad_a: Tensor, generators: list[Generator]
     ) -> tuple[Tensor, Tensor]:
         """What z and a step against, per row."""

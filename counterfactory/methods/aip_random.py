@@ -22,14 +22,14 @@ class AIPRandom(AIP):
     name: ClassVar[str] = "aip-random"
     version: ClassVar[int] = 1
 
-    def ways(
+    def directions(
         self, grad_z: Tensor, grad_a: Tensor, generators: list[Generator]
     ) -> tuple[Tensor, Tensor]:
         """Random vectors of the gradients' lengths, for z and for a."""
-        return turned(grad_z, generators), turned(grad_a, generators)
+        return random_direction(grad_z, generators), random_direction(grad_a, generators)
 
 
-def turned(grad: Tensor, generators: list[Generator]) -> Tensor:
+def random_direction(grad: Tensor, generators: list[Generator]) -> Tensor:
     """A vector of each row's length in a direction drawn evenly from all."""
     if not generators:
         return grad

@@ -98,7 +98,7 @@ class CECAS:
         # their terms ask for.
         generators = row_generators(queries.seed.repeat(2))
         with torch.no_grad():
-            said = self._says(x, classifier, spurious).softmax(2)
+            said = self._spurious_scores(x, classifier, spurious).softmax(2)
         # the classifier's features, and the factors' predictor on them
         calls = 1 if self.spurious else 2
         budget.spend(torch.arange(B), forward=calls)
@@ -118,7 +118,7 @@ class CECAS:
             )
 
         both = PurifiedPGD.of(self)(
-            twice(queries),
+            doubled(queries),
             schedule=schedule,
             generators=generators,
             budget=budget,
@@ -157,7 +157,7 @@ class CECAS:
             mask=mask,
         )
 
-    def _says(self, images: Tensor, classifier: Classifier, spurious: Any) -> Tensor:
+    def _spurious_scores(self, images: Tensor, classifier: Classifier, spurious: Any) -> Tensor:
         """Scores (n,J,K) that the spurious factors alone give: g(S(x)), or (0, logit) for each
         named attribute.
         """
@@ -172,10 +172,12 @@ class CECAS:
         """L_S (n,): the soft cross-entropy of what is said of the view and of the query, summed
         over the questions.
         """
-        return -(said * self._says(view, classifier, spurious).log_softmax(2)).sum((1, 2))
+        return -(said * self._spurious_scores(view, classifier, spurious).log_softmax(2)).sum(
+            (1, 2)
+        )
 
 
-def twice(queries: ImageQueries) -> ImageQueries:
+def doubled(queries: ImageQueries) -> ImageQueries:
     """The batch, and the batch again."""
     return ImageQueries(
         images=torch.cat([queries.images] * 2),

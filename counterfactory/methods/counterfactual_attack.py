@@ -22,7 +22,7 @@ from counterfactory.methods.contract import (
 )
 from counterfactory.methods.parts.adam import Adam, row_square
 from counterfactory.methods.parts.ascent import Ascent
-from counterfactory.methods.parts.latents import beside
+from counterfactory.methods.parts.latents import add_residual
 from counterfactory.methods.parts.settings import check_settings
 from counterfactory.models.interfaces import Autoencoder, Classifier
 
@@ -111,7 +111,7 @@ class CounterfactualAttack:
 
         def image(rows: Tensor, z_rows: Tensor) -> Tensor:
             """x' of some rows' latents."""
-            return beside(x[rows], decode(z_rows), None if x0 is None else x0[rows])
+            return add_residual(x[rows], decode(z_rows), None if x0 is None else x0[rows])
 
         def passes_at(rows: Tensor, z_rows: Tensor) -> Tensor:
             """Which rows pass with a latent whose image is still to be made; the answers are those

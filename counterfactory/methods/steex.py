@@ -13,7 +13,7 @@ from torch import Tensor
 from counterfactory.methods.contract import Budget, ImageAnswers, ImageQueries
 from counterfactory.methods.parts.adam import Adam, row_square
 from counterfactory.methods.parts.ascent import Ascent
-from counterfactory.methods.parts.latents import beside
+from counterfactory.methods.parts.latents import add_residual
 from counterfactory.methods.parts.settings import check_settings
 from counterfactory.models.interfaces import Classifier, SemanticAutoencoder
 
@@ -94,7 +94,7 @@ class STEEX:
         def image(rows: Tensor, z_rows: Tensor) -> Tensor:
             """x' of some rows: what their styles draw, or the query moved by what that moved."""
             made = semantic.decode(z_rows, masks[rows])
-            made = beside(x[rows], made, x0[rows] if self.residual else None)
+            made = add_residual(x[rows], made, x0[rows] if self.residual else None)
             return torch.where(inside[rows], made, x[rows]) if confined else made
 
         z, adam = z0.clone(), Adam.of(z0)

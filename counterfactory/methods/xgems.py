@@ -13,7 +13,7 @@ import torch
 from counterfactory.methods.contract import Budget, ImageAnswers, ImageQueries
 from counterfactory.methods.parts.adam import Adam
 from counterfactory.methods.parts.ascent import Ascent
-from counterfactory.methods.parts.latents import beside, encoded
+from counterfactory.methods.parts.latents import add_residual, encoded
 from counterfactory.methods.parts.settings import check_settings
 from counterfactory.models.interfaces import AttributeAutoencoder, Autoencoder, Classifier
 
@@ -79,7 +79,7 @@ class XGEMs:
         for step in ascent.iterations(self.max_steps):
             rows = ascent.active
             z_n = z[rows].requires_grad_()
-            x_n = beside(x[rows], decode(rows, z_n), x0[rows] if self.residual else None)
+            x_n = add_residual(x[rows], decode(rows, z_n), x0[rows] if self.residual else None)
             log_p = ascent.judge(x_n, z_n)
             loss = -log_p + self.distance_weight * (x_n - x[rows]).square().flatten(1).sum(1)
             (grad,) = ascent.gradients(loss, z_n)

@@ -150,13 +150,13 @@ def _verdict(
 
 
 def _undecided(first: Changed, second: Changed, sums: AttributeSums) -> str:
-    def told(c: Changed) -> str:
+    def quote_share(c: Changed) -> str:
         return f"{c.name} changed in {_percent(c.rate)} ({100 * c.low:.0f} to {_percent(c.high)})"
 
     what = f"flipped {'answer' if sums.again else 'row'}{'' if sums.n == 1 else 's'}"
     return (
-        f"Undecided: {told(first)} and {told(second)} of {sums.n} {what}, too close to tell which"
-        " one decides."
+        f"Undecided: {quote_share(first)} and {quote_share(second)} of {sums.n} {what}, too close"
+        " to tell which one decides."
     )
 
 

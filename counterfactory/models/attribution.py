@@ -68,7 +68,7 @@ class Descriptors(nn.Module):
         deviations, of the data they were fitted on, from their mean."""
         return self.normal(latents) @ self.weight.T + self.bias
 
-    def told(self, scores: Tensor) -> Tensor:
+    def to_probabilities(self, scores: Tensor) -> Tensor:
         """What importances are differences of, (B,D): probabilities of binary descriptors, else the
         scores.
         """
@@ -79,7 +79,7 @@ class Descriptors(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """What the predictors say of latents (B,...): (B,D), as `told` has it."""
-        return self.told(self.scores(latents))
+        return self.to_probabilities(self.scores(latents))
 
 
 class AttributionWrapper(nn.Module):

@@ -59,10 +59,12 @@ def figure_name(metric: str, models: Mapping[str, Mapping[str, Any]]) -> str:
     if name is None or name == "autoencoder" or metric in ("cd", "mnac"):
         return metric
     spec = models[name]
-    return metric if spec.get("target") == PLAIN.get(metric, "") else f"{metric}[{called(spec)}]"
+    return (
+        metric if spec.get("target") == PLAIN.get(metric, "") else f"{metric}[{display_name(spec)}]"
+    )
 
 
-def called(spec: Mapping[str, Any]) -> str:
+def display_name(spec: Mapping[str, Any]) -> str:
     """What figures call a network: its `label`, else its preset, else what makes it,
     or its file."""
     name = (

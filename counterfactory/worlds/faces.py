@@ -69,7 +69,7 @@ def draw(seed: int, rows: Rows, *, attributes: Bits, size: int = 64) -> NDArray[
     images = np.empty((len(rows), size, size, 3), dtype=np.uint8)
     for start in range(0, len(rows), CHUNK):
         part = slice(start, start + CHUNK)
-        images[part] = paint(look(seed, rows[part], attributes[part]), size)
+        images[part] = paint(appearance(seed, rows[part], attributes[part]), size)
     return images
 
 
@@ -81,7 +81,7 @@ def masks(seed: int, rows: Rows, *, attributes: Bits, size: int = 64) -> NDArray
     found = np.empty((len(rows), size, size), dtype=np.uint8)
     for start in range(0, len(rows), CHUNK):
         part = slice(start, start + CHUNK)
-        found[part] = outline(look(seed, rows[part], attributes[part]), size)
+        found[part] = outline(appearance(seed, rows[part], attributes[part]), size)
     return found
 
 
@@ -119,7 +119,7 @@ def mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return bits ^ (bits >> np.uint64(31))
 
 
-def look(seed: int, rows: Rows, attributes: Bits) -> Look:
+def appearance(seed: int, rows: Rows, attributes: Bits) -> Look:
     """All numbers the painter needs: (N,) lengths in 1/64 of the picture, y down; (3, N) colours in
     0 to 255.
     """

@@ -27,7 +27,7 @@ def interaction(store: Store, row: str | None = None) -> str:
     attributes, or no such row is there."""
     config = load_plan(store).config
     names, classes = attribute_names(config), config["models"]["classifier"]["classes"]
-    found = [record for record in moved(store) if row is None or record["id"] == row]
+    found = [record for record in iterate_moved(store) if row is None or record["id"] == row]
     if not found:
         what = "rows" if row is None else f"a row {row!r} among those"
         raise UserError(
@@ -69,7 +69,7 @@ def interaction(store: Store, row: str | None = None) -> str:
     return "\n".join(lines)
 
 
-def moved(store: Store) -> Iterator[dict[str, Any]]:
+def iterate_moved(store: Store) -> Iterator[dict[str, Any]]:
     """Answers whose attributes were moved: id, k, target, flipped, and the way (A,) from what they
     were.
     """

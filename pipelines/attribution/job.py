@@ -16,10 +16,10 @@ from actors.pinned.load import load_models, pin
 from actors.worker import Job
 from configs.schema import ModelConfig, RunConfig, fingerprint
 from configs.strict import UserError, check, expand
-from counterfactory.models.networks import called
+from counterfactory.models.networks import display_name
 from counterfactory.models.roles import roles_of
 from pipelines.attribution.sums import sum_up
-from pipelines.attribution.table import TABLE_CSV, tell, to_csv
+from pipelines.attribution.table import TABLE_CSV, build_table, to_csv
 from pipelines.engine.committed import ATTRIBUTED, class_names, load_plan, made_shards
 from pipelines.engine.fingerprints import worker_config
 from pipelines.engine.part import WHOLE, Part
@@ -52,9 +52,11 @@ def attribute(
     table = {
         "stage": stage,
         "shards": {"attributed": sums.shards, "planned": len(load_plan(store).shards)},
-        "predictors": called(config.models[PREDICTORS].model_dump()),
-        "encoder": called(config.models[encoder_of(config)].model_dump()),
-        **tell(sums, names, [names[place] for place in continuous], class_names(store, config)),
+        "predictors": display_name(config.models[PREDICTORS].model_dump()),
+        "encoder": display_name(config.models[encoder_of(config)].model_dump()),
+        **build_table(
+            sums, names, [names[place] for place in continuous], class_names(store, config)
+        ),
     }
     store.replace(ATTRIBUTED, json.dumps(table, indent=1, allow_nan=False).encode())
     store.replace(TABLE_CSV, to_csv(table))

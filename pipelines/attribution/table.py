@@ -25,7 +25,7 @@ TABLE_CSV = "attribution/table.csv"
 COLUMNS = ("descriptor", "by", "n", "value", "low", "high")
 
 
-def tell(
+def build_table(
     sums: Sums, names: Sequence[str], continuous: Sequence[str], classes: list[str]
 ) -> dict[str, Any]:
     """The table's parts, from sums.
@@ -86,7 +86,7 @@ def summary(table: Mapping[str, Any]) -> str:
     )
 
 
-def text(table: Mapping[str, Any], top: int) -> Iterator[str]:
+def format_table(table: Mapping[str, Any], top: int) -> Iterator[str]:
     """The `top` first descriptors on the whole and by direction, as lines."""
     towards = f"signed towards {table['towards']}" if table["towards"] else "sizes"
     rest = f", {table['not_finite']} not finite" if table["not_finite"] else ""
@@ -94,13 +94,13 @@ def text(table: Mapping[str, Any], top: int) -> Iterator[str]:
         f"{table['n']} flipped of {table['rows']} rows{rest}, by {table['predictors']} on"
         f" {table['encoder']}"
     )
-    yield from _told(f"mean importance, {towards}", table["global"], top)
+    yield from _format_lines(f"mean importance, {towards}", table["global"], top)
     for way in table["directions"]:
         lines = sorted(way["importances"], key=lambda line: -abs(line["value"] or 0.0))
-        yield from _told(f"{arrow(way)}, {way['n']} rows", lines, top)
+        yield from _format_lines(f"{arrow(way)}, {way['n']} rows", lines, top)
 
 
-def of_row(store: Store, table: Mapping[str, Any], name: str) -> Iterator[str]:
+def format_row(store: Store, table: Mapping[str, Any], name: str) -> Iterator[str]:
     """The importances of one row's counterfactuals as lines, the largest first; UserError where
     there is no such row.
 
@@ -152,7 +152,7 @@ def _lines(
     ]
 
 
-def _told(head: str, lines: Sequence[Mapping[str, Any]], top: int) -> Iterator[str]:
+def _format_lines(head: str, lines: Sequence[Mapping[str, Any]], top: int) -> Iterator[str]:
     yield head
     for line in lines[:top]:
         if line["value"] is not None:

@@ -21,7 +21,7 @@ Row = dict[str, Any]
 Pixels = NDArray[np.uint8]
 
 
-def apart(
+def select_apart(
     rows: Sequence[Row],
     images: Callable[[list[str]], dict[str, Pixels]],
     least: float,

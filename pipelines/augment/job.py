@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from configs.schema import AugmentConfig, RunConfig
 from configs.strict import UserError
-from pipelines.augment.answers import ALIKE, BEYOND, apart, reader
+from pipelines.augment.answers import ALIKE, BEYOND, reader, select_apart
 from pipelines.augment.card import card, summary
 from pipelines.augment.judged import Judged, read_judged
 from pipelines.augment.parts import Parts, schema_of
@@ -68,7 +68,7 @@ def augment(store: Store, config: RunConfig) -> dict[str, Any]:
                 rejected[failed] += 1
             else:
                 good.append(row)
-        good, left_out = apart(
+        good, left_out = select_apart(
             good, reader(store, config, index), settings.min_apart, settings.per_row
         )
         for name, n in left_out.items():
@@ -86,7 +86,7 @@ def augment(store: Store, config: RunConfig) -> dict[str, Any]:
     for row in _images(store, scores, judged, chosen):
         label = row["target"] if settings.label == "target" else row["label"]
         kept[names[label]] += 1
-        parts.add({**_told(row, names, config), "label": label, "label_name": names[label]})
+        parts.add({**_set_row(row, names, config), "label": label, "label_name": names[label]})
     files = parts.close()
     counts: dict[str, Any] = {
         "considered": considered,
@@ -202,7 +202,7 @@ def _among(name: str, ids: Ids) -> bool:
     return at < len(ids) and bool(ids[at] == name.encode())
 
 
-def _told(row: dict[str, Any], names: list[str], config: RunConfig) -> dict[str, Any]:
+def _set_row(row: dict[str, Any], names: list[str], config: RunConfig) -> dict[str, Any]:
     """A row of the set, but for its label."""
     return {
         "id": row["cf_id"],

@@ -22,7 +22,7 @@ NORMALISATIONS: tuple[Statistics, ...] = (
 BATCH = 32
 
 
-def look_at_classifier(
+def check_classifier(
     name: str, model: Any, images: Tensor, labels: Sequence[int | None]
 ) -> tuple[list[Finding], Tensor | None]:
     """Check a wrapped classifier on sampled images (n,3,H,W); labels: class index per image, or

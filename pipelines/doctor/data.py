@@ -20,7 +20,7 @@ from actors.rows.masks import mask_of
 from actors.rows.targets import BadTarget, class_index
 from configs.schema import DataConfig, RunConfig
 from configs.strict import nearest
-from pipelines.doctor.finding import Finding, most, ok, one_line, problem, warning
+from pipelines.doctor.finding import Finding, format_commonest, ok, one_line, problem, warning
 from storage.codec import BadRow, decode, sides
 from storage.plan import plan_shards, read_shard
 from storage.records import Shard
@@ -50,7 +50,7 @@ class Sample:
         return as_tensor(self.images, torch.device("cpu"))
 
 
-def look_at_data(config: RunConfig, extra: Sequence[str]) -> tuple[list[Finding], Sample | None]:
+def check_data(config: RunConfig, extra: Sequence[str]) -> tuple[list[Finding], Sample | None]:
     """Check files, columns and a sample of rows; extra: columns to sample where they are there
     (true attributes).
     """
@@ -192,7 +192,9 @@ def _decoded(
     width, height = sides(data.size)
     if not images:
         found.append(
-            problem("images", f"none of {len(cells)} sampled rows can be used: {most(bad)}")
+            problem(
+                "images", f"none of {len(cells)} sampled rows can be used: {format_commonest(bad)}"
+            )
         )
         return np.zeros((0, height, width, 3), dtype=np.uint8), records
     good = f"{len(images)} of {len(cells)} sampled rows decode, {_sizes(sizes)} to {width}x{height}"
@@ -203,7 +205,7 @@ def _decoded(
             f"{bad.total()} of {len(cells)} sampled rows would be quarantined, {share * rows:,.0f}"
             " or so in all: "
         )
-        found.append((problem if share > 0.5 else warning)("images", text + most(bad)))
+        found.append((problem if share > 0.5 else warning)("images", text + format_commonest(bad)))
     if lying:
         found.append(
             warning(
@@ -271,7 +273,9 @@ def _facts(facts: dict[str, list[Any]], config: RunConfig) -> Iterator[Finding]:
         else Counter({str(data.split): 1})
     )
     if data.split in facts:
-        yield ok("data.split", f"of {splits.total():,} rows looked at: {most(splits, 5)}")
+        yield ok(
+            "data.split", f"of {splits.total():,} rows looked at: {format_commonest(splits, 5)}"
+        )
         if "None" in splits:
             yield warning(
                 "data.split", f"{splits['None']} rows have none and are in no augmentation set"
@@ -287,7 +291,7 @@ def _facts(facts: dict[str, list[Any]], config: RunConfig) -> Iterator[Finding]:
         )
 
 
-def look_at_labels(values: Sequence[Any], classes: Sequence[str], what: str) -> Iterator[Finding]:
+def check_labels(values: Sequence[Any], classes: Sequence[str], what: str) -> Iterator[Finding]:
     """Do label (or target) values name classes, and are the classes balanced."""
     counts, bad = Counter[int](), Counter[str]()
     for value in values:
@@ -299,7 +303,7 @@ def look_at_labels(values: Sequence[Any], classes: Sequence[str], what: str) -> 
     if bad:
         text = (
             f"{bad.total():,} of {len(values):,} rows looked at would be quarantined:"
-            f" {one_line(most(bad))}"
+            f" {one_line(format_commonest(bad))}"
         )
         yield (problem if not counts or bad.total() > len(values) / 2 else warning)(about, text)
     if not counts:

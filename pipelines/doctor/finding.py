@@ -42,7 +42,7 @@ def one_line(error: object) -> str:
     return text if len(text) <= 400 else f"{text[:400]} ..."
 
 
-def most(counts: Counter[str], show: int = 3) -> str:
+def format_commonest(counts: Counter[str], show: int = 3) -> str:
     """`truncated PNG (12), 0 bytes (3) and 2 other reasons`."""
     named = ", ".join(f"{reason} ({count})" for reason, count in counts.most_common(show))
     return named + (f" and {len(counts) - show} other reasons" if len(counts) > show else "")

@@ -12,13 +12,13 @@ from actors.pinned.load import pick_device
 from actors.rows.targets import BadTarget, class_index
 from configs.schema import RunConfig
 from configs.strict import UserError
-from pipelines.doctor.classifier import look_at_classifier
-from pipelines.doctor.data import Sample, look_at_data, look_at_labels
+from pipelines.doctor.classifier import check_classifier
+from pipelines.doctor.data import Sample, check_data, check_labels
 from pipelines.doctor.finding import Finding, ok, warning
-from pipelines.doctor.machine import look_at_machine, workers
-from pipelines.doctor.method import look_at_method
-from pipelines.doctor.models import load_each, look_at_autoencoder, look_at_denoiser, look_at_oracle
-from pipelines.doctor.networks import look_at_metrics, look_at_networks
+from pipelines.doctor.machine import check_machine, workers
+from pipelines.doctor.method import check_method
+from pipelines.doctor.models import check_autoencoder, check_denoiser, check_oracle, load_each
+from pipelines.doctor.networks import check_metrics, check_networks
 from storage.codec import sides
 
 
@@ -28,13 +28,13 @@ def doctor(config: RunConfig) -> list[Finding]:
         device = pick_device(config.engine.device)
         torch.zeros(1, device=device)
     except (UserError, RuntimeError, AssertionError):
-        # a GPU that is not there: look_at_machine says so
+        # a GPU that is not there: check_machine reports it
         device = torch.device("cpu")
     if device.type == "cpu":
         # as a worker does, so that the timed call is like a worker's
         torch.set_num_threads(config.engine.threads)
     oracle = config.models.get("oracle")
-    found, sample = look_at_data(config, oracle.classes if oracle else [])
+    found, sample = check_data(config, oracle.classes if oracle else [])
     more, loaded = load_each(config, device)
     found += more
     classifier = loaded.get("classifier")
@@ -43,23 +43,23 @@ def doctor(config: RunConfig) -> list[Finding]:
     )
     if sample is not None and classes:
         if config.data.label:
-            found += look_at_labels(sample.facts[config.data.label], classes, "label")
+            found += check_labels(sample.facts[config.data.label], classes, "label")
         if config.target.column:
-            found += look_at_labels(sample.facts[config.target.column], classes, "target")
+            found += check_labels(sample.facts[config.target.column], classes, "target")
     if sample is not None and len(sample.images):
-        found += _look_at_models(config, loaded, sample)
-        found += look_at_networks(loaded, sample.tensor())
-    found += look_at_metrics(config)
-    found += look_at_method(config, loaded, classes, sample, workers(config))
+        found += _check_models(config, loaded, sample)
+        found += check_networks(loaded, sample.tensor())
+    found += check_metrics(config)
+    found += check_method(config, loaded, classes, sample, workers(config))
     size = sum(
         t.numel() * t.element_size()
         for m in loaded.values()
         for t in [*m.parameters(), *m.buffers()]
     )
-    return found + list(look_at_machine(config, sample.rows if sample else 0, size))
+    return found + list(check_machine(config, sample.rows if sample else 0, size))
 
 
-def _look_at_models(config: RunConfig, loaded: dict[str, Any], sample: Sample) -> Iterator[Finding]:
+def _check_models(config: RunConfig, loaded: dict[str, Any], sample: Sample) -> Iterator[Finding]:
     """Every loaded model on the sampled images."""
     images = sample.tensor()
     predicted: dict[str, torch.Tensor | None] = {}
@@ -69,7 +69,7 @@ def _look_at_models(config: RunConfig, loaded: dict[str, Any], sample: Sample) -
                 _index(row.get(config.data.label or ""), loaded[name].classes)
                 for row in sample.records
             ]
-            found, predicted[name] = look_at_classifier(
+            found, predicted[name] = check_classifier(
                 f"models.{name}", loaded[name], images, labels
             )
             yield from found
@@ -95,15 +95,13 @@ def _look_at_models(config: RunConfig, loaded: dict[str, Any], sample: Sample) -
             " sample",
         )
     if "oracle" in loaded:
-        yield from look_at_oracle(loaded["oracle"], images, sample.records, config)
+        yield from check_oracle(loaded["oracle"], images, sample.records, config)
     elif config.score.causal and "oracle" not in config.models:
         yield warning("score.causal", "no oracle to measure attributes with", "add models.oracle")
     if "autoencoder" in loaded:
-        yield from look_at_autoencoder(
-            loaded["autoencoder"], images, loaded.get("classifier"), first
-        )
+        yield from check_autoencoder(loaded["autoencoder"], images, loaded.get("classifier"), first)
     if "denoiser" in loaded:
-        yield from look_at_denoiser(loaded["denoiser"], images)
+        yield from check_denoiser(loaded["denoiser"], images)
 
 
 def _index(value: object, classes: tuple[str, ...]) -> int | None:

@@ -36,7 +36,7 @@ def workers(config: RunConfig) -> int:
     return engine.workers or cpus()
 
 
-def look_at_machine(config: RunConfig, rows: int, model_bytes: int) -> Iterator[Finding]:
+def check_machine(config: RunConfig, rows: int, model_bytes: int) -> Iterator[Finding]:
     """Check device, workers, memory and output; model_bytes: of the models that a worker holds."""
     engine = config.engine
     cuda = torch.cuda.is_available()

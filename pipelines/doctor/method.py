@@ -21,7 +21,7 @@ from pipelines.doctor.finding import Finding, ok, one_line, problem, warning
 TRIED = 4  # rows of the timed call
 
 
-def look_at_method(
+def check_method(
     config: RunConfig,
     loaded: Mapping[str, Any],
     classes: Sequence[str],
@@ -89,7 +89,7 @@ def look_at_method(
     stuck = warning("method", f"{tried}: {why}", "more steps, another rate, another method?")
     yield ok("method", tried) if flipped else stuck
     whole = (
-        f"about {spoken(sample.rows * each / workers)} for {sample.rows:,} rows on"
+        f"about {format_duration(sample.rows * each / workers)} for {sample.rows:,} rows on"
         f" {_workers(workers)}"
     )
     yield ok(
@@ -141,7 +141,7 @@ def _queries(
     return asked, reasons
 
 
-def spoken(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """`40 s`, `12 min`, `3.5 h` or `2.1 days`."""
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 1.5 * size:

@@ -62,7 +62,7 @@ def load_each(config: RunConfig, device: torch.device) -> tuple[list[Finding], d
     return found, loaded
 
 
-def look_at_oracle(
+def check_oracle(
     model: Any, images: Tensor, records: Sequence[Mapping[str, Any]], config: RunConfig
 ) -> Iterator[Finding]:
     """Check the attribute model on sampled images, against the attributes that the data hold."""
@@ -111,7 +111,7 @@ def look_at_oracle(
 
 
 @torch.no_grad()
-def look_at_autoencoder(
+def check_autoencoder(
     model: Any, images: Tensor, classifier: Any, predicted: Tensor | None
 ) -> Iterator[Finding]:
     """Check reconstructions: their error, and whether the classifier still sees the
@@ -144,7 +144,7 @@ def look_at_autoencoder(
 
 
 @torch.no_grad()
-def look_at_denoiser(model: Any, images: Tensor) -> Iterator[Finding]:
+def check_denoiser(model: Any, images: Tensor) -> Iterator[Finding]:
     """Check the predicted noise at the step where half of the variance is signal, against the best
     linear guess.
     """

@@ -23,7 +23,7 @@ HINTS = {
 }
 
 
-def look_at_metrics(config: RunConfig) -> Iterator[Finding]:
+def check_metrics(config: RunConfig) -> Iterator[Finding]:
     """Say which figures will be made through which network, and which are left out for
     want of one."""
     models = {name: spec.model_dump() for name, spec in config.models.items()}
@@ -42,7 +42,7 @@ def look_at_metrics(config: RunConfig) -> Iterator[Finding]:
 
 
 @torch.no_grad()
-def look_at_networks(loaded: Mapping[str, Any], images: Tensor) -> Iterator[Finding]:
+def check_networks(loaded: Mapping[str, Any], images: Tensor) -> Iterator[Finding]:
     """Try feature networks, perceptual distances and face embedders on a few sampled images."""
     images = images[:TRIED]
     for name in ROLE:

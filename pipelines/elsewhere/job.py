@@ -53,7 +53,7 @@ def main(args: argparse.Namespace, sets: list[str]) -> int:
     """Make the run's folder, take the pairs in, score them; the same command again goes on or sums
     up again.
     """
-    from pipelines.run import run, say
+    from pipelines.run import print_line, run
     from storage.uri import open_store
 
     if args.run is not None:
@@ -68,7 +68,7 @@ def main(args: argparse.Namespace, sets: list[str]) -> int:
     out, name = (args.out or "runs").rstrip("/"), args.name or name_of(b)
     store = open_store(f"{out}/{name}")
     config = settings(args, sets, {"name": name, "out": out, "data": paired(args, store)})
-    say(take_in(store, config))
+    print_line(take_in(store, config))
     run(config, stages=("score",), store=store)
     return 0
 
@@ -77,7 +77,7 @@ def paired(args: argparse.Namespace, store: Store) -> dict[str, Any]:
     """Where the pairs lie, as data settings: as they are where they are two columns of one Parquet,
     else written into the run's folder. The last of `columns` holds the counterfactuals."""
     from pipelines.elsewhere.pairs import from_folders, from_parquet, write_pairs
-    from pipelines.run import say
+    from pipelines.run import print_line
 
     (a, image), (b, made) = (
         source(args.originals, "image"),
@@ -91,12 +91,12 @@ def paired(args: argparse.Namespace, store: Store) -> dict[str, Any]:
                     f"{told}: expected it with Parquet, got a folder of images, which has no"
                     " columns"
                 )
-        path = write_pairs(store, from_folders(Path(a), Path(b), say))
+        path = write_pairs(store, from_folders(Path(a), Path(b), print_line))
     elif a != b:
         further = list(dict.fromkeys(name for name in (args.label, args.target_column) if name))
-        made = made if "#" in args.counterfactuals else either(b, (made, "image"))
+        made = made if "#" in args.counterfactuals else first_column(b, (made, "image"))
         path = write_pairs(
-            store, from_parquet((a, image), (b, made), args.id or "id", further, say)
+            store, from_parquet((a, image), (b, made), args.id or "id", further, print_line)
         )
     elif image == made:
         raise UserError(
@@ -117,12 +117,12 @@ def paired(args: argparse.Namespace, store: Store) -> dict[str, Any]:
 def settings(args: argparse.Namespace, sets: list[str], known: dict[str, Any]) -> RunConfig:
     """The run's config; the working size is the first image's where none is given."""
     from configs.schema import resolve_run
-    from pipelines.run import say
+    from pipelines.run import print_line
 
     data = known["data"]
     if args.size is None and not any(item.startswith("data.size=") for item in sets):
         args.size = first_side(data["path"], data["image"])
-        say(f"working size: {args.size} px, the first original's larger side")
+        print_line(f"working size: {args.size} px, the first original's larger side")
     raw = {
         **known,
         "data": {**data, **({"size": args.size} if args.size else {})},
@@ -216,7 +216,7 @@ def columns(path: str) -> list[str]:
         raise UserError(str(error)) from None
 
 
-def either(path: str, names: tuple[str, ...]) -> str:
+def first_column(path: str, names: tuple[str, ...]) -> str:
     """The first of the names that is a column."""
     there = columns(path)
     return next((name for name in names if name in there), names[0])

@@ -86,7 +86,7 @@ def needs(
     }
 
 
-def lacks(asked: Mapping[str, Any]) -> str | None:
+def find_missing(asked: Mapping[str, Any]) -> str | None:
     """What of it this machine does not have, and what to do; None if nothing."""
     version, run, data = versions()["counterfactory"], asked["run"], asked["data"]
     if version != asked["version"]:
@@ -133,7 +133,7 @@ def _ask(nodes: list[Mapping[str, Any]], asked: dict[str, Any]) -> list[str]:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    look = ray.remote(_look())
+    look = ray.remote(_make_probe())
     where = {
         look.options(
             num_cpus=0,
@@ -151,17 +151,17 @@ def _ask(nodes: list[Mapping[str, Any]], asked: dict[str, Any]) -> list[str]:
     return told
 
 
-def _look() -> Callable[[dict[str, Any]], str | None]:
+def _make_probe() -> Callable[[dict[str, Any]], str | None]:
     """A function that travels by value, so that it can say that the node has none of this code."""
 
     def look(asked: dict[str, Any]) -> str | None:
         try:
-            from pipelines.engine.cluster import lacks
+            from pipelines.engine.cluster import find_missing
         except ImportError as error:
             return (
                 f"expected counterfactory {asked['version']} to be installed, got {error}: use one"
                 " image"
             )
-        return lacks(asked)
+        return find_missing(asked)
 
     return look

@@ -171,7 +171,7 @@ class _RayWorker:
         try:
             self.worker = actor(**kwargs)
         except Exception as error:
-            self.error = _told(error, self.uri)
+            self.error = _to_answer(error, self.uri)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         answer = self.error
@@ -179,11 +179,11 @@ class _RayWorker:
             try:
                 answer = self.worker(self.takes.from_json(json.loads(row["shard"]))).to_json()
             except Exception as error:
-                answer = _told(error, self.uri)
+                answer = _to_answer(error, self.uri)
         return {"answer": json.dumps(answer)}
 
 
-def _told(error: Exception, uri: str) -> dict[str, Any]:
+def _to_answer(error: Exception, uri: str) -> dict[str, Any]:
     if isinstance(error, FileChanged):
         return {"kind": "file", "error": str(error)}
     if isinstance(error, NoAnswer):

@@ -64,7 +64,7 @@ def make_plan(store: Store, config: RunConfig, digests: dict[str, str], part: Pa
         files=files,
         shards=shards,
         rows=sum(shard.rows for shard in shards),
-        config=kept(config),
+        config=plain_settings(config),
         versions=versions(),
         models=digests,
     )
@@ -83,7 +83,7 @@ def make_plan(store: Store, config: RunConfig, digests: dict[str, str], part: Pa
     return standing
 
 
-def kept(config: RunConfig) -> dict[str, Any]:
+def plain_settings(config: RunConfig) -> dict[str, Any]:
     """The settings as a run's papers keep them: today's cluster is no part of the run."""
     plain = config.model_dump()
     plain["engine"]["address"] = None

@@ -5,7 +5,7 @@ table.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from counterfactory.metrics.catalogue import FIGURES
 from counterfactory.metrics.estimate import Measure
 from pipelines.report.charts import interval
 from pipelines.report.data import RunData
+from storage.records import Line
 
 THIN = "\N{NARROW NO-BREAK SPACE}"
 
@@ -36,7 +37,7 @@ ARROWS = {
 }
 
 
-def meaning(metric: str) -> Measure:
+def declaration(metric: str) -> Measure:
     """A figure's declaration, `fid[NETWORK]` by fid's with the network kept; an unknown one goes by
     its own name.
     """
@@ -47,9 +48,9 @@ def meaning(metric: str) -> Measure:
     return replace(about, label=f"{about.label} {bracket}{other}")
 
 
-def spoken(metric: str, runs: Sequence[RunData]) -> Measure:
+def declaration_for(metric: str, runs: Sequence[RunData]) -> Measure:
     """`meaning`, in words that hold where rows have several answers."""
-    about = meaning(metric)
+    about = declaration(metric)
     if about.of_rows or all(run.each < 2 for run in runs):
         return about
     label, told = (text.replace("per row", "per answer") for text in (about.label, about.help))
@@ -73,7 +74,7 @@ def short_number(value: float, digits: int | None = None) -> str:
     return text.replace(",", THIN).replace("-", "\N{MINUS SIGN}")
 
 
-def told(
+def format_value(
     metric: str, value: float | None, low: float | None = None, high: float | None = None
 ) -> tuple[str, str]:
     """A figure and its interval in the metric's notation: `97.7 %` and `94.2 to 99.1 %`, or an
@@ -83,7 +84,7 @@ def told(
     """
     if value is None:
         return "\N{EM DASH}", ""
-    kind = meaning(metric).form
+    kind = declaration(metric).form
     size = max(abs(number) for number in (value, low or 0.0, high or 0.0)) or 1.0
     unit, scale = {
         "rate": ("%", 100.0),
@@ -109,45 +110,31 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,}".replace(",", THIN) + f" {noun}{'' if count == 1 else 's'}"
 
 
-def metrics_of(run: RunData) -> list[dict[str, Any]]:
-    """The entries of a run's score table, or, where it has not been scored, what generating alone
-    can tell.
+def metrics_of(run: RunData) -> list[Line]:
+    """The lines of a run's score table, or, where it has not been scored, what generating alone
+    can tell; BadRecord where a line is none.
     """
     if run.table is not None:
-        main = list(run.table["metrics"])
-        known = {(entry["metric"], entry["subset"]) for entry in main if not entry.get("by")}
-        rest = run.table.get("subsets") or ()
-        return main + [entry for entry in rest if (entry["metric"], entry["subset"]) not in known]
-    tally, n = run.tally, run.tally.rows
-    band = run.band(tally.flipped, n) if n else None
-    plain = {
-        "subset": "all",
-        "n": n,
-        "by": None,
-        "note": "not scored yet",
-        "low": None,
-        "high": None,
-    }
-    rows = [
-        {
-            **plain,
-            "metric": "flip_rate",
-            "value": tally.flipped / n if n else None,
-            "better": "higher",
-        }
-    ]
-    if band:
-        rows[0].update(low=band[0], high=band[1])
-    for name in ("seconds", "forward", "backward"):
-        rows.append(
-            {
-                **plain,
-                "metric": name,
-                "value": tally.sums[name] / n if n else None,
-                "better": "lower",
-            }
+        main, rest = (
+            [
+                Line.from_json(value, f"{run.name}: score/table.json: {part}[{i}]")
+                for i, value in enumerate(run.table.get(part) or ())
+            ]
+            for part in ("metrics", "subsets")
         )
-    return rows
+        known = {(line.metric, line.subset) for line in main if not line.by}
+        return main + [line for line in rest if (line.metric, line.subset) not in known]
+    tally, n = run.tally, run.tally.rows
+    low, high = (run.band(tally.flipped, n) if n else None) or (None, None)
+    plain: dict[str, Any] = {"subset": "all", "n": n, "note": "not scored yet"}
+    rate = tally.flipped / n if n else None
+    return [
+        Line(metric="flip_rate", value=rate, low=low, high=high, better="higher", **plain),
+        *(
+            Line(metric=name, value=tally.sums[name] / n if n else None, better="lower", **plain)
+            for name in ("seconds", "forward", "backward")
+        ),
+    ]
 
 
 def cards(runs: Sequence[RunData]) -> list[dict[str, Any]]:
@@ -157,20 +144,18 @@ def cards(runs: Sequence[RunData]) -> list[dict[str, Any]]:
     out = []
     for name in CARDS:
         entries = [_first(metrics_of(run), name) for run in runs]
-        known = [entry for entry in entries if entry and entry["value"] is not None]
+        known = [entry for entry in entries if entry and entry.value is not None]
         if not known:
             continue
-        called = {entry["metric"] for entry in known}
-        about = spoken(called.pop() if len(called) == 1 else name, runs)
-        reach = max(
-            v for entry in known for v in (entry["high"], entry["value"], 1e-9) if v is not None
-        )
+        called = {entry.metric for entry in known}
+        about = declaration_for(called.pop() if len(called) == 1 else name, runs)
+        reach = max(v for entry in known for v in (entry.high, entry.value, 1e-9) if v is not None)
         axis = about.span or (0.0, 1.12 * reach)
         lines = [
             _card_line(run, name, entry, axis) for run, entry in zip(runs, entries, strict=True)
         ]
         facts = list(dict.fromkeys(line["facts"] for line in lines))
-        arrow = ARROWS.get(known[0]["better"])
+        arrow = ARROWS.get(known[0].better or "")
         out.append(
             {
                 "label": about.label,
@@ -187,23 +172,21 @@ def metric_rows(runs: Sequence[RunData]) -> tuple[list[dict[str, Any]], list[dic
     """Rows of the table, runs across: each metric over its own subset; then the other subsets and
     groups.
     """
-    tables = [{(m["metric"], m["subset"], m.get("by")): m for m in metrics_of(run)} for run in runs]
+    tables = [{(m.metric, m.subset, m.by): m for m in metrics_of(run)} for run in runs]
     main: list[dict[str, Any]] = []
     rest: list[dict[str, Any]] = []
     for metric, subset, by in dict.fromkeys(key for table in tables for key in table):
         entries = [table.get((metric, subset, by)) for table in tables]
-        about = spoken(metric, runs)
-        row = {
+        about = declaration_for(metric, runs)
+        row: dict[str, Any] = {
             "label": about.label,
             "help": about.help,
             "subset": subset if by is None else f"{subset}, {by}",
         }
         row["notes"] = [
-            (run.name, e["note"])
-            for run, e in zip(runs, entries, strict=True)
-            if e and e.get("note")
+            (run.name, e.note) for run, e in zip(runs, entries, strict=True) if e and e.note
         ]
-        row["arrow"] = next((ARROWS.get(entry["better"]) for entry in entries if entry), None)
+        row["arrow"] = next((ARROWS.get(entry.better or "") for entry in entries if entry), None)
         row["cells"] = [_cell(metric, entry) for entry in entries]
         # A metric that is told over other rows only stands there with what it has.
         alone = not any((metric, about.subset, None) in table for table in tables)
@@ -211,19 +194,19 @@ def metric_rows(runs: Sequence[RunData]) -> tuple[list[dict[str, Any]], list[dic
     return main, rest
 
 
-def _first(entries: Sequence[Mapping[str, Any]], metric: str) -> Mapping[str, Any] | None:
+def _first(entries: Sequence[Line], metric: str) -> Line | None:
     """The metric's entry over its own subset, if need be one that is named after its network."""
-    whole = [entry for entry in entries if not entry.get("by")]
-    found = [entry for entry in whole if entry["metric"] == metric]
-    found = found or [entry for entry in whole if entry["metric"].startswith(f"{metric}[")]
+    whole = [entry for entry in entries if not entry.by]
+    found = [entry for entry in whole if entry.metric == metric]
+    found = found or [entry for entry in whole if entry.metric.startswith(f"{metric}[")]
     return next(
-        (entry for entry in found if entry["subset"] == meaning(metric).subset),
+        (entry for entry in found if entry.subset == declaration(metric).subset),
         found[0] if found else None,
     )
 
 
 def _card_line(
-    run: RunData, metric: str, entry: Mapping[str, Any] | None, axis: tuple[float, float]
+    run: RunData, metric: str, entry: Line | None, axis: tuple[float, float]
 ) -> dict[str, Any]:
     if entry is None:
         return {
@@ -233,18 +216,18 @@ def _card_line(
             "svg": None,
             "facts": "not measured",
         }
-    value, low, high = entry["value"], entry["low"], entry["high"]
-    figure, band = told(metric, value, low, high)
+    value, low, high = entry.value, entry.low, entry.high
+    figure, band = format_value(metric, value, low, high)
     drawn = None
     if value is not None and low is not None and high is not None:
         drawn = interval((value, low, high), axis, f"{figure}, 95 % interval {band}")
-    noun = "row" if meaning(metric).of_rows else run.noun
-    facts = f"{entry['subset']} {noun}s, n{THIN}={THIN}{entry['n']}"
+    noun = "row" if declaration(metric).of_rows else run.noun
+    facts = f"{entry.subset} {noun}s, n{THIN}={THIN}{entry.n}"
     return {"run": run.name, "value": figure, "interval": band, "svg": drawn, "facts": facts}
 
 
-def _cell(metric: str, entry: Mapping[str, Any] | None) -> dict[str, Any]:
+def _cell(metric: str, entry: Line | None) -> dict[str, Any]:
     if entry is None:
         return {"value": "\N{EM DASH}", "interval": "", "n": ""}
-    figure, band = told(metric, entry["value"], entry["low"], entry["high"])
-    return {"value": figure, "interval": band, "n": entry["n"]}
+    figure, band = format_value(metric, entry.value, entry.low, entry.high)
+    return {"value": figure, "interval": band, "n": entry.n}

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipelines.report.charts import Bar, Series, bars, histogram
 from pipelines.report.data import L1_BINS, RunData
-from pipelines.report.figures import percent, plural, short_number, told
+from pipelines.report.figures import format_value, percent, plural, short_number
 
 MOST_DIRECTIONS, MOST_ATTRIBUTES = 12, 20
 
@@ -42,14 +42,26 @@ def attribute_panels(runs: Sequence[RunData]) -> list[dict[str, Any]]:
             )
             kind = "causal" if name in part["causal"] else "spurious"
             rows.append(
-                Bar(name.replace("_", " "), value, low, high, kind, told("flip_rate", value)[0])
+                Bar(
+                    name.replace("_", " "),
+                    value,
+                    low,
+                    high,
+                    kind,
+                    format_value("flip_rate", value)[0],
+                )
             )
         title = (
             f"{run.name}: share of {plural(part['n'], f'flipped {run.noun}')} in which each"
             " attribute changed"
         )
         table = [
-            (row.label, row.kind, row.shown, told("flip_rate", row.value, row.low, row.high)[1])
+            (
+                row.label,
+                row.kind,
+                row.shown,
+                format_value("flip_rate", row.value, row.low, row.high)[1],
+            )
             for row in rows
         ]
         panels.append(

@@ -40,11 +40,11 @@ class AnswerSums:
             found = table.update([OF_FLIPPED], numbers, weights)
             self.diversity = table.add(self.diversity, found) if self.diversity else found
 
-    def told(self) -> dict[str, int]:
+    def to_json(self) -> dict[str, int]:
         """As the table's JSON has it."""
         return {"rows": self.rows, "each": self.each}
 
-    def shown(self, measures: Sequence[Measure]) -> list[Measure]:
+    def select(self, measures: Sequence[Measure]) -> list[Measure]:
         """The measures without those that tell nothing where rows have one answer."""
         return [m for m in measures if self.each > 1 or not m.of_rows]
 
@@ -74,7 +74,7 @@ class AnswerSums:
         )
 
 
-def tells(measure: Measure, subset: Subset) -> bool:
+def has_figures(measure: Measure, subset: Subset) -> bool:
     """Has a measure anything to tell of a subset."""
     return not measure.of_rows or subset in MEANT
 

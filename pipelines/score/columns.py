@@ -14,7 +14,7 @@ def floats(column: pa.ChunkedArray) -> NDArray[np.float64]:
     return np.asarray(plain.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
 
 
-def both(shard: pa.Table, name: str) -> NDArray[np.bool_]:
+def has_vectors(shard: pa.Table, name: str) -> NDArray[np.bool_]:
     """The rows that have vectors, (B,): the worker leaves those of a row both out where either is
     not finite.
     """

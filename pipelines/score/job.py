@@ -30,9 +30,9 @@ from pipelines.score.measures import (
     scoring_models,
     set_measures,
 )
+from pipelines.score.set_figures import add_set_figures
 from pipelines.score.sums import sum_up
-from pipelines.score.table import line, tell, to_csv
-from pipelines.score.tell_sets import tell_sets
+from pipelines.score.table import build_line, build_table, to_csv
 from storage.commit import iterate_commits, todo
 from storage.records import Shard
 from storage.uri import Store
@@ -55,21 +55,22 @@ def score(
     run_stage(store, config, stage=stage, actor=Score, shards=left, settings=settings)
     measures = row_measures(config)
     sums, answers = sum_up(store, iterate_commits(store, stage), measures, config)
-    told = tell(sums, answers, measures, config.score.causal)
-    tell_sets(told, sums, config, set_measures(config), count_tflops(store, config))
-    judged = tell_judge(store, config)
+    told = build_table(sums, answers, measures, config.score.causal)
+    add_set_figures(told, sums, config, set_measures(config), count_tflops(store, config))
+    judged = judge_figures(store, config)
     told["metrics"] += judged["metrics"]
     told["subsets"] += judged["subsets"]
     result = {
         "stage": stage,
         "versions": metric_versions(config),
         "rows": sums.rows,
-        "answers": answers.told(),
+        "answers": answers.to_json(),
         "shards": {"scored": sums.shards, "planned": len(load_plan(store).shards)},
         **told,
+        **{part: [line.to_json() for line in told[part]] for part in ("metrics", "subsets")},
     }
     store.replace(TABLE, json.dumps(result, indent=1, allow_nan=False).encode())
-    store.replace(TABLE_CSV, to_csv(result["metrics"]))
+    store.replace(TABLE_CSV, to_csv(told["metrics"]))
     return result
 
 
@@ -109,7 +110,7 @@ def stage_name(config: RunConfig, digests: dict[str, str]) -> str:
     return f"score-{fingerprint(parts)}"
 
 
-def tell_judge(store: Store, config: RunConfig) -> dict[str, Any]:
+def judge_figures(store: Store, config: RunConfig) -> dict[str, Any]:
     """The judge's figures, from judge/scores.parquet where it was parsed."""
     if not store.exists(JUDGE_SCORES):
         return {"metrics": [], "subsets": []}
@@ -130,6 +131,10 @@ def tell_judge(store: Store, config: RunConfig) -> dict[str, Any]:
             unparsable += len(errors) - errors.count("no answer")
     note = f"{unparsable} unparsable, {missing} without an answer" if unparsable or missing else ""
     return {
-        "metrics": [line(m, m.subset, table.compute(sums, m, m.subset), note) for m in figures],
-        "subsets": [line(m, s, table.compute(sums, m, s), note) for m in figures for s in SUBSETS],
+        "metrics": [
+            build_line(m, m.subset, table.compute(sums, m, m.subset), note) for m in figures
+        ],
+        "subsets": [
+            build_line(m, s, table.compute(sums, m, s), note) for m in figures for s in SUBSETS
+        ],
     }

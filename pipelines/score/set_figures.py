@@ -11,8 +11,9 @@ from pipelines.score.labels import label_sums
 from pipelines.score.measures import query_of
 from pipelines.score.sets import correlation_part
 from pipelines.score.table import Sums, build_line, not_finite
+from storage.records import Line
 
-Lines = list[dict[str, Any]]
+Lines = list[Line]
 
 
 def add_set_figures(
@@ -36,8 +37,8 @@ def add_set_figures(
         alone = "each row alone, all of its answers, without elementwise operations"
         counted = FIGURES["tflops"]
         main.append(build_line(counted, counted.subset, tflops, alone if tflops.n else ""))
-    whole = [entry for entry in told["metrics"] if not entry["by"]]
-    told["metrics"] = whole + main + [entry for entry in told["metrics"] if entry["by"]]
+    whole = [entry for entry in told["metrics"] if not entry.by]
+    told["metrics"] = whole + main + [entry for entry in told["metrics"] if entry.by]
     told["subsets"] += subsets
 
 

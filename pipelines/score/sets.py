@@ -61,7 +61,7 @@ class FeatureSums:
                 held = self.samples.get((subset, side))
                 self.samples[subset, side] = more if held is None else held + more
 
-    def tell(self, metric: str, subset: Subset) -> Estimate | None:
+    def figure(self, metric: str, subset: Subset) -> Estimate | None:
         """One figure; None where the subset was not summed."""
         if not self.originals:
             return NOTHING
@@ -106,7 +106,7 @@ class AttributeCorrelations:
         more = correlation.update(labels, self.query, np.zeros((len(labels), 0)))
         self.seen = more if self.seen is None else self.seen + more
 
-    def tell(
+    def difference(
         self, subset: Subset, labels: CorrelationSums | None, *, target: bool
     ) -> Difference | None:
         """Correlation difference of a subset; labels: of the data, default what the oracle sees;

@@ -15,7 +15,7 @@ from counterfactory.metrics.flips import first_of
 from counterfactory.metrics.means import bootstrap_weights
 from counterfactory.metrics.rates import RateSums
 from pipelines.score.answers import AnswerSums, rows_of
-from pipelines.score.columns import both, floats, vectors
+from pipelines.score.columns import floats, has_vectors, vectors
 from pipelines.score.measures import query_of, set_measures
 from pipelines.score.sets import AttributeCorrelations, FeatureSums
 from pipelines.score.table import Sums
@@ -61,7 +61,7 @@ def sum_up(
         sums.figures = table.add(sums.figures, table.update(measures, numbers, weights, mine))
         sums.rows += shard.num_rows
         if sums.features is not None:
-            kept = both(shard, "features")
+            kept = has_vectors(shard, "features")
             before, after = (vectors(shard[f"features_{when}"]) for when in ("before", "after"))
             known = {name: numbers[name][kept] for name in ("correct", "flipped")}
             these = [i for i, k in zip(ids, kept, strict=True) if k]
@@ -70,7 +70,7 @@ def sum_up(
             before, after = (vectors(shard[f"attributes_{when}"]) for when in ("before", "after"))
             if sums.correlations is None:
                 sums.correlations = AttributeCorrelations(query, config.score.threshold)
-            kept = both(shard, "attributes")
+            kept = has_vectors(shard, "attributes")
             known = {name: numbers[name][kept] for name in ("correct", "flipped")}
             sums.correlations.add(before, after, first_of(row[kept]), known, weights[kept])
         ways = np.stack([numbers["source"], numbers["target"]], 1).astype(np.int64)
@@ -86,7 +86,7 @@ def sum_up(
                     for when in ("before", "after")
                 )
                 if len(before):
-                    whose = None if mine is None else mine[seen & both(shard, "attributes")]
+                    whose = None if mine is None else mine[seen & has_vectors(shard, "attributes")]
                     found = attributes.update(before, after, config.score.threshold, whose)
                     sums.changed[way] = sums.changed[way] + found if way in sums.changed else found
     return sums, answers

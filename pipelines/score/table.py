@@ -17,8 +17,9 @@ from counterfactory.metrics.catalogue import FIGURES
 from counterfactory.metrics.estimate import SUBSETS, Estimate, Measure, Subset
 from counterfactory.metrics.rates import RateSums
 from pipelines.engine.committed import class_name
-from pipelines.score.answers import AnswerSums, tells
+from pipelines.score.answers import AnswerSums, has_figures
 from pipelines.score.sets import AttributeCorrelations, FeatureSums
+from storage.records import Line
 
 COLUMNS = ("metric", "subset", "by", "n", "value", "low", "high", "better", "unit", "note")
 DIRECTIONS = 12  # flip rates by direction that the table tells; all of them are in `directions`
@@ -43,11 +44,11 @@ class Sums:
     correlations: AttributeCorrelations | None = None
 
 
-def tell(
+def build_table(
     sums: Sums, answers: AnswerSums, measures: list[Measure], causal: list[str]
 ) -> dict[str, Any]:
     """The table's parts, from sums."""
-    measures = answers.shown(measures)
+    measures = answers.select(measures)
     classes, names = sums.classes, sums.attributes
     changed = sum(sums.changed.values(), AttributeSums.zero(len(names)))
     notes = {
@@ -67,26 +68,27 @@ def tell(
         notes.setdefault("causal_share", []).append(told)
     said = {name: "; ".join(part for part in parts if part) for name, parts in notes.items()}
     main = [
-        line(m, m.subset, table.compute(sums.figures, m, m.subset), said[m.name]) for m in measures
+        build_line(m, m.subset, table.compute(sums.figures, m, m.subset), said[m.name])
+        for m in measures
     ]
     ways = sorted(sums.flipped, key=lambda way: (-sums.flipped[way].n, way))
     flip_rate = FIGURES["flip_rate"]
     for way in ways[:DIRECTIONS] if len(ways) > 1 else []:
         main.append(
-            line(flip_rate, "all", rates.compute(sums.flipped[way]), by=_arrow(classes, way))
+            build_line(flip_rate, "all", rates.compute(sums.flipped[way]), by=_arrow(classes, way))
         )
     return {
         "metrics": main,
         "subsets": [
             *(
-                line(m, s, table.compute(sums.figures, m, s))
+                build_line(m, s, table.compute(sums.figures, m, s))
                 for m in measures
                 for s in SUBSETS
-                if tells(m, s)
+                if has_figures(m, s)
             ),
-            *(line(*found) for found in answers.of_flipped(measures)),
+            *(build_line(*found) for found in answers.of_flipped(measures)),
         ],
-        "attributes": tell_attributes(sums.changed, changed, names, classes, causal)
+        "attributes": build_attributes(sums.changed, changed, names, classes, causal)
         if names
         else None,
         "audit": audit(names, causal, changed) if names else None,
@@ -108,7 +110,7 @@ def not_finite(sums: Sums, column: str) -> str:
     return f"without {missing} rows whose {column} is not finite" if missing else ""
 
 
-def tell_attributes(
+def build_attributes(
     by_way: dict[Direction, AttributeSums],
     total: AttributeSums,
     names: list[str],
@@ -149,30 +151,30 @@ def tell_attributes(
     }
 
 
-def line(
+def build_line(
     measure: Measure, subset: Subset, found: Estimate, note: str = "", by: str | None = None
-) -> dict[str, Any]:
+) -> Line:
     """One line of the table."""
-    return {
-        "metric": measure.name,
-        "subset": subset,
-        "n": found.n,
-        "value": found.value,
-        "low": found.low,
-        "high": found.high,
-        "better": measure.better,
-        "unit": measure.unit,
-        "note": "; ".join(part for part in (found.note, note) if part),
-        "by": by,
-    }
+    return Line(
+        metric=measure.name,
+        subset=subset,
+        n=found.n,
+        value=found.value,
+        low=found.low,
+        high=found.high,
+        better=measure.better,
+        unit=measure.unit,
+        note="; ".join(part for part in (found.note, note) if part),
+        by=by,
+    )
 
 
-def to_csv(lines: list[dict[str, Any]]) -> bytes:
+def to_csv(lines: list[Line]) -> bytes:
     """The table's lines as CSV, an empty cell where there is no value."""
     out = io.StringIO()
     writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows(line.to_json() for line in lines)
     return out.getvalue().encode()
 
 

@@ -21,7 +21,7 @@ from pipelines.engine.runner import run_stage
 from pipelines.generate.checks import check_needs, try_models
 from pipelines.generate.job import STAGE
 from pipelines.generate.plan import make_plan, open_run
-from pipelines.run import run, say
+from pipelines.run import print_line, run
 from pipelines.score.job import work_left
 from pipelines.sweep.results import write_results
 from storage.records import Shard
@@ -39,19 +39,19 @@ def sweep(config: SweepConfig, sets: list[str] | None = None) -> Store:
     stores = [open_run(cell.run) for cell in found]
     started = time.monotonic()
     with disk_errors(store.uri):
-        together(store, found[0].run, "generate", list(_generate_jobs(found, stores)))
-        together(store, found[0].run, "score", list(_score_jobs(found, stores)))
+        run_together(store, found[0].run, "generate", list(_generate_jobs(found, stores)))
+        run_together(store, found[0].run, "score", list(_score_jobs(found, stores)))
         for cell, place in zip(found, stores, strict=True):
-            say(f"== {cell.run.name}")
+            print_line(f"== {cell.run.name}")
             run(cell.run, stages=("generate", "score"), store=place)
         store.replace("sweep.json", json.dumps(config.model_dump(), indent=1, default=str).encode())
         for line in write_results(store, config, found, stores):
-            say(line)
-    say(f"{len(found)} cells, {time.monotonic() - started:.0f} s")
+            print_line(line)
+    print_line(f"{len(found)} cells, {time.monotonic() - started:.0f} s")
     return store
 
 
-def together(
+def run_together(
     store: Store, config: RunConfig, kind: str, parts: list[tuple[CellJob, list[Shard]]]
 ) -> None:
     """Work on the shards of many cells on one pool of workers; config: the engine's settings.

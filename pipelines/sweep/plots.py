@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 from configs.sweep import PlotConfig
-from pipelines.sweep.table import ARROWS, asked, short
+from pipelines.sweep.table import ARROWS, select_figures, short
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 900, 420, 70, 380, 20, 60
 # Okabe & Ito 2008
@@ -92,7 +92,7 @@ def _points(
             }
         point["along"] = str(line.get(config.along, "")) if config.along else ""
         for side, metric in (("x", config.x), ("y", config.y)):
-            if [line["metric"]] == asked([metric], known)[:1]:
+            if [line["metric"]] == select_figures([metric], known)[:1]:
                 point[side] = line
     return [point for point in cells.values() if "x" in point and "y" in point]
 

@@ -19,7 +19,8 @@ from pipelines.engine.committed import TABLE
 from pipelines.score.measures import row_measures
 from pipelines.sweep.pairs import pairs
 from pipelines.sweep.plots import plot
-from pipelines.sweep.table import Grid, asked, grids, latex, markdown, notes, page
+from pipelines.sweep.table import Grid, grids, latex, markdown, notes, page, select_figures
+from storage.records import Line
 from storage.uri import Store
 
 FIGURES = ("metric", "subset", "n", "value", "low", "high", "better", "unit", "note")
@@ -78,9 +79,10 @@ def tidy(sweep: SweepConfig, axes: list[str], cell: Cell, store: Store) -> Itera
     table = json.loads(store.read(TABLE))
     values = {axis(sweep, key): _shown(value) for key, value in cell.settings.items()}
     place = {"cell": cell.run.name, **{name: values.get(name, "") for name in axes}}
-    for figure in table["metrics"]:
-        if not figure.get("by"):
-            yield {**place, **{name: figure[name] for name in FIGURES}}
+    for i, value in enumerate(table["metrics"]):
+        line = Line.from_json(value, f"{store.url(TABLE)}: metrics[{i}]").to_json()
+        if not line["by"]:
+            yield {**place, **{name: line[name] for name in FIGURES}}
     known = table.get("attributes")
     if known:
         for name, value, low, high in zip(
@@ -133,7 +135,7 @@ def measures_of(sweep: SweepConfig, cells: Sequence[Cell]) -> list[Measure]:
         common = [measure for measure in common if measure in row_measures(cell.run)]
     common = [measure for measure in common if not measure.derive]  # the others have no column
     names = [measure.name for measure in common]
-    wanted = asked(sweep.metrics, names) if sweep.metrics else names
+    wanted = select_figures(sweep.metrics, names) if sweep.metrics else names
     return [measure for measure in common if measure.name in wanted]
 
 

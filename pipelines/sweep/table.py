@@ -50,7 +50,7 @@ def grids(
     in this order.
     """
     known = list(dict.fromkeys(line["metric"] for line in lines))
-    order = asked(metrics, known) or known
+    order = select_figures(metrics, known) or known
     columns = []
     for metric in order:
         first = next(line for line in lines if line["metric"] == metric)
@@ -66,7 +66,7 @@ def grids(
     return found
 
 
-def asked(metrics: Sequence[str], known: Sequence[str]) -> list[str]:
+def select_figures(metrics: Sequence[str], known: Sequence[str]) -> list[str]:
     """The figures asked for: by their whole name, or else without the bracket that names their
     network or way.
     """

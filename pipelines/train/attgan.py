@@ -165,10 +165,12 @@ def critic_terms(
     and the reader's.
     """
     with torch.no_grad():
-        _, edited = made(net, images, has, goals(has, w["single"], generator), w["residual"])
+        _, edited = rebuild_and_edit(
+            net, images, has, goals(has, w["single"], generator), w["residual"]
+        )
     seen = jitter(images, w["jitter"], generator)
     if w["push"]:
-        seen = pushed(net, seen, has, w["push"], generator)
+        seen = push(net, seen, has, w["push"], generator)
     seen = hidden(seen, w["hide"], generator)
     return {
         "realness": critic(normal(edited)).float().mean() - critic(normal(images)).float().mean(),
@@ -188,7 +190,7 @@ def penalty(critic: nn.Module, real: Tensor, fake: Tensor, generator: torch.Gene
     return (norms - 1).square().mean()
 
 
-def pushed(net: Any, images: Tensor, has: Tensor, eps: float, generator: torch.Generator) -> Tensor:
+def push(net: Any, images: Tensor, has: Tensor, eps: float, generator: torch.Generator) -> Tensor:
     """Half of the images, at random, moved against their attributes by one signed step within eps
     (as train_losses.pushed): a reader that stands it is not told an attribute by a pattern that
     nobody sees."""
@@ -213,7 +215,7 @@ def generator_terms(
     the reader reads.
     """
     goal = goals(has, w["single"], generator)
-    rebuilt, edited = made(net, images, has, goal, w["residual"])
+    rebuilt, edited = rebuild_and_edit(net, images, has, goal, w["residual"])
     net.reader.eval()  # its batch norm's averages are of real images
     logits = net.read(hidden(jitter(edited, w["jitter"], generator), w["hide"], generator))
     net.reader.train()
@@ -224,7 +226,7 @@ def generator_terms(
     }
 
 
-def made(
+def rebuild_and_edit(
     net: Any, images: Tensor, has: Tensor, goal: Tensor, residual: float
 ) -> tuple[Tensor, Tensor]:
     """Images rebuilt under the attributes that they have, and edited towards others: dec(z,b), and

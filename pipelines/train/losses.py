@@ -157,12 +157,12 @@ def classifier(
     """Cross-entropy; labels (B,) class indices."""
     images = jitter(warp(images, w["warp"], g), w["jitter"], g)
     if w["adversarial"]:
-        images = pushed(net, images, labels, w["adversarial"], g)
+        images = push(net, images, labels, w["adversarial"], g)
     scores = net(normal(images)).float()
     return F.cross_entropy(scores, labels, label_smoothing=w["smoothing"])
 
 
-def pushed(
+def push(
     net: nn.Module, images: Tensor, labels: Tensor, eps: float, generator: torch.Generator
 ) -> Tensor:
     """Half of the images, at random, moved against their labels by one signed step, within eps of

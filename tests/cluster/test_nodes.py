@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.engine.cluster import lacks, workers_that_fit
+from pipelines.engine.cluster import find_missing, workers_that_fit
 from storage.commit import iterate_commits, read_committed
 from storage.run import versions
 from storage.uri import open_store
@@ -218,7 +218,7 @@ def asked(faces: Path, tmp_path: Path) -> dict[str, Any]:
 
 
 def test_a_node_that_has_all_lacks_nothing(asked: dict[str, Any]) -> None:
-    assert lacks(asked) is None
+    assert find_missing(asked) is None
 
 
 @pytest.mark.parametrize(
@@ -250,6 +250,6 @@ def test_what_a_node_lacks_is_told(
     import re
 
     changed = {**asked, group: {**asked[group], **change} if isinstance(change, dict) else change}
-    line = lacks(changed)
+    line = find_missing(changed)
     assert line
     assert re.search(told, line)

@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from counterfactory.models.classifiers import ConvNet
-from pipelines.train.losses import classifier, normal, pushed, weights_of
+from pipelines.train.losses import classifier, normal, push, weights_of
 
 
 def setting() -> tuple[ConvNet, torch.Tensor, torch.Tensor]:
@@ -16,7 +16,7 @@ def setting() -> tuple[ConvNet, torch.Tensor, torch.Tensor]:
 def test_pushed_images_stay_near_and_cost_more() -> None:
     net, images, labels = setting()
     eps = 0.02
-    moved = pushed(net, images, labels, eps, torch.Generator().manual_seed(1))
+    moved = push(net, images, labels, eps, torch.Generator().manual_seed(1))
     change = (moved - images).flatten(1).abs().amax(1)
     assert change.max() <= eps + 1e-6
     assert moved.min() >= 0

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from configs.schema import RunConfig
 from counterfactory.metrics.flips import any_flipped, first_of
 from counterfactory.metrics.rates import RateSums, compute, wilson
-from pipelines.augment.answers import apart
+from pipelines.augment.answers import select_apart
 from pipelines.augment.job import augment
 from pipelines.judge.job import build_prompts
 from pipelines.report.data import read_run
@@ -201,10 +201,10 @@ def test_of_answers_that_are_alike_the_first_stays() -> None:
         return {name: np.full((4, 4, 3), shades[name], np.uint8) for name in names}
 
     rows = [{"id": name[0], "cf_id": name, "k": int(name[1])} for name in shades]
-    kept, left_out = apart(rows, images, 2 / 255, None)
+    kept, left_out = select_apart(rows, images, 2 / 255, None)
     assert [row["cf_id"] for row in kept] == ["a0", "a2", "b0"]
     assert list(left_out.values()) == [2, 0]
-    kept, left_out = apart(rows, images, 1 / 255, 2)
+    kept, left_out = select_apart(rows, images, 1 / 255, 2)
     assert [row["cf_id"] for row in kept] == ["a0", "a2", "b0"]
     assert list(left_out.values()) == [1, 1]
 

@@ -18,7 +18,7 @@ from configs.schema import RunConfig, load_run
 from counterfactory.metrics.judge import CRITERIA
 from pipelines.cli import main
 from pipelines.engine import cluster
-from pipelines.engine.runner import KINDS, _told
+from pipelines.engine.runner import KINDS, _to_answer
 from storage import s3_retry
 from storage.cache import cached, folder_digest
 from storage.commit import read_commits
@@ -248,7 +248,7 @@ def test_a_bucket_that_fails_mid_run_is_gone_on_from(
 
 
 def test_no_answer_is_told_from_a_mistake_on_ray_too() -> None:
-    answer = _told(s3_retry.no_answer("bucket/x", "503 SlowDown", 9), "s3://bucket/x")
+    answer = _to_answer(s3_retry.no_answer("bucket/x", "503 SlowDown", 9), "s3://bucket/x")
     assert KINDS[answer["kind"]] is NoAnswer
     assert "got 503 SlowDown 9 times" in answer["error"]
 
@@ -285,7 +285,7 @@ def test_a_probe_that_may_not_be_removed_stays_and_harms_nothing(
 def lacks(needs: dict[str, Any], asked: list[str]) -> str | None:
     """What a node would say, on this one; keeps the name of the file that it was shown."""
     asked.append(needs["run"]["probe"])
-    return cluster.lacks(needs)
+    return cluster.find_missing(needs)
 
 
 VERBS = {

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.cli import main
-from pipelines.engine.runner import _told
+from pipelines.engine.runner import _to_answer
 from storage import s3
 from storage.uri import open_store
 
@@ -145,7 +145,7 @@ def test_a_pre_signed_address_is_refused_without_its_signature(
 
 def test_a_traceback_of_a_worker_is_cleaned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    told = _told(
+    told = _to_answer(
         RuntimeError(f"http://me:{PASSWORD}@host/?X-Amz-Signature={TOKEN} {SECRET}"), "runs/x"
     )
     assert "RuntimeError: http://***@host/?X-Amz-Signature=*** ***" in told["error"]

@@ -7,7 +7,7 @@ import pytest
 
 from storage.commit import commit_path, read_commits
 from storage.errors import TOLD, BadCommit, BadRecord
-from storage.records import Commit, Plan, Receipt, Shard
+from storage.records import Commit, Line, Plan, Receipt, Shard
 from storage.run import read_plan
 from storage.uri import Store
 
@@ -137,3 +137,21 @@ def test_a_damaged_commit_is_one_line(store: Store, commit: dict[str, Any], told
     assert "000000.json: expected the commit of this shard" in str(error.value)
     assert told in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_tables_line_is_read_as_it_was_written_and_a_damaged_one_is_named() -> None:
+    line = Line(
+        metric="cout", subset="correct", n=3, value=-0.5, low=None, high=None, better="higher"
+    )
+    assert Line.from_json(line.to_json()) == line
+    old = {"metric": "l1", "subset": "all", "n": 0, "value": None, "low": None, "high": None}
+    assert Line.from_json(old).by is None
+    for wrong, said in (
+        ({**old, "n": "3"}, "expected a whole number >= 0, got '3'"),
+        ({**old, "value": "high"}, "value: expected a number or null, got 'high'"),
+        ({name: v for name, v in old.items() if name != "low"}, "low: expected a number or null"),
+    ):
+        with pytest.raises(BadRecord) as error:
+            Line.from_json(wrong, "table.json: metrics[2]")
+        assert str(error.value).startswith("table.json: metrics[2]: ")
+        assert said in str(error.value)

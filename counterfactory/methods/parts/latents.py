@@ -11,7 +11,7 @@ from torch import Tensor
 Image = Callable[[Tensor, Tensor], Tensor]
 
 
-def beside(x: Tensor, decoded: Tensor, x0: Tensor | None) -> Tensor:
+def add_residual(x: Tensor, decoded: Tensor, x0: Tensor | None) -> Tensor:
     """x' of queries x: the decoded latent, or where x0, the decoded start, is given, the query
     moved by what the decoded latent moved; (n,3,H,W) each.
     """
@@ -42,6 +42,6 @@ def start(autoencoder: Any, x: Tensor, residual: bool) -> tuple[Tensor, Image, i
         x0 = decode(torch.arange(len(x), device=x.device), z0) if residual else None
 
     def image(rows: Tensor, z: Tensor) -> Tensor:
-        return beside(x[rows], decode(rows, z), None if x0 is None else x0[rows])
+        return add_residual(x[rows], decode(rows, z), None if x0 is None else x0[rows])
 
     return z0, image, calls + residual

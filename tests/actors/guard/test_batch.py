@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from actors.guard.batch import Batch, gpu_fault, out_of_memory, told
+from actors.guard.batch import Batch, drain_notes, gpu_fault, out_of_memory
 from actors.guard.watchdog import STOPPED
 from actors.rows.read import Row, Unusable
 
@@ -53,7 +53,7 @@ def test_a_batch_that_does_not_fit_is_halved_for_good_and_told_once(error: Excep
     assert batch.size == 4
     assert batch.notes == ["out of memory with 16 rows at a time: goes on with 4"]
     batch.guarded(memory, rows(4))
-    assert told(batch.notes) == ["out of memory with 16 rows at a time: goes on with 4"]
+    assert drain_notes(batch.notes) == ["out of memory with 16 rows at a time: goes on with 4"]
     assert batch.notes == []
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from counterfactory.methods.aip import AIP, length
-from counterfactory.methods.aip_random import AIPRandom, turned
+from counterfactory.methods.aip_random import AIPRandom, random_direction
 from counterfactory.methods.contract import ImageQueries, to_8bit
 
 Pick = Callable[[ImageQueries, list[int]], ImageQueries]
@@ -171,11 +171,11 @@ def test_random_ways_are_as_long_and_a_rows_own(
 ) -> None:
     grad = torch.randn(4, 5, 2)
     generators = [torch.Generator().manual_seed(row) for row in range(4)]
-    ways = turned(grad, generators)
+    ways = random_direction(grad, generators)
     torch.testing.assert_close(length(ways), length(grad))
     cosines = torch.nn.functional.cosine_similarity(ways.flatten(1), grad.flatten(1))
     assert float(cosines.abs().max()) < 0.99
-    assert not bool(turned(torch.zeros(4, 3), generators).any())
+    assert not bool(random_direction(torch.zeros(4, 3), generators).any())
     settings: dict[str, Any] = {
         "n_max": 8,
         "mu": 0.05,

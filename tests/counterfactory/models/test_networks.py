@@ -8,7 +8,7 @@ import pytest
 
 from configs.schema import ModelConfig
 from configs.strict import check, expand, presets
-from counterfactory.models.networks import ROLE, WANTED, called, figure_name, network_of
+from counterfactory.models.networks import ROLE, WANTED, display_name, figure_name, network_of
 
 ORACLE = {
     "role": "attributes",
@@ -77,7 +77,7 @@ def test_an_oracle_stands_in_where_it_can_and_says_so() -> None:
     ],
 )
 def test_names_of_networks_without_a_preset(given: dict[str, Any], name: str) -> None:
-    assert called(given) == name
+    assert display_name(given) == name
 
 
 def test_presets_of_networks_have_the_role_of_their_place() -> None:

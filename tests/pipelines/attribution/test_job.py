@@ -20,7 +20,7 @@ from configs.strict import UserError
 from counterfactory.models.attribution import AttributionWrapper, Descriptors, sample_of
 from pipelines.attribution import job as attribution
 from pipelines.attribution.job import attribute, expect
-from pipelines.attribution.table import of_row, text
+from pipelines.attribution.table import format_row, format_table
 from pipelines.engine.fingerprints import answering
 from pipelines.engine.part import Part
 from pipelines.report import job as report
@@ -129,16 +129,16 @@ def test_every_row_is_told_by_its_own_latents_and_the_table_is_their_signed_mean
         "not smiling -> smiling",
         "smiling -> not smiling",
     ]
-    page = list(text(table, 1))
+    page = list(format_table(table, 1))
     assert page[0] == f"{table['n']} flipped of 40 rows, by b on b"
     assert page[2].split()[0] == "Blond_Hair"
-    (first, *each) = of_row(attributed.store, table, "row-7")
+    (first, *each) = format_row(attributed.store, table, "row-7")
     assert first == "row-7, answer 0: flipped"
     assert {line.split()[0]: float(line.split()[1]) for line in each} == pytest.approx(
         dict(zip(ATTRIBUTES, want[7], strict=True)), abs=1e-3
     )
     with pytest.raises(UserError, match="nobody: expected the id of an attributed row"):
-        list(of_row(attributed.store, table, "nobody"))
+        list(format_row(attributed.store, table, "nobody"))
 
 
 def test_what_is_done_is_not_done_again_and_batches_do_not_matter(attributed: Run) -> None:

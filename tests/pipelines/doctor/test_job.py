@@ -21,12 +21,12 @@ from torch import nn
 from configs.schema import RunConfig
 from configs.strict import check
 from pipelines.doctor import machine as doctor_machine
-from pipelines.doctor.classifier import best_reading, look_at_classifier
+from pipelines.doctor.classifier import best_reading, check_classifier
 from pipelines.doctor.data import spread
 from pipelines.doctor.finding import Finding
 from pipelines.doctor.job import doctor, main
-from pipelines.doctor.method import spoken
-from pipelines.doctor.models import look_at_autoencoder, look_at_denoiser, look_at_oracle
+from pipelines.doctor.method import format_duration
+from pipelines.doctor.models import check_autoencoder, check_denoiser, check_oracle
 from pipelines.prepare.shards import write_source
 from pipelines.prepare.source import Row, Source, png
 from storage.records import Shard
@@ -298,7 +298,7 @@ def test_outputs_that_are_probabilities_already(data: Path) -> None:
             return torch.stack([1 - p, p], 1)
 
     images = torch.rand(8, 3, 8, 8) * 0.4 + torch.tensor([0.0, 0.6] * 4).view(8, 1, 1, 1)
-    findings, predicted = look_at_classifier("models.classifier", Twice(), images, [0, 1] * 4)
+    findings, predicted = check_classifier("models.classifier", Twice(), images, [0, 1] * 4)
     assert "probabilities already" in found(findings, "models.classifier", "warning")
     assert predicted is not None
     assert predicted.tolist() == [0, 1] * 4
@@ -381,25 +381,25 @@ def test_workers_and_memory(make: Make, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(doctor_machine, "cpus", lambda: 4)
     monkeypatch.setattr(doctor_machine, "available_memory", lambda: 4 * 2**30)
     crowd = list(
-        doctor_machine.look_at_machine(
+        doctor_machine.check_machine(
             make(engine={"kind": "ray", "workers": 6, "device": "cpu"}), 10, 2**20
         )
     )
     assert "6 on 4 CPUs slow each other down" in found(crowd, "engine.workers", "warning")
     large = list(
-        doctor_machine.look_at_machine(
+        doctor_machine.check_machine(
             make(engine={"kind": "ray", "workers": 4, "device": "cpu"}), 10, 2**29
         )
     )
     assert "4.0 GiB free: set engine.workers=2" in found(large, "memory", "problem")
     cluster = make(engine={"kind": "ray", "workers": 4, "address": "ray://x:1", "device": "cpu"})
     assert "hangs" in found(
-        list(doctor_machine.look_at_machine(cluster, 10, 1)), "engine.workers", "warning"
+        list(doctor_machine.check_machine(cluster, 10, 1)), "engine.workers", "warning"
     )
     if not torch.cuda.is_available():
         wants = make(engine={"kind": "ray", "gpus": 1.0})
         assert "got none" in found(
-            list(doctor_machine.look_at_machine(wants, 10, 1)), "engine.gpus", "problem"
+            list(doctor_machine.check_machine(wants, 10, 1)), "engine.gpus", "problem"
         )
 
 
@@ -414,12 +414,10 @@ def test_the_oracle_is_compared_with_true_attributes(make: Make) -> None:
     images = torch.rand(20, 3, 8, 8) * 0.2 + torch.tensor([0.0, 0.7] * 10).view(20, 1, 1, 1)
     records = [{"Bright": bool(i % 2), "Wrong": bool(i % 2)} for i in range(20)]
     config = make(score__causal=["Brigt"])
-    findings = list(look_at_oracle(Oracle(), images, records, config))
+    findings = list(check_oracle(Oracle(), images, records, config))
     assert "got 'Brigt': did you mean 'Bright'" in found(findings, "score.causal", "problem")
     assert "worst Wrong 0%" in found(findings, "models.oracle", "warning")
-    good = list(
-        look_at_oracle(Oracle(), images, [{"Bright": r["Bright"]} for r in records], make())
-    )
+    good = list(check_oracle(Oracle(), images, [{"Bright": r["Bright"]} for r in records], make()))
     assert "right on 100% of 20 rows, mean over 1 attributes" in found(good, "models.oracle", "ok")
 
 
@@ -439,11 +437,11 @@ class Mean(nn.Module):
 
 def test_the_autoencoder_is_measured() -> None:
     images = torch.tensor([0.1, 0.9]).repeat(8).view(16, 1, 1, 1).expand(16, 3, 8, 8).contiguous()
-    good = list(look_at_autoencoder(Mean(1.0), images, None, None))
+    good = list(check_autoencoder(Mean(1.0), images, None, None))
     assert "mean reconstruction error 0.000" in found(good, "models.autoencoder", "ok")
-    bad = list(look_at_autoencoder(Mean(0.0), images, None, None))
+    bad = list(check_autoencoder(Mean(0.0), images, None, None))
     assert "mean reconstruction error 0.400" in found(bad, "models.autoencoder", "warning")
-    nan = list(look_at_autoencoder(Mean(float("nan")), images, None, None))
+    nan = list(check_autoencoder(Mean(float("nan")), images, None, None))
     assert "got NaN" in found(nan, "models.autoencoder", "problem")
 
 
@@ -464,18 +462,18 @@ class Known(nn.Module):
 def test_the_denoiser_is_measured_and_its_range_guessed() -> None:
     image = torch.rand(1, 3, 8, 8)
     images = image.expand(12, 3, 8, 8)
-    good = list(look_at_denoiser(Known(image, 2, -1), images))
+    good = list(check_denoiser(Known(image, 2, -1), images))
     assert "noise error 0.000 at step" in found(good, "models.denoiser", "ok")
     assert "it must be trained on images in [-1,1]" in found(
-        list(look_at_denoiser(Known(image, 1, 0), images)), "models.denoiser", "warning"
+        list(check_denoiser(Known(image, 1, 0), images)), "models.denoiser", "warning"
     )
     assert "a linear guess" in found(
-        list(look_at_denoiser(Known(image, -4, 2), images)), "models.denoiser", "warning"
+        list(check_denoiser(Known(image, -4, 2), images)), "models.denoiser", "warning"
     )
     rising = Known(image, 2, -1)
     rising.alphas_cumprod = rising.alphas_cumprod.flip(0)
     assert "alphas_cumprod" in found(
-        list(look_at_denoiser(rising, images)), "models.denoiser", "problem"
+        list(check_denoiser(rising, images)), "models.denoiser", "problem"
     )
 
 
@@ -496,4 +494,4 @@ def test_parts_are_spread_over_all_files() -> None:
     ("seconds", "text"), [(5, "5 s"), (600, "10 min"), (9000, "2.5 h"), (200_000, "2.3 days")]
 )
 def test_spoken_time(seconds: float, text: str) -> None:
-    assert spoken(seconds) == text
+    assert format_duration(seconds) == text

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from configs.schema import RunConfig
 from configs.strict import check, expand
 from counterfactory.models.wrapping.wrap import FeatureWrapper, PerceptualWrapper
-from pipelines.doctor.networks import look_at_metrics, look_at_networks
+from pipelines.doctor.networks import check_metrics, check_networks
 
 IMAGES = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -29,7 +29,7 @@ def told(models: dict[str, Any]) -> dict[str, str]:
             **{name: expand(spec, "model") for name, spec in models.items()},
         },
     }
-    found = list(look_at_metrics(check(RunConfig, raw, "x")))
+    found = list(check_metrics(check(RunConfig, raw, "x")))
     assert {finding.level for finding in found} == {"ok"}
     return {
         finding.text.partition(" through ")[0].partition(" left out")[0]: finding.text
@@ -111,6 +111,6 @@ class Constant(nn.Module):
     ],
 )
 def test_networks_are_tried(name: str, model: nn.Module, level: str, text: str) -> None:
-    (finding,) = look_at_networks({name: model, "classifier": model}, IMAGES)
+    (finding,) = check_networks({name: model, "classifier": model}, IMAGES)
     assert (finding.level, finding.about) == (level, f"models.{name}")
     assert text in finding.text

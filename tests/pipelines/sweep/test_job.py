@@ -157,7 +157,7 @@ def test_cells_follow_one_another_with_one_copy_of_each_model(
     found = sweeping.cells(config(faces, tmp_path), [*settings(faces), "engine.shard_rows=6"])[:2]
     stores = [sweeping.open_run(cell.run) for cell in found]
     jobs = list(sweeping._generate_jobs(found, stores))
-    sweeping.together(open_store(tmp_path), found[0].run, "generate", jobs)
+    sweeping.run_together(open_store(tmp_path), found[0].run, "generate", jobs)
     assert turns == [0, 0, 0, 1, 1, 1]
     assert sorted(built) == [
         "counterfactory.models.autoencoder.Autoencoder",

@@ -157,7 +157,7 @@ def test_editing_leaves_the_readers_averages_alone(batch: tuple[Tensor, Tensor])
     net, (images, has) = small().train(), batch
     before = {key: value.clone() for key, value in net.reader.state_dict().items()}
     train_attgan.generator_terms(net, net.critic(), images, has, W, torch.Generator())
-    train_attgan.pushed(net, images, has, 0.05, torch.Generator())
+    train_attgan.push(net, images, has, 0.05, torch.Generator())
     assert all(torch.equal(value, before[key]) for key, value in net.reader.state_dict().items())
     assert net.reader.training
 
@@ -168,7 +168,7 @@ def test_a_push_is_half_of_the_images_within_eps_and_against_them(
     net, (images, has) = small().eval(), batch
     images = images.repeat(10, 1, 1, 1)
     has = has.repeat(10, 1)
-    moved = train_attgan.pushed(net, images, has, 0.05, torch.Generator().manual_seed(0))
+    moved = train_attgan.push(net, images, has, 0.05, torch.Generator().manual_seed(0))
     change = (moved - images).abs().flatten(1).amax(1)
     assert float(change.max()) <= 0.05 + 1e-6
     assert 15 < int((change == 0).sum()) < 45
