@@ -52,7 +52,7 @@ class Attribute:
         self.idle_since = time.perf_counter()
 
     def __call__(self, shard: Shard) -> Receipt:
-        """Attribute and commit one shard; gives a small receipt (counts and seconds)."""
+        """Attribute and commit one shard; returns a small receipt (counts and seconds)."""
         started = time.perf_counter()
         waited = started - self.idle_since
         start = attempts.begin(self.store, self.stage, shard, self.session)

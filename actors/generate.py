@@ -82,7 +82,7 @@ class Generate:
         self.turn = Turn()
 
     def __call__(self, shard: Shard) -> Receipt:
-        """Generate and commit one shard; gives a small receipt (counts and seconds)."""
+        """Generate and commit one shard; returns a small receipt (counts and seconds)."""
         return self.finish(self.begin(shard))
 
     def begin(self, shard: Shard) -> Begun:
@@ -123,7 +123,7 @@ class Generate:
         return begun
 
     def finish(self, begun: Begun) -> Receipt:
-        """Make a begun shard's counterfactuals and commit them; gives its receipt."""
+        """Make a begun shard's counterfactuals and commit them; returns its receipt."""
         if begun.commit is not None:
             return self._receipt(begun, begun.commit, 0.0, 0.0)
         assert begun.start is not None

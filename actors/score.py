@@ -93,7 +93,7 @@ class Score:
         self.idle_since = time.perf_counter()
 
     def __call__(self, shard: Shard) -> Receipt:
-        """Score and commit one shard; gives a small receipt (counts and seconds)."""
+        """Score and commit one shard; returns a small receipt (counts and seconds)."""
         started = time.perf_counter()
         waited = started - self.idle_since
         revision = shard.revision

@@ -103,7 +103,7 @@ class Sweep:
         self.turn, self._making = Turn(), threading.Lock()
 
     def __call__(self, job: CellShard) -> Receipt:
-        """One shard of one cell; gives its receipt under the job's index."""
+        """One shard of one cell; returns its receipt under the job's index."""
         return self.finish(self.begin(job))
 
     def begin(self, job: CellShard) -> BegunShard:

@@ -188,7 +188,7 @@ class ScoreConfig(Strict):
     causal: list[str] = []
     # the attribute that the classifier decides on (cd, mnac); default: the first causal one
     query: str | None = None
-    # reference: as public code has it, up to 1.02; told as such
+    # reference: as public code has it, up to 1.02; the figure's name shows it
     cout: Literal["bounded", "reference"] = "bounded"
     cout_steps: Count = 50
     # Points of COUT's curve are left out between two that differ by no more; 0: none. Told as

@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(
         prog="counterfactory", description="A batch factory for counterfactuals."
     )
-    main.add_argument("--version", action="store_true", help="say the version and end")
+    main.add_argument("--version", action="store_true", help="print the version and exit")
     commands = main.add_subparsers(dest="command", metavar="COMMAND")
 
     def command(
@@ -37,20 +37,20 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(job=job)
         return sub
 
-    demo = command("demo", "the embedded default: drawn faces, all stages, one report", _demo)
+    demo = command("demo", "run all stages on drawn faces and write one report", _demo)
     demo.add_argument(
         "--out", default="runs/demo", help="folder for data, runs and report (default %(default)s)"
     )
     _settings(demo)
-    run = command("run", "all stages of a run; the same command again resumes it", _run)
+    run = command("run", "run all stages; the same command resumes a run that was stopped", _run)
     run.add_argument("config", help="a preset's name or a YAML file")
     run.add_argument(
-        "--print-config", action="store_true", help="show the resolved settings and end"
+        "--print-config", action="store_true", help="print the resolved settings and exit"
     )
     _settings(run, out=True)
     _part(run)
     for name in ONE_STAGE:
-        stage = command(name, f"the {name} stage of a run, again", _stage)
+        stage = command(name, f"run the {name} stage of a run again", _stage)
         stage.add_argument(
             "run", help="a run's folder, or its config", nargs="?" if name == "score" else None
         )
@@ -64,18 +64,22 @@ def parser() -> argparse.ArgumentParser:
         if name == "generate":
             _part(stage)
     command(
-        "show", "counts, flip rate, quarantined rows and failures of a run", _show
+        "show", "show counts, flip rate, quarantined rows and failures of a run", _show
     ).add_argument("run")
     command(
         "verify", "check a run's invariants; exit code 1 if one is broken", _verify
     ).add_argument("run")
     ways = command(
-        "interaction", "which attributes a method such as AIP moved, beside the image", _interaction
+        "interaction",
+        "show which attributes a method such as AIP changed besides the image",
+        _interaction,
     )
     ways.add_argument("run")
-    ways.add_argument("--row", metavar="ID", help="of this row alone")
+    ways.add_argument("--row", metavar="ID", help="show this row only")
     moved = command(
-        "attribution", "which descriptors a run's counterfactuals moved, and how far", _attribution
+        "attribution",
+        "show which descriptors a run's counterfactuals changed, and by how much",
+        _attribution,
     )
     moved.add_argument("run", help="a run's folder, or its config")
     moved.add_argument(
@@ -89,13 +93,13 @@ def parser() -> argparse.ArgumentParser:
         help="the encoder they were fitted on (default: models.encoder)",
     )
     moved.add_argument(
-        "--top", type=int, default=5, metavar="N", help="descriptors told (default %(default)s)"
+        "--top", type=int, default=5, metavar="N", help="descriptors to show (default %(default)s)"
     )
-    moved.add_argument("--row", metavar="ID", help="tell of this row alone")
+    moved.add_argument("--row", metavar="ID", help="show this row only")
     _settings(moved, out=True)
     gc = command(
         "gc",
-        "say what a run's folder holds for nothing: orphans, old marks, superseded scores",
+        "list files that a run no longer needs: orphans, old marks, old scores",
         _gc,
     )
     gc.add_argument("run")
@@ -103,21 +107,19 @@ def parser() -> argparse.ArgumentParser:
         "--older-than",
         default="24h",
         metavar="AGE",
-        help="only files this old (default %(default)s)",
+        help="only files older than this (default %(default)s)",
     )
     gc.add_argument("--delete", action="store_true", help="delete them; AGE must be 1h or more")
     prepare.arguments(command("prepare", "write a data set as Parquet shards", _prepare))
-    train = command("train", "train one of our own networks from Parquet", _train)
+    train = command("train", "train a network from Parquet", _train)
     trained = "; ".join(f"{name}: {ROLES[name].help}" for name in TRAINED_ROLES)
     train.add_argument("role", choices=TRAINED_ROLES, metavar="ROLE", help=trained)
     train.add_argument("config", help="a preset's name or a YAML file")
     _settings(train)
-    sweep = command(
-        "sweep", "many runs over a grid of settings, worked on as one and told in one table", _sweep
-    )
+    sweep = command("sweep", "run a grid of settings as one job and write one table", _sweep)
     sweep.add_argument("sweep", help="a preset's name or a YAML file")
     _settings(sweep, out=True)
-    doctor = command("doctor", "say what would go wrong, before a long run", _doctor)
+    doctor = command("doctor", "check data, models and settings before a long run", _doctor)
     doctor.add_argument("config", help="a preset's name or a YAML file")
     _settings(doctor)
     return main
@@ -129,15 +131,15 @@ def _settings(sub: argparse.ArgumentParser, *, out: bool = False) -> None:
         action="append",
         default=[],
         metavar="KEY.KEY=VALUE",
-        help="lay a setting over the config",
+        help="override a setting of the config",
     )
     sub.add_argument("--engine", choices=("ray", "local"), help="where the work runs")
     sub.add_argument(
         "--address",
-        help="of a running Ray cluster (default: RAY_ADDRESS, else a local one is started)",
+        help="address of a running Ray cluster (default: RAY_ADDRESS, else start a local one)",
     )
     if out:
-        sub.add_argument("--out", metavar="URI", help="folder that the run's folder is made in")
+        sub.add_argument("--out", metavar="URI", help="folder to write the run's folder to")
 
 
 def _part(sub: argparse.ArgumentParser) -> None:
@@ -145,17 +147,17 @@ def _part(sub: argparse.ArgumentParser) -> None:
         "--limit",
         type=int,
         metavar="ROWS",
-        help="work on at most so many rows now, in whole shards",
+        help="process at most this many rows now, in whole shards",
     )
     sub.add_argument(
         "--shards",
         metavar="A:B",
-        help="work on the shards from A to before B only, up to their scores",
+        help="process only shards A to B-1, up to their scores",
     )
     sub.add_argument(
         "--retry-quarantined",
         action="store_true",
-        help="try the quarantined rows of committed shards again, too",
+        help="also retry the quarantined rows of committed shards",
     )
 
 

@@ -51,7 +51,7 @@ def age(text: str) -> float:
 
 
 def _scored(store: Store) -> str | None:
-    """The stage of the scores that stand; None where there is no table that says so."""
+    """The stage of the scores that stand; None where there is no table."""
     try:
         return str(json.loads(store.read(TABLE))["stage"])
     except (FileNotFoundError, ValueError, KeyError):

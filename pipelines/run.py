@@ -110,7 +110,7 @@ def print_line(line: str) -> None:
 
 
 def standing_stage(store: Store, name: str) -> str:
-    """What the stage that a table tells is called in the store."""
+    """The name, in the store, of the stage behind a table."""
     return (
         {"score": scored_stage, "attribution": attributed_stage}[name](store)
         if name != "generate"

@@ -31,8 +31,8 @@ TWICE = "expected each id and k once"
 def check_stage(store: Store, stage: str, *, whole: bool = True) -> list[str]:
     """Each invariant of a stage that its commits show broken, as a line; [] if all hold.
 
-    whole: shards without a commit are told, too: of the plan's, or after `generate` of those it has
-    committed.
+    whole: shards without a commit are reported, too: of the plan's, or after `generate` of those it
+    has committed.
 
     Checked: the plan has no hole; each of its shards has a commit and no other has; rows_in =
     rows_out + quarantined; rows_in is what the plan gave, or after `generate` what generate
@@ -100,7 +100,7 @@ def open_lines(stage: str, planned: Mapping[int, object], done: Iterable[int]) -
 
 
 def commit_lines(commit: Commit, shard: Shard | None, given: int | None) -> Iterator[str]:
-    """What a commit says wrong of itself; shard: the plan's; given: rows that it was to read."""
+    """What is wrong in a commit; shard: the plan's; given: rows that it was to read."""
     bad = len(commit.quarantined)
     if shard is None:
         yield "expected a shard of the plan, got a commit of another"

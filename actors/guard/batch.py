@@ -135,7 +135,7 @@ def release(device: torch.device) -> None:
 
 
 def drain_notes(notes: list[Any]) -> list[Any]:
-    """Take the notes out, so that each is told once."""
+    """Take the notes out, so that each is shown once."""
     taken = notes[:]
     notes.clear()
     return taken

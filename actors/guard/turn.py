@@ -17,7 +17,7 @@ class Turn:
 
     @contextmanager
     def mine(self) -> Iterator[float]:
-        """Compute alone; gives the seconds for which nothing did."""
+        """Compute alone; returns the seconds for which nothing did."""
         with self._lock:
             gap = time.perf_counter() - self._free_since
             try:

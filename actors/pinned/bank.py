@@ -36,7 +36,7 @@ def load_bank(spec: Mapping[str, Any], name: str) -> tuple[Distractors, str]:
                 decode(content, size=data.size, crop=data.crop, max_pixels=data.max_pixels)
             )
             numbers.append(number)
-        except BadRow:  # as a row of the run it is told of; here another image does as well
+        except BadRow:  # as a row of the run it is quarantined; here another image does as well
             continue
     if not images:
         raise UserError(f"models.{name}: expected images in {data.path}, got none that can be read")

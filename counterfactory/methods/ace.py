@@ -35,7 +35,7 @@ class ACE:
     draws: refine again, with other noise, where that undid the flip; unrefined: let the
     pre-explanation be the answer where no refinement flips (it may be noise). The paper has draws
     1, unrefined true, stop, through and mask_after null and precision float32: how the last ones
-    save work is told in PurifiedPGD. checkpoint: more denoiser calls for less memory.
+    save work is explained in PurifiedPGD. checkpoint: more denoiser calls for less memory.
 
     Pixels live in [0,1] as in the public ACE, so that a step of 1 stays on the 8-bit grid; the
     denoiser sees [-1,1].

@@ -30,7 +30,7 @@ class CECAS:
 
     alpha: of L_S, the soft cross-entropy of what the spurious factors say of x' and of x (eq. 6);
     spurious: None for the model's own factors (role causal), or names of attributes where the model
-    `spurious` tells attributes: they are then what is held still, beyond the paper; weight: lambda
+    `spurious` predicts attributes: these are then held still, beyond the paper; weight: lambda
     of x'' (eq. 7); gamma, kernel: of the mask (eq. 8), the threshold and the side d of its maximum
     window (odd). The rest is as in ACE; eq. 9 as printed pastes the original where the mask says
     change, the text means its complement, which is done here.

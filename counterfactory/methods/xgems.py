@@ -28,7 +28,7 @@ class XGEMs:
     the prediction; residual: x' = clip(x + dec(z) - dec(z0)), which keeps what the autoencoder
     loses (False: x' = dec(z), the paper).
 
-    An autoencoder that is told attributes (AttGAN) is told the query's throughout.
+    An autoencoder that takes attributes (AttGAN) gets the query's throughout.
     """
 
     name: ClassVar[str] = "xgems"

@@ -34,7 +34,7 @@ class AttributeSums(Sums):
         return cls(0, 0, np.zeros(attributes, np.int64), np.zeros(attributes))
 
     def mirrored(self) -> AttributeSums:
-        """The same answers told in the other direction."""
+        """The same answers in the other direction."""
         return replace(self, shift=-self.shift)
 
 

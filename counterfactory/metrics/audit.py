@@ -1,4 +1,4 @@
-"""Which attribute decisions depended on, said only as far as the intervals go."""
+"""Which attribute decisions depended on, as far as the intervals allow."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _verdict(
             f"{by_top}; no attribute is named as the one that should decide (score.causal).",
         )
     if wrong[0].above(right[0]):
-        # Spurious ones that cannot be told from the first are named with it.
+        # Spurious ones that the intervals do not separate from the first are named with it.
         tied = "".join(f" or {c}" for c in wrong[1:3] if not top.above(c))
         return (
             True,

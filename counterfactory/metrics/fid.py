@@ -66,7 +66,7 @@ class BucketMoments:
 
 
 def fid(originals: BucketMoments, counterfactuals: BucketMoments) -> Estimate:
-    """FID of two sets of features, n told of the counterfactuals; the interval leaves out a bucket
+    """FID of two sets of features, n counts the counterfactuals; the interval leaves out a bucket
     at a time.
 
     Below 2,048 rows on a side a note warns: FID's bias falls with n, so sets of different sizes do

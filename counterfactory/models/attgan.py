@@ -1,4 +1,4 @@
-"""AttGAN (He et al. 2019): an autoencoder whose decoder is told attributes, with the reader and the
+"""AttGAN (He et al. 2019): an autoencoder whose decoder takes attributes, with the reader and the
 critic it is trained against."""
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class AttGAN(nn.Module):
     back under attributes (Yang et al., "Generative Counterfactuals for Neural Networks via
     Attribute-Informed Perturbation", table 3).
 
-    attributes: how many; the decoder is told (2a - 1) / 2 at every place of the latent. shortcut:
+    attributes: how many; the decoder gets (2a - 1) / 2 at every place of the latent. shortcut:
     so many stages of the encoder, from the last but one up, also go to the decoder (He et al.,
     3.4): pictures are rebuilt better, and whoever moves the latent holds them still. inject: so
-    many further stages of the decoder are told the attributes again, as the authors' code has it.
+    many further stages of the decoder get the attributes again, as the authors' code has it.
     judge: widths of critic and reader; default the encoder's.
 
     The reader of attributes is kept, since it also says which ones a query has; the critic is for

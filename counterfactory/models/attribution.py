@@ -78,7 +78,7 @@ class Descriptors(nn.Module):
         return found
 
     def forward(self, latents: Tensor) -> Tensor:
-        """What the predictors say of latents (B,...): (B,D), as `told` has it."""
+        """The predictors' output for latents (B,...): (B,D), as `to_probabilities` returns it."""
         return self.to_probabilities(self.scores(latents))
 
 

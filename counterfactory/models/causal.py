@@ -16,13 +16,13 @@ class CausalVAE(nn.Module):
     """A VAE of a classifier's penultimate features whose latent is (C, S), and a classifier g of S
     alone.
 
-    C is trained to decide what the classifier says (`flow`), C and S together to rebuild R
+    C is trained to predict the classifier's output (`flow`), C and S together to rebuild R
     (O'Shaughnessy et al. 2020, "Generative causal explanations of black-box classifiers"; CECAS,
     section 4.1).
 
     features: size of R; directions: its principal directions that are kept, each counting alike (R
     is whitened inside by `mean`, `basis` and `std`); causal, spurious: sizes of C and S; answers:
-    classes that g tells apart; hidden: width of the encoder's and decoder's hidden layers; guess:
+    classes that g separates; hidden: width of the encoder's and decoder's hidden layers; guess:
     of g's, 0 for a linear g.
     """
 

@@ -160,7 +160,7 @@ class GuidedUNet(nn.Module):
 
 
 def through(layers: nn.Module, x: Tensor, level: Tensor) -> Tensor:
-    """x through a list of layers, of which residual blocks are told the noise level."""
+    """x through a list of layers, of which residual blocks take the noise level."""
     for layer in layers.children():
         x = layer(x, level) if isinstance(layer, ResBlock) else layer(x)
     return x

@@ -110,7 +110,7 @@ class Generator(Protocol):
 
 
 class AttributeAutoencoder(Protocol):
-    """Images to latents and back under attributes, which the decoder is told."""
+    """Images to latents and back; the decoder takes attributes."""
 
     @property
     def attributes(self) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ def shares(masks: Tensor, regions: int, side: tuple[int, int], dtype: torch.dtyp
 
 
 def places(share: Tensor) -> Tensor:
-    """What is told of every place, (B,8,h,w): where in the picture it lies, x and y from -1 to 1,
+    """Features of every place, (B,8,h,w): where in the picture it lies, x and y from -1 to 1,
     and 1, u, v, u^2, uv and v^2 of where in its own region, from the region's middle in its
     standard deviations: so that what a style draws moves and grows with its region."""
     height, width = share.shape[-2:]

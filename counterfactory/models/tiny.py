@@ -63,7 +63,7 @@ class TinyAutoencoder(nn.Module):
 
 
 class TinyAttGAN(TinyAutoencoder):
-    """The tiny autoencoder, told three attributes, each of which is one more direction, beside a
+    """The tiny autoencoder with three attributes, each of which is one more direction, beside a
     skip in grey.
     """
 

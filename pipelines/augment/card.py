@@ -1,4 +1,4 @@
-"""The augmentation set told in words: a sentence, and a card beside the data."""
+"""The augmentation set in words: a sentence, and a card beside the data."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ Row = dict[str, Any]
 
 
 def augment(store: Store, config: RunConfig) -> dict[str, Any]:
-    """Write augment/data/part-00000.parquet and on, counts.json and a card; gives the counts and
+    """Write augment/data/part-00000.parquet and on, counts.json and a card; returns the counts and
     `summary`, a sentence.
 
     Two passes: one over columns, to count and pick; one over the images of what was picked. Needs

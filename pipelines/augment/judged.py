@@ -1,4 +1,4 @@
-"""What the judge said of each row, to be looked up by name: 40 bytes a row."""
+"""The judge's score of each row, by name: 40 bytes a row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the doctor says: one line per thing that was looked at."""
+"""The doctor's findings: one line per thing that was checked."""
 
 from __future__ import annotations
 

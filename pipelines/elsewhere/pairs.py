@@ -211,7 +211,7 @@ class Side:
 
 
 def write_pairs(store: Store, pairs: Pairs) -> str:
-    """Put pairs into the run's folder, once; gives the folder. UserError where it holds other
+    """Put pairs into the run's folder, once; returns the folder. UserError where it holds other
     pairs.
     """
     told = json.dumps(pairs.of, sort_keys=True)

@@ -45,7 +45,7 @@ def generated(store: Store) -> Iterator[Commit]:
 
 
 def scored_stage(store: Store) -> str:
-    """The stage of the scores that the run's table tells; UserError where there is none yet."""
+    """The stage of the scores in the run's table; UserError where there is none yet."""
     try:
         return str(json.loads(store.read(TABLE))["stage"])
     except FileNotFoundError:
@@ -64,7 +64,7 @@ def outdated_scores(store: Store) -> str:
 
 
 def attributed_stage(store: Store) -> str:
-    """The stage of the importances that the run's table of them tells; UserError where there is
+    """The stage of the importances in the run's table of them; UserError where there is
     none yet.
     """
     try:

@@ -1,4 +1,4 @@
-"""What a full, read-only or failing disk says, as one line that tells what to do."""
+"""The error of a full, read-only or failing disk, as one line with what to do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ AGAIN = "run the same command again: what is committed stays"
 
 @contextmanager
 def disk_errors(uri: str) -> Iterator[None]:
-    """Turn what a disk says under a run in `uri` into a user's error."""
+    """Turn a disk's error under a run in `uri` into a user's error."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""One line that says how far a long job is."""
+"""One line that shows how far a long job is."""
 
 from __future__ import annotations
 

@@ -195,10 +195,10 @@ def _to_answer(error: Exception, uri: str) -> dict[str, Any]:
 
 
 def start_ray(engine: EngineConfig) -> int:
-    """Connect to the cluster that is named, or start a local one; gives how many workers to run
+    """Connect to the cluster that is named, or start a local one; returns how many workers to run
     there.
 
-    A local cluster is told of two CPUs more than there are workers: a pool that takes every CPU
+    A local cluster gets two CPUs more than there are workers: a pool that takes every CPU
     hangs.
     """
     import ray

@@ -47,7 +47,7 @@ def make_plan(store: Store, config: RunConfig, digests: dict[str, str], part: Pa
     for shard in shards:
         span = spans.setdefault(shard.file, [shard.version, shard.start, 0])
         span[2] = shard.start + shard.rows
-    # Masks are told of only where there are any, so that runs from before there could be stay what
+    # Masks are named only where there are any, so that runs from before there could be stay what
     # they were.
     aside = {"preset", "path"} | (set() if config.data.mask else {"mask"})
     plan = Plan(

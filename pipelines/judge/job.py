@@ -127,7 +127,7 @@ def parse_answers(store: Store, config: RunConfig, answers_path: str) -> dict[st
 
     answers_path: a JSONL file, or a folder of them. Rows are those prompted for, and any other row
     of the run that was answered. Of several answers to one prompt the last that parses counts, so
-    that a retry's file can be added. The next `score` tells the judge's figures in its table.
+    that a retry's file can be added. The next `score` puts the judge's figures into its table.
     """
     answers, counts = _read_answers(answers_path)
     if store.exists(PROMPTS):

@@ -84,7 +84,7 @@ def prepare_faces(
         "drawing": fingerprint(drawing.tolist()),
     }
     if masks:
-        # not told where there are none: folders from before there could be any stay the same
+        # left out where there are none: folders from before there could be any stay the same
         settings["masks"] = True
     return write_source(source, out, settings, shard_rows=shard_rows)
 
@@ -185,7 +185,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     sources = parser.add_subparsers(dest="source", required=True, metavar="|".join(JOBS))
 
     def add(
-        name: str, text: str, of: str = "of the rows", fraction: float = 0.1
+        name: str, text: str, of: str = "of the rows", fraction: float | None = 0.1
     ) -> argparse.ArgumentParser:
         sub = sources.add_parser(
             name, help=text, description=text, argument_default=argparse.SUPPRESS
@@ -194,8 +194,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         sub.add_argument(
             "--shard-rows", type=_count, metavar="N", help=f"rows per file (default {SHARD_ROWS})"
         )
-        help = f"share {of} for testing (default {fraction})"
-        sub.add_argument("--test-fraction", type=_fraction, metavar="F", help=help)
+        if fraction is not None:
+            help = f"share {of} for testing (default {fraction})"
+            sub.add_argument("--test-fraction", type=_fraction, metavar="F", help=help)
         return sub
 
     faces = add(
@@ -261,9 +262,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CSV",
         help="columns file, label, perhaps split, and further ones",
     )
-    mine = add("own", "a data set that code of your own makes: mypackage.my_source", "unused")
-    mine.add_argument("--target", required=True, metavar="PATH", help="what makes the source")
-    help = "an argument of it; may be given several times"
+    mine = add("own", "a data set that code of your own makes", fraction=None)
+    mine.add_argument(
+        "--target",
+        required=True,
+        metavar="PATH",
+        help="dotted path of a function that returns a Source",
+    )
+    help = "an argument of that function; repeatable"
     mine.add_argument("--set", action="append", metavar="KEY=VALUE", help=help)
     help = (
         "turn images that are not RGB or grey into RGB instead of skipping them, and stand lying"

@@ -1,4 +1,4 @@
-"""Figures of one or several runs as the report shows them: how each metric is told, cards, the
+"""Figures of one or several runs as the report shows them: how each metric is shown, cards, the
 table.
 """
 
@@ -188,7 +188,7 @@ def metric_rows(runs: Sequence[RunData]) -> tuple[list[dict[str, Any]], list[dic
         ]
         row["arrow"] = next((ARROWS.get(entry.better or "") for entry in entries if entry), None)
         row["cells"] = [_cell(metric, entry) for entry in entries]
-        # A metric that is told over other rows only stands there with what it has.
+        # A metric over other rows only stands there with what it has.
         alone = not any((metric, about.subset, None) in table for table in tables)
         (main if by is None and (subset == about.subset or alone) else rest).append(row)
     return main, rest

@@ -132,7 +132,7 @@ def _split(out: str) -> tuple[Store, str]:
 
 
 def _finding(run: RunData) -> dict[str, Any]:
-    """The audit's verdict, or what can be said without an oracle."""
+    """The audit's verdict, or the summary without an oracle."""
     audit = run.table.get("audit") if run.table else None
     return {
         "run": run.name,

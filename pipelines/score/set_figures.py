@@ -23,7 +23,7 @@ def add_set_figures(
     measures: list[Measure],
     tflops: Estimate | None,
 ) -> None:
-    """Put these figures into the parts of a told table, before the lines of single directions.
+    """Put these figures into the parts of a table, before the lines of single directions.
 
     measures: those of features that the run's networks allow; tflops: per row, where it was
     counted.

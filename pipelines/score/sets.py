@@ -121,7 +121,7 @@ class AttributeCorrelations:
 def correlation_part(
     found: Difference | None, names: list[str], query: int, labels: str | None
 ) -> dict[str, Any] | None:
-    """Correlation difference attribute by attribute, as the table's JSON tells it."""
+    """Correlation difference attribute by attribute, as the table's JSON has it."""
     if found is None:
         return None
     return {

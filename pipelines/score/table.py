@@ -119,7 +119,7 @@ def build_attributes(
 ) -> dict[str, Any]:
     """How often each attribute changed among the flipped rows, and by how much on the mean.
 
-    With two classes mean_change is told towards the second: flips the other way count with their
+    With two classes mean_change is signed towards the second: flips the other way count with their
     sign turned.
     """
     towards = len(classes) == 2

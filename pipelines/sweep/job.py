@@ -1,4 +1,4 @@
-"""`counterfactory sweep`: many runs that differ in a few settings, worked on as one, and told in
+"""`counterfactory sweep`: many runs that differ in a few settings, worked on as one, in
 one table.
 """
 

@@ -84,7 +84,7 @@ def ranks(figures: Sequence[dict[str, Any] | None], better: str | None) -> list[
     """1 for the best of a column, 2 for the second, None for the others; ties share a rank.
 
     A figure ties with the best one of its rank where their 95 % intervals overlap: what the rows
-    cannot tell apart is not told apart. Without a direction, or with one figure only, nobody wins.
+    cannot separate is not separated. Without a direction, or with one figure only, nobody wins.
     """
     known = [
         i for i, figure in enumerate(figures) if figure is not None and figure["value"] is not None

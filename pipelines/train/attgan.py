@@ -192,7 +192,7 @@ def penalty(critic: nn.Module, real: Tensor, fake: Tensor, generator: torch.Gene
 
 def push(net: Any, images: Tensor, has: Tensor, eps: float, generator: torch.Generator) -> Tensor:
     """Half of the images, at random, moved against their attributes by one signed step within eps
-    (as train_losses.pushed): a reader that stands it is not told an attribute by a pattern that
+    (as losses.push): a reader that stands it is not told an attribute by a pattern that
     nobody sees."""
     chosen = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)[
         :, None, None, None

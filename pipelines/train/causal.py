@@ -147,7 +147,7 @@ def descend(
     generator: torch.Generator,
     log: Callable[[str], None],
 ) -> str:
-    """AdamW, a cosine's decay, clipped gradients, random rows of `count`; gives the
+    """AdamW, a cosine's decay, clipped gradients, random rows of `count`; returns the
     last log line."""
     held = list(parameters)
     optimizer = torch.optim.AdamW(held, lr=config.lr, weight_decay=config.weight_decay)

@@ -111,7 +111,7 @@ def initial_weights(config: TrainConfig) -> dict[str, Tensor] | None:
 def _train_to_store(config: TrainConfig, log: Log) -> str:
     """Train into a temporary folder, then put the file and its card at `out`, an s3:// URI."""
     store, name = split_url(config.out)
-    store.exists(name)  # a bucket that cannot be reached is told now, not after hours
+    store.exists(name)  # a bucket that cannot be reached ends the training now, not after hours
     with tempfile.TemporaryDirectory() as folder:
         path = Path(str(train(config.model_copy(update={"out": f"{folder}/{name}"}), log)))
         card = path.with_suffix(".yaml")

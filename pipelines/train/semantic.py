@@ -77,7 +77,7 @@ def masks_of(samples: Samples, regions: int) -> Tensor:
 
 
 def targets(samples: Samples, config: TrainConfig) -> Tensor:
-    """What the loss is told of samples, (N, H*W + A) uint8: the mask, and attributes of 0 and 1."""
+    """What the loss takes of samples, (N, H*W + A) uint8: the mask, and attributes of 0 and 1."""
     return torch.cat(
         [masks_of(samples, len(config.classes)).flatten(1), bits(samples, config.labels).byte()], 1
     )

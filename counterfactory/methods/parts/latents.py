@@ -35,7 +35,7 @@ def start(autoencoder: Any, x: Tensor, residual: bool) -> tuple[Tensor, Image, i
     network that it took.
 
     residual: x' = clip(x + dec(z) - dec(z0)), else x' = dec(z). An autoencoder that is told
-    attributes (AttGAN) is told the image's throughout.
+    attributes (AttGAN) gets the image's throughout.
     """
     with torch.no_grad():
         z0, decode, calls = encoded(autoencoder, x)
