@@ -56,7 +56,6 @@ def step(name: str, folder: Path, shard_rows: int, real: bool) -> Found:
     from pipelines.engine import runner as stage
     from pipelines.engine.committed import load_plan
     from pipelines.engine.fingerprints import method_fingerprint
-    from pipelines.generate import job as generate
     from pipelines.generate.plan import make_plan, open_run
     from pipelines.report.show import show
     from pipelines.run import run
@@ -65,8 +64,6 @@ def step(name: str, folder: Path, shard_rows: int, real: bool) -> Found:
     from storage.records import Shard
     from storage.verify import verify
 
-    trivial.plant()
-    generate.Generate = trivial.Trivial  # type: ignore[misc,attr-defined]
     config = trivial.settings(folder, shard_rows, "ray" if name in ON_RAY else "local")
     store = open_run(config)
     digests = pin(config.model_dump()["models"])

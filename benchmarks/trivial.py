@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import time
-import types
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,6 @@ import torch
 from pyarrow import parquet as pq
 from torch import Tensor, nn
 
-from actors.generate import Generate
 from actors.rows.scores import SCORES
 from configs.schema import RunConfig
 from counterfactory.methods.contract import ImageAnswers, ImageQueries
@@ -54,21 +51,6 @@ class Invert:
         )
 
 
-def plant() -> None:
-    """Put the method where settings may name one."""
-    module = types.ModuleType("methods.trivial")
-    module.Invert = Invert  # type: ignore[attr-defined]
-    sys.modules["methods.trivial"] = module
-
-
-class Trivial(Generate):
-    """The worker of the generate stage, in a process that knows the method."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        plant()
-        super().__init__(**kwargs)
-
-
 class Nothing:
     """A worker that does nothing: what is left is Ray's own."""
 
@@ -106,7 +88,7 @@ def settings(folder: Path, shard_rows: int, engine: str) -> RunConfig:
                 "classes": CLASSES,
             }
         },
-        "method": {"target": "methods.trivial.Invert"},
+        "method": {"target": "benchmarks.trivial.Invert"},
         "engine": {"kind": engine, "workers": 1, "shard_rows": shard_rows, "batch": 64},
         "judge": {"max_rows": 1000},
     }
@@ -175,7 +157,7 @@ def write_commits(store: Store, shards: list[Shard], method: str) -> None:
                         "p_source_after": 0.0,
                         "p_target_after": 1.0,
                     },
-                    **{"seconds": 1e-5, "method": "methods.trivial.Invert", "carried": "{}"},
+                    **{"seconds": 1e-5, "method": "benchmarks.trivial.Invert", "carried": "{}"},
                     "original": {"bytes": x, "path": f"{name}.png"},
                     "counterfactual": {"bytes": y, "path": f"{cf_id}.png"},
                 }
