@@ -7,6 +7,7 @@ does not look into them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,11 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from actors.rows.masks import expect_regions, mask_of, regions_of, stacked
-from configs.schema import DataConfig
+from configs.schema import ImageData, ModelConfig
 from configs.strict import UserError
 from counterfactory.methods.contract import Answers, ImageAnswers, ImageQueries, Queries
 from storage.codec import BadRow, decode, encode, sides
-from storage.schema import COUNTERFACTUALS, image_path
+from storage.schema import COUNTERFACTUALS, REGIONS, holds_images, image_path
 
 AHEAD_BYTES = 64 << 20  # of decoded contents that wait for their batch
 Pixels = NDArray[np.uint8]
@@ -34,8 +35,12 @@ class Modality(Protocol):
     schema: pa.Schema
     """Of the rows that generate commits."""
 
-    def columns(self) -> list[str]:
-        """The input's columns that hold a row's content."""
+    def columns(self) -> dict[str, str]:
+        """The input's columns that hold a row's content, by the settings that name them."""
+        ...
+
+    def expect_input(self, schema: pa.Schema, models: Mapping[str, ModelConfig]) -> None:
+        """UserError where the input's columns cannot hold contents that the models take."""
         ...
 
     def source(self, cells: Mapping[str, Any]) -> Any:
@@ -94,12 +99,34 @@ class Images:
 
     schema = COUNTERFACTUALS
 
-    def __init__(self, data: DataConfig) -> None:
+    def __init__(self, data: ImageData) -> None:
         self.data = data
 
-    def columns(self) -> list[str]:
+    def columns(self) -> dict[str, str]:
         """The image's column, and the mask's where the data have masks."""
-        return [name for name in (self.data.image, self.data.mask) if name]
+        named = {"data.image": self.data.image, "data.mask": self.data.mask}
+        return {key: name for key, name in named.items() if name is not None}
+
+    def expect_input(self, schema: pa.Schema, models: Mapping[str, ModelConfig]) -> None:
+        """UserError where the column is none of images, or where masks say what their values mean
+        (as `prepare --masks` writes) and a model means others.
+        """
+        data, metadata = self.data, schema.metadata or {}
+        if not holds_images(kind := schema.field(data.image).type):
+            raise UserError(
+                f"data.image: expected {data.image!r} of {data.path} as struct<bytes, path> or"
+                f" binary, got {kind}: paths are not read, but `counterfactory prepare images`"
+                " writes image files as Parquet"
+            )
+        if data.mask is None or REGIONS.encode() not in metadata:
+            return
+        regions = json.loads(metadata[REGIONS.encode()])
+        for name, spec in models.items():
+            if spec.role == "semantic" and spec.classes != regions:
+                raise UserError(
+                    f"models.{name}: expected the regions of the masks of {data.path},"
+                    f" {', '.join(regions)}, got {', '.join(spec.classes)}"
+                )
 
     def source(self, cells: Mapping[str, Any]) -> Any:
         """The encoded image's bytes."""
@@ -181,7 +208,7 @@ class Images:
 KINDS = {"image": Images}
 
 
-def modality_of(data: DataConfig) -> Modality:
+def modality_of(data: ImageData) -> Modality:
     """The kind of data that a run's data settings name."""
     return KINDS[data.kind](data)
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from actors.pinned.load import load_models
-from configs.schema import DataConfig, ModelConfig
+from configs.schema import ImageData, ModelConfig
 from configs.strict import check, read_preset
 from pipelines.train.data import load
 
@@ -28,7 +28,7 @@ def loaded(data: str, rows: str, path: str | None) -> Tensor:
     raw = {**read_preset("data", data), "rows": rows}
     if path:
         raw["path"] = path
-    return load(check(DataConfig, raw, data), []).images.contiguous().float() / 255
+    return load(check(ImageData, raw, data), []).images.contiguous().float() / 255
 
 
 @torch.inference_mode()

@@ -26,7 +26,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from actors.pinned.load import load_models
-from configs.schema import DataConfig, TrainConfig, load_train
+from configs.schema import ImageData, TrainConfig, load_train
 from configs.strict import check
 from counterfactory.models.causal import CausalVAE, flow
 from counterfactory.models.wrapping.head import head_of
@@ -86,7 +86,7 @@ def measured(name: str) -> tuple[Any, dict[str, tuple[Tensor, Tensor]]]:
         found = {}
         for part, (path, rows) in sources.items():
             samples = load(
-                check(DataConfig, {"path": path, "rows": rows, "size": 64}, part), list(ATTRIBUTES)
+                check(ImageData, {"path": path, "rows": rows, "size": 64}, part), list(ATTRIBUTES)
             )
             bits = torch.tensor([samples.columns[a] for a in ATTRIBUTES]).T.bool()
             found[part] = (features_of(classifier, samples, CPU), bits)

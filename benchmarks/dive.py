@@ -26,7 +26,7 @@ from PIL import Image
 from sklearn.metrics import mutual_info_score
 
 from actors.pinned.load import load_method, load_models
-from configs.schema import DataConfig, load_run
+from configs.schema import ImageData, load_run
 from configs.strict import check
 from counterfactory.methods.contract import ImageAnswers, ImageQueries
 from counterfactory.metrics.perceptual import diversity
@@ -59,7 +59,7 @@ CASES: dict[str, tuple[str, dict[str, Any], str]] = {
 def faces(rows: str, columns: list[str]) -> Samples:
     """Held-out drawn faces."""
     return load(
-        check(DataConfig, {"path": TEST, "size": 64, "rows": rows}, "faces"),
+        check(ImageData, {"path": TEST, "size": 64, "rows": rows}, "faces"),
         columns,
         lambda _: None,
     )

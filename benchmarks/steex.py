@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from actors.pinned.load import load_models
-from configs.schema import DataConfig, ModelConfig
+from configs.schema import ImageData, ModelConfig
 from configs.strict import check, read_preset
 from counterfactory.methods.contract import ImageAnswers, ImageQueries
 from pipelines.train.data import load
@@ -125,7 +125,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     data = check(
-        DataConfig, {"path": args.data, "rows": args.rows, "size": 64, "mask": "mask"}, "data"
+        ImageData, {"path": args.data, "rows": args.rows, "size": 64, "mask": "mask"}, "data"
     )
     samples = load(data, [])
     assert samples.masks is not None

@@ -22,24 +22,36 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,100}$")]
 
 
 class DataConfig(Strict):
-    """A data set in Parquet and how its rows become images in [0,1]."""
+    """A data set in Parquet: what every kind of data has."""
 
     preset: str | None = None
-    kind: Literal["image"] = "image"  # of data
     path: str  # file, folder or glob; local, s3:// or another scheme that fsspec reads
-    image: str = "image"  # column: struct<bytes, path>, or binary
-    # column: PNG of region indices, the image's size; for methods that work by regions
-    mask: str | None = None
     label: str | None = None  # column: bool, class index or class name
     id: str | None = None  # column; else sha256 of content and source
     # column with train/test, or the constant `train` / `test` where no such column exists
     split: str | None = None
     # further columns to carry along (a target column, ground-truth attributes)
     columns: list[str] = []
+    rows: str | None = None  # "a:b", a slice over all files in name order
+
+    @field_validator("rows")
+    @classmethod
+    def _rows(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"\d*:\d*", value):
+            raise ValueError(f"expected a slice like 5000:6000, got {value!r}")
+        return value
+
+
+class ImageData(DataConfig):
+    """Images, and how they become (3,H,W) in [0,1]."""
+
+    kind: Literal["image"] = "image"
+    image: str = "image"  # column: struct<bytes, path>, or binary
+    # column: PNG of region indices, the image's size; for methods that work by regions
+    mask: str | None = None
     # of the images that methods work on: the side of a square, or [width, height]
     size: int | tuple[int, int] = 64
     crop: tuple[int, int, int, int] | None = None  # left, top, right, bottom, before resizing
-    rows: str | None = None  # "a:b", a slice over all files in name order
     max_pixels: Count = 50_000_000  # larger images are quarantined
 
     @field_validator("size", mode="before")
@@ -53,13 +65,6 @@ class DataConfig(Strict):
         ):
             raise ValueError(f"expected a side of 1 px or more, or [width, height], got {value!r}")
         return (several[0], several[1]) if len(several) == 2 else int(several[0])
-
-    @field_validator("rows")
-    @classmethod
-    def _rows(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"\d*:\d*", value):
-            raise ValueError(f"expected a slice like 5000:6000, got {value!r}")
-        return value
 
     @field_validator("crop")
     @classmethod
@@ -82,7 +87,7 @@ class ModelConfig(Strict):
     # A file (safetensors, or .pt read with weights_only), `zoo:NAME` for a shipped one, a hub id or
     # a folder; `package:NAME/PATH` for a file of an installed package, `package:NAME` for what that
     # package brings by itself. Of source parquet, images in the place of a model: as data.path,
-    # default the run's own; settings are DataConfig's.
+    # default the run's own; settings are ImageData's.
     weights: str | None = None
     revision: str | None = None  # of a hub id
     sha256: str | None = None  # of the weights file; checked at load
@@ -241,7 +246,7 @@ class RunConfig(Strict):
     """One run: a data set, a classifier, a method, and what is done with the answers."""
 
     name: Name
-    data: DataConfig
+    data: ImageData
     # classifier, and what the method needs: autoencoder, denoiser; also oracle, second
     models: dict[str, ModelConfig]
     method: MethodConfig
@@ -284,14 +289,14 @@ class TrainConfig(Strict):
 
     name: Name
     role: TrainedRole
-    data: DataConfig  # rows to train on
+    data: ImageData  # rows to train on
     # causal: the `classifier` whose features are split; attribution: the `autoencoder` whose
     # latents are described
     models: dict[str, ModelConfig] = {}
     # attributes: columns to learn; classifier, causal: empty, data.label is learnt
     labels: list[str] = []
     classes: list[str] = []  # semantic: the masks' regions, in their order
-    holdout: DataConfig | None = None  # rows to measure on
+    holdout: ImageData | None = None  # rows to measure on
     target: str  # dotted path of the network
     settings: dict[str, Any] = {}
     # dotted path of a pipelines.train.trainer.Trainer; default: the role's own

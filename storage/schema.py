@@ -31,7 +31,8 @@ def with_images(schema: pa.Schema) -> pa.Schema:
     return schema.with_metadata({**(schema.metadata or {}), b"huggingface": told})
 
 
-COUNTERFACTUALS = pa.schema(
+# What every kind of data has.
+COMMON = pa.schema(
     [
         _need("id", pa.string()),
         _need("cf_id", pa.string()),
@@ -54,11 +55,8 @@ COUNTERFACTUALS = pa.schema(
         ("backward", pa.int32()),
         ("seconds", pa.float32()),
         _need("method", pa.string()),
-        ("original", IMAGE),  # PNG at working size
-        ("counterfactual", IMAGE),  # PNG
         ("latent_before", pa.list_(pa.float32())),
         ("latent_after", pa.list_(pa.float32())),
-        ("mask", pa.binary()),  # PNG, grey
         # the attributes that the method's decoder was told
         ("condition_before", pa.list_(pa.float32())),
         ("condition_after", pa.list_(pa.float32())),
@@ -66,7 +64,15 @@ COUNTERFACTUALS = pa.schema(
         ("carried", pa.string()),  # JSON of the columns carried along
     ]
 )
-COUNTERFACTUALS = with_images(COUNTERFACTUALS)
+# What images have besides.
+OF_IMAGES = pa.schema(
+    [
+        ("original", IMAGE),  # PNG at working size
+        ("counterfactual", IMAGE),  # PNG
+        ("mask", pa.binary()),  # PNG, grey
+    ]
+)
+COUNTERFACTUALS = with_images(pa.schema([*COMMON, *OF_IMAGES]))
 
 ATTRIBUTIONS = pa.schema(
     [

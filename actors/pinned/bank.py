@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from configs.schema import DataConfig
+from configs.schema import ImageData
 from configs.strict import UserError, check
 from counterfactory.models.distractors import Distractors
 from storage.codec import BadRow, decode
@@ -44,14 +44,14 @@ def load_bank(spec: Mapping[str, Any], name: str) -> tuple[Distractors, str]:
     return Distractors(pixels, torch.tensor(numbers)), _digest(stored)
 
 
-def _data(spec: Mapping[str, Any], name: str) -> DataConfig:
+def _data(spec: Mapping[str, Any], name: str) -> ImageData:
     """The spec read as a data set's."""
     return check(
-        DataConfig, {"path": spec["weights"], **spec["settings"]}, f"models.{name}.settings"
+        ImageData, {"path": spec["weights"], **spec["settings"]}, f"models.{name}.settings"
     )
 
 
-def _contents(data: DataConfig, name: str) -> list[bytes | None]:
+def _contents(data: ImageData, name: str) -> list[bytes | None]:
     """The selected images' bytes as they are stored."""
     try:
         shards, _ = plan_shards(data.path, shard_rows=1 << 20, rows=data.rows, columns=[data.image])

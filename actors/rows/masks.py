@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from configs.schema import DataConfig
+from configs.schema import ImageData
 from storage.codec import BadRow, decode_mask, dimensions
 
 Mask = NDArray[np.uint8]
 
 
-def mask_of(cells: Mapping[str, Any], content: bytes, data: DataConfig) -> Mask | None:
+def mask_of(cells: Mapping[str, Any], content: bytes, data: ImageData) -> Mask | None:
     """The mask (H,W) at working size of a row whose image is `content`; None where the data have
     none; BadRow where it cannot be read, or has not the image's size."""
     if not data.mask:

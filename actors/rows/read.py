@@ -64,7 +64,7 @@ def read(
     alone.
     """
     named = [
-        *modality.columns(),
+        *modality.columns().values(),
         data.label,
         data.id,
         *data.columns,

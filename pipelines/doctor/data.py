@@ -18,7 +18,7 @@ from torch import Tensor
 from actors.modality import as_tensor
 from actors.rows.masks import mask_of
 from actors.rows.targets import BadTarget, class_index
-from configs.schema import DataConfig, RunConfig
+from configs.schema import ImageData, RunConfig
 from configs.strict import nearest
 from pipelines.doctor.finding import Finding, format_commonest, ok, one_line, problem, warning
 from storage.codec import BadRow, decode, sides
@@ -169,7 +169,7 @@ def _label_type(kind: pa.DataType) -> bool:
 
 
 def _decoded(
-    cells: list[dict[str, Any]], data: DataConfig, rows: int, found: list[Finding]
+    cells: list[dict[str, Any]], data: ImageData, rows: int, found: list[Finding]
 ) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:
     """Decode sampled rows, and their masks, as a worker would; findings are appended."""
     images, records, bad, sizes, lying = [], [], Counter[str](), Counter[tuple[int, int]](), 0
@@ -230,7 +230,7 @@ def _sizes(sizes: Counter[tuple[int, int]]) -> str:
     )
 
 
-def _fit(sizes: Counter[tuple[int, int]], data: DataConfig) -> Iterator[Finding]:
+def _fit(sizes: Counter[tuple[int, int]], data: ImageData) -> Iterator[Finding]:
     """Has what is cut out the working size's shape, and is it large enough for it."""
     (width, height), _ = sizes.most_common(1)[0]
     wide, high = sides(data.size)

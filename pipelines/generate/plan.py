@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
+from actors.modality import modality_of
 from configs.schema import RunConfig, fingerprint
 from configs.strict import UserError, nearest
 from pipelines.engine.fingerprints import answering, method_fingerprint, model_fingerprint
@@ -17,7 +17,6 @@ from storage.inputs import read_footers, unchanged
 from storage.plan import cut
 from storage.records import InputFile, Plan, Shard
 from storage.run import PLAN, PlanMismatch, read_plan, versions, write_plan
-from storage.schema import REGIONS, holds_images
 from storage.uri import Store, data_files, open_store
 
 # Of ids, seeds and fingerprints: raised when a plan's rows would get other answers than before.
@@ -114,13 +113,7 @@ def cut_data(config: RunConfig) -> tuple[list[InputFile], list[Shard]]:
                     f"{key}: expected a column of {data.path}, got {column!r}:"
                     f" {nearest(column, there)}"
                 )
-        if not holds_images(kind := schema.field(data.image).type):
-            raise UserError(
-                f"data.image: expected {data.image!r} of {data.path} as struct<bytes, path> or"
-                f" binary, got {kind}: paths are not read, but `counterfactory prepare images`"
-                " writes image files as Parquet"
-            )
-        expect_regions(config, schema.metadata or {})
+        modality_of(data).expect_input(schema, config.models)
         files, _ = read_footers(data.path, data.rows, list(dict.fromkeys(columns.values())))
         return files, cut(
             files, shard_rows=config.engine.shard_rows, rows=data.rows, path=data.path
@@ -129,27 +122,11 @@ def cut_data(config: RunConfig) -> tuple[list[InputFile], list[Shard]]:
         raise UserError(f"data.path: {error}") from None
 
 
-def expect_regions(config: RunConfig, metadata: Mapping[bytes, bytes]) -> None:
-    """UserError where masks say what their values mean (as `prepare --masks` writes), and a model
-    means others.
-    """
-    if config.data.mask is None or REGIONS.encode() not in metadata:
-        return
-    told = json.loads(metadata[REGIONS.encode()])
-    for name, spec in config.models.items():
-        if spec.role == "semantic" and spec.classes != told:
-            raise UserError(
-                f"models.{name}: expected the regions of the masks of {config.data.path},"
-                f" {', '.join(told)}, got {', '.join(spec.classes)}"
-            )
-
-
 def named_columns(config: RunConfig) -> dict[str, str]:
     """The columns that the settings name, by the key that names them."""
     data = config.data
     named = {
-        "data.image": data.image,
-        "data.mask": data.mask,
+        **modality_of(data).columns(),
         "data.label": data.label,
         "data.id": data.id,
         "data.split": data.split if data.split not in ("train", "test") else None,

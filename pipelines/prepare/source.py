@@ -19,7 +19,7 @@ from storage.codec import BadRow, decode
 Kind = Literal["bool", "int64", "string"]
 # side that images are decoded to when they are only checked; small, for the time it takes
 CHECK_SIZE = 32
-MAX_PIXELS = 50_000_000  # of DataConfig.max_pixels: what a run would quarantine is skipped here
+MAX_PIXELS = 50_000_000  # of ImageData.max_pixels: what a run would quarantine is skipped here
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from actors.pinned.load import load_models
-from configs.schema import DataConfig, TrainConfig
+from configs.schema import ImageData, TrainConfig
 from configs.strict import UserError
 from counterfactory.models.attribution import AttributionWrapper, Descriptors, sample_of
 from counterfactory.models.roles import roles_of
@@ -261,7 +261,7 @@ def r2(truth: Floats, said: Floats) -> float | None:
     return round(1 - float(np.square(truth - said).mean()) / spread, 4) if spread > 0 else None
 
 
-def size_of(data: DataConfig) -> tuple[int, int]:
+def size_of(data: ImageData) -> tuple[int, int]:
     """(height, width) of a data set's images."""
     width, height = sides(data.size)
     return height, width

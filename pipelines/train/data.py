@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from configs.schema import DataConfig
+from configs.schema import ImageData
 from configs.strict import UserError, nearest
 from storage.codec import BadRow, decode, decode_mask, dimensions
 from storage.uri import data_files
@@ -30,7 +30,7 @@ class Samples:
         return len(self.images)
 
 
-def load(data: DataConfig, columns: list[str], log: Callable[[str], None] = print) -> Samples:
+def load(data: ImageData, columns: list[str], log: Callable[[str], None] = print) -> Samples:
     """Read and decode the rows that `data` selects, with `columns`; rows that cannot be used are
     left out and counted.
 

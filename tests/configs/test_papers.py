@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from configs.schema import DataConfig, MethodConfig, ModelConfig, RunConfig, load_run, load_train
+from configs.schema import ImageData, MethodConfig, ModelConfig, RunConfig, load_run, load_train
 from configs.strict import check, expand, presets
 from counterfactory.methods.contract import ImageQueries
 from counterfactory.methods.parts.diffusion import respace
@@ -241,7 +241,7 @@ def test_the_networks_work_together_on_wide_images(method: str) -> None:
 
 @pytest.mark.parametrize("name", presets("data"))
 def test_every_data_preset_is_valid(name: str) -> None:
-    check(DataConfig, expand(name, "data"), name)
+    check(ImageData, expand(name, "data"), name)
 
 
 @pytest.mark.parametrize("name", presets("model"))

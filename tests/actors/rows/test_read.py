@@ -14,7 +14,7 @@ import pytest
 
 from actors.modality import Images
 from actors.rows.read import Ahead, Unusable, decoded, read
-from configs.schema import DataConfig, TargetConfig, load_run
+from configs.schema import ImageData, TargetConfig, load_run
 from storage.plan import plan_shards
 from storage.schema import row_id
 
@@ -86,7 +86,7 @@ def test_what_is_closed_lets_its_thread_end() -> None:
 
 @pytest.mark.parametrize(("size", "count"), [(8, 256), (64, 256), (512, 85), (1024, 21), (8192, 2)])
 def test_large_images_wait_in_smaller_numbers(size: int, count: int) -> None:
-    assert Images(DataConfig(path="x", size=size)).ahead() == count
+    assert Images(ImageData(path="x", size=size)).ahead() == count
 
 
 def test_a_shard_of_large_images_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_shard_of_large_images_is_never_in_memory_as_a_whole(tmp_path: Path) -
     )
     (shard,), _ = plan_shards(str(tmp_path), shard_rows=128, rows=None)
     del cells
-    data = DataConfig(path="x", id=None, columns=[])
+    data = ImageData(path="x", id=None, columns=[])
     before, most = pa.total_allocated_bytes(), 0
     for record in read(shard, data, NONE, Images(data)):
         assert len(record.source) == 400_000
@@ -128,7 +128,7 @@ def test_rows_behind_a_damaged_page_are_set_aside_by_their_names(tmp_path: Path,
     middle = chunk.data_page_offset + chunk.total_compressed_size // 2
     content[middle : middle + 6000] = b"\xee" * 6000  # at least one page's header is in there
     path.write_bytes(content)
-    data = DataConfig(path="x", id="name" if own else None, columns=[])
+    data = ImageData(path="x", id="name" if own else None, columns=[])
     shards, _ = plan_shards(str(tmp_path), shard_rows=24, rows=None)
     found = [record for shard in shards for record in read(shard, data, NONE, Images(data))]
     good = [i for i, record in enumerate(found) if record.lost is None]
@@ -157,7 +157,7 @@ def test_a_text_that_is_none_sets_its_row_aside(tmp_path: Path) -> None:
     )
     content = (tmp_path / "x.parquet").read_bytes()
     (tmp_path / "x.parquet").write_bytes(content.replace(b"bbbb", b"\xff\xff\xff\xff"))
-    data = DataConfig(path="x", id=None, columns=["name"])
+    data = ImageData(path="x", id=None, columns=["name"])
     (shard,), _ = plan_shards(str(tmp_path), shard_rows=3, rows=None)
     found = list(read(shard, data, NONE, Images(data)))
     assert [record.source for record in found] == [b"1", None, b"3"]

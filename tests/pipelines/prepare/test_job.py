@@ -18,7 +18,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from configs.schema import DataConfig
+from configs.schema import ImageData
 from configs.strict import UserError, check, read_preset
 from counterfactory.worlds.faces import ATTRIBUTES, draw, labels, masks
 from counterfactory.worlds.faces_masks import REGIONS
@@ -247,7 +247,7 @@ def test_real_faces_from_the_official_files(tmp_path: Path) -> None:
         {name: row[name] for name in ("id", *names)} for row in truth
     ]
     assert [row["image"]["bytes"] for row in rows] == [row["image"]["bytes"] for row in truth]
-    crop = check(DataConfig, read_preset("data", "celeba"), "celeba").crop
+    crop = check(ImageData, read_preset("data", "celeba"), "celeba").crop
     faces = [decode(row["image"]["bytes"], size=64, crop=crop, max_pixels=10**6) for row in rows]
     assert np.stack(faces).std(axis=0).min() > 5, "twelve faces differ everywhere"
 
@@ -256,7 +256,7 @@ def test_real_faces_from_the_official_files(tmp_path: Path) -> None:
     ("preset", "width", "height"), [("celeba", 89, 109), ("celeba-official", 178, 218)]
 )
 def test_crops_of_the_presets_lie_inside(preset: str, width: int, height: int) -> None:
-    crop = check(DataConfig, read_preset("data", preset), preset).crop
+    crop = check(ImageData, read_preset("data", preset), preset).crop
     assert crop is not None
     assert crop[2] - crop[0] == crop[3] - crop[1]
     decode(png(np.zeros((height, width, 3), dtype=np.uint8)), size=64, crop=crop, max_pixels=10**6)
@@ -266,7 +266,7 @@ def test_presets_name_columns_that_are_written(tmp_path: Path) -> None:
     prepare_faces(str(tmp_path / "faces"), rows=2, test_rows=1, size=8)
     prepare_digits(str(tmp_path / "digits"))
     for preset in ("faces", "digits"):
-        data = check(DataConfig, read_preset("data", preset), preset)
+        data = check(ImageData, read_preset("data", preset), preset)
         _, schema = plan_shards(str(tmp_path / preset), shard_rows=10, rows=None)
         assert {data.image, data.label, data.id, data.split, *data.columns} <= set(schema.names)
 
