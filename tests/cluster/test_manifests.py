@@ -5,6 +5,7 @@ import copy
 import os
 import re
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def test_images_have_no_address_and_secrets_are_named_only(path: Path) -> None:
     found = containers(documents(path.stem))
     assert found
     for container in found:
-        assert container["image"] == "counterfactory:0.1.0"
+        assert container["image"] == f"counterfactory:{version('counterfactory')}"
         assert container["envFrom"] == [{"secretRef": {"name": "counterfactory-s3"}}]
         assert not any(entry.get("value") for entry in container.get("env", []))
         assert container["resources"]["requests"] == container["resources"]["limits"]
