@@ -77,7 +77,7 @@ class Generate:
         self.config, self.stage, self.store = config, stage, open_store(run_uri)
         self.session, self.answerer = job.session, self.answering(config, job)
         self.modality = self.answerer.modality
-        self.batch = Batch(config.engine.batch, self.answerer.device)
+        self.batch = Batch(config.engine.batch, self.answerer.device, self.answerer.shape)
         self._recorder = ThreadPoolExecutor(1, thread_name_prefix="record")
         self.turn = Turn()
 
@@ -162,6 +162,7 @@ class Generate:
             "wait_seconds": gap + waited,
             "compute_seconds": computed,
             "batch": str(self.batch.size),
+            "shape": self.answerer.shape.rows,
             "notes": begun.notes,
         }
         commit = commit_shard(

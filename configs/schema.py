@@ -169,7 +169,9 @@ class TargetConfig(Strict):
 
 
 class EngineConfig(Strict):
-    """Where and how the work is run; nothing here changes a result."""
+    """Where and how the work is run; shape, device and on a GPU batch may change rounding, nothing
+    else changes a result.
+    """
 
     kind: Literal["ray", "local"] = "ray"
     # Default: one per CPU that may be used here (on a cluster all CPUs but one), or as many as its
@@ -179,7 +181,10 @@ class EngineConfig(Strict):
     device: str = "auto"
     threads: Count = 1  # torch threads per worker
     # rows per method call; auto: 16, on a GPU doubled while memory holds
-    batch: Count | Literal["auto"] = 16
+    batch: Count | Literal["auto"] = 32
+    # Rows that a network computes at a time, padded where a call has fewer: a number is the only
+    # shape. auto: 4 or more on a CPU, the batch on a GPU (docs/how-it-works.md).
+    shape: Count | Literal["auto"] = "auto"
     # A row that takes longer is set aside, and a batch that takes longer than 4 such rows is gone
     # through row by row; null: no limit.
     row_seconds: float | None = Field(default=900.0, gt=0)
