@@ -46,7 +46,7 @@ class ImageData(DataConfig):
     """Images, and how they become (3,H,W) in [0,1]."""
 
     kind: Literal["image"] = "image"
-    image: str = "image"  # column: struct<bytes, path>, or binary
+    image: str = "image"  # column: struct<bytes, path>, binary, or paths of image files
     # column: PNG of region indices, the image's size; for methods that work by regions
     mask: str | None = None
     # of the images that methods work on: the side of a square, or [width, height]

@@ -224,8 +224,10 @@ def first_column(path: str, names: tuple[str, ...]) -> str:
 
 def is_images(given: str) -> bool:
     """Whether a source is a folder without Parquet in it."""
+    from storage.uri import is_parquet
+
     folder = Path(given)
-    return folder.is_dir() and next(folder.rglob("*.parquet"), None) is None
+    return folder.is_dir() and not any(is_parquet(path.name) for path in folder.rglob("*"))
 
 
 def first_side(path: str, image: str) -> int:

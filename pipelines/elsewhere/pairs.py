@@ -18,7 +18,7 @@ from pyarrow import parquet as pq
 from configs.schema import fingerprint
 from configs.strict import UserError, nearest
 from storage.schema import IMAGE
-from storage.uri import Store, data_files
+from storage.uri import Store, data_files, printable
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 FOLDER, MARK = "input", "input/_pairs.json"
@@ -93,9 +93,12 @@ def images_in(folder: Path, say: Say) -> dict[str, Path]:
         if not file.is_file() or any(part.startswith(".") for part in parts):
             continue
         if file.suffix.lower() not in ENDINGS:
-            others.append("/".join(parts))
+            others.append(printable("/".join(parts)))
             continue
         name = "/".join(parts).removesuffix(file.suffix)
+        if printable(name) != name:
+            say(f"{folder}: a file's name is not UTF-8, and it is left out: {printable(name)}")
+            continue
         if name in found:
             raise UserError(
                 f"{folder}: expected each name once, got {found[name].name} and {file.name}"
@@ -182,8 +185,8 @@ class Side:
             with store.parquet(name) as file:
                 self.types = {field.name: field.type for field in file.schema_arrow}
                 for wanted in (column, key, *further):
-                    if wanted not in self.types:
-                        hint = nearest(wanted, file.schema_arrow.names)
+                    if (count := file.schema_arrow.names.count(wanted)) != 1:
+                        hint = nearest(wanted, file.schema_arrow.names) if not count else "got two"
                         raise UserError(f"{store.url(name)}: expected a column {wanted!r}: {hint}")
                 for group in range(file.num_row_groups):
                     ids = file.read_row_group(group, columns=[key])[key].to_pylist()

@@ -26,10 +26,11 @@ def label_sums(path: str, names: list[str], query: int) -> CorrelationSums:
         with store.parquet(name) as file:
             found = file.schema_arrow.names
             for wanted in names:
-                if wanted not in found:
+                if (count := found.count(wanted)) != 1:
+                    hint = nearest(wanted, found) if not count else "write the file again with one"
                     raise UserError(
                         "score.cd_labels: expected a column for each of the oracle's attributes in"
-                        f" {store.url(name)}, got none named {wanted!r}: {nearest(wanted, found)}"
+                        f" {store.url(name)}, got {count or 'none'} named {wanted!r}: {hint}"
                     )
             for batch in file.iter_batches(columns=names, batch_size=65536):
                 table = pa.Table.from_batches([batch]).select(names)

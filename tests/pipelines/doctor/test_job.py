@@ -157,7 +157,7 @@ def test_a_healthy_run_has_no_problem_and_nothing_is_written(
         (
             {"data__image": "id"},
             "data.image",
-            "expected 'id' as struct<bytes, path> or binary, got string",
+            "expected 'id' as struct<bytes, path>, binary or paths of .* got texts such as",
         ),
         (
             {"data__label": "image"},

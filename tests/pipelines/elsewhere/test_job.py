@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from PIL import Image
 from pyarrow import parquet as pq
 
 from pipelines.cli import main
+from pipelines.elsewhere.pairs import images_in
 from storage.codec import encode
 from storage.commit import read_commits, read_committed
 from storage.uri import Store, open_store
@@ -302,3 +304,12 @@ def test_neither_names_nor_a_run(
         call(*words[:2], "--counterfactuals", folders[1], *words[4:], "--out", tmp_path / "r") == 2
     )
     assert "expected each name once, got b.jpg and b.png" in capsys.readouterr().err
+
+
+def test_a_name_that_is_not_utf8_is_left_out_and_told(tmp_path: Path) -> None:
+    told: list[str] = []
+    for name in (b"a.png", b"caf\xe9.png"):
+        (tmp_path / os.fsdecode(name)).write_bytes(b"x")
+    assert list(images_in(tmp_path, told.append)) == ["a"]
+    assert len(told) == 1
+    assert told[0].endswith("left out: caf\\xe9")
