@@ -28,7 +28,8 @@ class DataConfig(Strict):
     path: str  # file, folder or glob; local, s3:// or another scheme that fsspec reads
     label: str | None = None  # column: bool, class index or class name
     id: str | None = None  # column; else sha256 of content and source
-    # column with train/test, or the constant `train` / `test` where no such column exists
+    # column with train/test, or the constant `train` / `test` where no such column exists; training
+    # takes the rows of `train`, a holdout the others
     split: str | None = None
     # further columns to carry along (a target column, ground-truth attributes)
     columns: list[str] = []
@@ -296,7 +297,8 @@ class TrainConfig(Strict):
     # attributes: columns to learn; classifier, causal: empty, data.label is learnt
     labels: list[str] = []
     classes: list[str] = []  # semantic: the masks' regions, in their order
-    holdout: ImageData | None = None  # rows to measure on
+    # rows to measure on; default: those of data.split that are not `train`
+    holdout: ImageData | None = None
     target: str  # dotted path of the network
     settings: dict[str, Any] = {}
     # dotted path of a pipelines.train.trainer.Trainer; default: the role's own

@@ -18,7 +18,7 @@ from configs.strict import UserError
 from counterfactory.models.roles import ROLES
 from counterfactory.models.wrapping.load import SCHEDULE, build, fill, find, make, read_weights
 from pipelines.train import card as train_card
-from pipelines.train.data import load
+from pipelines.train.data import load, with_holdout
 from pipelines.train.trainer import Log, Trainer, part_of, say
 from storage.uri import split_url
 
@@ -39,6 +39,7 @@ def train(config: TrainConfig, log: Log = say) -> Path | str:
         if config.device == "auto"
         else config.device
     )
+    config = with_holdout(config)
     trainer = trainer_of(config, device, log)
     columns, start = trainer.columns(), initial_weights(config)
     samples = load(config.data, columns, log)
