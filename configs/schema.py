@@ -8,7 +8,7 @@ import re
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from configs.strict import Strict, UserError, apply_sets, check, expand, read_preset
 from counterfactory.models.roles import MODEL_ROLES, ROLES, TRAINED_ROLES, expect_role
@@ -18,6 +18,8 @@ Count = Annotated[int, Field(ge=1)]
 BANK_ROWS = ":512"  # of a data set whose images stand in a model's place
 ModelRole = Annotated[str, AfterValidator(partial(expect_role, known=MODEL_ROLES))]
 TrainedRole = Annotated[str, AfterValidator(partial(expect_role, known=TRAINED_ROLES))]
+# a class's name; a number is one, too
+Word = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,100}$")]
 
 
@@ -94,7 +96,7 @@ class ModelConfig(Strict):
     sha256: str | None = None  # of the weights file; checked at load
     # What a method may use of a classifier; default: gradient, of source onnx scores.
     access: Literal["gradient", "scores", "labels"] | None = None
-    classes: list[str] = []  # class or attribute names, in the outputs' order
+    classes: list[Word] = []  # class or attribute names, in the outputs' order
     head: Literal["softmax", "sigmoid"] = "softmax"
     output: int | None = None  # sigmoid: which output is the decision, where there are several
     # input side the network wants; images are resized to it inside the wrapper
@@ -159,7 +161,7 @@ class TargetConfig(Strict):
     """Which class a row should flip to: give one of the three."""
 
     rule: Literal["opposite", "runner-up"] | None = None
-    name: str | None = None  # a class's name
+    name: Word | None = None  # a class's name
     column: str | None = None  # a column that holds the class's name or index
 
     @model_validator(mode="after")
@@ -296,7 +298,7 @@ class TrainConfig(Strict):
     models: dict[str, ModelConfig] = {}
     # attributes: columns to learn; classifier, causal: empty, data.label is learnt
     labels: list[str] = []
-    classes: list[str] = []  # semantic: the masks' regions, in their order
+    classes: list[Word] = []  # semantic: the masks' regions, in their order
     # rows to measure on; default: those of data.split that are not `train`
     holdout: ImageData | None = None
     target: str  # dotted path of the network
@@ -358,8 +360,8 @@ def _expanded(raw: dict[str, Any]) -> dict[str, Any]:
             out[key] = expand(out[key], key if key != "holdout" else "data")
     if isinstance(out.get("models"), dict):
         out["models"] = {role: expand(spec, "model") for role, spec in out["models"].items()}
-    if isinstance(out.get("target"), str) and "method" in out:
-        rule = out["target"]
+    rule = out.get("target")
+    if rule is not None and not isinstance(rule, dict) and "method" in out:
         out["target"] = {"rule": rule} if rule in ("opposite", "runner-up") else {"name": rule}
     return out
 

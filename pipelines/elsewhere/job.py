@@ -94,7 +94,7 @@ def paired(args: argparse.Namespace, store: Store) -> dict[str, Any]:
         path = write_pairs(store, from_folders(Path(a), Path(b), print_line))
     elif a != b:
         further = list(dict.fromkeys(name for name in (args.label, args.target_column) if name))
-        made = made if "#" in args.counterfactuals else first_column(b, (made, "image"))
+        made = made if _cut(args.counterfactuals)[1] else first_column(b, (made, "image"))
         path = write_pairs(
             store, from_parquet((a, image), (b, made), args.id or "id", further, print_line)
         )
@@ -194,8 +194,14 @@ def take_in(store: Store, config: RunConfig) -> str:
 
 def source(given: str, column: str) -> tuple[str, str]:
     """`PATH#COLUMN` as (path, column)."""
-    path, _, named = given.partition("#")
+    path, named = _cut(given)
     return path.rstrip("/") or "/", named or column
+
+
+def _cut(given: str) -> tuple[str, str]:
+    """The path and the column, "" where none is named: a `#` may also stand in a folder's name."""
+    path, _, named = given.rpartition("#")
+    return (path, named) if path and "/" not in named and not Path(given).exists() else (given, "")
 
 
 def name_of(path: str) -> str:

@@ -18,6 +18,7 @@ from PIL import Image
 from pyarrow import parquet as pq
 
 from pipelines.cli import main
+from pipelines.elsewhere.job import source
 from pipelines.elsewhere.pairs import images_in
 from storage.codec import encode
 from storage.commit import read_commits, read_committed
@@ -313,3 +314,23 @@ def test_a_name_that_is_not_utf8_is_left_out_and_told(tmp_path: Path) -> None:
     assert list(images_in(tmp_path, told.append)) == ["a"]
     assert len(told) == 1
     assert told[0].endswith("left out: caf\\xe9")
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("a.parquet#made", ("a.parquet", "made")),
+        ("a.parquet", ("a.parquet", "image")),
+        ("my #1/a.parquet#made", ("my #1/a.parquet", "made")),
+        ("my #1/a.parquet", ("my #1/a.parquet", "image")),
+        ("s3://b/x#y", ("s3://b/x", "y")),
+        ("pics#1", ("pics#1", "image")),
+        ("pics#1/", ("pics#1", "image")),
+    ],
+)
+def test_a_hash_may_stand_in_a_folders_name(
+    given: str, found: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pics#1").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert source(given, "image") == found
