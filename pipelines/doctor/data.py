@@ -18,6 +18,7 @@ from torch import Tensor
 from actors.modality import as_tensor
 from actors.rows.files import bytes_of, expect_bytes, with_files
 from actors.rows.masks import mask_of
+from actors.rows.names import contradiction, unlike
 from actors.rows.read import cells_of, no_paths
 from actors.rows.targets import BadTarget, class_index
 from configs.schema import ImageData, RunConfig
@@ -41,14 +42,19 @@ class Sample:
     """Decoded rows spread over the data.
 
     rows: selected rows in all; images: (n,size,size,3) uint8; records: their other columns; facts:
-    label, split, id and target columns of many more rows; columns: all there are.
+    label, split, id and target columns of many more rows; schema: of the files.
     """
 
     rows: int
     images: NDArray[np.uint8]
     records: list[dict[str, Any]]
     facts: dict[str, list[Any]]
-    columns: list[str]
+    schema: pa.Schema
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of all columns that there are."""
+        return list(self.schema.names)
 
     def tensor(self) -> Tensor:
         """The images as models see them: (n,3,size,size) float32 in [0,1]."""
@@ -119,7 +125,7 @@ def check_data(config: RunConfig, extra: Sequence[str]) -> tuple[list[Finding], 
         text = f"{outside} of {len(cells)} sampled rows: null bytes, and a path, which is read"
         found.append(ok("data.image", text))
     images, records = _decoded(cells, data, rows, found)
-    return [*found, *_facts(facts, config)], Sample(rows, images, records, facts, schema.names)
+    return [*found, *_facts(facts, config)], Sample(rows, images, records, facts, schema)
 
 
 def named_columns(config: RunConfig) -> dict[str, str]:
@@ -313,6 +319,15 @@ def _facts(facts: dict[str, list[Any]], config: RunConfig) -> Iterator[Finding]:
         yield warning(
             "augment.splits", text, "set data.split to a column, or to train where all rows are"
         )
+
+
+def check_names(schema: pa.Schema, column: str, classes: Sequence[str], key: str) -> list[Finding]:
+    """Do the data's own names for a column's classes go with the classifier's."""
+    if bad := contradiction(schema, column, classes):
+        return [problem(key, bad, "give a column of names, or the classes in the outputs' order")]
+    if text := unlike(schema, column, classes):
+        return [warning(key, text, "do they mean the same, in this order?")]
+    return []
 
 
 def check_labels(values: Sequence[Any], classes: Sequence[str], what: str) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from actors.modality import modality_of
+from actors.rows.names import contradiction
 from actors.rows.read import no_paths
 from configs.schema import RunConfig, fingerprint
 from configs.strict import UserError, nearest
@@ -124,6 +125,11 @@ def cut_data(config: RunConfig) -> tuple[list[InputFile], list[Shard]]:
     for key, column in columns.items():
         if column in from_folders(schema):
             print(f"{key}: read from the folders' names, {column}=...", flush=True)
+        classes = config.models["classifier"].classes
+        if key in ("data.label", "target.column") and (
+            bad := contradiction(schema, column, classes)
+        ):
+            print(f"warning: {key}: {bad}", flush=True)
     return files, shards
 
 

@@ -65,3 +65,13 @@ def test_paths_in_the_place_of_images_are_tried_before_the_run(
     (tmp_path / "0.png").unlink()
     with pytest.raises(UserError, match=r"data\.image: .* got texts such as '0\.png', at which is"):
         cut_data(config(tmp_path))
+
+
+@pytest.mark.parametrize("classes", ["smiling, not smiling", "not smiling, smiling"])
+def test_reversed_classes_are_told(
+    table: pa.Table, tmp_path: Path, classes: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pq.write_table(table, tmp_path / "a.parquet")
+    cut_data(config(tmp_path, f"models.classifier.classes=[{classes}]"))
+    told = "warning: data.label: 'label' is bool, and False is the class 'smiling'"
+    assert (told in capsys.readouterr().out) == classes.startswith("smiling")

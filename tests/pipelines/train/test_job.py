@@ -235,6 +235,13 @@ def test_unknown_columns_and_empty_selections_are_told(data: Path) -> None:
         load(source.model_copy(update={"path": str(data / "nothing")}), [])
 
 
+def test_reversed_classes_are_told(data: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    raw = config("classifier", data, tmp_path / "x.safetensors", classes=["smiling", "neutral"])
+    train(raw, lines.append)
+    assert any("warning: data.label: 'Smiling' is bool, and False is" in line for line in lines)
+
+
 def test_rows_are_a_slice_over_all_files(data: Path) -> None:
     source = config("classifier", data, Path("x")).data
     whole = load(source.model_copy(update={"rows": None}), ["Smiling"], lambda _: None)
