@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 FOLDER = b"folder"  # in a field's metadata: its values are from the folders' names
+T = TypeVar("T", pa.RecordBatch, pa.Table)
 NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"  # the value of rows that have none
 
 
@@ -102,8 +104,8 @@ def physical(columns: Sequence[str], schema: pa.Schema) -> list[str]:
     return [name for name in there if name in schema.names or _top(schema, name) not in there]
 
 
-def assemble(batch: pa.RecordBatch, columns: Sequence[str], url: str) -> pa.RecordBatch:
-    """The columns, in their order, of a batch with what `physical` names."""
+def assemble(batch: T, columns: Sequence[str], url: str) -> T:
+    """The columns, in their order, of a batch or table with what `physical` names."""
     folders, arrays = partitions(url), []
     for name in columns:
         path = _path(batch.schema, name)
@@ -113,7 +115,7 @@ def assemble(batch: pa.RecordBatch, columns: Sequence[str], url: str) -> pa.Reco
             arrays.append(batch.column(path[0]))
         else:
             arrays.append(pc.struct_field(batch.column(path[0]), path[1:]))  # null in a null struct
-    return pa.RecordBatch.from_arrays(arrays, names=list(columns))
+    return type(batch).from_arrays(arrays, names=list(columns))
 
 
 def _path(schema: pa.Schema, name: str) -> list[str] | None:

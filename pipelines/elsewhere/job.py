@@ -211,13 +211,11 @@ def name_of(path: str) -> str:
 
 
 def columns(path: str) -> list[str]:
-    """Column names of the first Parquet file."""
-    from storage.uri import data_files
+    """Column names of the first Parquet file with rows."""
+    from storage.inputs import first_schema
 
     try:
-        store, name = data_files(path)[0]
-        with store.parquet(name) as file:
-            return list(file.schema_arrow.names)
+        return list(first_schema(path).names)
     except (FileNotFoundError, ValueError) as error:
         raise UserError(str(error)) from None
 
@@ -239,17 +237,21 @@ def is_images(given: str) -> bool:
 def first_side(path: str, image: str) -> int:
     """The larger side of the first image that can be read; UserError where there is none."""
     from actors.elsewhere import content
+    from actors.rows.files import with_files
+    from actors.rows.read import cells_of
     from storage.codec import BadRow, dimensions
-    from storage.uri import data_files
+    from storage.plan import iterate_shard, plan_shards
 
-    if image not in columns(path):
-        raise UserError(f"{path}: expected a column {image!r}: {nearest(image, columns(path))}")
-    for store, name in data_files(path):
-        with store.parquet(name) as file:
-            for batch in file.iter_batches(batch_size=16, columns=[image]):
-                for cell in batch.to_pydict()[image]:
-                    try:
-                        return max(dimensions(content(cell) or b"", max_pixels=50_000_000))
-                    except BadRow:
-                        continue
+    try:
+        shards, _ = plan_shards(path, shard_rows=2**62, rows=None, columns=[image])
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(str(error)) from None
+    for shard in shards:
+        for part in iterate_shard(shard, [image]):
+            for cells, _ in cells_of(part):
+                found = content(with_files(cells, [image], shard.file).get(image))
+                try:
+                    return max(dimensions(found or b"", max_pixels=50_000_000))
+                except BadRow:
+                    continue
     raise UserError(f"{path}: expected an image that can be read in the column {image}, got none")

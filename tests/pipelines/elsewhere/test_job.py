@@ -334,3 +334,25 @@ def test_a_hash_may_stand_in_a_folders_name(
     (tmp_path / "pics#1").mkdir()
     monkeypatch.chdir(tmp_path)
     assert source(given, "image") == found
+
+
+def test_sides_in_other_types_by_path_and_with_nested_names_are_paired(
+    classifier: str, tmp_path: Path
+) -> None:
+    """The rows of ROWS: originals by path, under nested names; the others behind an empty file."""
+    ids = list(ROWS)
+    for name, values in ROWS.items():
+        (tmp_path / f"{ids.index(name)}.png").write_bytes(encode(picture(values[0])))
+    ours = pa.table({"of": [{"file": f"{at}.png", "id": name} for at, name in enumerate(ids)]})
+    made = pa.array([encode(picture(values[1])) for values in ROWS.values()])
+    keys = pa.array(ids).dictionary_encode()
+    theirs = pa.table({"counterfactual": made, "of": pa.StructArray.from_arrays([keys], ["id"])})
+    (tmp_path / "b").mkdir()
+    pq.write_table(ours, tmp_path / "a.pq")
+    pq.write_table(pa.table({}), tmp_path / "b" / "0.parquet")
+    pq.write_table(theirs, tmp_path / "b" / "1.parquet")
+    words = ["--originals", f"{tmp_path}/a.pq#of.file", "--counterfactuals", tmp_path / "b"]
+    words += ["--id", "of.id", "--classifier", classifier, "--out", tmp_path / "r", "--name", "x"]
+    assert call(*words) == 0
+    found = {row["id"]: row["flipped"] for row in rows_of(open_store(tmp_path / "r" / "x"))}
+    assert found == {"a/1": True, "a/2": True, "b": False}
