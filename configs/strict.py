@@ -14,6 +14,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 HERE = Path(__file__).parent
 
 
+# what YAML takes some bare words for
+QUOTE = {
+    "True": " (yes, on and true are one value to YAML)",
+    "False": " (no, off and false are one value to YAML)",
+    "None": " (a bare ~, null or # is no value to YAML)",
+}
+
+
 class UserError(Exception):
     """A mistake the user can mend: shown as one line, exit code 2, no traceback."""
 
@@ -152,6 +160,9 @@ def apply_sets(
             value = read_yaml(text)
         except yaml.YAMLError:
             value = text
+        plain = isinstance(value, str) and text.startswith(value)
+        if text.startswith("#") or (plain and "#" in text):
+            value = text  # YAML would take the rest for a comment
         keys, node, seen = path.split("."), raw, []
         for key in keys[:-1]:
             seen.append(key)
@@ -192,6 +203,8 @@ def check(model: type[M], raw: Mapping[str, Any], where: str) -> M:
         message = first["msg"].removeprefix("Value error, ")
         got = first.get("input")
         shown = "" if isinstance(got, dict) or first["type"] == "value_error" else f", got {got!r}"
+        if first["type"] == "string_type" and not isinstance(got, dict | list):
+            shown += ": write it in quotes" + QUOTE.get(repr(got), "")
         if first["type"] == "missing":
             raise UserError(f"{where}: expected the key {path!r}, got none") from None
         raise UserError(f"{where}: {path}: {message[:1].lower()}{message[1:]}{shown}") from None

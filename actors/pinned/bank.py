@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 
+from actors.rows.files import bytes_of, with_files
 from configs.schema import ImageData
 from configs.strict import UserError, check
 from counterfactory.models.distractors import Distractors
@@ -55,11 +55,13 @@ def _contents(data: ImageData, name: str) -> list[bytes | None]:
     """The selected images' bytes as they are stored."""
     try:
         shards, _ = plan_shards(data.path, shard_rows=1 << 20, rows=data.rows, columns=[data.image])
-        tables = [read_shard(shard, [data.image]) for shard in shards]
+        return [
+            bytes_of(with_files(cells, [data.image], shard.file)[data.image])
+            for shard in shards
+            for cells in read_shard(shard, [data.image]).to_pylist()
+        ]
     except (FileNotFoundError, ValueError) as error:
         raise UserError(f"models.{name}: {error}") from None
-    cells = pa.concat_tables(tables)[data.image].to_pylist()
-    return [cell["bytes"] if isinstance(cell, dict) else cell for cell in cells]
 
 
 def _digest(images: list[bytes | None]) -> str:

@@ -13,7 +13,7 @@ from actors.rows.targets import BadTarget, class_index
 from configs.schema import RunConfig
 from configs.strict import UserError
 from pipelines.doctor.classifier import check_classifier
-from pipelines.doctor.data import Sample, check_data, check_labels
+from pipelines.doctor.data import Sample, check_data, check_labels, check_names
 from pipelines.doctor.finding import Finding, ok, warning
 from pipelines.doctor.machine import check_machine, workers
 from pipelines.doctor.method import check_method
@@ -44,8 +44,10 @@ def doctor(config: RunConfig) -> list[Finding]:
     if sample is not None and classes:
         if config.data.label:
             found += check_labels(sample.facts[config.data.label], classes, "label")
+            found += check_names(sample.schema, config.data.label, classes, "data.label")
         if config.target.column:
             found += check_labels(sample.facts[config.target.column], classes, "target")
+            found += check_names(sample.schema, config.target.column, classes, "target.column")
     if sample is not None and len(sample.images):
         found += _check_models(config, loaded, sample)
         found += check_networks(loaded, sample.tensor())

@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 
 from actors.pinned.load import read_weights_file, weights_location
+from actors.rows.names import contradiction
 from configs.schema import TrainConfig
 from configs.strict import UserError
 from counterfactory.models.roles import ROLES
 from counterfactory.models.wrapping.load import SCHEDULE, build, fill, find, make, read_weights
 from pipelines.train import card as train_card
-from pipelines.train.data import load
+from pipelines.train.data import load, with_holdout
 from pipelines.train.trainer import Log, Trainer, part_of, say
+from storage.inputs import first_schema
 from storage.uri import split_url
 
 CPU = torch.device("cpu")
@@ -39,9 +41,14 @@ def train(config: TrainConfig, log: Log = say) -> Path | str:
         if config.device == "auto"
         else config.device
     )
+    config = with_holdout(config)
     trainer = trainer_of(config, device, log)
     columns, start = trainer.columns(), initial_weights(config)
     samples = load(config.data, columns, log)
+    if config.classes and config.data.label in columns:
+        schema = first_schema(config.data.path)
+        if bad := contradiction(schema, config.data.label, config.classes):
+            log(f"warning: data.label: {bad}")
     labels = trainer.targets(samples)
     log(
         f"{config.name}: {len(samples):,} rows read, {config.steps:,} steps of {config.batch} on"

@@ -110,7 +110,7 @@ class Trainer(ABC):
     def held(self, columns: list[str]) -> Samples:
         """The holdout rows, with some columns."""
         assert self.config.holdout is not None
-        return load(self.config.holdout, columns, self.log)
+        return load(self.config.holdout, columns, self.log, held=True)
 
     @abstractmethod
     def holdout(self, model: Any) -> dict[str, Any]:

@@ -301,7 +301,7 @@ def test_a_run_over_a_damaged_page_ends_whole(faces: Path, tmp_path: Path) -> No
     ("sets", "words"),
     [
         (["data.image=picture"], "data.image: expected a column"),
-        (["data.image=split"], "as struct<bytes, path> or binary, got string: paths are not read"),
+        (["data.image=split"], "or paths of image files, got texts such as 'test', at which is no"),
         (["data.path=nowhere"], "data.path: expected"),
         (["data.rows=100:200"], "expected rows"),
         (["models.classifier.sha256=" + "f" * 64], "expected weights with sha256 " + "f" * 64),

@@ -27,6 +27,22 @@ def test_other_labels_are_reasons(value: Any) -> None:
         class_index(value, CLASSES, "label")
 
 
+def test_a_text_of_digits_is_an_index_where_no_class_is_called_a_number() -> None:
+    assert [class_index(text, CLASSES, "label") for text in ("0", "2")] == [0, 2]
+    assert class_index("1", ("3", "1"), "label") == 1
+    for text, classes in (("3", CLASSES), ("0", ("1", "2")), ("-0", CLASSES), ("1.0", CLASSES)):
+        with pytest.raises(BadTarget, match=f"got '{text}'"):
+            class_index(text, classes, "label")
+
+
+@pytest.mark.parametrize("value", [-1, -1.0, "-1"])
+def test_minus_one_of_two_classes_has_a_hint(value: Any) -> None:
+    with pytest.raises(BadTarget, match=r"'-1(.0)?': write 0 and 1 for -1 and 1$"):
+        class_index(value, CLASSES[:2], "label")
+    with pytest.raises(BadTarget, match=r"'-1(.0)?'$"):
+        class_index(value, CLASSES, "label")
+
+
 def test_rules() -> None:
     assert choose_target(rule(rule="opposite"), torch.tensor([0.9, 0.1]), {}, CLASSES[:2]) == 1
     assert choose_target(rule(rule="runner-up"), P, {}, CLASSES) == 2

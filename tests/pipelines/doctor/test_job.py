@@ -157,7 +157,7 @@ def test_a_healthy_run_has_no_problem_and_nothing_is_written(
         (
             {"data__image": "id"},
             "data.image",
-            "expected 'id' as struct<bytes, path> or binary, got string",
+            "expected 'id' as struct<bytes, path>, binary or paths of .* got texts such as",
         ),
         (
             {"data__label": "image"},
@@ -495,3 +495,52 @@ def test_parts_are_spread_over_all_files() -> None:
 )
 def test_spoken_time(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+def test_classes_that_contradict_the_datas_own_names_are_a_problem(make: Make) -> None:
+    told = found(
+        doctor(make(models__classifier__classes=["bright", "dark"])), "data.label", "problem"
+    )
+    assert "'dark' is 0 in the data and 1 to the classifier" in told
+    told = found(
+        doctor(make(models__classifier__classes=["night", "day"])), "data.label", "warning"
+    )
+    assert "0 dark, 1 bright, the classifier's are 0 night, 1 day" in told
+    of_bool = make(data__label="Bright", models__classifier__classes=["bright", "dark"])
+    assert "they seem to be reversed" in found(doctor(of_bool), "data.label", "problem")
+
+
+def test_data_in_parts_of_other_types_by_path_and_in_folders_is_read(
+    make: Make, data: Path, tmp_path: Path
+) -> None:
+    """The healthy data again, as a stranger may have them: doctor says what is read from where."""
+    table = pq.read_table(data).select(["id", "image", "label"])
+    cells = table["image"].to_pylist()
+    for number, cell in enumerate(cells):
+        (tmp_path / f"{number}.png").write_bytes(cell["bytes"])
+    paths = pa.array([str(tmp_path / f"{number}.png") for number in range(len(cells))])
+    at = table.schema.get_field_index("image")
+    for split, rows in (("train", slice(0, 40)), ("test", slice(40, 64))):
+        folder = tmp_path / "in" / f"split={split}"
+        folder.mkdir(parents=True)
+        part = table.set_column(at, "image", paths)[rows]
+        if split == "train":
+            part = part.set_column(2, "label", part["label"].cast(pa.float64()))
+        pq.write_table(part, folder / "x.pq")
+    findings = doctor(make(data__path=str(tmp_path / "in")))
+    assert not [f for f in findings if f.level == "problem"]
+    assert "read from the folders' names, split=..." in found(findings, "data.split", "ok")
+    assert "64 of 64 sampled rows: null bytes, and a path" in found(findings, "data.image", "ok")
+    assert "train (40), test (24)" in found(findings, "data.split", "ok")
+
+
+def test_rows_with_values_that_python_has_not_are_counted(
+    make: Make, data: Path, tmp_path: Path
+) -> None:
+    table = pq.read_table(data)
+    days = pa.array([10**8 if number == 5 else 1 for number in range(len(table))], pa.date32())
+    pq.write_table(table.append_column("at", days), tmp_path / "x.parquet")
+    findings = doctor(make(data__path=str(tmp_path / "x.parquet"), data__columns=["at"]))
+    told = found(findings, "images", "warning")
+    assert "1 of 64 sampled rows would be quarantined" in told
+    assert "its 'at' (date32[day]) cannot be read" in told
