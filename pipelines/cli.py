@@ -147,7 +147,7 @@ def _part(sub: argparse.ArgumentParser) -> None:
         "--limit",
         type=int,
         metavar="ROWS",
-        help="process at most this many rows now, in whole shards",
+        help="process about this many rows now: whole shards, at least one",
     )
     sub.add_argument(
         "--shards",

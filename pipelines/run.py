@@ -151,6 +151,7 @@ def commonest_reason(store: Store, rows: int) -> str:
 
 def _score(store: Store, config: RunConfig, part: Part) -> str:
     from pipelines.score.job import score
+    from pipelines.score.table import format_figure
 
     if old := outdated_scores(store):
         print_line(f"score: {old}: they are made again")
@@ -161,12 +162,12 @@ def _score(store: Store, config: RunConfig, part: Part) -> str:
         if m["metric"] in ("flip_rate", "flip_rate[any]", "cout", "l1") and not m.get("by")
     }
     figures = ", ".join(
-        f"{name} {m['value']:.3f} [{m['low']:.3f}, {m['high']:.3f}] (n {m['n']})"
-        for name, m in sorted(shown.items())
-        if m["value"] is not None
+        format_figure(m) for _, m in sorted(shown.items()) if m["value"] is not None
     )
     audit = table.get("audit")
-    return f"score: {figures}" + (f"\naudit: {audit['verdict']}" if audit else "")
+    return f"score: {figures or 'no row to measure'}" + (
+        f"\naudit: {audit['verdict']}" if audit else ""
+    )
 
 
 def _attribution(store: Store, config: RunConfig, part: Part) -> str:

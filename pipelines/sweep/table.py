@@ -84,11 +84,10 @@ def ranks(figures: Sequence[dict[str, Any] | None], better: str | None) -> list[
     """1 for the best of a column, 2 for the second, None for the others; ties share a rank.
 
     A figure ties with the best one of its rank where their 95 % intervals overlap: what the rows
-    cannot separate is not separated. Without a direction, or with one figure only, nobody wins.
+    cannot separate is not separated. Without a direction, or with one figure only, nobody wins, and
+    no figure of a single row does that has no interval.
     """
-    known = [
-        i for i, figure in enumerate(figures) if figure is not None and figure["value"] is not None
-    ]
+    known = [i for i, figure in enumerate(figures) if figure is not None and _can_win(figure)]
     out: list[int | None] = [None] * len(figures)
     if better is None or len(known) < 2:
         return out
@@ -101,6 +100,12 @@ def ranks(figures: Sequence[dict[str, Any] | None], better: str | None) -> list[
             if _overlap(figures[i], figures[best]):  # type: ignore[arg-type]
                 out[i] = rank
     return out
+
+
+def _can_win(figure: dict[str, Any]) -> bool:
+    """Whether a figure can be compared: one of a single row, without an interval, separates
+    nothing."""
+    return figure["value"] is not None and not (figure["n"] == 1 and figure["low"] is None)
 
 
 def _overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
