@@ -6,10 +6,11 @@ from typing import Any
 
 from configs.schema import RunConfig
 
-# The YAML on top is what Hugging Face reads where the whole folder is given to load_dataset.
+# The YAML on top is what Hugging Face reads where the whole folder is given to load_dataset. Its
+# cache knows a set by the folder's name, which is `augment` in every run, and this name alone.
 CARD = """---
 configs:
-- config_name: default
+- config_name: {config_name}
   data_files: data/part-*.parquet
 ---
 # Counterfactuals of run {run}
@@ -86,6 +87,7 @@ def card(config: RunConfig, counts: dict[str, Any]) -> str:
     per_class = "".join(f"| {name} | {n} |\n" for name, n in counts["per_class"].items())
     sentence = counts["summary"]
     return CARD.format(
+        config_name=f"{config.name}-{counts['digest'][:16]}",
         run=config.name,
         summary=sentence[:1].upper() + sentence[1:] + ".",
         label=LABELS[settings["label"]],

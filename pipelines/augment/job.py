@@ -96,6 +96,7 @@ def augment(store: Store, config: RunConfig) -> dict[str, Any]:
         "per_class": dict(sorted(kept.items())),
         "rejected": {gate: n for gate, n in rejected.items() if n},
         "files": files,
+        "digest": parts.digest.hexdigest(),
         "settings": settings.model_dump(),
         "classes": names,
     }
