@@ -214,15 +214,9 @@ def _stage(args: argparse.Namespace) -> int:
     if args.command != "generate":
         stage_needs(store, args.command)
     if args.command == "judge" and args.answers:
-        from pipelines.judge.job import parse_answers
+        from pipelines.judge.job import describe, parse_answers
 
-        counts = parse_answers(store, config, args.answers)
-        print_line(
-            "judge: "
-            + ", ".join(
-                f"{value} {name}" for name, value in counts.items() if isinstance(value, int)
-            )
-        )
+        print_line(describe(parse_answers(store, config, args.answers)))
         return 0
     run(config, stages=(args.command,), store=store, part=_the_part(args))
     return 0
