@@ -16,6 +16,7 @@ from pipelines.attribution.job import expect as expect_predictors
 from pipelines.engine.committed import attributed_stage, load_plan, outdated_scores, scored_stage
 from pipelines.engine.disk import disk_errors
 from pipelines.engine.part import WHOLE, Part
+from pipelines.engine.terminal import print_line
 from pipelines.generate.job import generate
 from pipelines.generate.plan import open_run, plain_settings
 from storage.check import TWICE, check_stage
@@ -102,11 +103,6 @@ def expect_sound(store: Store, stage: str, *, whole: bool = True) -> None:
         else ""
     )
     raise UserError(f"{store.uri}: {broken[0]}{more}{hint}; see `counterfactory verify`")
-
-
-def print_line(line: str) -> None:
-    """A stage's result, on stdout."""
-    print(line, flush=True)
 
 
 def standing_stage(store: Store, name: str) -> str:

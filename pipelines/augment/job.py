@@ -102,7 +102,7 @@ def augment(store: Store, config: RunConfig) -> dict[str, Any]:
     }
     counts["summary"] = summary(counts)
     store.replace(COUNTS, json.dumps(counts, indent=1).encode())
-    store.replace(CARD, card(config, counts).encode())
+    store.replace(CARD, card(config, counts).encode(errors="backslashreplace"))
     return counts
 
 

@@ -21,3 +21,8 @@ def printable(text: str, keep: str = "") -> str:
         ),
         text,
     )
+
+
+def print_line(line: str) -> None:
+    """Print a text of ours, in one or several lines, at once."""
+    print(printable(line, keep="\n"), flush=True)

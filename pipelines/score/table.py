@@ -4,8 +4,6 @@ and the audit.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -176,15 +174,6 @@ def format_figure(line: Mapping[str, Any]) -> str:
     low, high = line["low"], line["high"]
     span = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
     return f"{line['metric']} {line['value']:.3f}{span} (n {line['n']})"
-
-
-def to_csv(lines: list[Line]) -> bytes:
-    """The table's lines as CSV, an empty cell where there is no value."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(line.to_json() for line in lines)
-    return out.getvalue().encode()
 
 
 def _arrow(classes: list[str], way: Direction) -> str:

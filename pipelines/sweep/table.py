@@ -9,6 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.engine.tables import escape_markdown
+from pipelines.engine.terminal import printable
+
 ARROWS = {"higher": "↑", "lower": "↓"}
 TEX_ARROWS = {"↑": r"$\uparrow$", "↓": r"$\downarrow$"}
 
@@ -119,11 +122,14 @@ def _overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
 def markdown(grid: Grid) -> str:
     """A Markdown table: **best**, <u>second</u>, intervals in brackets."""
     marks = {1: ("**", "**"), 2: ("<u>", "</u>"), None: ("", "")}
-    head = [*grid.axes, *(column.title for column in grid.columns)]
+    head = [escape_markdown(t) for t in [*grid.axes, *(column.title for column in grid.columns)]]
     rows = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for cells in _cells(grid, lambda text, rank: text.join(marks[rank]), spans=True):
-        rows.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
-    return "\n".join([*([f"**{grid.title}**", ""] if grid.title else []), *rows, ""])
+    bodies = _cells(
+        grid, lambda text, rank: text.join(marks[rank]), label=escape_markdown, spans=True
+    )
+    rows += ["| " + " | ".join(cells) + " |" for cells in bodies]
+    title = [f"**{escape_markdown(grid.title)}**", ""] if grid.title else []
+    return "\n".join([*title, *rows, ""])
 
 
 def latex(grid: Grid) -> str:
@@ -135,7 +141,7 @@ def latex(grid: Grid) -> str:
         for cells in _cells(grid, lambda t, rank: marks[rank] % t, label=_tex)
     ]
     begin = r"\begin{tabular}{" + "l" * len(grid.axes) + "r" * len(grid.columns) + "}"
-    title = [f"% {grid.title}"] if grid.title else []
+    title = [f"% {printable(grid.title)}"] if grid.title else []
     head_line = " & ".join(head) + r" \\"
     return "\n".join(
         [
@@ -228,4 +234,4 @@ def _tex(text: str) -> str:
         "~": r"\~{}",
         "^": r"\^{}",
     }
-    return "".join(special.get(c, c) for c in text)
+    return "".join(special.get(c, c) for c in printable(text))

@@ -222,6 +222,19 @@ def test_sets_in_one_cache_keep_their_own_rows(
     assert load(one) == wider
 
 
+def test_names_of_classes_are_no_markup_of_the_card(
+    scored: tuple[Any, dict[str, dict[str, Any]]],
+) -> None:
+    run, _ = scored
+    models = run.config.model_dump()["models"]
+    models["classifier"]["classes"] = ["no | 99 |\n\n# Sold", "<script>[yes](http://x)</script>"]
+    augment(run.store, run.with_settings(models=models))
+    card = run.store.read("augment/README.md").decode()
+    assert r"| no \| 99 \|\\n\\n# Sold | " in card
+    assert r"| \<script>[yes\](http://x)\</script> | " in card
+    assert card.count("\n# ") == 1
+
+
 def test_a_smaller_set_leaves_nothing_of_a_larger_one(
     scored: tuple[Any, dict[str, dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -204,7 +204,8 @@ def test_tables_say_the_same_in_three_languages() -> None:
     columns = [Column("flip_rate", "all", "higher"), Column("x<y_z", "flipped", None)]
     grid = Grid("classifier a&b", ["method"], [("one|two",), ("<script>",)], columns, figures)
     text, tex, html = markdown(grid), latex(grid), page(grid)
-    assert "| flip_rate ↑ | x<y_z (flipped) |" in text
+    assert r"| flip_rate ↑ | x\<y_z (flipped) |" in text
+    assert r"| \<script> |" in text
     assert r"| one\|two | **0.900** [0.800, 1.00] | 1.50 |" in text
     assert "<u>0.200</u>" in text
     assert r"one|two & \textbf{0.900} & 1.50 \\" in tex
