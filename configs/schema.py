@@ -226,7 +226,15 @@ class JudgeConfig(Strict):
     model: str = "gpt-4o-mini"
     # prompts for at most so many answers; default all
     max_rows: int | None = Field(default=None, ge=0)
-    max_tokens: Count = 300
+    # Of an answer, with a model's thoughts; null: the server's default. auto: 300, of a model that
+    # thinks 4000.
+    max_tokens: Count | Literal["auto"] | None = "auto"
+    # null: the server's default; auto: 0, of a model that thinks null, since it refuses others
+    temperature: Annotated[float, Field(ge=0, le=2)] | Literal["auto"] | None = "auto"
+    # of the images; null: the server's default
+    detail: Literal["low", "high", "auto"] | None = None
+    # Does the model think first; null: OpenAI's models that do are known by their names.
+    reasoning: bool | None = None
 
 
 class AugmentConfig(Strict):

@@ -44,7 +44,8 @@ def make_plan(store: Store, config: RunConfig, digests: dict[str, str], part: Pa
     else:
         files, shards = cut_data(config)
     if planned is None:
-        part.expect_room(shards, part.of(shards))
+        part.expect_range(shards)
+        shards = part.cut(shards)
     spans: dict[str, list[Any]] = {}
     for shard in shards:
         span = spans.setdefault(shard.file, [shard.version, shard.start, 0])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.strict import UserError, apply_sets, nearest
+from pipelines.engine.terminal import printable
 
 if TYPE_CHECKING:
     from pipelines.prepare.shards import Written
@@ -300,7 +301,7 @@ def main(args: argparse.Namespace) -> int:
         return 0
     for reason, count in Counter(row.reason for row in written.skipped).most_common(10):
         example = next(row.path for row in written.skipped if row.reason == reason)
-        print(f"skipped {count:,}, such as {example}: {reason}")
+        print(f"skipped {count:,}, such as {printable(example)}: {printable(reason)}")
     rows = ", ".join(f"{count:,} {split}" for split, count in sorted(written.rows.items()))
     print(f"{args.out}: {rows} rows in {len(written.files)} files")
     return 0
