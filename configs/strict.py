@@ -99,9 +99,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def read_preset(group: str, name: str) -> dict[str, Any]:
-    """Read a preset by name, or a YAML file by path, local or s3://."""
+    """Read a preset by name, or a YAML file by path, local or s3://; of a training's card the model
+    that it describes.
+    """
     if name.startswith("s3://"):
-        return parse_yaml(_fetched(name, group), name)
+        return _model_of(parse_yaml(_fetched(name, group), name), name, group)
     path = Path(name) if name.endswith((".yaml", ".yml")) else presets(group).get(name)
     if path is None:
         raise UserError(
@@ -110,7 +112,15 @@ def read_preset(group: str, name: str) -> dict[str, Any]:
         )
     if not path.is_file():
         raise UserError(f"expected a {group} config at {path}, got no such file")
-    return parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    return _model_of(parse_yaml(path.read_text(encoding="utf-8"), str(path)), str(path), group)
+
+
+def _model_of(raw: dict[str, Any], place: str, group: str) -> dict[str, Any]:
+    """The settings in a file; of a card its `model`, whose weights lie beside the card."""
+    if group != "model" or not isinstance(raw.get("model"), dict):
+        return raw
+    folder, slash, _ = place.rpartition("/")
+    return {**raw["model"], "weights": f"{folder}{slash}{raw['model'].get('weights')}"}
 
 
 def _fetched(uri: str, group: str) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -18,23 +20,35 @@ if TYPE_CHECKING:
     from pipelines.engine.part import Part
 
 ONE_STAGE = ("generate", "score", "judge", "augment", "report")
+# What commands are for: the help lists them so.
+PURPOSES = {
+    "run": ("demo", "run", "sweep", *ONE_STAGE[:2], "attribution", *ONE_STAGE[2:]),
+    "look": ("list", "show", "interaction", "verify", "gc"),
+    "prepare": ("prepare", "doctor"),
+    "extend": ("train", "completion"),
+}
 
 
 def parser() -> argparse.ArgumentParser:
     """The commands and their options."""
     from pipelines.elsewhere import job as score_elsewhere
+    from pipelines.list.job import GROUPS
     from pipelines.prepare import job as prepare
 
     main = argparse.ArgumentParser(
-        prog="counterfactory", description="A batch factory for counterfactuals."
+        prog="counterfactory",
+        description="A batch factory for counterfactuals.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     main.add_argument("--version", action="store_true", help="print the version and exit")
-    commands = main.add_subparsers(dest="command", metavar="COMMAND")
+    commands = main.add_subparsers(
+        dest="command", metavar="COMMAND", help="`COMMAND --help` lists its options"
+    )
 
     def command(
         name: str, text: str, job: Callable[[argparse.Namespace], int]
     ) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
+        sub = commands.add_parser(name, description=text)
         sub.set_defaults(job=job)
         return sub
 
@@ -123,7 +137,33 @@ def parser() -> argparse.ArgumentParser:
     doctor = command("doctor", "check data, models and settings before a long run", _doctor)
     doctor.add_argument("config", help="a preset's name or a YAML file")
     _settings(doctor)
+    lists = command("list", "list presets and what they need, and the runs of a folder", _list)
+    lists.add_argument(
+        "group", nargs="?", choices=GROUPS, metavar="|".join(GROUPS), help="default: all of them"
+    )
+    lists.add_argument(
+        "--out", default="runs", metavar="URI", help="folder of runs (default %(default)s)"
+    )
+    completion = command("completion", "print a script that completes commands", _completion)
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"))
+    completion.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    main.epilog = _by_purpose(commands.choices)
     return main
+
+
+def _by_purpose(commands: dict[str, argparse.ArgumentParser]) -> str:
+    """The commands and what they do, in the groups of PURPOSES."""
+    width = min(100, shutil.get_terminal_size().columns) - 2
+    lines = []
+    for purpose, names in PURPOSES.items():
+        lines.append(f"{purpose}:")
+        for name in names:
+            text = commands[name].description or ""
+            lines += textwrap.wrap(
+                text, width, initial_indent=f"  {name:<12}", subsequent_indent=" " * 14
+            )
+        lines.append("")
+    return "\n".join(lines)
 
 
 def _settings(sub: argparse.ArgumentParser, *, out: bool = False) -> None:
@@ -315,6 +355,20 @@ def _doctor(args: argparse.Namespace) -> int:
 
     code: int = main(load_run(args.config, _sets(args)))
     return code
+
+
+def _list(args: argparse.Namespace) -> int:
+    from pipelines.list.job import main
+
+    code: int = main(args.group, args.out)
+    return code
+
+
+def _completion(args: argparse.Namespace) -> int:
+    from pipelines.completion import SCRIPTS, complete
+
+    print("\n".join(complete(parser(), args.words)) if args.words else SCRIPTS[args.shell])
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

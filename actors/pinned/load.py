@@ -17,7 +17,7 @@ from torch import nn
 
 from actors.pinned.bank import bank_digest, load_bank
 from actors.pinned.packages import PREFIX, package_file, package_of, package_version
-from configs.strict import UserError, nearest
+from configs.strict import UserError, nearest, parse_yaml
 from storage.cache import cached, folder_digest
 from storage.uri import open_store
 
@@ -205,9 +205,28 @@ def load_models(
             RuntimeError,
             SafetensorError,
         ) as error:
-            raise UserError(f"models.{name}: {' '.join(str(error).split())}") from error
+            text = f"models.{name}: {' '.join(str(error).split())}"
+            raise UserError(f"{text}{_card_hint(spec)}") from error
         HELD[key] = loaded[name]
     return loaded
+
+
+def _card_hint(spec: Mapping[str, Any]) -> str:
+    """What to do where a card beside the weights has other settings than `spec`; "" where
+    there is none.
+    """
+    weights = str(spec.get("weights"))
+    if spec.get("source") != "torch" or "://" in weights or weights.startswith(PREFIX):
+        return ""
+    card = Path(weights_location(weights)).with_suffix(".yaml")
+    try:
+        told = parse_yaml(card.read_text(encoding="utf-8"), str(card)).get("model")
+    except (UserError, OSError, ValueError):
+        return ""
+    keys = ("target", "settings")
+    if not isinstance(told, dict) or all(told.get(key) == spec.get(key) for key in keys):
+        return ""
+    return f": {card} has what it was trained with: name that file, or copy its block `model`"
 
 
 def load_method(config: Mapping[str, Any]) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 
 from actors.pinned.load import (
@@ -18,6 +19,7 @@ from actors.pinned.load import (
     pick_device,
     pin,
 )
+from configs.schema import resolve_run
 from configs.strict import UserError
 
 CPU = torch.device("cpu")
@@ -82,6 +84,35 @@ def test_what_does_not_fit_is_one_line(weights: Path, change: dict[str, Any], wo
         load_models(config, ["classifier"], CPU)["classifier"](torch.rand(1, 3, 32, 32))
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_weights_that_do_not_fit_name_the_card_that_does(weights: Path) -> None:
+    card = weights.with_suffix(".yaml")
+    card.write_text(yaml.safe_dump({"model": spec(weights=weights.name)}))
+    wide = spec(weights=str(weights), settings={"width": 16, "outputs": 2})
+    with pytest.raises(UserError) as error:
+        load_models({"models": {"classifier": wide}}, ["classifier"], CPU)
+    assert f"{card} has what it was trained with" in str(error.value)
+    other = weights.rename(weights.with_name("other.safetensors"))
+    with pytest.raises(UserError) as error:
+        load_models(
+            {"models": {"classifier": {**wide, "weights": str(other)}}}, ["classifier"], CPU
+        )
+    assert "trained with" not in str(error.value)
+
+
+def test_a_card_is_a_model_whose_weights_lie_beside_it(weights: Path) -> None:
+    card = weights.with_suffix(".yaml")
+    card.write_text(yaml.safe_dump({"model": spec(weights=weights.name), "training": {"seed": 1}}))
+    run = {
+        "name": "a",
+        "data": {"path": "x"},
+        "models": {"classifier": str(card)},
+        "method": "pixel-pgd",
+    }
+    config = resolve_run(run, [], "run").model_dump()
+    assert config["models"]["classifier"]["weights"] == str(weights)
+    load_models(config, ["classifier"], CPU)
 
 
 def test_a_pickle_is_not_opened(tmp_path: Path) -> None:

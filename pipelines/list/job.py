@@ -1,0 +1,138 @@
+"""`counterfactory list`: every preset with what it is and what it needs, and the runs of a folder.
+
+What a preset is comes from the comment at its top, what it needs from its settings and from the
+class that it names: nothing here repeats them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from configs.schema import ImageData, MethodConfig, ModelConfig, load_run, load_train
+from configs.strict import check, presets, read_preset
+from configs.sweep import chosen, load_sweep
+from counterfactory.models.roles import ROLES
+
+Entry = dict[str, str]  # column to text, `name` first
+
+
+def list_presets(group: str) -> list[Entry]:
+    """The presets of a group of GROUPS, in the order of their names; UserError where one is not
+    valid.
+    """
+    folder, describe = GROUPS[group]
+    return [
+        {"name": name, **describe(name), "what": first_sentence(path) or "-"}
+        for name, path in presets(folder).items()
+    ]
+
+
+def first_sentence(path: Path) -> str:
+    """The first sentence of the comment at the top of a YAML file; "" where there is none."""
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.lstrip("# "))
+    return re.split(r"(?<=[.;])\s+(?=[A-Z`])", " ".join(lines))[0]
+
+
+def format_table(entries: list[Entry]) -> list[str]:
+    """The entries as lines of aligned columns under a header."""
+    rows = [list(entries[0]), *(list(entry.values()) for entry in entries)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def main(group: str | None, out: str) -> int:
+    """Print a group, or all of them; exit code 0."""
+    from pipelines.list.made import list_runs
+
+    for name in [group] if group else GROUPS:
+        entries = list_presets(name)
+        print(f"{name}: {len(entries)} presets in configs/{GROUPS[name][0]}")
+        print("\n".join(f"  {line}" for line in format_table(entries)))
+        if name == "runs" and (made := list_runs(out)):
+            print(f"\nruns in {out}: {len(made)}")
+            print("\n".join(f"  {line}" for line in format_table(made)))
+        if not group:
+            print()
+    return 0
+
+
+def _describe_method(name: str) -> Entry:
+    from actors.pinned.load import load_method  # heavy
+
+    config = check(MethodConfig, read_preset("method", name), name)
+    method = load_method({"method": config.model_dump()})
+    asked = str(inspect.signature(type(method).__call__).parameters["queries"].annotation)
+    masks = ["data.mask"] if getattr(method, "needs_masks", False) else []
+    return {
+        "needs": _listed([*method.needs, *masks]),
+        "access": method.access,
+        "data": asked.removesuffix("Queries").lower(),
+        "paper": _paper(config),
+    }
+
+
+def _describe_run(name: str) -> Entry:
+    run = load_run(name)
+    return {
+        "method": run.method.preset or run.method.target,
+        "needs": _listed(list(run.models)),
+        "data": f"{run.data.kind} {run.data.path}",
+        "paper": _paper(run.method),
+    }
+
+
+def _describe_model(name: str) -> Entry:
+    model = check(ModelConfig, read_preset("model", name), name)
+    needs = model.weights or ("the run's own data" if model.source == "parquet" else None)
+    decides = model.role == "classifier"
+    return {"role": model.role, "access": model.given if decides else "-", "needs": needs or "-"}
+
+
+def _describe_data(name: str) -> Entry:
+    data = check(ImageData, read_preset("data", name), name)
+    side = data.size if isinstance(data.size, int) else "x".join(map(str, data.size))
+    return {"data": f"{data.kind} {side} px", "label": data.label or "-", "needs": data.path}
+
+
+def _describe_sweep(name: str) -> Entry:
+    sweep = load_sweep(name)
+    base = sweep.base if isinstance(sweep.base, str) else "own settings"
+    return {"base": base, "runs": str(len(chosen(sweep)))}
+
+
+def _describe_training(name: str) -> Entry:
+    config = load_train(name)
+    return {
+        "role": config.role,
+        "makes": config.target,
+        "needs": _listed([config.data.path, *ROLES[config.role].models]),
+    }
+
+
+def _paper(method: MethodConfig) -> str:
+    return (method.paper or "-").removeprefix("https://")
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) or "-"
+
+
+# What can be listed: the folder of configs/ that holds its presets, and what is said of each.
+GROUPS: dict[str, tuple[str, Callable[[str], Entry]]] = {
+    "methods": ("method", _describe_method),
+    "runs": ("run", _describe_run),
+    "models": ("model", _describe_model),
+    "data": ("data", _describe_data),
+    "sweeps": ("sweep", _describe_sweep),
+    "train": ("train", _describe_training),
+}
