@@ -94,6 +94,8 @@ class ModelConfig(Strict):
     weights: str | None = None
     revision: str | None = None  # of a hub id
     sha256: str | None = None  # of the weights file; checked at load
+    # source torch: the entry of a training checkpoint, dotted, where several fit the network
+    entry: str | None = None
     # What a method may use of a classifier; default: gradient, of source onnx scores.
     access: Literal["gradient", "scores", "labels"] | None = None
     classes: list[Word] = []  # class or attribute names, in the outputs' order

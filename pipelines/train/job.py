@@ -8,16 +8,17 @@ import inspect
 import shlex
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from actors.pinned.load import read_weights_file, weights_location
 from actors.rows.names import contradiction
 from configs.schema import TrainConfig
 from configs.strict import UserError
 from counterfactory.models.roles import ROLES
-from counterfactory.models.wrapping.load import SCHEDULE, build, fill, find, make, read_weights
+from counterfactory.models.wrapping.load import SCHEDULE, build, find, make
+from counterfactory.models.wrapping.weights import fill, read_weights
 from pipelines.train import card as train_card
 from pipelines.train.data import load, with_holdout
 from pipelines.train.trainer import Log, Trainer, part_of, say
@@ -103,7 +104,7 @@ def trainer_of(config: TrainConfig, device: torch.device = CPU, log: Log = say) 
     return kind(config, device, log)
 
 
-def initial_weights(config: TrainConfig) -> dict[str, Tensor] | None:
+def initial_weights(config: TrainConfig) -> dict[str, Any] | None:
     """The weights that training goes on from, read before any data; UserError where they are not to
     be read.
     """

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from counterfactory.models.denoiser import alphas_cumprod
 from counterfactory.models.roles import ROLES, expect_role
+from counterfactory.models.wrapping.weights import fill, read_weights
 
 SCHEDULE = (
     "schedule",
@@ -61,7 +61,7 @@ def build(spec: Mapping[str, Any], weights: bytes | Path | None, device: torch.d
     else:
         network, found = make(spec["target"], settings), {}
         if weights is not None:
-            fill(network, read_weights(weights), spec["target"])
+            fill(network, read_weights(weights), spec["target"], spec.get("entry"))
     wrapped = wrap(role, network, spec, found, diffusion).to(device)
     wrapped.requires_grad_(False)
     # an exported program is fixed and refuses train()
@@ -143,69 +143,6 @@ def make(target: str, settings: Mapping[str, Any]) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise ValueError(f"expected {target} to make a torch module, got {type(network).__name__}")
     return network
-
-
-def read_weights(weights: bytes | Path) -> dict[str, Tensor]:
-    """A state dict from safetensors, or from a .pt read with weights_only=True; half precision
-    becomes float32.
-    """
-    from safetensors.torch import load as load_safetensors
-
-    data = weights.read_bytes() if isinstance(weights, Path) else weights
-    state: Any
-    # safetensors starts with its header's length in 8 bytes, which may look like anything, and then
-    # the header's brace.
-    try:
-        if data[8:9] == b"{":
-            state = load_safetensors(data)
-        else:
-            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-            state = state.get("state_dict", state) if isinstance(state, dict) else state
-            if isinstance(state, dict) and len(state) == 1:  # one network's, under whatever name
-                (only,) = state.values()
-                state = only if isinstance(only, dict) else state
-    except Exception as error:  # zip, pickle and safetensors errors of many kinds, all meaning this
-        why = str(error).strip().partition("\n")[0][:200]
-        if "weights_only" in str(error):
-            why = (
-                "a pickle with more than tensors in it, which is not opened: save its state dict as"
-                " safetensors"
-            )
-        raise ValueError(
-            f"expected a safetensors or torch weights file, got {len(data)} bytes: {why}"
-        ) from None
-    if not isinstance(state, dict) or not all(
-        isinstance(value, Tensor) for value in state.values()
-    ):
-        raise ValueError("expected a weights file that holds a state dict, got something else")
-    # DataParallel puts its own name before every other.
-    cut = len("module.") if state and all(key.startswith("module.") for key in state) else 0
-    return {
-        key[cut:]: value.float() if value.is_floating_point() else value
-        for key, value in state.items()
-    }
-
-
-def fill(network: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
-    """Load weights strictly; ValueError names the first differences."""
-    own = network.state_dict()
-    missing, unknown = (
-        [key for key in own if key not in state],
-        [key for key in state if key not in own],
-    )
-    shapes = [key for key in own if key in state and own[key].shape != state[key].shape]
-    if missing or unknown:
-        raise ValueError(
-            f"expected the weights of {name}, got a file with missing {missing[:3]} and unknown"
-            f" {unknown[:3]}"
-        )
-    if shapes:
-        key = shapes[0]
-        raise ValueError(
-            f"expected {key} of shape {tuple(own[key].shape)} in {name}, got"
-            f" {tuple(state[key].shape)}"
-        )
-    network.load_state_dict(dict(state))
 
 
 def archived(weights: bytes | Path | None) -> nn.Module:
