@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from configs.text import UNUSABLE, decode_text, read_yaml
 
 HERE = Path(__file__).parent
 
@@ -38,43 +39,18 @@ class Strict(BaseModel):
 
 M = TypeVar("M", bound=BaseModel)
 
-INT, FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
 
-
-class Loader(yaml.SafeLoader):
-    """The safe loader with YAML 1.2's numbers: 1e-3 is one, and 24:32 is a slice and not 1472 in
-    base 60.
+def parse_yaml(text: str | bytes, where: str) -> dict[str, Any]:
+    """Parse one YAML mapping (safe loader), of a file's bytes or their text; UserError names
+    `where`.
     """
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's own table, copied)
-        first: [(tag, pattern) for tag, pattern in pairs if tag not in (INT, FLOAT)]
-        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-Loader.add_implicit_resolver(
-    INT, re.compile(r"^[-+]?(0|[1-9][0-9]*|0x[0-9a-fA-F]+)$"), list("-+0123456789")
-)
-Loader.add_implicit_resolver(
-    FLOAT,
-    re.compile(
-        r"^([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
-    ),
-    list("-+.0123456789"),
-)
-
-
-def read_yaml(text: str) -> Any:
-    """One YAML value, by the safe loader above; yaml.YAMLError where it is none."""
-    return yaml.load(text, Loader)
-
-
-def parse_yaml(text: str, where: str) -> dict[str, Any]:
-    """Parse one YAML mapping (safe loader); UserError names `where`."""
     try:
-        value = read_yaml(text)
+        value = read_yaml(text if isinstance(text, str) else decode_text(text, where))
     except yaml.YAMLError as error:
-        raise UserError(f"{where}: expected YAML, got {' '.join(str(error).split())}") from None
+        got = " ".join(str(error).split())[:300]
+        raise UserError(f"{where}: expected YAML, got {got}") from None
+    except ValueError as error:  # no text
+        raise UserError(str(error)) from None
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -112,7 +88,7 @@ def read_preset(group: str, name: str) -> dict[str, Any]:
         )
     if not path.is_file():
         raise UserError(f"expected a {group} config at {path}, got no such file")
-    return _model_of(parse_yaml(path.read_text(encoding="utf-8"), str(path)), str(path), group)
+    return _model_of(parse_yaml(path.read_bytes(), str(path)), str(path), group)
 
 
 def _model_of(raw: dict[str, Any], place: str, group: str) -> dict[str, Any]:
@@ -123,17 +99,14 @@ def _model_of(raw: dict[str, Any], place: str, group: str) -> dict[str, Any]:
     return {**raw["model"], "weights": f"{folder}{slash}{raw['model'].get('weights')}"}
 
 
-def _fetched(uri: str, group: str) -> str:
+def _fetched(uri: str, group: str) -> bytes:
     from storage.uri import split_url  # heavy, and needed for a config in a bucket only
 
     store, name = split_url(uri)
     try:
-        return store.read(name).decode()
-    except (FileNotFoundError, UnicodeDecodeError) as error:
-        got = (
-            "no such file" if isinstance(error, FileNotFoundError) else "something that is no text"
-        )
-        raise UserError(f"expected a {group} config at {uri}, got {got}") from None
+        return store.read(name)
+    except FileNotFoundError:
+        raise UserError(f"expected a {group} config at {uri}, got no such file") from None
 
 
 def expand(value: Any, group: str) -> Any:
@@ -163,6 +136,8 @@ def apply_sets(
     `method: ace-l1`.
     """
     for item in sets:
+        if UNUSABLE.search(item):
+            raise UserError(f"--set: expected text, got {item!a}")
         path, equals, text = item.partition("=")
         if not equals or not path:
             raise UserError(f"--set: expected KEY.KEY=VALUE, got {item!r}")

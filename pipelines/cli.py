@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import shutil
+import signal
 import sys
+import tempfile
 import textwrap
+import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -373,7 +377,7 @@ def _completion(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; exit code 0, 1 where a check found something, 2 for a user's error in a
-    line, 75: S3 away.
+    line, 70 for a fault of our own, 75: S3 away.
     """
     cli = parser()
     args = cli.parse_args(argv)
@@ -387,6 +391,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         code: int = args.job(args)
+        sys.stdout.flush()
         return code
     except NothingMade as error:
         print(f"counterfactory: {printable(hide(str(error)))}", file=sys.stderr)
@@ -400,6 +405,38 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 130
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_left():
+            return 128 + signal.SIGPIPE
+        print(f"counterfactory: {printable(hide(_bug(error)))}", file=sys.stderr)
+        return os.EX_SOFTWARE
+
+
+def _reader_left() -> bool:
+    """Whether nobody reads our output any more, as with `| head`; the rest then goes nowhere."""
+    out, poll = sys.stdout.fileno(), select.poll()
+    poll.register(out, 0)
+    left = any(event & select.POLLERR for _, event in poll.poll(0))
+    if left:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out)
+    return left
+
+
+def _bug(error: Exception) -> str:
+    """The line for an error that nobody foresaw; its traceback is in a file beside."""
+    text = "".join(traceback.format_exception(error))
+    got = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="counterfactory-", suffix=".txt", delete=False, errors="backslashreplace"
+        ) as file:
+            file.write(hide(text))
+    except OSError:
+        return f"a fault of counterfactory's own, please report it: {got}\n{text}"
+    return (
+        f"a fault of counterfactory's own, {got}: what is committed stays. Please report it with"
+        f" {file.name}, which has the traceback"
+    )
 
 
 if __name__ == "__main__":

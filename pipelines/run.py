@@ -33,9 +33,7 @@ def find_run(name: str, sets: list[str], out: str | None = None) -> tuple[Store,
     """A run and its settings, from a run's folder or from a config's name or path."""
     store = None if name.endswith((".yaml", ".yml")) else open_store(name)
     if store is not None and store.exists("config.yaml"):
-        raw = apply_sets(
-            parse_yaml(store.read("config.yaml").decode(), f"{name}/config.yaml"), sets, {}
-        )
+        raw = apply_sets(parse_yaml(store.read("config.yaml"), f"{name}/config.yaml"), sets, {})
         return store, check(RunConfig, raw, f"{name}/config.yaml")
     config = load_run(name, [*sets, *([f"out={out}"] if out else [])])
     return open_run(config), config

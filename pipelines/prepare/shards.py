@@ -56,7 +56,7 @@ def write_source(
         print(f"classes: {', '.join(f'{i} {n}' for i, n in enumerate(source.classes))}", flush=True)
     store = open_store(out)
     settings = {**settings, "shard_rows": shard_rows}
-    card = parse_yaml(store.read(CARD).decode(), store.url(CARD)) if store.exists(CARD) else {}
+    card = parse_yaml(store.read(CARD), store.url(CARD)) if store.exists(CARD) else {}
     before = card.get("settings", {})
     keys = dict.fromkeys([*settings, *before])
     differ = [

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from configs.text import decode_text
 from storage.codec import BadRow, decode
 
 Kind = Literal["bool", "int64", "string"]
@@ -96,13 +97,4 @@ def read_text(path: Path) -> str:
     """A text file in UTF-8, or in UTF-16 where its first bytes say so; ValueError names file and
     line where it is neither.
     """
-    data = path.read_bytes()
-    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    try:
-        return data.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{path} line {line}: expected text in UTF-8, got the byte 0x{data[error.start]:02x}:"
-            " save the file as UTF-8"
-        ) from None
+    return decode_text(path.read_bytes(), str(path))
