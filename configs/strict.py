@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from configs.text import UNUSABLE, decode_text, read_yaml
 
 HERE = Path(__file__).parent
+SHOWN = 15  # names in an error
 
 
 # what YAML takes some bare words for
@@ -34,7 +35,9 @@ class NothingMade(Exception):  # noqa: N818 (said of the run)
 class Strict(BaseModel):
     """A group of settings that refuses unknown keys and cannot change once checked."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -64,13 +67,14 @@ def presets(group: str) -> dict[str, Path]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """', did you mean X?' or the list of what there is."""
-    known = list(known)
+    """', did you mean X?' or the list of what there is, of many the first."""
+    known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return (
-        f"did you mean {close[0]!r}?"
-        if close
-        else f"there is {', '.join(sorted(known)) or 'nothing'}"
+    if close:
+        return f"did you mean {close[0]!r}?"
+    more = len(known) - SHOWN
+    return f"there is {', '.join(known[:SHOWN]) or 'nothing'}" + (
+        f" and {more} more: `counterfactory list`" if more > 1 else ""
     )
 
 
