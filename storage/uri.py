@@ -157,6 +157,10 @@ class Store:
             raise FileNotFoundError(
                 f"expected a Parquet file at {self.url(path)}, got no such file"
             ) from None
+        except UnicodeDecodeError:
+            raise ValueError(
+                f"{self.url(path)}: expected names of columns in UTF-8, got others"
+            ) from None
         except (pa.ArrowInvalid, OSError) as error:
             if not isinstance(error, pa.ArrowInvalid) and "thrift" not in str(error).lower():
                 raise  # a disk or a server that failed, not the file's fault
