@@ -161,8 +161,8 @@ class Store:
             raise ValueError(
                 f"{self.url(path)}: expected names of columns in UTF-8, got others"
             ) from None
-        except (pa.ArrowInvalid, OSError) as error:
-            if not isinstance(error, pa.ArrowInvalid) and "thrift" not in str(error).lower():
+        except (pa.ArrowException, OSError) as error:
+            if not is_damage(error):
                 raise  # a disk or a server that failed, not the file's fault
             size = self._kind.size(at)
             raise ValueError(
@@ -235,6 +235,15 @@ def data_files(path: str) -> list[tuple[Store, str]]:
             )
         raise FileNotFoundError(f"expected Parquet files at {path}, got {got}")
     return _usable([(store, name) for name in found])
+
+
+def is_damage(error: Exception) -> bool:
+    """Does an error say that a file is broken: a disk that fails gives a number, and a store a type
+    of its own.
+    """
+    if isinstance(error, OSError):
+        return type(error) is OSError and error.errno is None
+    return isinstance(error, pa.ArrowInvalid | pa.ArrowNotImplementedError)
 
 
 def is_parquet(name: str) -> bool:
