@@ -263,8 +263,8 @@ def _usable(files: list[tuple[Store, str]]) -> list[tuple[Store, str]]:
             store.url(name).encode()
         except UnicodeEncodeError:
             raise ValueError(
-                f"expected file names in UTF-8 at {printable(store.uri)}, got {printable(name)}:"
-                " rename the file"
+                "expected names of files and folders in UTF-8, got"
+                f" {printable(store.url(name))}: rename it"
             ) from None
         except BadPath:
             raise ValueError(
