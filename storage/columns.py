@@ -100,8 +100,9 @@ def physical(columns: Sequence[str], schema: pa.Schema) -> list[str]:
     """What a Parquet reader is asked for to get the columns: keys of folders are not in the file,
     and a struct that is read whole brings its fields.
     """
-    there = [name for name in columns if _path(schema, name)]
-    return [name for name in there if name in schema.names or _top(schema, name) not in there]
+    paths = {name: path for name in columns if (path := _path(schema, name))}
+    whole = {path[0] for path in paths.values() if len(path) == 1}
+    return [*whole, *(".".join(path) for path in paths.values() if path[0] not in whole)]
 
 
 def assemble(batch: T, columns: Sequence[str], url: str) -> T:
@@ -127,6 +128,8 @@ def _path(schema: pa.Schema, name: str) -> list[str] | None:
         return None
     path, kind = [top], schema.field(top).type
     for part in name[len(top) + 1 :].split("."):
+        if pa.types.is_null(kind):
+            return path  # null, and so is all that would be in it
         if not pa.types.is_struct(kind) or kind.get_field_index(part) < 0:
             return None
         path.append(part)

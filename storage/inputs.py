@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 
-from storage.columns import expect_columns, with_partitions
+from storage.columns import expect_columns, type_of, with_partitions
 from storage.records import InputFile
 from storage.uri import Store, data_files
 
@@ -103,9 +103,10 @@ def bounds(rows: str | None) -> tuple[int, int | None]:
 
 def _filled(schema: pa.Schema, kinds: dict[str, pa.DataType]) -> pa.Schema:
     """A schema with the types that later files give to columns that are null in it."""
-    for at, field in enumerate(schema):
-        if pa.types.is_null(field.type) and field.name in kinds:
-            schema = schema.set(at, field.with_type(kinds[field.name]))
+    for name, kind in kinds.items():
+        if (here := type_of(schema, name)) is not None and pa.types.is_null(here):
+            field, at = pa.field(name, kind), schema.get_field_index(name)
+            schema = schema.append(field) if at < 0 else schema.set(at, field)
     return schema
 
 
@@ -114,4 +115,10 @@ def _footer(place: tuple[Store, str]) -> tuple[InputFile, pa.Schema]:
     version = store.version(name)  # before the footer, so that a change in between is noticed
     with store.parquet(name) as file:
         found = InputFile(store.url(name), name, version, file.metadata.num_rows)
-        return found, with_partitions(file.schema_arrow, found.file)
+        try:
+            return found, with_partitions(file.schema_arrow, found.file)
+        except pa.ArrowException as error:
+            raise ValueError(
+                f"{found.file}: expected types of columns that can be read, got"
+                f" {' '.join(str(error).split())[:200]}"
+            ) from None

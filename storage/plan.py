@@ -13,7 +13,7 @@ from storage.columns import assemble, expect_columns, physical, with_partitions
 from storage.errors import FileChanged as FileChanged  # said here, known there
 from storage.inputs import bounds, read_footers
 from storage.records import InputFile, Shard
-from storage.uri import Store, input_file
+from storage.uri import Store, input_file, is_damage
 
 # rows decoded at a time, so that a file with one huge row group does not fill the memory
 BATCH = 256
@@ -105,7 +105,7 @@ def iterate_shard(
                 count += batch.num_rows
                 yield assemble(batch, wanted, shard.file)
         except (OSError, pa.ArrowException) as error:
-            if not _damaged(error):
+            if not is_damage(error):
                 raise
             _expect_version(shard, store, name)
             for part in _one_by_one(file, shard, count, stored):
@@ -162,19 +162,10 @@ def _one_by_one(
                 at += batch.num_rows
                 yield batch
         except (OSError, pa.ArrowException) as error:
-            if not _damaged(error):
+            if not is_damage(error):
                 raise
             told = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             yield Unreadable(stop - at, f"{shard.file}: rows {at}:{stop} cannot be read: {told}")
-
-
-def _damaged(error: Exception) -> bool:
-    """Does an error say that a file is broken: a disk that fails gives a number, and a store a type
-    of its own.
-    """
-    if isinstance(error, OSError):
-        return type(error) is OSError and error.errno is None
-    return isinstance(error, pa.ArrowInvalid | pa.ArrowNotImplementedError)
 
 
 def _expect_version(shard: Shard, store: Store, name: str) -> None:

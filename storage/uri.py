@@ -157,8 +157,12 @@ class Store:
             raise FileNotFoundError(
                 f"expected a Parquet file at {self.url(path)}, got no such file"
             ) from None
-        except (pa.ArrowInvalid, OSError) as error:
-            if not isinstance(error, pa.ArrowInvalid) and "thrift" not in str(error).lower():
+        except UnicodeDecodeError:
+            raise ValueError(
+                f"{self.url(path)}: expected names of columns in UTF-8, got others"
+            ) from None
+        except (pa.ArrowException, OSError) as error:
+            if not is_damage(error):
                 raise  # a disk or a server that failed, not the file's fault
             size = self._kind.size(at)
             raise ValueError(
@@ -233,6 +237,15 @@ def data_files(path: str) -> list[tuple[Store, str]]:
     return _usable([(store, name) for name in found])
 
 
+def is_damage(error: Exception) -> bool:
+    """Does an error say that a file is broken: a disk that fails gives a number, and a store a type
+    of its own.
+    """
+    if isinstance(error, OSError):
+        return type(error) is OSError and error.errno is None
+    return isinstance(error, pa.ArrowInvalid | pa.ArrowNotImplementedError)
+
+
 def is_parquet(name: str) -> bool:
     """Is a file taken for Parquet by its ending."""
     return PARQUET.search(name) is not None
@@ -250,8 +263,8 @@ def _usable(files: list[tuple[Store, str]]) -> list[tuple[Store, str]]:
             store.url(name).encode()
         except UnicodeEncodeError:
             raise ValueError(
-                f"expected file names in UTF-8 at {printable(store.uri)}, got {printable(name)}:"
-                " rename the file"
+                "expected names of files and folders in UTF-8, got"
+                f" {printable(store.url(name))}: rename it"
             ) from None
         except BadPath:
             raise ValueError(

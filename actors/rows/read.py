@@ -21,6 +21,7 @@ from storage.records import Shard
 from storage.schema import row_id
 
 T = TypeVar("T")
+TRAIN = "train"  # of the column `data.split`: what is learnt from; all other values hold out
 LOOK = 16  # rows of which one must have its image where the data give paths
 # what pyarrow raises on values that Python has not
 UNREADABLE = (ValueError, OverflowError, LookupError, pa.ArrowException)

@@ -34,6 +34,7 @@ from storage.schema import holds_images
 PLACES, EACH = 16, 6  # the sample of images: so many places over the data, so many rows at each
 FACTS, FACTS_EACH = 40, 500  # labels, splits and ids cost little: more of them
 ORIENTATION = 0x0112  # EXIF tag
+FORM = ("image: neither", "image mode")  # reasons of `decode` that another format mends
 LOST = ""  # in a row's cells: why the row cannot be read
 
 
@@ -192,8 +193,9 @@ def _types(there: dict[str, str], schema: pa.Schema, first: Shard) -> Iterator[F
 
 def _label_type(kind: pa.DataType) -> bool:
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
-    whole = pa.types.is_boolean(value) or pa.types.is_integer(value)
-    return whole or meaning(value) in ("text", "null")
+    if pa.types.is_floating(value) or pa.types.is_struct(value):
+        return False
+    return meaning(value) in ("number", "text", "bytes", "null")
 
 
 def _decoded(
@@ -220,12 +222,11 @@ def _decoded(
             sizes[header.size] += 1
             lying += header.getexif().get(ORIENTATION, 1) != 1
     width, height = sides(data.size)
+    form = any(reason.startswith(FORM) for reason in bad)
+    hint = "`prepare images --convert` makes RGB of other formats and modes" if form else ""
     if not images:
-        found.append(
-            problem(
-                "images", f"none of {len(cells)} sampled rows can be used: {format_commonest(bad)}"
-            )
-        )
+        text = f"none of {len(cells)} sampled rows can be used: {format_commonest(bad)}"
+        found.append(problem("images", text, hint))
         return np.zeros((0, height, width, 3), dtype=np.uint8), records
     good = f"{len(images)} of {len(cells)} sampled rows decode, {_sizes(sizes)} to {width}x{height}"
     found.append(ok("images", good + (f" by the crop {list(data.crop)}" if data.crop else "")))
@@ -235,7 +236,8 @@ def _decoded(
             f"{bad.total()} of {len(cells)} sampled rows would be quarantined, {share * rows:,.0f}"
             " or so in all: "
         )
-        found.append((problem if share > 0.5 else warning)("images", text + format_commonest(bad)))
+        level = problem if share > 0.5 else warning
+        found.append(level("images", text + format_commonest(bad), hint))
     if lying:
         found.append(
             warning(
@@ -310,7 +312,7 @@ def _facts(facts: dict[str, list[Any]], config: RunConfig) -> Iterator[Finding]:
             yield warning(
                 "data.split", f"{splits['None']} rows have none and are in no augmentation set"
             )
-    if not set(config.augment.splits) & set(splits):
+    if splits and not set(config.augment.splits) & set(splits):
         wanted, got = (
             ", ".join(config.augment.splits),
             ", ".join(splits) if data.split else "no split",

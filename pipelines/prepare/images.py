@@ -85,7 +85,7 @@ def images(
             f"expected at least 2 classes in {what}, got {', '.join(classes) or 'none'}"
         )
     if not classes:
-        notes.append(f"no folders of classes in {folder}: the rows have no label")
+        notes.append(f"no folders of classes in {printable(str(folder))}: the rows have no label")
     kinds: dict[str, Kind] = {
         name: "bool" if all(item.further[name].lower() in TRUTH for item in items) else "string"
         for name in items[0].further

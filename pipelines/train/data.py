@@ -13,14 +13,12 @@ from torch import Tensor
 
 from actors.rows.files import bytes_of, expect_bytes, with_files
 from actors.rows.masks import mask_of
-from actors.rows.read import cells_of, split_column
+from actors.rows.read import TRAIN, cells_of, split_column
 from actors.rows.targets import BadTarget, class_index
 from configs.schema import ImageData, TrainConfig
 from configs.strict import UserError
 from storage.codec import BadRow, decode
 from storage.plan import iterate_shard, plan_shards
-
-TRAIN = "train"  # of the column `data.split`: all other values hold out
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import inspect
 import shlex
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from counterfactory.models.wrapping.weights import fill, read_weights
 from pipelines.train import card as train_card
 from pipelines.train.data import load, with_holdout
 from pipelines.train.trainer import Log, Trainer, part_of, say
+from storage.columns import from_folders
 from storage.inputs import first_schema
 from storage.uri import split_url
 
@@ -46,10 +48,8 @@ def train(config: TrainConfig, log: Log = say) -> Path | str:
     trainer = trainer_of(config, device, log)
     columns, start = trainer.columns(), initial_weights(config)
     samples = load(config.data, columns, log)
-    if config.classes and config.data.label in columns:
-        schema = first_schema(config.data.path)
-        if bad := contradiction(schema, config.data.label, config.classes):
-            log(f"warning: data.label: {bad}")
+    for note in notes_on(config, columns):
+        log(note)
     labels = trainer.targets(samples)
     log(
         f"{config.name}: {len(samples):,} rows read, {config.steps:,} steps of {config.batch} on"
@@ -88,6 +88,16 @@ def train(config: TrainConfig, log: Log = say) -> Path | str:
         f" {out.with_suffix('.yaml').name}"
     )
     return out
+
+
+def notes_on(config: TrainConfig, columns: list[str]) -> Iterator[str]:
+    """What the user should know of the columns that training reads."""
+    data, schema = config.data, first_schema(config.data.path)
+    for name in {*columns, data.split} & {*from_folders(schema)}:
+        yield f"{name}: read from the folders' names, {name}=..."
+    if config.classes and data.label in columns:
+        bad = contradiction(schema, data.label, config.classes)
+        yield from [f"warning: data.label: {bad}"] if bad else []
 
 
 def trainer_of(config: TrainConfig, device: torch.device = CPU, log: Log = say) -> Trainer:

@@ -106,6 +106,27 @@ def test_a_field_of_a_struct_is_a_column(tmp_path: Path) -> None:
             rows(tmp_path, [missing])
 
 
+def test_a_field_of_a_struct_may_be_null_in_the_first_file(tmp_path: Path) -> None:
+    for name, cells in {
+        "a": pa.nulls(1),
+        "b": pa.array([{"x": None}]),
+        "c": pa.array([{"x": {"y": 3}}]),
+    }.items():
+        pq.write_table(pa.table({"s": cells, "n": [1]}), tmp_path / f"{name}.parquet")
+    assert [row["s.x.y"] for row in rows(tmp_path, ["s.x.y", "n"])] == [None, None, 3]
+    assert [row["s"] for row in rows(tmp_path, ["s.x.y", "s"])][2] == {"x": {"y": 3}}
+    _, schema = read_footers(str(tmp_path), None, ["s.x.y"])
+    assert type_of(schema, "s.x.y") == pa.int64()
+
+
+def test_a_columns_name_that_is_not_utf8_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"n": [1], "bbbb": [1]}), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"bbbb", b"\xff\xfe\xff\xfe"))
+    with pytest.raises(ValueError, match=r"a\.parquet: expected names of columns in UTF-8"):
+        rows(tmp_path, ["n"])
+
+
 def test_folders_named_key_value_are_columns(tmp_path: Path) -> None:
     for value, numbers in {
         "not smiling": [1, 2],

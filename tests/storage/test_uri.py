@@ -208,8 +208,14 @@ def test_files_that_are_not_parquet_by_name_are_spoken_of(store: Store) -> None:
 
 def test_a_name_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"caf\xe9.parquet")).write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"expected file names in UTF-8 at .*, got caf\\xe9.parq"):
+    with pytest.raises(
+        ValueError, match=r"names of files and .*, got /.*/caf\\xe9.parquet: rename"
+    ):
         data_files(str(tmp_path))
+    (tmp_path / os.fsdecode(b"\xe9")).mkdir()
+    (tmp_path / os.fsdecode(b"\xe9") / "x.parquet").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"got /.*/\\xe9/x.parquet: rename"):
+        data_files(str(tmp_path / os.fsdecode(b"\xe9")))
 
 
 def test_a_key_with_an_empty_part_is_named(s3_folder: str) -> None:

@@ -1,5 +1,6 @@
 """Which class a row should flip to, and which rows cannot."""
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -16,12 +17,32 @@ def rule(**given: Any) -> TargetConfig:
     return TargetConfig(**given)
 
 
-@pytest.mark.parametrize(("value", "index"), [(True, 1), (False, 0), (2, 2), ("fox", 2), (1.0, 1)])
+@pytest.mark.parametrize(
+    ("value", "index"),
+    [(True, 1), (False, 0), (2, 2), ("fox", 2), (1.0, 1), (b"fox", 2), (Decimal("2.00"), 2)],
+)
 def test_labels_may_be_bool_index_or_name(value: Any, index: int) -> None:
     assert class_index(value, CLASSES, "label") == index
 
 
-@pytest.mark.parametrize("value", [None, float("nan"), 3, -1, "wolf", 0.5, ""])
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        float("nan"),
+        3,
+        -1,
+        "wolf",
+        0.5,
+        "",
+        b"\xff",
+        Decimal("0.5"),
+        Decimal("Infinity"),
+        Decimal(10**30),
+        float("inf"),
+        [1],
+    ],
+)
 def test_other_labels_are_reasons(value: Any) -> None:
     with pytest.raises(BadTarget, match="its label"):
         class_index(value, CLASSES, "label")

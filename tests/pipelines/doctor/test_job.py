@@ -5,6 +5,7 @@ else.
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
@@ -544,3 +546,18 @@ def test_rows_with_values_that_python_has_not_are_counted(
     told = found(findings, "images", "warning")
     assert "1 of 64 sampled rows would be quarantined" in told
     assert "its 'at' (date32[day]) cannot be read" in told
+
+
+def test_images_of_other_formats_have_a_hint(make: Make, data: Path, tmp_path: Path) -> None:
+    table = pq.read_table(data)
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(out, "BMP")
+    cells = [{"bytes": out.getvalue(), "path": None}] * len(table)
+    at = table.schema.get_field_index("image")
+    images = pa.array(cells, table.schema.field("image").type)
+    pq.write_table(
+        table.set_column(at, table.schema.field("image"), images), tmp_path / "x.parquet"
+    )
+    findings = doctor(make(data__path=str(tmp_path / "x.parquet")))
+    told = found(findings, "images", "problem")
+    assert told.endswith("(64): `prepare images --convert` makes RGB of other formats and modes")

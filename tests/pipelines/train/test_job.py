@@ -242,6 +242,22 @@ def test_reversed_classes_are_told(data: Path, tmp_path: Path) -> None:
     assert any("warning: data.label: 'Smiling' is bool, and False is" in line for line in lines)
 
 
+def test_columns_in_the_folders_names_are_learnt_and_told(data: Path, tmp_path: Path) -> None:
+    table = pq.read_table(data).drop_columns(["Smiling"])
+    for at, (smiling, part) in enumerate((("0", "train"), ("1", "train"), ("1", "test"))):
+        folder = tmp_path / "in" / f"Smiling={smiling}" / f"part={part}"
+        folder.mkdir(parents=True)
+        pq.write_table(table.slice(13 * at, 13), folder / "a.parquet")
+    lines: list[str] = []
+    source = {"path": str(tmp_path / "in"), "size": 32, "label": "Smiling", "split": "part"}
+    raw = config("classifier", data, tmp_path / "x.safetensors").model_dump()
+    out = train(check(TrainConfig, {**raw, "data": source, "holdout": None}, "test"), lines.append)
+    for name in ("Smiling", "part"):
+        assert f"{name}: read from the folders' names, {name}=..." in lines
+    card = yaml.safe_load(Path(out).with_suffix(".yaml").read_text())
+    assert card["holdout"]["rows"] == 13
+
+
 def test_rows_are_a_slice_over_all_files(data: Path) -> None:
     source = config("classifier", data, Path("x")).data
     whole = load(source.model_copy(update={"rows": None}), ["Smiling"], lambda _: None)
