@@ -3,6 +3,7 @@ nothing is written."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,7 +36,9 @@ def doctor(config: RunConfig) -> list[Finding]:
         torch.set_num_threads(config.engine.threads)
     oracle = config.models.get("oracle")
     found, sample = check_data(config, oracle.classes if oracle else [])
+    started = time.perf_counter()
     more, loaded = load_each(config, device)
+    loads = time.perf_counter() - started
     found += more
     classifier = loaded.get("classifier")
     classes = list(
@@ -52,7 +55,7 @@ def doctor(config: RunConfig) -> list[Finding]:
         found += _check_models(config, loaded, sample)
         found += check_networks(loaded, sample.tensor())
     found += check_metrics(config)
-    found += check_method(config, loaded, classes, sample, workers(config))
+    found += check_method(config, loaded, classes, sample, workers(config), loads)
     size = sum(
         t.numel() * t.element_size()
         for m in loaded.values()

@@ -13,6 +13,8 @@ from pipelines.engine.tables import escape_markdown
 from pipelines.engine.terminal import printable
 
 ARROWS = {"higher": "↑", "lower": "↓"}
+# what notes of figures without an interval say where a row is all there is
+OF_ONE_ROW = ("n = 1: no interval", "one row: no interval")
 TEX_ARROWS = {"↑": r"$\uparrow$", "↓": r"$\downarrow$"}
 
 
@@ -106,9 +108,11 @@ def ranks(figures: Sequence[dict[str, Any] | None], better: str | None) -> list[
 
 
 def _can_win(figure: dict[str, Any]) -> bool:
-    """Whether a figure can be compared: one of a single row, without an interval, separates
-    nothing."""
-    return figure["value"] is not None and not (figure["n"] == 1 and figure["low"] is None)
+    """Whether a figure can be compared: one of a single row, which has no interval, separates
+    nothing. (A set's figure may have none by its nature.)
+    """
+    note = figure.get("note", "")
+    return figure["value"] is not None and not any(why in note for why in OF_ONE_ROW)
 
 
 def _overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:

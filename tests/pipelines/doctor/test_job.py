@@ -25,9 +25,9 @@ from configs.strict import check
 from pipelines.doctor import machine as doctor_machine
 from pipelines.doctor.classifier import best_reading, check_classifier
 from pipelines.doctor.data import spread
+from pipelines.doctor.duration import Costs, format_duration, promise
 from pipelines.doctor.finding import Finding
 from pipelines.doctor.job import doctor, main
-from pipelines.doctor.method import format_duration
 from pipelines.doctor.models import check_autoencoder, check_denoiser, check_oracle
 from pipelines.prepare.shards import write_source
 from pipelines.prepare.source import Row, Source, png
@@ -490,6 +490,39 @@ def test_parts_are_spread_over_all_files() -> None:
     assert all(p.start == p.offset - {"a": 0, "b": 50, "c": 250}[p.file] for p in parts)
     assert parts[-1].rows == 5
     assert list(spread(shards, 60, 5)) == shards
+
+
+def test_the_time_is_that_of_the_whole_command(make: Make) -> None:
+    config = make()
+    text = found(doctor(config), "time", "ok")
+    parts = re.fullmatch(
+        r"ok +time: about (\d+) s for 64 rows on 1 worker: start (\d+) s, generate (\d+) s,"
+        r" score (\d+) s, report and the rest (\d+) s; \d+\.\d\d s a row to generate",
+        text,
+    )
+    assert parts is not None, text
+    whole, *each = map(int, parts.groups())
+    assert abs(whole - sum(each)) <= 2  # rounded
+    assert each[0] >= 1  # Python and torch are imported at least once
+
+
+def test_a_promise_counts_whole_shards_starts_and_the_flops_of_single_rows(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    costs = Costs(imports=3, loads=2, row=1, score=0.5, pictures=0.1, count=7)
+    config = make(engine={"kind": "local", "shard_rows": 16})
+    told = promise(config, 100, 1, 4, costs)  # 7 shards, two each for the busiest of 4 workers
+    assert (told.start, told.generate) == (3 + 2 * 2, pytest.approx(32 * 1.1))
+    assert told.score == pytest.approx(32 * 0.6 + 4 * 7)  # score.flops_rows is 4
+    assert promise(config, 3, 1, 4, costs).generate == pytest.approx(3 * 1.1)  # one has all rows
+    assert promise(config, 3, 5, 4, costs).score == pytest.approx(3 * 0.6 + 3 * 7)
+    ray = make(engine={"kind": "ray", "shard_rows": 16})
+    started = promise(ray, 100, 1, 4, costs).start
+    assert started > told.start + 2 * 3  # workers import, stage by stage, and Ray starts
+    joined = make(engine={"kind": "ray", "shard_rows": 16, "address": "somewhere:6379"})
+    assert promise(joined, 100, 1, 4, costs).start < started
+    assert told.whole == format_duration(told.start + told.generate + told.score + told.rest)
 
 
 @pytest.mark.parametrize(

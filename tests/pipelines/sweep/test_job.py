@@ -179,7 +179,7 @@ def test_a_cells_mistake_names_the_cell_and_comes_before_any_work(
 def figure(
     value: float | None, low: float | None = None, high: float | None = None
 ) -> dict[str, Any]:
-    return {"value": value, "low": low, "high": high, "n": 12}
+    return {"value": value, "low": low, "high": high}
 
 
 def test_ranks_know_direction_and_ties() -> None:
@@ -195,7 +195,11 @@ def test_ranks_know_direction_and_ties() -> None:
     assert ranks(told, None) == [None] * 5
     assert ranks([figure(1.0), figure(2.0), figure(None)], "lower") == [1, 2, None]
     assert ranks([figure(1.0)], "lower") == [None]
-    alone = [{**figure(0.2), "n": 1}, figure(0.4, 0.3, 0.5), figure(0.9, 0.8, 1.0)]
+    alone = [
+        {**figure(0.2), "note": "n = 1: no interval"},
+        figure(0.4, 0.3, 0.5),
+        figure(0.9, 0.8, 1.0),
+    ]
     assert ranks(alone, "lower") == [None, 1, 2]  # one row without an interval wins nothing
 
 
