@@ -15,14 +15,18 @@ from counterfactory.models.wrapping.split import LAST, head_of, last_maps, layer
 Forward = Callable[..., Any]
 
 
-def resize(images: Tensor, size: int | None) -> Tensor:
-    """Images (B,3,H,W) at size x size, bilinear, antialiased where they shrink; as they are where
-    size is None or theirs."""
+def resize(images: Tensor, size: int | None, resample: str = "bilinear") -> Tensor:
+    """Images (B,3,H,W) at size x size, as they are where size is None or theirs.
+
+    resample: bilinear or bicubic, antialiased where images shrink, as PIL has it; or nearest.
+    """
     if size is None or images.shape[-2:] == (size, size):
         return images
+    if resample == "nearest":
+        return F.interpolate(images, (size, size), mode="nearest-exact")
     shrinks = images.shape[-1] > size or images.shape[-2] > size
     return F.interpolate(
-        images, (size, size), mode="bilinear", align_corners=False, antialias=shrinks
+        images, (size, size), mode=resample, align_corners=False, antialias=shrinks
     )
 
 
@@ -57,6 +61,7 @@ class Normalised(nn.Module):
     std: Tensor
 
     layer: str | None = None
+    resample: str = "bilinear"  # how images get the network's size
 
     def __init__(
         self, network: nn.Module, *, size: int | None, mean: Sequence[float], std: Sequence[float]
@@ -68,7 +73,7 @@ class Normalised(nn.Module):
 
     def prepare(self, images: Tensor) -> Tensor:
         """What the network itself sees of images (B,3,H,W) in [0,1]."""
-        return (resize(images, self.size) - self.mean) / self.std
+        return (resize(images, self.size, self.resample) - self.mean) / self.std
 
     def features(self, images: Tensor) -> Tensor:
         """Penultimate features (B,F): what goes into `layer`, else what the network's own method
