@@ -107,6 +107,8 @@ def wrap(
     made: nn.Module = wrapper(network, **{name: given[name] for name in takes if name in given})
     if isinstance(made, Normalised):
         made.resample = found.get("resample") or "bilinear"
+        made.channels = spec.get("channels") or made.channels
+        made.expect_one_norm()
     made.notes = tuple(notes)  # type: ignore[assignment]  # torch's stub knows tensors and modules
     return made
 
