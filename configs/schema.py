@@ -103,6 +103,8 @@ class ModelConfig(Strict):
     output: int | None = None  # sigmoid: which output is the decision, where there are several
     # input side the network wants; images are resized to it inside the wrapper
     size: Count | None = None
+    # Of the network's input; images become gray for 1. Default: what its first layer takes.
+    channels: Literal[1, 3] | None = None
     mean: list[float] = []  # per channel, in [0,1] scale; empty: no normalisation
     std: list[float] = []
     # The layer whose input is the features (role features), or the penultimate features (role

@@ -16,7 +16,13 @@ from counterfactory.methods.contract import ImageAnswers, ImageQueries, Method, 
 from counterfactory.models.interfaces import Classifier
 from counterfactory.models.wrapping.load import wrap
 from counterfactory.models.wrapping.shape import Shape, Shaped
-from counterfactory.models.wrapping.wrap import ClassifierWrapper, DenoiserWrapper, scores_of
+from counterfactory.models.wrapping.wrap import (
+    ClassifierWrapper,
+    DenoiserWrapper,
+    channels_of,
+    gray,
+    scores_of,
+)
 
 Images = Tensor | NDArray[np.uint8]
 Target = str | int | Sequence[int] | Tensor
@@ -109,7 +115,8 @@ def _classifier(network: nn.Module, one: Tensor, classes: Sequence[str] | None) 
     if isinstance(network, ClassifierWrapper):
         return network
     with torch.no_grad():
-        outputs = scores_of(network(one)).shape[1]
+        shown = gray(one) if channels_of(network) == 1 else one
+        outputs = scores_of(network(shown)).shape[1]
     named = getattr(getattr(network, "config", None), "id2label", None) or {}
     count = max(outputs, 2)
     known = (

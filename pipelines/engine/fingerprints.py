@@ -91,5 +91,5 @@ def model_fingerprint(config: RunConfig, name: str, digest: str) -> str:
         {"target"} if digest != "none" else set()
     )
     # settings younger than many a run count where they are set
-    left |= {setting for setting in ("entry",) if getattr(spec, setting) is None}
+    left |= {setting for setting in ("entry", "channels") if getattr(spec, setting) is None}
     return fingerprint([digest, spec.model_dump(exclude=left)])

@@ -306,6 +306,47 @@ def test_outputs_that_are_probabilities_already(data: Path) -> None:
     assert predicted.tolist() == [0, 1] * 4
 
 
+class Sees(nn.Module):
+    """Bright from dark, whatever else it does."""
+
+    classes = ("dark", "bright")
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.how == "alone" and len(x) > 1:
+            raise RuntimeError("shape '[1, 192]' is invalid")
+        logit = 40 * (x.mean((1, 2, 3)) - 0.5)
+        if self.how == "dropout":
+            logit = nn.functional.dropout(logit, 0.5)
+        if self.how == "batch norm":
+            logit = logit - 0.5 * logit.mean()
+        if self.how == "counts":
+            logit = logit + 3 * (len(x) > 1)
+        return torch.stack([torch.zeros_like(logit), logit], 1)
+
+
+@pytest.mark.parametrize(
+    ("how", "level", "text"),
+    [
+        ("dropout", "problem", "another answer to the same image when asked again"),
+        ("batch norm", "problem", "another answer to an image alone than among others"),
+        ("counts", "problem", "another answer to an image alone than repeated"),
+        ("alone", "warning", "it takes one image at a time"),
+        ("", "ok", "right on 100%"),
+    ],
+)
+def test_an_image_gets_one_answer_alone_and_among_others(how: str, level: str, text: str) -> None:
+    torch.manual_seed(0)
+    images = 0.3 + torch.tensor([0.0, 0.4] * 4).view(8, 1, 1, 1).expand(8, 3, 8, 8)
+    findings, _ = check_classifier("models.classifier", Sees(how), images, [0, 1] * 4)
+    assert text in found(findings, "models.classifier", level)
+    problems = [finding for finding in findings if finding.level == "problem"]
+    assert len(problems) == (level == "problem")
+
+
 def test_blue_green_red_is_guessed() -> None:
     class Red(nn.Module):
         classes = ("no", "red")
