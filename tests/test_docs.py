@@ -12,7 +12,9 @@ import pytest
 
 from actors.score import SCORES
 from configs.schema import load_run
+from pipelines.augment.parts import schema_of
 from pipelines.cli import parser
+from pipelines.judge.job import ANSWERS
 from storage.schema import ATTRIBUTIONS, COUNTERFACTUALS
 
 ROOT = Path(__file__).parents[1]
@@ -112,7 +114,13 @@ def test_the_check_of_commands_finds_a_wrong_one() -> None:
 
 @pytest.mark.parametrize(
     ("heading", "schema"),
-    [("Counterfactuals", COUNTERFACTUALS), ("Scores", SCORES), ("Attributions", ATTRIBUTIONS)],
+    [
+        ("Counterfactuals", COUNTERFACTUALS),
+        ("Scores", SCORES),
+        ("Attributions", ATTRIBUTIONS),
+        ("Augmentation set", schema_of([])),
+        ("Judge", ANSWERS),
+    ],
 )
 def test_the_schema_page_has_every_column_and_no_other(heading: str, schema: pa.Schema) -> None:
     text = (ROOT / "docs" / "schema.md").read_text()
