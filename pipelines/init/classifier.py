@@ -23,7 +23,7 @@ from configs.schema import ImageData, ModelConfig
 from configs.strict import UserError, check, expand, presets
 from counterfactory.models.wrapping.wrap import scores_of
 from pipelines.doctor.classifier import NORMALISATIONS, Statistics, in_batches
-from pipelines.init.data import LABELS, Found, Label, usual_rank
+from pipelines.init.data import LABELS, NAMES, Found, Label, usual_rank
 from storage.codec import BadRow, decode
 
 SIDES = (
@@ -102,14 +102,20 @@ def look_at_classifier(
     count = max(outputs, 2)
     if outputs == 1:
         spec["head"], notes["head"] = "sigmoid", "it has one output"
-    fitting = [label for label in data.labels if len(label.classes) == count]
+    fitting = [
+        label
+        for label in data.labels
+        if (label.fits(names) if names else len(label.classes) == count)
+    ]
     readings: Sequence[Statistics] = (
         [("", spec["mean"], spec["std"])] if "mean" in spec else NORMALISATIONS
     )
     tried = []
     for text, mean, std in readings:
         read = {**spec, "classes": names or _numbered(count), "mean": mean, "std": std}
-        tried.append((compare(in_batches(load(read), images), rows, fitting), text, mean, std))
+        tried.append(
+            (compare(in_batches(load(read), images), rows, fitting, names), text, mean, std)
+        )
     best, text, mean, std = max(tried, key=lambda one: one[0].share)
     if "mean" not in spec:
         spec |= {"mean": mean, "std": std}
@@ -164,13 +170,18 @@ def draft(given: str, weights: str | None, settings: dict[str, Any]) -> dict[str
     raise UserError(f"--classifier: expected {KINDS}, got {given!r}, {got}")
 
 
-def compare(scores: Tensor, rows: Sequence[Row], labels: Sequence[Label]) -> Agreement:
-    """The label that the largest scores, of (n,K), hit best; of usual names the likeliest alone."""
+def compare(
+    scores: Tensor, rows: Sequence[Row], labels: Sequence[Label], names: Sequence[str]
+) -> Agreement:
+    """The label that the largest scores, of (n,K), hit best; of usual names the likeliest alone.
+
+    names: of the outputs; where none are known, the label's own, in the order that hits best.
+    """
     usual = [label for label in labels if usual_rank(label.column) < len(LABELS)]
     predicted = scores.argmax(1).tolist()
     best = Agreement()
     for label in usual[:1] or labels:
-        truths = [label.index(row[label.column]) for row in rows]
+        truths = [label.index(row[label.column], names or label.classes) for row in rows]
         known = [(place, truth) for place, truth in enumerate(truths) if truth is not None]
         if not known:
             continue
@@ -180,7 +191,7 @@ def compare(scores: Tensor, rows: Sequence[Row], labels: Sequence[Label]) -> Agr
             for output in range(len(label.classes))
         ]
         meant = [vote.most_common(1)[0][0] if vote else output for output, vote in enumerate(votes)]
-        if label.kind == "names" and len(set(meant)) == len(meant):
+        if label.kind == NAMES and not names and len(set(meant)) == len(meant):
             other = _share([meant[output] for output in predicted], known)
             if other > share + CLEARLY:
                 share, order = other, [label.classes[output] for output in meant]
@@ -210,8 +221,8 @@ def _known(given: str, images: Tensor, rows: list[Row], data: Found) -> Reading:
     if spec.role != "classifier":
         raise UserError(f"--classifier: expected a model of the role classifier, got {spec.role}")
     model = load(spec.model_dump())
-    labels = [label for label in data.labels if len(label.classes) == len(model.classes)]
-    found = compare(in_batches(model, images), rows, labels)
+    labels = [label for label in data.labels if label.fits(model.classes)]
+    found = compare(in_batches(model, images), rows, labels, model.classes)
     notes = {"classifier": str(found)} if found.label else {}
     return Reading(given, list(model.classes), spec.given, found.label, notes)
 

@@ -25,6 +25,7 @@ from storage.uri import data_files
 LABELS = ("label", "labels", "class", "target", "category", "y")  # usual names, the likeliest first
 IDS = ("id", "image_id", "uuid", "key", "file", "file_name", "filename", "path", "name")
 SPLITS = ("train", "val", "valid", "validation", "test", "dev")
+TRUTH, INDICES, NAMES = "true or false", "indices", "names"  # kinds of labels
 MOST_CLASSES = 1000
 UNIQUE_ROWS = 1_000_000  # ids of a larger data set are not all compared
 LARGEST = 256  # px: a working size above it is the user's choice
@@ -41,11 +42,19 @@ class Label:
     counts: Counter[str]
     kind: str
 
-    def index(self, value: object) -> int | None:
-        """The class of a cell; None where there is none."""
+    def fits(self, names: Sequence[str]) -> bool:
+        """Whether its cells mean classes of a classifier with these names, as a run reads them."""
+        if self.kind == NAMES:
+            return set(self.classes) <= set(names)
+        if len(self.classes) == len(names):
+            return True
+        return self.kind == INDICES and self.classes == list(names[: len(self.classes)])
+
+    def index(self, value: object, names: Sequence[str]) -> int | None:
+        """The class that a cell means among these names; None where there is none."""
         if isinstance(value, bool | int):
-            return int(value) if int(value) < len(self.classes) else None
-        return self.classes.index(value) if value in self.classes else None
+            return int(value) if int(value) < len(names) else None
+        return list(names).index(str(value)) if value in names else None
 
 
 @dataclass(frozen=True)
@@ -196,14 +205,14 @@ def _label(name: str, cells: list[Any], named: list[str] | None) -> Label | None
     if not values or len(distinct) > min(MOST_CLASSES, len(values) / 2):
         return None
     if isinstance(values[0], bool):
-        kind, classes = "true or false", [f"not {name}", name]
+        kind, classes = TRUTH, [f"not {name}", name]
     elif isinstance(values[0], int):
         if min(distinct) < 0 or max(distinct) >= MOST_CLASSES:
             return None
-        kind, classes = "indices", named or [str(i) for i in range(max(distinct) + 1)]
+        kind, classes = INDICES, named or [str(i) for i in range(max(distinct) + 1)]
     else:
         numbers = all(value.isdecimal() for value in distinct)
-        kind, classes = "names", sorted(distinct, key=int if numbers else None)
+        kind, classes = NAMES, sorted(distinct, key=int if numbers else None)
     if len(classes) < 2 or (isinstance(values[0], int) and max(distinct) >= len(classes)):
         return None
     shown = (classes[int(v)] if isinstance(v, int) else v for v in values)

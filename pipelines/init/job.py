@@ -39,6 +39,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="a preset, YAML file, class, Hugging Face folder, .onnx file or archive",
     )
+    parser.add_argument(
+        "--labels",
+        metavar="CSV",
+        help="of a folder of images: columns file, label and further ones",
+    )
     parser.add_argument("--weights", metavar="FILE", help="the weights of a class")
     parser.add_argument("--label", metavar="COLUMN", help="the label's column (default: found)")
     parser.add_argument(
@@ -68,6 +73,7 @@ def main(args: argparse.Namespace) -> int:
         args.classifier,
         weights=args.weights,
         label=args.label,
+        labels=args.labels,
         method=args.method,
         name=args.name,
         settings=settings,
@@ -82,6 +88,7 @@ def init(
     *,
     weights: str | None = None,
     label: str | None = None,
+    labels: str | None = None,
     method: str = METHOD,
     name: str = "audit",
     settings: dict[str, Any] | None = None,
@@ -104,7 +111,10 @@ def init(
             raise UserError(
                 f"expected no file {file}, got one: move it away or give another --name"
             )
-    found = look_at_data(prepared(data) if is_image_folder(data) else data, label)
+    images = is_image_folder(data)
+    if labels is not None and not images:
+        raise UserError(f"--labels: expected it with a folder of images, got {data}")
+    found = look_at_data(prepared(data, labels) if images else data, label)
     size = found.side(STEP, LARGEST) if trained else found.side(1, WHOLE)
     reading = look_at_classifier(classifier, weights, settings or {}, found, size)
     raw, notes = run_config(name, method, found, reading, size)
@@ -146,7 +156,7 @@ def method_of(preset: str) -> tuple[Any, list[str]]:
     return method, [need for need in method.needs if need in TRAINED]
 
 
-def prepared(folder: str) -> str:
+def prepared(folder: str, labels: str | None) -> str:
     """The Parquet that a folder of images is written as, data/NAME in the current folder."""
     from pipelines.prepare.job import prepare_images
 
@@ -154,7 +164,9 @@ def prepared(folder: str) -> str:
     if out.resolve() == place.resolve():
         out = out.with_name(f"{out.name}-parquet")
     try:
-        prepare_images(str(out), folder=place, convert=True)
+        prepare_images(
+            str(out), folder=place, labels=Path(labels) if labels else None, convert=True
+        )
     except (ValueError, OSError) as error:
         raise UserError(f"--data: {' '.join(str(error).split())}") from None
     return str(out)
@@ -164,9 +176,14 @@ def run_config(
     name: str, method: str, found: Found, reading: Reading, size: int
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The run's settings, and what is said of them, by their dotted names."""
-    label = reading.label or next(iter(found.labels), None)
-    if label is not None and len(label.classes) > len(reading.classes):
-        label = None
+    label, lacks = reading.label, []
+    if label is None:
+        first = "".join(f"{one.column} ({commonest(one.counts)})" for one in found.labels[:1])
+        lacks.append(
+            f"no label: {first} has other classes than the classifier" if first else "no label"
+        )
+    if found.id is None:
+        lacks.append("no column of distinct ids, so they are made from content")
     (width, height), images = found.sizes.most_common(1)[0]
     data = {
         "path": found.path,
@@ -179,10 +196,9 @@ def run_config(
     notes = {
         "data.path": f"{found.rows:,} rows in {found.files} files; columns:"
         f" {', '.join(found.columns)}",
-        "data.label": f"{label.kind}; {commonest(label.counts)}"
-        if label
-        else "no column of classes",
-        "data.id": "all distinct" if found.id else "no column of distinct ids: made from content",
+        "data": "; ".join(lacks),
+        "data.label": f"{label.kind}; {commonest(label.counts)}" if label else "",
+        "data.id": "all distinct",
         "data.split": commonest(found.splits)
         if found.split
         else "no column says it: every row is one of training",
@@ -214,8 +230,10 @@ def training(need: str, found: Found, size: int) -> str:
     raw = read_preset("train", preset)
     whole = {"path": found.path, "image": found.image, "size": size}
     parts = {split: f"{found.path}/{split}-*.parquet" for split in found.split_files}
+    from pipelines.init.data import NAMES
+
     attributes = [
-        label.column for label in found.labels if len(label.classes) == 2 and label.kind != "names"
+        label.column for label in found.labels if len(label.classes) == 2 and label.kind != NAMES
     ]
     raw |= {"name": name, "out": f"models/{name}.safetensors", "data": whole}
     raw.pop("holdout", None)
@@ -245,9 +263,8 @@ def training(need: str, found: Found, size: int) -> str:
 def describe(found: Found, reading: Reading) -> list[str]:
     """What was found, in lines."""
     lines = [f"data: {found.rows:,} rows, images in `{found.image}`"]
-    if found.labels:
-        label = reading.label or found.labels[0]
-        lines.append(f"label: `{label.column}`, {commonest(label.counts)}")
+    label = reading.label
+    lines.append(f"label: `{label.column}`, {commonest(label.counts)}" if label else "label: none")
     lines.append(f"classifier: {', '.join(reading.classes[:10])}; gives {reading.access}")
     return [*lines, *(f"  {key}: {note}" for key, note in reading.notes.items())]
 

@@ -96,12 +96,15 @@ def test_what_is_written_runs(weights: str, capsys: pytest.CaptureFixture[str]) 
 def test_a_folder_of_images_is_prepared_and_runs(
     weights: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("blue", "red"):
-        Path("photos", name).mkdir(parents=True)
-        for i in range(10):
-            Path("photos", name, f"{i}.png").write_bytes(picture(COLOURS[name], i))
+    Path("photos").mkdir()
+    lines = ["file,label"]
+    for i, name in enumerate(["blue", "red"] * 10):
+        Path("photos", f"{i}.png").write_bytes(picture(COLOURS[name], i))
+        lines.append(f"{i}.png,{name}")
+    Path("kinds.csv").write_text("\n".join(lines))
     settings = ["--set", "order=[2, 0]"]
     command = ["init", "--data", "photos", "--classifier", "brightest.Net", "--weights", weights]
+    settings += ["--labels", "kinds.csv"]
     assert main([*command, *settings]) == 0
     config = load_run("audit.yaml")
     assert config.data.path == "data/photos"
@@ -194,6 +197,36 @@ def test_a_hugging_face_folder_says_how_it_is_read(weights: str, tmp_path: Path)
     assert (model.source, model.size) == ("huggingface", 40)
     assert (model.mean, model.std) == ([0.1] * 3, [0.2] * 3)
     assert model.classes == ["cold", "warm"]
+
+
+def test_a_label_of_other_classes_is_left_out_and_the_run_goes_on(
+    weights: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    channels = [0, 1] * 8
+    data = table(["hot" if c else "cold" for c in channels], channels)
+    init(data, "brightest.Net", weights=weights)
+    config = load_run("audit.yaml")
+    assert config.data.label is None
+    assert config.models["classifier"].classes == ["class 0", "class 1", "class 2"]
+    text = " ".join(Path("audit.yaml").read_text().replace("#", " ").split())
+    assert "no label: kind (cold 8, hot 8 of 16 rows looked at) has other classes" in text
+    assert main(["run", "audit.yaml", "--engine", "local"]) == 0
+    assert "16 counterfactuals from 16 rows" in capsys.readouterr().out
+
+
+def test_names_mean_the_classes_of_these_names(weights: str) -> None:
+    channels = [0, 2] * 8
+    table([["red", "", "blue"][c] for c in channels], channels)
+    spec = {
+        "role": "classifier",
+        "target": "brightest.Net",
+        "weights": weights,
+        "classes": ["red", "green", "blue"],
+    }
+    Path("own.yaml").write_text(yaml.safe_dump(spec))
+    init("rows.parquet", "own.yaml")
+    assert load_run("audit.yaml").data.label == "kind"
+    assert "right on 100% of 16 rows" in Path("audit.yaml").read_text()
 
 
 @pytest.mark.parametrize(
