@@ -96,7 +96,7 @@ def look_at_classifier(
     spec = draft(given, weights, settings)
     names = list(load(spec).classes) if spec["source"] == "huggingface" else []
     notes = {"mean": "from its preprocessor_config.json"} if "mean" in spec else {}
-    side, outputs = _probe(spec, images)
+    side, outputs = _probe(spec, images, (data.side(1), *SIDES))
     if "size" not in spec and side is not None:
         spec["size"], notes["size"] = side, f"it takes no images of {size} px, but of {side}"
     count = max(outputs, 2)
@@ -242,19 +242,21 @@ def _decoded(data: Found, size: int) -> tuple[Tensor, list[Row]]:
     return as_tensor(np.stack(images), CPU), rows
 
 
-def _probe(spec: dict[str, Any], images: Tensor) -> tuple[int | None, int]:
-    """The input side that the network takes, None where it takes the images as they are, and how
-    many outputs it has.
+def _probe(spec: dict[str, Any], images: Tensor, sides: Sequence[int]) -> tuple[int | None, int]:
+    """The first of the input sides that the network takes, None where it takes the images as they
+    are, and how many outputs it has.
     """
     first = ""
-    for side in (spec.get("size"), *SIDES):
+    for side in (spec.get("size"), *sides):
         model = load({**spec, "size": side})
         try:
             with torch.no_grad():
                 scores = scores_of(model.network(model.prepare(images[:2])))
             return side, scores.shape[1]
         except Exception as error:  # a foreign network may raise anything
-            first = first or f"{type(error).__name__}: {' '.join(str(error).split())}"
+            # TorchScript says what failed in its last line
+            last = (str(error).strip().splitlines() or [""])[-1]
+            first = first or f"{type(error).__name__}: {last}"
     raise UserError(f"--classifier: expected a network that takes images, got {first[:400]}")
 
 

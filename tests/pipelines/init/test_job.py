@@ -229,6 +229,17 @@ def test_names_mean_the_classes_of_these_names(weights: str) -> None:
     assert "right on 100% of 16 rows" in Path("audit.yaml").read_text()
 
 
+def test_the_images_own_side_is_tried_where_a_generator_needs_another(weights: str) -> None:
+    channels = [0, 1] * 8
+    data = table([c == 0 for c in channels], channels)
+    settings = {"order": [1, 0], "side": 24}
+    init(data, "brightest.Net", weights=weights, settings=settings, method="xgems")
+    config, training = Path("audit.yaml").read_text(), load_train("my-ae.yaml")
+    assert "size: 16" in config  # what an autoencoder can rebuild
+    assert "size: 24" in config  # what the network takes
+    assert training.data.size == 16
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
