@@ -94,7 +94,7 @@ def look_at_data(path: str, label: str | None = None) -> Found:
     """
     try:
         shards, schema = plan_shards(path, shard_rows=2**62, rows=None)
-    except (OSError, ValueError, pa.ArrowException) as error:
+    except (FileNotFoundError, ValueError, pa.ArrowException) as error:
         raise UserError(f"--data: {error}") from None
     images = [column.name for column in schema if holds_images(column.type)]
     if not images:

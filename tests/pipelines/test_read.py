@@ -15,9 +15,11 @@ from PIL import Image
 from configs.strict import UserError
 from pipelines import read
 from pipelines.engine.committed import ATTRIBUTED
+from pipelines.list.made import list_runs
 from pipelines.score.job import score
 from storage.commit import commit_path, commit_shard, read_commits, read_committed
 from storage.schema import ATTRIBUTIONS
+from storage.uri import open_store
 
 
 def test_rows_come_with_their_scores(make_run: Callable[..., Any]) -> None:
@@ -125,3 +127,18 @@ def test_a_ray_dataset_has_the_same_rows(make_run: Callable[..., Any], ray_sessi
     (batch,) = read.dataset(run.store.uri, ["counterfactual", "target"]).iter_batches(batch_size=10)
     assert batch["counterfactual"].shape == (10, 8, 8, 3)
     assert set(batch) == {"counterfactual", "target"}
+
+
+def test_a_run_in_a_bucket_is_read_and_listed(make_run: Callable[..., Any], s3_folder: str) -> None:
+    run = make_run(rows=6, shards=2)
+    score(run.store, run.config)
+    there = open_store(f"{s3_folder}/grid/cell")
+    for path in run.store.list(""):
+        there.write(path, run.store.read(path))
+    columns = ["cf_id", "l1"]
+    rows = read.frame(there.uri, columns)
+    pd.testing.assert_frame_equal(rows, read.frame(run.store.uri, columns))
+    assert all(file.startswith("s3://") for file in read.files(there.uri, "score"))
+    assert [(found["name"], found["rows"]) for found in list_runs(s3_folder)] == [
+        ("grid/cell", "6")
+    ]
