@@ -28,7 +28,7 @@ ONE_STAGE = ("generate", "score", "judge", "augment", "report")
 PURPOSES = {
     "run": ("demo", "run", "sweep", *ONE_STAGE[:2], "attribution", *ONE_STAGE[2:]),
     "look": ("list", "show", "interaction", "verify", "gc"),
-    "prepare": ("prepare", "doctor"),
+    "prepare": ("init", "prepare", "doctor"),
     "extend": ("train", "completion"),
 }
 
@@ -36,6 +36,7 @@ PURPOSES = {
 def parser() -> argparse.ArgumentParser:
     """The commands and their options."""
     from pipelines.elsewhere import job as score_elsewhere
+    from pipelines.init import job as init
     from pipelines.list.job import GROUPS
     from pipelines.prepare import job as prepare
 
@@ -129,6 +130,7 @@ def parser() -> argparse.ArgumentParser:
         help="only files older than this (default %(default)s)",
     )
     gc.add_argument("--delete", action="store_true", help="delete them; AGE must be 1h or more")
+    init.arguments(command("init", "write a config from your data and classifier", _init))
     prepare.arguments(command("prepare", "write a data set as Parquet shards", _prepare))
     train = command("train", "train a network from Parquet", _train)
     trained = "; ".join(f"{name}: {ROLES[name].help}" for name in TRAINED_ROLES)
@@ -323,6 +325,13 @@ def _gc(args: argparse.Namespace) -> int:
 
     print_line(gc(open_store(args.run), older_than=args.older_than, do=args.delete))
     return 0
+
+
+def _init(args: argparse.Namespace) -> int:
+    from pipelines.init.job import main
+
+    code: int = main(args)
+    return code
 
 
 def _prepare(args: argparse.Namespace) -> int:

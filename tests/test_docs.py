@@ -12,7 +12,9 @@ import pytest
 
 from actors.score import SCORES
 from configs.schema import load_run
+from pipelines.augment.parts import schema_of
 from pipelines.cli import parser
+from pipelines.judge.job import ANSWERS
 from storage.schema import ATTRIBUTIONS, COUNTERFACTUALS
 
 ROOT = Path(__file__).parents[1]
@@ -112,7 +114,13 @@ def test_the_check_of_commands_finds_a_wrong_one() -> None:
 
 @pytest.mark.parametrize(
     ("heading", "schema"),
-    [("Counterfactuals", COUNTERFACTUALS), ("Scores", SCORES), ("Attributions", ATTRIBUTIONS)],
+    [
+        ("Counterfactuals", COUNTERFACTUALS),
+        ("Scores", SCORES),
+        ("Attributions", ATTRIBUTIONS),
+        ("Augmentation set", schema_of([])),
+        ("Judge", ANSWERS),
+    ],
 )
 def test_the_schema_page_has_every_column_and_no_other(heading: str, schema: pa.Schema) -> None:
     text = (ROOT / "docs" / "schema.md").read_text()
@@ -134,9 +142,10 @@ def test_every_preset_is_on_the_methods_page() -> None:
     assert sorted(told) == sorted(path.stem for path in (ROOT / "configs/method").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/own-classifier.md"])
-def test_the_configs_of_the_pages_are_valid(page: str, tmp_path: Path) -> None:
-    (text,) = re.findall(r"^```yaml\n(name: .*?)^```", (ROOT / page).read_text(), re.S | re.M)
+def test_the_config_of_the_readme_is_valid(tmp_path: Path) -> None:
+    (text,) = re.findall(
+        r"^```yaml\n(name: .*?)^```", (ROOT / "README.md").read_text(), re.S | re.M
+    )
     (tmp_path / "audit.yaml").write_text(text)
     assert load_run(str(tmp_path / "audit.yaml")).name == "audit"
 

@@ -24,9 +24,11 @@ def list_presets(group: str) -> list[Entry]:
     valid.
     """
     folder, describe = GROUPS[group]
+    # a trained model is described where its training is
+    described = presets(folder) | (presets("train") if group == "models" else {})
     return [
-        {"name": name, **describe(name), "what": first_sentence(path) or "-"}
-        for name, path in presets(folder).items()
+        {"name": name, **describe(name), "what": first_sentence(described[name]) or "-"}
+        for name in presets(folder)
     ]
 
 

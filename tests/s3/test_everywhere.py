@@ -322,6 +322,8 @@ VERBS = {
     "gc": ["gc", "{bucket}/runs/x"],
     "score": ["score", "{bucket}/runs/x"],
     "report": ["report", "{bucket}/runs/x"],
+    "list": ["list", "runs", "--out", "{bucket}/runs"],
+    "init": ["init", "--data", "{bucket}/data", "--classifier", "faces-plain", "--name", "none"],
     "prepare": ["prepare", "digits", "{bucket}/digits"],
     "train data": ["train", "classifier", "faces-second", "--set", "data.path={bucket}/data"],
     "train out": ["train", "classifier", "faces-second", "--set", "out={bucket}/m.safetensors"],

@@ -50,6 +50,7 @@ def test_other_groups_say_what_they_need() -> None:
     assert one("runs", "faces-ace")["method"] == "ace-demo"
     assert one("runs", "faces-ace")["needs"] == "classifier, denoiser, oracle, second"
     assert one("models", "faces-plain")["access"] == "gradient"
+    assert one("models", "faces-plain")["what"].startswith("The plain classifier of the drawn")
     assert one("models", "lpips-alex")["needs"] == "package:lpips"
     assert one("data", "bdd-oia")["data"] == "image 512x256 px"
     assert one("sweeps", "causal-guidance")["runs"] == "12"

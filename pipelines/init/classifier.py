@@ -1,0 +1,286 @@
+"""What a classifier is: its source, input side, outputs, normalisation and classes, found by trying
+it on images of the data.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from actors.modality import as_tensor
+from actors.pinned.load import load_models
+from configs.schema import ImageData, ModelConfig
+from configs.strict import UserError, check, expand, presets
+from counterfactory.models.wrapping.wrap import scores_of
+from pipelines.doctor.classifier import NORMALISATIONS, Statistics, in_batches
+from pipelines.init.data import LABELS, NAMES, Found, Label, usual_rank
+from storage.codec import BadRow, decode
+
+SIDES = (
+    224,
+    256,
+    299,
+    128,
+    96,
+    64,
+    48,
+    32,
+    28,
+    384,
+    512,
+)  # px: tried where the data's does not fit
+TRIED = 64  # images
+CLEARLY = 0.2  # so much more of the labels must another order of the classes hit
+CPU = torch.device("cpu")
+KINDS = (
+    "a preset, a YAML file, a class such as mynets.SmileNet with --weights, a Hugging Face folder,"
+    " an .onnx file, or a torch.export or TorchScript archive"
+)
+ARCHIVES, STATES = (".pt2", ".pt", ".pth", ".ts"), (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a classifier is read.
+
+    model: its settings, or a preset's name; classes: in the order of its outputs; access: what it
+    gives; label: the column that was compared with its predictions; notes: what is said of a
+    setting, by its name.
+    """
+
+    model: str | dict[str, Any]
+    classes: list[str]
+    access: str
+    label: Label | None
+    notes: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well predictions hit a label; order: the classes in the outputs' order, where that is not
+    the label's own.
+    """
+
+    label: Label | None = None
+    share: float = -1.0
+    rows: int = 0
+    order: list[str] | None = None
+
+    def __str__(self) -> str:
+        assert self.label is not None
+        return f"right on {self.share:.0%} of {self.rows} rows by the column {self.label.column}"
+
+
+def look_at_classifier(
+    given: str, weights: str | None, settings: dict[str, Any], data: Found, size: int
+) -> Reading:
+    """Try a classifier on images of the data at a working size.
+
+    given: one of KINDS; settings: arguments of its class. UserError where it cannot be loaded, or
+    takes images of no side.
+    """
+    images, rows = _decoded(data, size)
+    if given.endswith((".yaml", ".yml")) or given in presets("model"):
+        return _known(given, images, rows, data)
+    spec = draft(given, weights, settings)
+    names = list(load(spec).classes) if spec["source"] == "huggingface" else []
+    notes = {"mean": "from its preprocessor_config.json"} if "mean" in spec else {}
+    side, outputs = _probe(spec, images, (data.side(1), *SIDES))
+    if "size" not in spec and side is not None:
+        spec["size"], notes["size"] = side, f"it takes no images of {size} px, but of {side}"
+    count = max(outputs, 2)
+    if outputs == 1:
+        spec["head"], notes["head"] = "sigmoid", "it has one output"
+    fitting = [
+        label
+        for label in data.labels
+        if (label.fits(names) if names else len(label.classes) == count)
+    ]
+    readings: Sequence[Statistics] = (
+        [("", spec["mean"], spec["std"])] if "mean" in spec else NORMALISATIONS
+    )
+    tried = []
+    for text, mean, std in readings:
+        read = {**spec, "classes": names or _numbered(count), "mean": mean, "std": std}
+        tried.append(
+            (compare(in_batches(load(read), images), rows, fitting, names), text, mean, std)
+        )
+    best, text, mean, std = max(tried, key=lambda one: one[0].share)
+    if "mean" not in spec:
+        spec |= {"mean": mean, "std": std}
+        alike = [other for found, other, *_ in tried if found.share == best.share and other != text]
+        why = f"{text}: of {len(tried)} usual ones it fits the labels best" + (
+            f", as well as {' and '.join(alike)}" if alike else ""
+        )
+        unknown = "not known, for there are no labels to compare with"
+        notes["mean"] = f"{why if best.label else unknown}: set what it was trained with"
+    if best.label is not None:
+        notes["target"] = str(best)
+    spec["classes"] = (
+        names or best.order or (best.label.classes if best.label else _numbered(count))
+    )
+    if not names:
+        notes["classes"] = (
+            f"{count} outputs: write their names here, in their order"
+            if best.label is None
+            else "in the order that agrees with the labels: check it"
+        )
+    access = check(ModelConfig, spec, given).given
+    return Reading(spec, spec["classes"], access, best.label, notes)
+
+
+def draft(given: str, weights: str | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """The model's settings as far as its files say them; UserError where it is none of KINDS."""
+    path, base = Path(given), {"role": "classifier"}
+    if (path / "config.json").is_file():
+        return {**base, "source": "huggingface", "weights": given, **_preprocessing(path)}
+    if path.is_file():
+        if path.suffix == ".onnx":
+            return {**base, "source": "onnx", "weights": given}
+        spec = {**base, "source": "export", "weights": given}
+        if path.suffix in ARCHIVES and _loads(spec):
+            return spec
+        if path.suffix in STATES:
+            raise UserError(
+                f"--classifier: expected the class of the network beside its weights, got {given}:"
+                f" --classifier mynets.SmileNet --weights {given}"
+            )
+    elif not path.exists() and re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", given):
+        if weights is None:
+            raise UserError(f"--weights: expected the weights of {given}, got none")
+        return {
+            **base,
+            "source": "torch",
+            "target": given,
+            "settings": settings,
+            "weights": weights,
+        }
+    got = "a file of another kind" if path.is_file() else "none of them"
+    raise UserError(f"--classifier: expected {KINDS}, got {given!r}, {got}")
+
+
+def compare(
+    scores: Tensor, rows: Sequence[Row], labels: Sequence[Label], names: Sequence[str]
+) -> Agreement:
+    """The label that the largest scores, of (n,K), hit best; of usual names the likeliest alone.
+
+    names: of the outputs; where none are known, the label's own, in the order that hits best.
+    """
+    usual = [label for label in labels if usual_rank(label.column) < len(LABELS)]
+    predicted = scores.argmax(1).tolist()
+    best = Agreement()
+    for label in usual[:1] or labels:
+        truths = [label.index(row[label.column], names or label.classes) for row in rows]
+        known = [(place, truth) for place, truth in enumerate(truths) if truth is not None]
+        if not known:
+            continue
+        share, order = _share(predicted, known), None
+        votes = [
+            Counter(truth for place, truth in known if predicted[place] == output)
+            for output in range(len(label.classes))
+        ]
+        meant = [vote.most_common(1)[0][0] if vote else output for output, vote in enumerate(votes)]
+        if label.kind == NAMES and not names and len(set(meant)) == len(meant):
+            other = _share([meant[output] for output in predicted], known)
+            if other > share + CLEARLY:
+                share, order = other, [label.classes[output] for output in meant]
+        if share > best.share:
+            best = Agreement(label, share, len(known), order)
+    return best
+
+
+def _share(predicted: Sequence[int], known: Sequence[tuple[int, int]]) -> float:
+    return sum(predicted[place] == truth for place, truth in known) / len(known)
+
+
+def load(spec: dict[str, Any]) -> Any:
+    """The classifier; UserError names the option."""
+    whole = spec if spec.get("source") == "huggingface" else {"classes": _numbered(2), **spec}
+    try:
+        plain = check(ModelConfig, whole, "--classifier").model_dump()
+        return load_models({"models": {"classifier": plain}}, ["classifier"], CPU)["classifier"]
+    except UserError as error:
+        text = str(error).removeprefix("models.classifier: ").removeprefix("--classifier: ")
+        raise UserError(f"--classifier: {text}") from None
+
+
+def _known(given: str, images: Tensor, rows: list[Row], data: Found) -> Reading:
+    """The reading of a preset or a YAML file: as it stands, compared with the labels."""
+    spec = check(ModelConfig, expand(given, "model"), given)
+    if spec.role != "classifier":
+        raise UserError(f"--classifier: expected a model of the role classifier, got {spec.role}")
+    model = load(spec.model_dump())
+    labels = [label for label in data.labels if label.fits(model.classes)]
+    found = compare(in_batches(model, images), rows, labels, model.classes)
+    notes = {"classifier": str(found)} if found.label else {}
+    return Reading(given, list(model.classes), spec.given, found.label, notes)
+
+
+def _decoded(data: Found, size: int) -> tuple[Tensor, list[Row]]:
+    """Sampled images (n,3,size,size) in [0,1] and their rows; UserError where there is none."""
+    images, rows = [], []
+    most = ImageData.model_fields["max_pixels"].default
+    for row in data.sample[:: -(-len(data.sample) // TRIED)]:
+        cell = row[data.image]
+        content = cell.get("bytes") if isinstance(cell, dict) else cell
+        with suppress(BadRow):
+            images.append(decode(content, size=size, crop=None, max_pixels=most))
+            rows.append(row)
+    if not images:
+        raise UserError(f"--data: expected images that can be read in {data.path}, got none")
+    return as_tensor(np.stack(images), CPU), rows
+
+
+def _probe(spec: dict[str, Any], images: Tensor, sides: Sequence[int]) -> tuple[int | None, int]:
+    """The first of the input sides that the network takes, None where it takes the images as they
+    are, and how many outputs it has.
+    """
+    first = ""
+    for side in (spec.get("size"), *sides):
+        model = load({**spec, "size": side})
+        try:
+            with torch.no_grad():
+                scores = scores_of(model.network(model.prepare(images[:2])))
+            return side, scores.shape[1]
+        except Exception as error:  # a foreign network may raise anything
+            # TorchScript says what failed in its last line
+            last = (str(error).strip().splitlines() or [""])[-1]
+            first = first or f"{type(error).__name__}: {last}"
+    raise UserError(f"--classifier: expected a network that takes images, got {first[:400]}")
+
+
+def _preprocessing(folder: Path) -> dict[str, Any]:
+    """Side, mean and std as a Hugging Face folder has them."""
+    try:
+        told = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    size = told.get("crop_size") if told.get("do_center_crop") else told.get("size")
+    side = next(iter(size.values()), None) if isinstance(size, dict) else size
+    found: dict[str, Any] = {"size": side} if isinstance(side, int) else {}
+    if told.get("do_normalize", True) and told.get("image_mean") and told.get("image_std"):
+        found |= {"mean": told["image_mean"], "std": told["image_std"]}
+    return found
+
+
+def _loads(spec: dict[str, Any]) -> bool:
+    try:
+        load(spec)
+    except UserError:
+        return False
+    return True
+
+
+def _numbered(count: int) -> list[str]:
+    return [f"class {index}" for index in range(count)]
