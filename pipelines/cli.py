@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from configs.strict import NothingMade, UserError
 from counterfactory.models.roles import ROLES, TRAINED_ROLES
+from pipelines.engine.stop import Stopped, stopped_by_signals
 from storage.errors import TOLD, NoAnswer
 from storage.secrets import hide
 
@@ -322,7 +324,7 @@ def _doctor(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; exit code 0, 1 where a check found something, 2 for a user's error in a
-    line, 75: S3 away.
+    line, 75: S3 away, 128 + n: stopped by signal n.
     """
     cli = parser()
     args = cli.parse_args(argv)
@@ -335,7 +337,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         cli.print_help()
         return 2
     try:
-        code: int = args.job(args)
+        with stopped_by_signals():
+            code: int = args.job(args)
         return code
     except NothingMade as error:
         print(f"counterfactory: {hide(str(error))}", file=sys.stderr)
@@ -343,12 +346,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, *TOLD) as error:
         print(f"counterfactory: {hide(str(error))}", file=sys.stderr)
         return os.EX_TEMPFAIL if isinstance(error, NoAnswer) else 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print(
             "counterfactory: stopped; what is committed stays, the same command goes on from there",
             file=sys.stderr,
         )
-        return 130
+        return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
 
 
 if __name__ == "__main__":
