@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import select
 import shutil
 import signal
 import sys
-import tempfile
 import textwrap
-import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from configs.strict import NothingMade, UserError
 from counterfactory.models.roles import ROLES, TRAINED_ROLES
+from pipelines.engine.guard import describe_fault, reader_left
+from pipelines.engine.stop import Stopped, stopped_by_signals
 from pipelines.engine.terminal import print_line, printable
 from storage.errors import TOLD, NoAnswer
 from storage.secrets import hide
@@ -386,7 +385,7 @@ def _completion(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; exit code 0, 1 where a check found something, 2 for a user's error in a
-    line, 70 for a fault of our own, 75: S3 away.
+    line, 70 for a fault of our own, 75: S3 away, 128 + n: stopped by signal n.
     """
     cli = parser()
     args = cli.parse_args(argv)
@@ -399,8 +398,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         cli.print_help()
         return 2
     try:
-        code: int = args.job(args)
-        sys.stdout.flush()
+        with stopped_by_signals():
+            code: int = args.job(args)
+            sys.stdout.flush()
         return code
     except NothingMade as error:
         print(f"counterfactory: {printable(hide(str(error)))}", file=sys.stderr)
@@ -408,44 +408,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, *TOLD) as error:
         print(f"counterfactory: {printable(hide(str(error)))}", file=sys.stderr)
         return os.EX_TEMPFAIL if isinstance(error, NoAnswer) else 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print(
             "counterfactory: stopped; what is committed stays, the same command goes on from there",
             file=sys.stderr,
         )
-        return 130
+        return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and _reader_left():
+        if isinstance(error, BrokenPipeError) and reader_left():
             return 128 + signal.SIGPIPE
-        print(f"counterfactory: {printable(hide(_bug(error)))}", file=sys.stderr)
+        print(f"counterfactory: {printable(hide(describe_fault(error)))}", file=sys.stderr)
         return os.EX_SOFTWARE
-
-
-def _reader_left() -> bool:
-    """Whether nobody reads our output any more, as with `| head`; the rest then goes nowhere."""
-    out, poll = sys.stdout.fileno(), select.poll()
-    poll.register(out, 0)
-    left = any(event & select.POLLERR for _, event in poll.poll(0))
-    if left:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), out)
-    return left
-
-
-def _bug(error: Exception) -> str:
-    """The line for an error that nobody foresaw; its traceback is in a file beside."""
-    text = "".join(traceback.format_exception(error))
-    got = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", prefix="counterfactory-", suffix=".txt", delete=False, errors="backslashreplace"
-        ) as file:
-            file.write(hide(text))
-    except OSError:
-        return f"a fault of counterfactory's own, please report it: {got}\n{text}"
-    return (
-        f"a fault of counterfactory's own, {got}: what is committed stays. Please report it with"
-        f" {file.name}, which has the traceback"
-    )
 
 
 if __name__ == "__main__":
