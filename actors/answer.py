@@ -11,16 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from actors.guard.batch import shape_of
 from actors.modality import modality_of
 from actors.pinned.load import load_method, load_models, method_models, pick_device
+from actors.pinned.shape import in_shape, shape_of
 from actors.rows.read import Row, Unusable
 from actors.rows.targets import BadTarget, choose_target
 from actors.worker import Job
 from configs.schema import RunConfig
 from configs.strict import UserError
 from counterfactory.methods.contract import Answers
-from counterfactory.models.wrapping.shape import Shaped
 from storage.codec import BadRow
 from storage.schema import counterfactual_id, seed_of
 
@@ -65,13 +64,7 @@ class Answerer:
         self.method = load_method(plain)
         self.shape = shape_of(config.engine, self.device)
         loaded = load_models(plain, method_models(self.method), self.device)
-        self.models = {
-            # a data set in the place of a model has no network
-            name: model
-            if plain["models"][name].get("source") == "parquet"
-            else Shaped(model, self.shape)
-            for name, model in loaded.items()
-        }
+        self.models = in_shape(loaded, plain["models"], self.shape)
         self.classifier: Any = self.models["classifier"]
         self.each: int | None = None  # answers to a row, once the method has given some
 

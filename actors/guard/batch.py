@@ -12,7 +12,6 @@ import torch
 
 from actors.guard.watchdog import stop
 from actors.rows.read import Row, Unusable
-from configs.schema import EngineConfig
 from configs.strict import UserError
 from counterfactory.models.wrapping.shape import Shape
 
@@ -25,17 +24,6 @@ SHORT = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
-
-
-def shape_of(engine: EngineConfig, device: torch.device) -> Shape:
-    """The rows that networks compute at a time; `auto`: on a CPU LEAST or more, which rounds alike
-    there; on a GPU as many as the batch, or FIRST where that grows, which leaves one shape.
-    """
-    if engine.shape != "auto":
-        return Shape(engine.shape, exact=True)
-    if device.type == "cpu":
-        return Shape()
-    return Shape(FIRST if engine.batch == "auto" else engine.batch, exact=True)
 
 
 class Batch:

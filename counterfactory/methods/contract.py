@@ -59,10 +59,14 @@ class Queries:
 
     def repeated(self, k: int) -> Self:
         """Every query k times, one after the other, for methods that give k answers to each."""
+        return self.chosen(torch.arange(len(self), device=self.source.device).repeat_interleave(k))
+
+    def chosen(self, rows: Tensor) -> Self:
+        """The queries at some places (n,) int64."""
         columns: dict[str, Any] = {}
         for name in (column.name for column in fields(self)):
             value: Tensor | None = getattr(self, name)
-            columns[name] = None if value is None else value.repeat_interleave(k, 0)
+            columns[name] = None if value is None else value[rows]
         return type(self)(**columns)
 
 

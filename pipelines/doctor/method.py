@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 
 from actors.modality import Picture, modality_of
 from actors.pinned.load import load_method, method_models
+from actors.pinned.shape import in_shape, shape_of
 from actors.rows.targets import BadTarget, choose_target
 from configs.schema import RunConfig
 from configs.strict import UserError, nearest
@@ -20,7 +21,7 @@ from pipelines.doctor.data import Sample
 from pipelines.doctor.duration import measure, promise
 from pipelines.doctor.finding import Finding, ok, one_line, problem, warning
 
-TRIED = 4  # rows of the timed call
+TRIED = 6  # rows of the timed call; more than the least that networks compute
 
 
 def check_method(
@@ -67,7 +68,10 @@ def check_method(
             "method", f"none of {len(reasons)} rows could be tried: {one_line(reasons[0])}"
         )
         return
-    call = partial(_call, method, {name: loaded[name] for name in needs})
+    device = next((p.device for p in loaded["classifier"].parameters()), torch.device("cpu"))
+    plain, shape = config.model_dump(), shape_of(config.engine, device)
+    used = in_shape({name: loaded[name] for name in needs}, plain["models"], shape)
+    call = partial(_call, method, used)
     try:
         started = time.perf_counter()
         answers = call(queries)
@@ -92,6 +96,8 @@ def check_method(
     why = next((reason for reason in answers.reasons if reason), None)
     stuck = warning("method", f"{tried}: {why}", "more steps, another rate, another method?")
     yield ok("method", tried) if flipped else stuck
+    if len(queries) > 1:
+        yield from _stands_alone(call, queries, answers, given)
     try:
         costs = measure(
             config,
@@ -111,6 +117,20 @@ def check_method(
     promised = promise(config, sample.rows, given, workers, costs)
     text = f"about {promised.whole} for {sample.rows:,} rows on {_workers(workers)}: {promised}"
     yield ok("time", f"{text}; {costs.row:.2f} s a row to generate")
+
+
+def _stands_alone(
+    call: Callable[[Any], Any], queries: Any, answers: Any, given: int
+) -> Iterator[Finding]:
+    """Whether the first row's answers are the same bytes without the rows beside it."""
+    alone = call(queries.chosen(torch.zeros_like(queries.source[:1])))
+    if not torch.equal(alone.counterfactual, answers.counterfactual[:given]):
+        yield warning(
+            "engine.shape",
+            "a row's answer depends on the rows beside it: the networks round differently for"
+            " other numbers of rows",
+            "set engine.shape=16, or another number",
+        )
 
 
 def _call(method: Any, models: Mapping[str, Any], queries: Queries) -> Any:

@@ -61,7 +61,7 @@ def test_half_a_utf_16_file_is_no_text() -> None:
 def test_what_no_setting_can_hold_is_refused_in_a_line(text: str, got: str) -> None:
     with pytest.raises(yaml.YAMLError):
         read_yaml(text)
-    with pytest.raises(UserError, match="mine.yaml: expected YAML, got ") as error:
+    with pytest.raises(UserError, match=r"mine\.yaml: expected YAML, got ") as error:
         parse_yaml(text, "mine.yaml")
     assert got in str(error.value)
     assert len(str(error.value)) < 350
