@@ -153,6 +153,20 @@ def test_settings_that_a_pipelines_schedule_overrules_are_noted(tmp_path: Path) 
     assert model.notes == ("the folder's schedule is used, and settings ['steps'] are not",)
 
 
+def test_a_schedule_that_is_none_of_betas_is_refused_and_a_missing_one_noted(
+    tmp_path: Path,
+) -> None:
+    from diffusers import DDPMPipeline, DDPMScheduler, ScoreSdeVeScheduler
+
+    network = unet(tmp_path / "u")
+    assert "linear, 1000 steps" in read(tmp_path / "u", "denoiser").notes[0]
+    assert read(tmp_path / "u", "denoiser", settings={"steps": 40}).notes == ()
+    DDPMPipeline(network, DDPMScheduler()).save_pretrained(tmp_path / "p")
+    ScoreSdeVeScheduler().save_pretrained(tmp_path / "p" / "scheduler")
+    with pytest.raises(ValueError, match=r"schedule of betas in .*, got ScoreSdeVeScheduler"):
+        read(tmp_path / "p", "denoiser")
+
+
 IMAGENET = {"image_mean": [0.48, 0.45, 0.4], "image_std": [0.2, 0.25, 0.3]}
 READINGS: dict[str, tuple[dict[str, Any], Callable[[Tensor], Tensor]]] = {
     "normalised": (
