@@ -158,6 +158,8 @@ def best_reading(model: Any, images: Tensor, truth: Tensor) -> tuple[str, float]
     if isinstance(mean, Tensor) and isinstance(std, Tensor):
         mean, std = mean.cpu(), std.cpu()
         for text, other_mean, other_std in NORMALISATIONS:
+            if len(other_mean) > 1 and getattr(model, "channels", 3) == 1:
+                continue  # of colours
             m, s = (torch.tensor(values).view(1, -1, 1, 1) for values in (other_mean, other_std))
             # The wrapper computes (resize(x) - mean) / std, so another mean and std is another x.
             changed[text] = ((images - m) / s * std + mean).expand(-1, 3, -1, -1)

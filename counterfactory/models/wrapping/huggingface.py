@@ -196,7 +196,23 @@ def _preprocessor(where: str, revision: str | None) -> dict[str, Any]:
     found = _json(where, PREPROCESSOR, revision)
     if found is None:
         found = (_json(where, "processor_config.json", revision) or {}).get("image_processor")
+    if found is None:
+        found = _timm((_json(where, "config.json", revision) or {}).get("pretrained_cfg"))
     return found if isinstance(found, dict) else {}
+
+
+def _timm(told: Any) -> dict[str, Any] | None:
+    """timm's words for the same, as a preprocessor's."""
+    if not isinstance(told, dict) or "mean" not in told:
+        return None
+    sides = dict(zip(("width", "height"), reversed(told.get("input_size") or []), strict=False))
+    number = {name: number for number, name in FILTERS.items()}.get(told.get("interpolation", ""))
+    return {
+        "image_mean": told["mean"],
+        "image_std": told.get("std"),
+        "size": sides,
+        "resample": number,
+    }
 
 
 def _reading(

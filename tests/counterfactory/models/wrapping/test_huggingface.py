@@ -196,6 +196,20 @@ def test_images_are_shown_as_the_preprocessor_says(kind: str, tmp_path: Path) ->
     assert model.notes == ()
 
 
+def test_other_places_for_the_same_are_read(tmp_path: Path) -> None:
+    theirs = classifier(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    timm = {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 32, 32]}
+    config["pretrained_cfg"] = {**timm, "interpolation": "bicubic", "crop_pct": 0.9}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = read(tmp_path)
+    torch.testing.assert_close(model(IMAGES), theirs(2 * IMAGES - 1).logits)
+    assert (model.size, model.resample) == (32, "bicubic")
+    inside = {"image_processor": {"do_rescale": False, "do_normalize": False, "do_resize": False}}
+    (tmp_path / "processor_config.json").write_text(json.dumps(inside))
+    torch.testing.assert_close(read(tmp_path)(IMAGES), theirs(255 * IMAGES).logits)
+
+
 @pytest.mark.parametrize(
     ("settings", "side"),
     [
