@@ -128,6 +128,8 @@ class ModelConfig(Strict):
             raise ValueError("expected `target`, the dotted path of a torch module, got none")
         if self.source not in ("torch", "parquet") and not self.weights:
             raise ValueError(f"expected `weights` for source {self.source}, got none")
+        if self.entry is not None and self.source != "torch":
+            raise ValueError(f"expected `entry` for source torch alone, got source {self.source}")
         if len(self.mean) != len(self.std) or len(self.mean) not in (0, 1, 3):
             raise ValueError(
                 f"expected mean and std of one length, 1 or 3, got {len(self.mean)} and"

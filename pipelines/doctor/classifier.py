@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import sqrt
 from typing import Any
 
@@ -21,7 +21,7 @@ NORMALISATIONS: tuple[Statistics, ...] = (
 )
 BATCH = 32
 TRIED = 8  # images that are asked about in several ways
-ROUNDING = 1e-3  # of a probability: what another batch size may change
+ROUNDING = 1e-3  # of a probability: more than another batch size changes
 
 
 def check_classifier(
@@ -53,7 +53,8 @@ def check_classifier(
             problem(name, f"gives NaN or infinity on {rows} of {len(images)} sampled images")
         ], None
     probabilities, predicted = scores.softmax(1), scores.argmax(1)
-    found += _steadiness(name, model, images, 1 if found else TRIED)
+    few = images[: 1 if found else TRIED]
+    found += find_unsteady(name, lambda shown: in_batches(model, shown).softmax(1), few)
     sure = float(probabilities.max(1).values.mean())
     if len(images) > 1 and float(scores.std(0).max()) <= 1e-6 * float(1 + scores.abs().max()):
         text = f"gives the same scores for all {len(images)} sampled images"
@@ -77,49 +78,33 @@ def check_classifier(
     return found, predicted
 
 
-def _steadiness(name: str, model: Any, images: Tensor, together: int) -> Iterator[Finding]:
-    """Whether an image gets one answer: alone, alone again, repeated, and among others.
+def find_unsteady(name: str, ask: Callable[[Tensor], Tensor], images: Tensor) -> list[Finding]:
+    """A problem where a network gives an image more than one answer: alone, alone again, repeated,
+    or among others.
 
-    As a worker it compares the class and the probabilities, on up to `together` images.
+    ask: values (B,K), such as probabilities, of images (B,3,H,W), by which a worker goes: equal
+    but for rounding.
     """
-    few = images[:together]
-
-    def answers(shown: Tensor, batch: int) -> Tensor:
-        return in_batches(model, shown, batch).softmax(1)
-
-    alone, again = answers(few, 1), answers(few, 1)
-    if _differ(alone, again):
-        yield problem(
-            name,
-            f"gives another answer to the same image when asked again ({_apart(alone, again)})",
-            "something in it is random: is dropout still on, as in training mode?",
-        )
-        return
-    repeated = answers(few[:1].repeat(len(few), 1, 1, 1), len(few))
-    ways = {
-        "repeated": (alone[:1].expand_as(repeated), repeated),
-        "among others": (alone, answers(few, len(few))),
-    }
-    for way, (one, other) in ways.items():
-        if _differ(one, other):
-            yield problem(
-                name,
-                f"gives another answer to an image alone than {way} ({_apart(one, other)})",
-                "its answers depend on the batch: is batch norm still in training mode?",
-            )
-            return
-
-
-def _differ(one: Tensor, other: Tensor) -> bool:
-    """Is a class another, or a probability further away than rounding brings it?"""
-    gap = float((one - other).abs().max())
-    return gap > ROUNDING or bool((one.argmax(1) != other.argmax(1)).any() and gap > 1e-6)
-
-
-def _apart(one: Tensor, other: Tensor) -> str:
-    turned = int((one.argmax(1) != other.argmax(1)).sum())
-    gap = float((one - other).abs().max())
-    return f"probabilities differ by up to {gap:.2g}, the class in {turned} of {len(one)}"
+    alone = torch.cat([ask(image) for image in torch.split(images, 1)])
+    again = torch.cat([ask(image) for image in torch.split(images, 1)])
+    repeated = ask(images[:1].expand_as(images).contiguous())
+    dropout = "is dropout still in training mode?"
+    norm = "its answers depend on the batch: is batch norm still in training mode?"
+    ways = (
+        (again, alone, "to the same image when asked again", dropout),
+        (repeated, alone[:1], "to an image alone than repeated", norm),
+        (
+            ask(images),
+            alone,
+            "to an image alone than among others",
+            norm,
+        ),
+    )
+    for one, other, how, advice in ways:
+        gap = float((one - other).abs().max())
+        if gap > ROUNDING:
+            return [problem(name, f"gives another answer {how} (by up to {gap:.2g})", advice)]
+    return []
 
 
 def _accuracy(
@@ -173,6 +158,8 @@ def best_reading(model: Any, images: Tensor, truth: Tensor) -> tuple[str, float]
     if isinstance(mean, Tensor) and isinstance(std, Tensor):
         mean, std = mean.cpu(), std.cpu()
         for text, other_mean, other_std in NORMALISATIONS:
+            if len(other_mean) > 1 and getattr(model, "channels", 3) == 1:
+                continue  # of colours
             m, s = (torch.tensor(values).view(1, -1, 1, 1) for values in (other_mean, other_std))
             # The wrapper computes (resize(x) - mean) / std, so another mean and std is another x.
             changed[text] = ((images - m) / s * std + mean).expand(-1, 3, -1, -1)

@@ -13,7 +13,7 @@ from configs.schema import RunConfig
 from configs.strict import UserError, nearest
 from counterfactory.methods.contract import to_8bit
 from counterfactory.models.roles import roles_of
-from pipelines.doctor.classifier import in_batches
+from pipelines.doctor.classifier import TRIED, find_unsteady, in_batches
 from pipelines.doctor.finding import Finding, ok, problem, warning
 
 LOST = 0.06  # mean absolute error of a reconstruction, [0,1], that one sees
@@ -85,6 +85,9 @@ def check_oracle(
     if not probabilities.isfinite().all():
         yield problem("models.oracle", "gives NaN or infinity on the sampled images")
         return
+    yield from find_unsteady(
+        "models.oracle", lambda shown: in_batches(model, shown), images[:TRIED]
+    )
     right = {}
     for index, name in enumerate(names):
         pairs = [

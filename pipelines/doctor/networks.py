@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from configs.schema import RunConfig
 from counterfactory.models.networks import ROLE, WANTED, figure_name, network_of
+from pipelines.doctor.classifier import find_unsteady
 from pipelines.doctor.finding import Finding, ok, problem, warning
 
 TRIED = 4  # images: a large network takes a second for each
@@ -71,6 +73,8 @@ def check_networks(loaded: Mapping[str, Any], images: Tensor) -> Iterator[Findin
             sound = zero < 1e-4 and (far > zero or len(images) < 2)
             yield ok(about, text) if sound else warning(about, text, "is this a distance?")
         else:
+            large = float(output.abs().max()) or 1.0
+            yield from find_unsteady(about, partial(_share_of, large, model), first)
             spread = float(output.float().std(0, correction=0).mean())
             text = f"{output.shape[1]} features{enlarged}"
             same = len(images) > 1 and spread == 0
@@ -79,3 +83,8 @@ def check_networks(loaded: Mapping[str, Any], images: Tensor) -> Iterator[Findin
                 if same
                 else ok(about, text)
             )
+
+
+def _share_of(large: float, model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Features as shares of the largest one."""
+    return model(images) / large

@@ -169,16 +169,15 @@ def _program(found: Any, key: str = "") -> Any:
                 raise ValueError(
                     f"expected a program of plain operators in the archive, got {name[:80]!r}"
                 )
-        kept = {name: _program(value, name) for name, value in found.items()}
-        return kept | {name: {} for name in ("metadata",) if name in kept} | _no_guards(kept)
+        # notes are left out unread
+        kept = {
+            name: {} if name == "metadata" else _program(value, name)
+            for name, value in found.items()
+        }
+        return kept | _no_guards(kept)
     if isinstance(found, list):
         return [_program(value, key) for value in found]
-    if isinstance(found, str) and key not in (
-        "stack_trace",
-        "nn_module_stack",
-        "torch_fn",
-        "source_fn_stack",
-    ):
+    if isinstance(found, str):
         _expect_plain(found, key)
     return found
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 SWITCHES = ("train", "training")  # arguments of operators that are false in eval mode
+DRAWS = ("bernoulli", "rand_like")  # in an operator's name: dropout, taken apart
 RATES = ("dropout_p", "p", "dropout")  # a switch with a rate of 0 does nothing
 Argument = tuple[str, Any]
 
@@ -85,10 +87,11 @@ def network_of_program(program: torch.export.ExportedProgram) -> nn.Module:
 
     Its `fixed_channels` are those of the images that it was exported with.
     """
-    graph = program.graph_module.graph
-    expect_eval(
-        (str(node.target), _arguments(node)) for node in graph.nodes if node.op == "call_function"
-    )
+    graphs = [
+        part.graph for part in program.graph_module.modules() if isinstance(part, GraphModule)
+    ]
+    nodes = [node for graph in graphs for node in graph.nodes if node.op == "call_function"]
+    expect_eval((str(node.target), _arguments(node)) for node in nodes)
     shape = _input_shape(program)
     network: nn.Module = program.module()
     if shape and isinstance(shape[0], int):
@@ -129,9 +132,9 @@ def expect_eval(operators: Iterable[tuple[str, Iterable[Argument]]]) -> None:
         on = next((switch for switch in SWITCHES if values.get(switch) is True), None)
         idle = any(values.get(rate, 1) == 0 for rate in RATES)
         # Batch norm without running figures is the same in both modes.
-        plain = "batch_norm" in name and values.get("running_mean", name) is None
+        plain = "batch_norm" in name and values.get("running_mean") is None
         rate = values.get("dropout_p")
-        draws = "bernoulli" in name or (isinstance(rate, float) and rate > 0)
+        draws = any(word in name for word in DRAWS) or (isinstance(rate, float) and rate > 0)
         if (on and not idle and not plain) or draws:
             raise ValueError(
                 f"expected an archive of a network in eval mode, got {name} with"

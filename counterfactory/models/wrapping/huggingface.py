@@ -49,7 +49,7 @@ def pretrained(role: str, where: str, spec: Mapping[str, Any]) -> tuple[nn.Modul
     """
     revision = spec.get("revision")
     if role == "denoiser":
-        return _unet(where, revision)
+        return _unet(where, revision, spec.get("settings") or {})
     if role not in ("classifier", "attributes", "features"):
         raise ValueError(
             "expected a classifier, attributes, features or a denoiser of huggingface, got"
@@ -196,7 +196,23 @@ def _preprocessor(where: str, revision: str | None) -> dict[str, Any]:
     found = _json(where, PREPROCESSOR, revision)
     if found is None:
         found = (_json(where, "processor_config.json", revision) or {}).get("image_processor")
+    if found is None:
+        found = _timm((_json(where, "config.json", revision) or {}).get("pretrained_cfg"))
     return found if isinstance(found, dict) else {}
+
+
+def _timm(told: Any) -> dict[str, Any] | None:
+    """timm's words for the same, as a preprocessor's."""
+    if not isinstance(told, dict) or "mean" not in told:
+        return None
+    sides = dict(zip(("width", "height"), reversed(told.get("input_size") or []), strict=False))
+    number = {name: number for number, name in FILTERS.items()}.get(told.get("interpolation", ""))
+    return {
+        "image_mean": told["mean"],
+        "image_std": told.get("std"),
+        "size": sides,
+        "resample": number,
+    }
 
 
 def _reading(
@@ -265,8 +281,11 @@ def _alike(ours: Sequence[float], theirs: Sequence[float]) -> bool:
     return len(a) == len(b) and all(abs(x - y) <= 1e-3 for x, y in zip(a, b, strict=True))
 
 
-def _unet(where: str, revision: str | None) -> tuple[nn.Module, Found]:
-    """A UNet2DModel from its own folder or a pipeline's (then with the pipeline's schedule)."""
+def _unet(where: str, revision: str | None, settings: Mapping[str, Any]) -> tuple[nn.Module, Found]:
+    """A UNet2DModel from its own folder or a pipeline's (then with the pipeline's schedule).
+
+    ValueError on a pipeline without a schedule of betas.
+    """
     from diffusers import DDPMScheduler, UNet2DModel
 
     folder = Path(where)
@@ -280,7 +299,12 @@ def _unet(where: str, revision: str | None) -> tuple[nn.Module, Found]:
     safe = {"use_safetensors": True, "low_cpu_mem_usage": False}  # the latter needs no package
     network = _whole(UNet2DModel, where, revision, "denoiser", subfolder=inner, safe=safe)
     if folder.is_dir() and not (folder / "scheduler" / "scheduler_config.json").is_file():
-        return network, Found()
+        note = "no schedule lies in the folder, and none is set: linear, 1000 steps, epsilon"
+        return network, Found(notes=() if settings else (note,))
+    told = _json(where, "scheduler/scheduler_config.json", revision) or {}
+    if "beta_schedule" not in told and not told.get("trained_betas"):
+        got = told.get("_class_name", "none")
+        raise ValueError(f"expected a scheduler with a schedule of betas in {where}, got {got}")
     scheduler = DDPMScheduler.from_pretrained(where, subfolder="scheduler", revision=revision)
     return network, Found(
         alphas_cumprod=scheduler.alphas_cumprod, prediction=scheduler.config.prediction_type

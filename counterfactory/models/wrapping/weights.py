@@ -143,8 +143,8 @@ def fill(network: nn.Module, content: State, name: str, entry: str | None = None
     if len(different) > 1:
         places = ", ".join(reading.place or "." for reading in different)
         raise ValueError(
-            f"expected one set of weights that fits {name}, got {places}: set `entry` to the one to"
-            " take"
+            f"expected one set of weights that fits {name}, got {places}: set the model's `entry`"
+            " to the one to take"
         )
     if whole:
         network.load_state_dict(_completed(whole[0].state, own))

@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from counterfactory.models.wrapping.split import LAST, head_of, last_maps, layer_of, maps_of
 
 Forward = Callable[..., Any]
+# modules of ours whose classes hold a foreign network
+HOLDERS = [f"counterfactory.models.wrapping.{name}" for name in ("exported", "features", "onnx")]
 
 
 def resize(images: Tensor, size: int | None, resample: str = "bilinear") -> Tensor:
@@ -32,9 +34,9 @@ def resize(images: Tensor, size: int | None, resample: str = "bilinear") -> Tens
 
 
 def is_ours(network: object) -> bool:
-    """Is a network's class one of this library's? Foreign ones keep the memory format that they
-    were tried in: torch 2.13 crashes in the backward pass of some in channels last."""
-    return type(network).__module__.startswith("counterfactory.models.")
+    """Is a network's class one of this library's, and does it hold no foreign one?"""
+    module = type(network).__module__
+    return module.startswith("counterfactory.models.") and module not in HOLDERS
 
 
 def channels_last(network: nn.Module) -> nn.Module:
@@ -120,6 +122,14 @@ def _kind(layer: nn.Module) -> str:
     return "Linear" if isinstance(layer, nn.Linear) else getattr(layer, "original_name", "")
 
 
+def as_tried(network: object, images: Tensor) -> Tensor:
+    """Images in the memory format that a foreign network was tried in, the usual one: torch 2.13
+    crashes in the backward pass of some in channels last, which a network of ours before it may
+    give. Ours take them as they are.
+    """
+    return images if is_ours(network) else images.contiguous()
+
+
 def scores_of(output: Any) -> Tensor:
     """The scores (B,K) float32 in whatever a network returns: a tensor, an object with `.logits`,
     or a tuple or dict that starts with them."""
@@ -171,7 +181,8 @@ class Normalised(nn.Module):
     def prepare(self, images: Tensor) -> Tensor:
         """What the network itself sees of images (B,3,H,W) in [0,1]: (B,C,size,size)."""
         sized = resize(images, self.size, self.resample)
-        return ((gray(sized) if self.channels == 1 else sized) - self.mean) / self.std
+        shown = gray(sized) if self.channels == 1 else sized
+        return as_tried(self.network, (shown - self.mean) / self.std)
 
     def features(self, images: Tensor) -> Tensor:
         """Penultimate features (B,F): what goes into `layer`, else what the network's own method
@@ -372,7 +383,7 @@ class AutoencoderWrapper(nn.Module):
                 f"expected images of {self.size} x {self.size} px (data.size), got"
                 f" {tuple(images.shape[-2:])}"
             )
-        latents: Tensor = self.network.encode(images)
+        latents: Tensor = self.network.encode(as_tried(self.network, images))
         return latents.float()
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -465,7 +476,7 @@ class AttGANWrapper(nn.Module):
                 f"expected images of {self.size} x {self.size} px (data.size), got"
                 f" {tuple(images.shape[-2:])}"
             )
-        return images
+        return as_tried(self.network, images)
 
 
 class DenoiserWrapper(nn.Module):

@@ -54,6 +54,20 @@ def test_every_metric_is_told_with_its_network_or_as_left_out() -> None:
     assert {"fid, sfid, kid, kid_apart", "lpips, lpips_diversity"} <= set(literature)
 
 
+class Dropped(nn.Module):
+    """Features whose dropout is never off."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(x.mean((2, 3)), 0.5)
+
+
+def test_features_that_are_random_are_a_problem() -> None:
+    torch.manual_seed(0)
+    (unsteady, _) = check_networks({"features": FeatureWrapper(Dropped())}, IMAGES)
+    assert unsteady.level == "problem"
+    assert "another answer to the same image when asked again" in unsteady.text
+
+
 class Mean(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.mean((2, 3))

@@ -128,6 +128,21 @@ def test_colours_become_gray_as_in_pil_and_gray_stays_gray() -> None:
     torch.testing.assert_close(gray(SHOWN), DIGITS)
 
 
+def test_a_foreign_classifier_is_shown_images_in_the_usual_format() -> None:
+    seen: list[bool] = []
+
+    class Watched(ConvNet):
+        """A user's network, although it is made from one of ours."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append(images.is_contiguous())
+            return super().forward(images)
+
+    model = ClassifierWrapper(Watched(outputs=2, width=8, stages=2), classes=["a", "b"], size=16)
+    model(torch.rand(2, 3, 16, 16).contiguous(memory_format=torch.channels_last))
+    assert seen == [True]
+
+
 class Foreign(nn.Module):
     """A user's network."""
 

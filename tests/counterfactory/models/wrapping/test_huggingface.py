@@ -153,6 +153,20 @@ def test_settings_that_a_pipelines_schedule_overrules_are_noted(tmp_path: Path) 
     assert model.notes == ("the folder's schedule is used, and settings ['steps'] are not",)
 
 
+def test_a_schedule_that_is_none_of_betas_is_refused_and_a_missing_one_noted(
+    tmp_path: Path,
+) -> None:
+    from diffusers import DDPMPipeline, DDPMScheduler, ScoreSdeVeScheduler
+
+    network = unet(tmp_path / "u")
+    assert "linear, 1000 steps" in read(tmp_path / "u", "denoiser").notes[0]
+    assert read(tmp_path / "u", "denoiser", settings={"steps": 40}).notes == ()
+    DDPMPipeline(network, DDPMScheduler()).save_pretrained(tmp_path / "p")
+    ScoreSdeVeScheduler().save_pretrained(tmp_path / "p" / "scheduler")
+    with pytest.raises(ValueError, match=r"schedule of betas in .*, got ScoreSdeVeScheduler"):
+        read(tmp_path / "p", "denoiser")
+
+
 IMAGENET = {"image_mean": [0.48, 0.45, 0.4], "image_std": [0.2, 0.25, 0.3]}
 READINGS: dict[str, tuple[dict[str, Any], Callable[[Tensor], Tensor]]] = {
     "normalised": (
@@ -180,6 +194,20 @@ def test_images_are_shown_as_the_preprocessor_says(kind: str, tmp_path: Path) ->
     model = read(tmp_path)
     torch.testing.assert_close(model(IMAGES), theirs(shown(IMAGES)).logits, atol=1e-4, rtol=1e-4)
     assert model.notes == ()
+
+
+def test_other_places_for_the_same_are_read(tmp_path: Path) -> None:
+    theirs = classifier(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    timm = {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 32, 32]}
+    config["pretrained_cfg"] = {**timm, "interpolation": "bicubic", "crop_pct": 0.9}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = read(tmp_path)
+    torch.testing.assert_close(model(IMAGES), theirs(2 * IMAGES - 1).logits)
+    assert (model.size, model.resample) == (32, "bicubic")
+    inside = {"image_processor": {"do_rescale": False, "do_normalize": False, "do_resize": False}}
+    (tmp_path / "processor_config.json").write_text(json.dumps(inside))
+    torch.testing.assert_close(read(tmp_path)(IMAGES), theirs(255 * IMAGES).logits)
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_older_names_that_torch_itself_converts() -> None:
 def test_one_of_several_sets_is_chosen_by_its_entry() -> None:
     first, second = weights(1), weights(2)
     data = saved({"model": first, "model_ema": named("module.", second), "epoch": 2})
-    with pytest.raises(ValueError, match=r"got model, model_ema.module: set `entry`"):
+    with pytest.raises(ValueError, match=r"got model, model_ema.module: set the model's `entry`"):
         loaded(data)
     expect_equal(loaded(data, "model"), first)
     expect_equal(loaded(data, "model_ema"), second)
