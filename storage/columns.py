@@ -18,6 +18,27 @@ FOLDER = b"folder"  # in a field's metadata: its values are from the folders' na
 T = TypeVar("T", pa.RecordBatch, pa.Table)
 NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"  # the value of rows that have none
 
+# what the values of a type are, in a word
+KINDS = {
+    "null": [pa.types.is_null],
+    "number": [
+        pa.types.is_boolean,
+        pa.types.is_integer,
+        pa.types.is_floating,
+        pa.types.is_decimal,
+    ],
+    "text": [pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view],
+    "bytes": [
+        pa.types.is_binary,
+        pa.types.is_large_binary,
+        pa.types.is_fixed_size_binary,
+        pa.types.is_binary_view,
+    ],
+    "time": [pa.types.is_timestamp, pa.types.is_date],
+    "list": [pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list],
+    "struct": [pa.types.is_struct],
+}
+
 
 def partitions(url: str) -> dict[str, str | None]:
     """The columns that a file's folders are named for: `.../label=cat/x.parquet` has {"label":
@@ -101,7 +122,7 @@ def physical(columns: Sequence[str], schema: pa.Schema) -> list[str]:
     and a struct that is read whole brings its fields.
     """
     paths = {name: path for name in columns if (path := _path(schema, name))}
-    whole = {path[0] for path in paths.values() if len(path) == 1}
+    whole = dict.fromkeys(path[0] for path in paths.values() if len(path) == 1)
     return [*whole, *(".".join(path) for path in paths.values() if path[0] not in whole)]
 
 
@@ -142,24 +163,3 @@ def _top(schema: pa.Schema, name: str) -> str | None:
     parts = name.split(".")
     tops = (".".join(parts[:end]) for end in range(len(parts) - 1, 0, -1))
     return next((top for top in tops if schema.names.count(top) == 1), None)
-
-
-KINDS = {
-    "null": [pa.types.is_null],
-    "number": [
-        pa.types.is_boolean,
-        pa.types.is_integer,
-        pa.types.is_floating,
-        pa.types.is_decimal,
-    ],
-    "text": [pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view],
-    "bytes": [
-        pa.types.is_binary,
-        pa.types.is_large_binary,
-        pa.types.is_fixed_size_binary,
-        pa.types.is_binary_view,
-    ],
-    "time": [pa.types.is_timestamp, pa.types.is_date],
-    "list": [pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list],
-    "struct": [pa.types.is_struct],
-}

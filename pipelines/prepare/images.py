@@ -76,13 +76,18 @@ def images(
         )
     notes: list[str] = []
     items = _listed(labels) if labels else _walk(folder, notes)
+    if labels:
+        notes += _unlisted(folder, labels, {item.file for item in items})
     classes = _sorted({item.label for item in items if item.label is not None})
     if len(classes) == 1 or (labels and not classes):
         what = (
             f"the labels of {labels}" if labels else f"the subfolders of {folder} (one per class)"
         )
+        inside = folder / classes[0] if classes and not labels else folder
+        nested = inside != folder and any(found.is_dir() for found in inside.glob("*"))
         raise ValueError(
             f"expected at least 2 classes in {what}, got {', '.join(classes) or 'none'}"
+            + (f": is {inside} the folder that is meant?" if nested else "")
         )
     if not classes:
         notes.append(f"no folders of classes in {printable(str(folder))}: the rows have no label")
@@ -229,6 +234,17 @@ def _files(folder: Path, deep: bool) -> list[Path]:
         folders[:] = sorted(name for name in folders if deep and not name.startswith("."))
         found += [Path(here, name) for name in names if not name.startswith(".")]
     return sorted(found)
+
+
+def _unlisted(folder: Path, labels: Path, listed: set[str]) -> list[str]:
+    """A line on the images of a folder that the CSV has not."""
+    found = ("/".join(_parts(f, folder)) for f in _files(folder, deep=True) if is_image(f))
+    others = [file for file in found if file not in listed]
+    if not others:
+        return []
+    return [
+        f"left out {len(others):,} images that {labels} has not, such as {printable(others[0])}"
+    ]
 
 
 def _listed(path: Path) -> list[Item]:

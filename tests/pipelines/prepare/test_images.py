@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import struct
 import zlib
 from pathlib import Path
@@ -405,3 +406,23 @@ def test_a_csv_that_is_no_text_is_named_with_its_line(tmp_path: Path) -> None:
             images(tmp_path, labels=listed)
     listed.write_text("file,label\nx\0.png,a\ny.png,b\n")
     assert set(both(images(tmp_path, labels=listed))[1]) == {"x\0.png", "y.png"}
+
+
+def test_images_that_the_csv_has_not_are_counted(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "deep/c.png", ".hidden.png"):
+        paint(tmp_path / name)
+    listed = tmp_path / "labels.csv"
+    listed.write_text("file,label\na.png,x\nb.png,y\n")
+    source = images(tmp_path, labels=listed)
+    assert source.notes == (f"left out 1 images that {listed} has not, such as deep/c.png",)
+
+
+def test_a_folder_around_the_one_that_is_meant_has_a_hint(tmp_path: Path) -> None:
+    for name in ("data/cat/0.png", "data/dog/0.png"):
+        paint(tmp_path / name)
+    paint(tmp_path / "split/train/cat/0.png")
+    with pytest.raises(ValueError, match=r"expected at least 2 classes in .*, got cat$"):
+        images(tmp_path / "split")
+    shutil.rmtree(tmp_path / "split")
+    with pytest.raises(ValueError, match=r"got data: is .*/data the folder that is meant\?$"):
+        images(tmp_path)

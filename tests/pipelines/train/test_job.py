@@ -21,7 +21,7 @@ from counterfactory.models.wrapping.load import build
 from counterfactory.worlds.faces import ATTRIBUTES, draw, labels
 from pipelines.train.basic import ClassifierTrainer
 from pipelines.train.card import preset
-from pipelines.train.data import load
+from pipelines.train.data import Samples, bits, class_indices, load
 from pipelines.train.job import train
 from pipelines.train.losses import feature_distance, hidden, jitter
 from pipelines.train.trainer import pace
@@ -256,6 +256,18 @@ def test_columns_in_the_folders_names_are_learnt_and_told(data: Path, tmp_path: 
         assert f"{name}: read from the folders' names, {name}=..." in lines
     card = yaml.safe_load(Path(out).with_suffix(".yaml").read_text())
     assert card["holdout"]["rows"] == 13
+
+
+def test_labels_that_are_no_bits_or_classes_have_a_hint() -> None:
+    samples = Samples(torch.zeros(2, 3, 4, 4), {"Bald": [1, -1], "Tall": [1, 2]})
+    with pytest.raises(UserError, match=r"Bald: .* got the value -1: write 0 and 1 for -1 and 1"):
+        bits(samples, ["Bald"])
+    with pytest.raises(UserError, match=r"Tall: expected a boolean column, got the value 2$"):
+        bits(samples, ["Tall"])
+    assert class_indices([0.0, "1", True, "b"], ["a", "b"], "Bald").tolist() == [0, 1, 1, 1]
+    for value in (1.7, -1, "c", 2):
+        with pytest.raises(UserError, match=f"its Bald: expected one of a, b or .* '{value}'"):
+            class_indices([value], ["a", "b"], "Bald")
 
 
 def test_rows_are_a_slice_over_all_files(data: Path) -> None:
