@@ -40,6 +40,7 @@ SIDES = (
     512,
 )  # px: tried where the data's does not fit
 TRIED = 64  # images
+MANY = 50  # classes that are not written out where the model names them
 CLEARLY = 0.2  # so much more of the labels must another order of the classes hit
 CPU = torch.device("cpu")
 KINDS = (
@@ -94,12 +95,13 @@ def look_at_classifier(
     if given.endswith((".yaml", ".yml")) or given in presets("model"):
         return _known(given, images, rows, data)
     spec = draft(given, weights, settings)
-    names = list(load(spec).classes) if spec["source"] == "huggingface" else []
     notes = {"mean": "from its preprocessor_config.json"} if "mean" in spec else {}
     side, outputs = _probe(spec, images, (data.side(1), *SIDES))
     if "size" not in spec and side is not None:
         spec["size"], notes["size"] = side, f"it takes no images of {size} px, but of {side}"
     count = max(outputs, 2)
+    named = list(load(spec).classes) if spec["source"] == "huggingface" else []
+    names = named if len(named) == count else []
     if outputs == 1:
         spec["head"], notes["head"] = "sigmoid", "it has one output"
     fitting = [
@@ -107,37 +109,19 @@ def look_at_classifier(
         for label in data.labels
         if (label.fits(names) if names else len(label.classes) == count)
     ]
-    readings: Sequence[Statistics] = (
-        [("", spec["mean"], spec["std"])] if "mean" in spec else NORMALISATIONS
-    )
-    tried = []
-    for text, mean, std in readings:
-        read = {**spec, "classes": names or _numbered(count), "mean": mean, "std": std}
-        tried.append(
-            (compare(in_batches(load(read), images), rows, fitting, names), text, mean, std)
-        )
-    best, text, mean, std = max(tried, key=lambda one: one[0].share)
-    if "mean" not in spec:
-        spec |= {"mean": mean, "std": std}
-        alike = [other for found, other, *_ in tried if found.share == best.share and other != text]
-        why = f"{text}: of {len(tried)} usual ones it fits the labels best" + (
-            f", as well as {' and '.join(alike)}" if alike else ""
-        )
-        unknown = "not known, for there are no labels to compare with"
-        notes["mean"] = f"{why if best.label else unknown}: set what it was trained with"
+    spec["classes"] = names or _numbered(count)
+    best = _normalise(spec, notes, images, rows, fitting, names)
     if best.label is not None:
-        notes["target"] = str(best)
-    spec["classes"] = (
-        names or best.order or (best.label.classes if best.label else _numbered(count))
-    )
-    if not names:
-        notes["classes"] = (
-            f"{count} outputs: write their names here, in their order"
-            if best.label is None
-            else "in the order that agrees with the labels: check it"
-        )
-    access = check(ModelConfig, spec, given).given
-    return Reading(spec, spec["classes"], access, best.label, notes)
+        notes["source"] = str(best)
+    if not names and best.label is not None:
+        spec["classes"] = best.order or best.label.classes
+        notes["classes"] = "in the order that agrees with the labels: check it"
+    elif not names:
+        notes["classes"] = f"{count} outputs: write their names here, in their order"
+    access, classes = check(ModelConfig, spec, given).given, spec["classes"]
+    if names and len(names) > MANY:
+        del spec["classes"]  # the model's own config has them
+    return Reading(spec, classes, access, best.label, notes)
 
 
 def draft(given: str, weights: str | None, settings: dict[str, Any]) -> dict[str, Any]:
@@ -215,6 +199,35 @@ def load(spec: dict[str, Any]) -> Any:
         raise UserError(f"--classifier: {text}") from None
 
 
+def _normalise(
+    spec: dict[str, Any],
+    notes: dict[str, str],
+    images: Tensor,
+    rows: Sequence[Row],
+    labels: Sequence[Label],
+    names: Sequence[str],
+) -> Agreement:
+    """Put the mean and std into `spec` with which the predictions hit a label best, unless it has
+    them, and say so in `notes`; names: of the outputs, where they are known.
+    """
+    known = "mean" in spec
+    readings: Sequence[Statistics] = [("", spec["mean"], spec["std"])] if known else NORMALISATIONS
+    tried = []
+    for text, mean, std in readings:
+        scores = in_batches(load({**spec, "mean": mean, "std": std}), images)
+        tried.append((compare(scores, rows, labels, names), text, mean, std))
+    best, text, mean, std = max(tried, key=lambda one: one[0].share)
+    if not known:
+        spec |= {"mean": mean, "std": std}
+        alike = [other for found, other, *_ in tried if found.share == best.share and other != text]
+        why = f"{text}: of {len(tried)} usual ones it fits the labels best" + (
+            f", as well as {' and '.join(alike)}" if alike else ""
+        )
+        unknown = "not known, for there are no labels to compare with"
+        notes["mean"] = f"{why if best.label else unknown}: set what it was trained with"
+    return best
+
+
 def _known(given: str, images: Tensor, rows: list[Row], data: Found) -> Reading:
     """The reading of a preset or a YAML file: as it stands, compared with the labels."""
     spec = check(ModelConfig, expand(given, "model"), given)
@@ -246,9 +259,9 @@ def _probe(spec: dict[str, Any], images: Tensor, sides: Sequence[int]) -> tuple[
     """The first of the input sides that the network takes, None where it takes the images as they
     are, and how many outputs it has.
     """
-    first = ""
+    first, model = "", load(spec)
     for side in (spec.get("size"), *sides):
-        model = load({**spec, "size": side})
+        model.size = side
         try:
             with torch.no_grad():
                 scores = scores_of(model.network(model.prepare(images[:2])))
