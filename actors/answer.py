@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from actors.guard.batch import shape_of
 from actors.modality import modality_of
 from actors.pinned.load import load_method, load_models, method_models, pick_device
 from actors.rows.read import Row, Unusable
@@ -19,6 +20,7 @@ from actors.worker import Job
 from configs.schema import RunConfig
 from configs.strict import UserError
 from counterfactory.methods.contract import Answers
+from counterfactory.models.wrapping.shape import Shaped
 from storage.codec import BadRow
 from storage.schema import counterfactual_id, seed_of
 
@@ -61,7 +63,15 @@ class Answerer:
             torch.set_num_threads(config.engine.threads)
         self.modality = modality_of(config.data)
         self.method = load_method(plain)
-        self.models = load_models(plain, method_models(self.method), self.device)
+        self.shape = shape_of(config.engine, self.device)
+        loaded = load_models(plain, method_models(self.method), self.device)
+        self.models = {
+            # a data set in the place of a model has no network
+            name: model
+            if plain["models"][name].get("source") == "parquet"
+            else Shaped(model, self.shape)
+            for name, model in loaded.items()
+        }
         self.classifier: Any = self.models["classifier"]
         self.each: int | None = None  # answers to a row, once the method has given some
 

@@ -77,7 +77,7 @@ class Generate:
         self.config, self.stage, self.store = config, stage, open_store(run_uri)
         self.session, self.answerer = job.session, self.answering(config, job)
         self.modality = self.answerer.modality
-        self.batch = Batch(config.engine.batch, self.answerer.device)
+        self.batch = Batch(config.engine.batch, self.answerer.device, self.answerer.shape)
         self._recorder = ThreadPoolExecutor(1, thread_name_prefix="record")
         self.turn = Turn()
 
@@ -105,7 +105,7 @@ class Generate:
                 shard,
                 self.session,
                 most,
-                attempts.deadly_rows(self.store, self.stage, shard),
+                attempts.count_row_deaths(self.store, self.stage, shard, self.session),
             )
         if start.hung:
             begun.notes.append(
@@ -162,6 +162,7 @@ class Generate:
             "wait_seconds": gap + waited,
             "compute_seconds": computed,
             "batch": str(self.batch.size),
+            "shape": self.answerer.shape.rows,
             "notes": begun.notes,
         }
         commit = commit_shard(
@@ -227,12 +228,13 @@ class Generate:
         assert begun.start is not None
         shard, seen = begun.shard, set(begun.before.ids if begun.before else ())
         place = self.store, self.stage, shard
+        deadly = attempts.deadly_rows(*place, self.session)
         for stored in unanswered(self._read(shard), begun.before):
             number = shard.offset + stored.position
-            reason = attempts.begin_row(*place, number, self.session)
-            if reason is not None:
-                yield [], [Unusable(stored.id, reason)]
+            if number in deadly:
+                yield [], [Unusable(stored.id, deadly[number])]
                 continue
+            mark = attempts.begin_row(*place, number, self.session)
             try:
                 with self._limit(1, begun.start, partial(attempts.note_hung_row, *place, number)):
                     (row,) = self._decoded([stored], shard, seen)
@@ -241,10 +243,8 @@ class Generate:
                         if isinstance(row, Unusable)
                         else self.batch.guarded(self.answerer, [row])
                     )
-            except KeyboardInterrupt:  # the worker came back from the row
-                attempts.end_row(*place, number, self.session)
-                raise
-            attempts.end_row(*place, number, self.session)
+            finally:  # the worker came back from the row: neither an error nor a stop is a death
+                attempts.end_row(self.store, mark)
             yield found
 
     def _read(self, shard: Shard) -> Iterator[Record]:

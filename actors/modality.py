@@ -18,11 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from actors.rows.files import bytes_of, expect_bytes
 from actors.rows.masks import expect_regions, mask_of, regions_of, stacked
 from configs.schema import ImageData, ModelConfig
 from configs.strict import UserError
 from counterfactory.methods.contract import Answers, ImageAnswers, ImageQueries, Queries
 from storage.codec import BadRow, decode, encode, sides
+from storage.columns import meaning, type_of
 from storage.schema import COUNTERFACTUALS, REGIONS, holds_images, image_path
 
 AHEAD_BYTES = 64 << 20  # of decoded contents that wait for their batch
@@ -112,11 +114,11 @@ class Images:
         (as `prepare --masks` writes) and a model means others.
         """
         data, metadata = self.data, schema.metadata or {}
-        if not holds_images(kind := schema.field(data.image).type):
+        kind = type_of(schema, data.image)
+        if not (holds_images(kind) or meaning(kind) == "text"):
             raise UserError(
-                f"data.image: expected {data.image!r} of {data.path} as struct<bytes, path> or"
-                f" binary, got {kind}: paths are not read, but `counterfactory prepare images`"
-                " writes image files as Parquet"
+                f"data.image: expected {data.image!r} of {data.path} as struct<bytes, path>, binary"
+                f" or paths of image files, got {kind}"
             )
         if data.mask is None or REGIONS.encode() not in metadata:
             return
@@ -129,12 +131,12 @@ class Images:
                 )
 
     def source(self, cells: Mapping[str, Any]) -> Any:
-        """The encoded image's bytes."""
-        cell = cells.get(self.data.image)
-        return cell.get("bytes") if isinstance(cell, dict) else cell
+        """The encoded image's bytes, after `actors.rows.files.with_files`."""
+        return bytes_of(cells.get(self.data.image))
 
     def read(self, cells: Mapping[str, Any], source: Any) -> Picture:
         """The image at working size, and its mask; BadRow says why it cannot be."""
+        expect_bytes(cells.get(self.data.image), "image")
         return Picture(self.decode(source), mask_of(cells, source, self.data))
 
     def decode(self, source: Any) -> Pixels:

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from actors.guard.batch import drain_notes, out_of_memory, release
+from actors.guard.batch import drain_notes, gpu_fault, out_of_memory, release
 from actors.guard.starts import expect_life
 from actors.modality import modality_of
 from actors.pinned.load import load_models, pick_device
@@ -25,6 +25,7 @@ from configs.strict import UserError, nearest
 from counterfactory.metrics.catalogue import function, measured
 from counterfactory.metrics.pairs import Pairs
 from counterfactory.models.networks import WANTED, network_of
+from counterfactory.models.wrapping.wrap import is_ours
 from storage import attempts
 from storage.commit import commit_path, commit_shard, read_commit, read_committed
 from storage.records import Receipt, Shard
@@ -74,9 +75,9 @@ class Score:
             models.get("oracle"),
             models.get("second"),
         )
-        if self.device.type == "cpu" and isinstance(self.classifier, nn.Module):
+        if self.device.type == "cpu" and is_ours(getattr(self.classifier, "network", None)):
             # COUT asks it about 50 times a row: convolutions are faster this way round.
-            self.classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.classifier.to(memory_format=torch.channels_last)
         self.networks = {name: models[name] for name in names} | {
             figure: view(figure, name, models[name]) for figure, name in looks.items()
         }
@@ -140,15 +141,22 @@ class Score:
         )
 
     def guarded(self, records: list[dict[str, Any]], shard: int) -> Iterator[Scored]:
-        """`score` of all records, batch by batch; one that does not fit in memory goes on in
-        halves, and so do those after it. UserError where no smaller batch is left."""
-        at, before = 0, self.size
+        """`score` of all records, batch by batch.
+
+        One that does not fit in memory goes on in halves, and so do those after it. One that fails
+        otherwise goes on row by row: some networks take one image at a time, and the method asked
+        them so. UserError where no smaller batch is left.
+        """
+        at, before, why = 0, self.size, "out of memory"
         while at < len(records):
             batch = next(batches(records[at:], self.size))
             try:
                 found = self.score(batch, shard)
             except Exception as error:
-                if not out_of_memory(error):
+                short = out_of_memory(error)
+                if not short and (
+                    self.size == 1 or isinstance(error, UserError) or gpu_fault(error)
+                ):
                     raise
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             else:
@@ -162,9 +170,10 @@ class Score:
                     f"shard {shard}, row {batch[0]['cf_id']}: expected it to fit in memory alone,"
                     f" got {reason}: free some, and give the same command again"
                 )
-            self.size = max(1, self.size // 2)
+            self.size = max(1, self.size // 2) if short else 1
+            why = why if short else reason
         if self.size < before:
-            self.notes.append(f"out of memory with score.batch={before}: goes on with {self.size}")
+            self.notes.append(f"{why} with score.batch={before}: goes on with {self.size}")
 
     @torch.inference_mode()
     def score(self, records: list[dict[str, Any]], shard: int) -> Scored:

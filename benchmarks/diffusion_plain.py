@@ -143,7 +143,7 @@ def dime(image: Tensor, target: int, seed: int, models: Models, s: dict[str, Any
     classifier, tau, x = models["classifier"], s["tau"], 2 * image - 1
     first, tries = torch.randn(image.shape, generator=generator), []
     for scale in s["scales"]:
-        x_t, clean = chain.noised(x, tau - 1, first), x
+        x_t, clean = chain.noised(x, min(tau, s["respaced"] - 1), first), x
         for i in reversed(range(tau)):
             _, mean, deviation = chain.step(x_t, i)
             with torch.enable_grad():

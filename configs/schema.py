@@ -8,7 +8,7 @@ import re
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from configs.strict import Strict, UserError, apply_sets, check, expand, read_preset
 from counterfactory.models.roles import MODEL_ROLES, ROLES, TRAINED_ROLES, expect_role
@@ -18,6 +18,8 @@ Count = Annotated[int, Field(ge=1)]
 BANK_ROWS = ":512"  # of a data set whose images stand in a model's place
 ModelRole = Annotated[str, AfterValidator(partial(expect_role, known=MODEL_ROLES))]
 TrainedRole = Annotated[str, AfterValidator(partial(expect_role, known=TRAINED_ROLES))]
+# a class's name; a number is one, too
+Word = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,100}$")]
 
 
@@ -28,7 +30,8 @@ class DataConfig(Strict):
     path: str  # file, folder or glob; local, s3:// or another scheme that fsspec reads
     label: str | None = None  # column: bool, class index or class name
     id: str | None = None  # column; else sha256 of content and source
-    # column with train/test, or the constant `train` / `test` where no such column exists
+    # column with train/test, or the constant `train` / `test` where no such column exists; training
+    # takes the rows of `train`, a holdout the others
     split: str | None = None
     # further columns to carry along (a target column, ground-truth attributes)
     columns: list[str] = []
@@ -46,7 +49,7 @@ class ImageData(DataConfig):
     """Images, and how they become (3,H,W) in [0,1]."""
 
     kind: Literal["image"] = "image"
-    image: str = "image"  # column: struct<bytes, path>, or binary
+    image: str = "image"  # column: struct<bytes, path>, binary, or paths of image files
     # column: PNG of region indices, the image's size; for methods that work by regions
     mask: str | None = None
     # of the images that methods work on: the side of a square, or [width, height]
@@ -91,13 +94,17 @@ class ModelConfig(Strict):
     weights: str | None = None
     revision: str | None = None  # of a hub id
     sha256: str | None = None  # of the weights file; checked at load
+    # source torch: the entry of a training checkpoint, dotted, where several fit the network
+    entry: str | None = None
     # What a method may use of a classifier; default: gradient, of source onnx scores.
     access: Literal["gradient", "scores", "labels"] | None = None
-    classes: list[str] = []  # class or attribute names, in the outputs' order
+    classes: list[Word] = []  # class or attribute names, in the outputs' order
     head: Literal["softmax", "sigmoid"] = "softmax"
     output: int | None = None  # sigmoid: which output is the decision, where there are several
     # input side the network wants; images are resized to it inside the wrapper
     size: Count | None = None
+    # Of the network's input; images become gray for 1. Default: what its first layer takes.
+    channels: Literal[1, 3] | None = None
     mean: list[float] = []  # per channel, in [0,1] scale; empty: no normalisation
     std: list[float] = []
     # The layer whose input is the features (role features), or the penultimate features (role
@@ -158,7 +165,7 @@ class TargetConfig(Strict):
     """Which class a row should flip to: give one of the three."""
 
     rule: Literal["opposite", "runner-up"] | None = None
-    name: str | None = None  # a class's name
+    name: Word | None = None  # a class's name
     column: str | None = None  # a column that holds the class's name or index
 
     @model_validator(mode="after")
@@ -169,7 +176,9 @@ class TargetConfig(Strict):
 
 
 class EngineConfig(Strict):
-    """Where and how the work is run; nothing here changes a result."""
+    """Where and how the work is run; shape, device and on a GPU batch may change rounding, nothing
+    else changes a result.
+    """
 
     kind: Literal["ray", "local"] = "ray"
     # Default: one per CPU that may be used here (on a cluster all CPUs but one), or as many as its
@@ -179,7 +188,10 @@ class EngineConfig(Strict):
     device: str = "auto"
     threads: Count = 1  # torch threads per worker
     # rows per method call; auto: 16, on a GPU doubled while memory holds
-    batch: Count | Literal["auto"] = 16
+    batch: Count | Literal["auto"] = 32
+    # Rows that a network computes at a time, padded where a call has fewer: a number is the only
+    # shape. auto: 4 or more on a CPU, the batch on a GPU (docs/how-it-works.md).
+    shape: Count | Literal["auto"] = "auto"
     # A row that takes longer is set aside, and a batch that takes longer than 4 such rows is gone
     # through row by row; null: no limit.
     row_seconds: float | None = Field(default=900.0, gt=0)
@@ -218,7 +230,15 @@ class JudgeConfig(Strict):
     model: str = "gpt-4o-mini"
     # prompts for at most so many answers; default all
     max_rows: int | None = Field(default=None, ge=0)
-    max_tokens: Count = 300
+    # Of an answer, with a model's thoughts; null: the server's default. auto: 300, of a model that
+    # thinks 4000.
+    max_tokens: Count | Literal["auto"] | None = "auto"
+    # null: the server's default; auto: 0, of a model that thinks null, since it refuses others
+    temperature: Annotated[float, Field(ge=0, le=2)] | Literal["auto"] | None = "auto"
+    # of the images; null: the server's default
+    detail: Literal["low", "high", "auto"] | None = None
+    # Does the model think first; null: OpenAI's models that do are known by their names.
+    reasoning: bool | None = None
 
 
 class AugmentConfig(Strict):
@@ -295,8 +315,9 @@ class TrainConfig(Strict):
     models: dict[str, ModelConfig] = {}
     # attributes: columns to learn; classifier, causal: empty, data.label is learnt
     labels: list[str] = []
-    classes: list[str] = []  # semantic: the masks' regions, in their order
-    holdout: ImageData | None = None  # rows to measure on
+    classes: list[Word] = []  # semantic: the masks' regions, in their order
+    # rows to measure on; default: those of data.split that are not `train`
+    holdout: ImageData | None = None
     target: str  # dotted path of the network
     settings: dict[str, Any] = {}
     # dotted path of a pipelines.train.trainer.Trainer; default: the role's own
@@ -356,8 +377,8 @@ def _expanded(raw: dict[str, Any]) -> dict[str, Any]:
             out[key] = expand(out[key], key if key != "holdout" else "data")
     if isinstance(out.get("models"), dict):
         out["models"] = {role: expand(spec, "model") for role, spec in out["models"].items()}
-    if isinstance(out.get("target"), str) and "method" in out:
-        rule = out["target"]
+    rule = out.get("target")
+    if rule is not None and not isinstance(rule, dict) and "method" in out:
         out["target"] = {"rule": rule} if rule in ("opposite", "runner-up") else {"name": rule}
     return out
 

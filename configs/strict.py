@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +10,18 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from configs.text import UNUSABLE, decode_text, read_yaml
+
 HERE = Path(__file__).parent
+SHOWN = 15  # names in an error
+
+
+# what YAML takes some bare words for
+QUOTE = {
+    "True": " (yes, on and true are one value to YAML)",
+    "False": " (no, off and false are one value to YAML)",
+    "None": " (a bare ~, null or # is no value to YAML)",
+}
 
 
 class UserError(Exception):
@@ -25,48 +35,25 @@ class NothingMade(Exception):  # noqa: N818 (said of the run)
 class Strict(BaseModel):
     """A group of settings that refuses unknown keys and cannot change once checked."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 M = TypeVar("M", bound=BaseModel)
 
-INT, FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
 
-
-class Loader(yaml.SafeLoader):
-    """The safe loader with YAML 1.2's numbers: 1e-3 is one, and 24:32 is a slice and not 1472 in
-    base 60.
+def parse_yaml(text: str | bytes, where: str) -> dict[str, Any]:
+    """Parse one YAML mapping (safe loader), of a file's bytes or their text; UserError names
+    `where`.
     """
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's own table, copied)
-        first: [(tag, pattern) for tag, pattern in pairs if tag not in (INT, FLOAT)]
-        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-Loader.add_implicit_resolver(
-    INT, re.compile(r"^[-+]?(0|[1-9][0-9]*|0x[0-9a-fA-F]+)$"), list("-+0123456789")
-)
-Loader.add_implicit_resolver(
-    FLOAT,
-    re.compile(
-        r"^([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
-    ),
-    list("-+.0123456789"),
-)
-
-
-def read_yaml(text: str) -> Any:
-    """One YAML value, by the safe loader above; yaml.YAMLError where it is none."""
-    return yaml.load(text, Loader)
-
-
-def parse_yaml(text: str, where: str) -> dict[str, Any]:
-    """Parse one YAML mapping (safe loader); UserError names `where`."""
     try:
-        value = read_yaml(text)
+        value = read_yaml(text if isinstance(text, str) else decode_text(text, where))
     except yaml.YAMLError as error:
-        raise UserError(f"{where}: expected YAML, got {' '.join(str(error).split())}") from None
+        got = " ".join(str(error).split())[:300]
+        raise UserError(f"{where}: expected YAML, got {got}") from None
+    except ValueError as error:  # no text
+        raise UserError(str(error)) from None
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -80,13 +67,14 @@ def presets(group: str) -> dict[str, Path]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """', did you mean X?' or the list of what there is."""
-    known = list(known)
+    """', did you mean X?' or the list of what there is, of many the first."""
+    known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return (
-        f"did you mean {close[0]!r}?"
-        if close
-        else f"there is {', '.join(sorted(known)) or 'nothing'}"
+    if close:
+        return f"did you mean {close[0]!r}?"
+    more = len(known) - SHOWN
+    return f"there is {', '.join(known[:SHOWN]) or 'nothing'}" + (
+        f" and {more} more: `counterfactory list`" if more > 1 else ""
     )
 
 
@@ -104,7 +92,7 @@ def read_preset(group: str, name: str) -> dict[str, Any]:
         )
     if not path.is_file():
         raise UserError(f"expected a {group} config at {path}, got no such file")
-    return _model_of(parse_yaml(path.read_text(encoding="utf-8"), str(path)), str(path), group)
+    return _model_of(parse_yaml(path.read_bytes(), str(path)), str(path), group)
 
 
 def _model_of(raw: dict[str, Any], place: str, group: str) -> dict[str, Any]:
@@ -115,17 +103,14 @@ def _model_of(raw: dict[str, Any], place: str, group: str) -> dict[str, Any]:
     return {**raw["model"], "weights": f"{folder}{slash}{raw['model'].get('weights')}"}
 
 
-def _fetched(uri: str, group: str) -> str:
+def _fetched(uri: str, group: str) -> bytes:
     from storage.uri import split_url  # heavy, and needed for a config in a bucket only
 
     store, name = split_url(uri)
     try:
-        return store.read(name).decode()
-    except (FileNotFoundError, UnicodeDecodeError) as error:
-        got = (
-            "no such file" if isinstance(error, FileNotFoundError) else "something that is no text"
-        )
-        raise UserError(f"expected a {group} config at {uri}, got {got}") from None
+        return store.read(name)
+    except FileNotFoundError:
+        raise UserError(f"expected a {group} config at {uri}, got no such file") from None
 
 
 def expand(value: Any, group: str) -> Any:
@@ -155,6 +140,8 @@ def apply_sets(
     `method: ace-l1`.
     """
     for item in sets:
+        if UNUSABLE.search(item):
+            raise UserError(f"--set: expected text, got {item!a}")
         path, equals, text = item.partition("=")
         if not equals or not path:
             raise UserError(f"--set: expected KEY.KEY=VALUE, got {item!r}")
@@ -162,6 +149,9 @@ def apply_sets(
             value = read_yaml(text)
         except yaml.YAMLError:
             value = text
+        plain = isinstance(value, str) and text.startswith(value)
+        if text.startswith("#") or (plain and "#" in text):
+            value = text  # YAML would take the rest for a comment
         keys, node, seen = path.split("."), raw, []
         for key in keys[:-1]:
             seen.append(key)
@@ -202,6 +192,8 @@ def check(model: type[M], raw: Mapping[str, Any], where: str) -> M:
         message = first["msg"].removeprefix("Value error, ")
         got = first.get("input")
         shown = "" if isinstance(got, dict) or first["type"] == "value_error" else f", got {got!r}"
+        if first["type"] == "string_type" and not isinstance(got, dict | list):
+            shown += ": write it in quotes" + QUOTE.get(repr(got), "")
         if first["type"] == "missing":
             raise UserError(f"{where}: expected the key {path!r}, got none") from None
         raise UserError(f"{where}: {path}: {message[:1].lower()}{message[1:]}{shown}") from None

@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from counterfactory.methods.contract import ImageAnswers, ImageQueries, Method, to_8bit
 from counterfactory.models.interfaces import Classifier
 from counterfactory.models.wrapping.load import wrap
-from counterfactory.models.wrapping.wrap import ClassifierWrapper, DenoiserWrapper, scores_of
+from counterfactory.models.wrapping.shape import Shape, Shaped
+from counterfactory.models.wrapping.wrap import (
+    ClassifierWrapper,
+    DenoiserWrapper,
+    channels_of,
+    gray,
+    scores_of,
+)
 
 Images = Tensor | NDArray[np.uint8]
 Target = str | int | Sequence[int] | Tensor
@@ -50,10 +57,11 @@ def explain(
         raise ValueError(
             f"expected a method without masks, got {type(method).__name__}: run it over a data set"
         )
-    used = {name: _model(name, models[name]) for name in method.needs}
+    shape = Shape()
+    used = {name: Shaped(_model(name, models[name]), shape) for name in method.needs}
     network = classifier if isinstance(classifier, nn.Module) else _Called(classifier)
     with _frozen(network, *used.values()):
-        asked = _classifier(network, pixels[:1], classes)
+        asked = Shaped(_classifier(network, pixels[:1], classes), shape)
         with torch.no_grad():
             scores = torch.cat([asked(part) for part in torch.split(pixels, batch)])
         if getattr(method, "access", "gradient") == "gradient":
@@ -107,7 +115,8 @@ def _classifier(network: nn.Module, one: Tensor, classes: Sequence[str] | None) 
     if isinstance(network, ClassifierWrapper):
         return network
     with torch.no_grad():
-        outputs = scores_of(network(one)).shape[1]
+        shown = gray(one) if channels_of(network) == 1 else one
+        outputs = scores_of(network(shown)).shape[1]
     named = getattr(getattr(network, "config", None), "id2label", None) or {}
     count = max(outputs, 2)
     known = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -12,6 +13,9 @@ from typing import TYPE_CHECKING
 
 from configs.strict import NothingMade, UserError
 from counterfactory.models.roles import ROLES, TRAINED_ROLES
+from pipelines.engine.guard import describe_fault, reader_left
+from pipelines.engine.stop import Stopped, stopped_by_signals
+from pipelines.engine.terminal import print_line, printable
 from storage.errors import TOLD, NoAnswer
 from storage.secrets import hide
 
@@ -189,7 +193,7 @@ def _part(sub: argparse.ArgumentParser) -> None:
         "--limit",
         type=int,
         metavar="ROWS",
-        help="process at most this many rows now, in whole shards",
+        help="process about this many rows now: whole shards, at least one",
     )
     sub.add_argument(
         "--shards",
@@ -244,7 +248,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _stage(args: argparse.Namespace) -> int:
-    from pipelines.run import find_run, print_line, run, stage_needs
+    from pipelines.run import find_run, run, stage_needs
 
     if args.command == "score" and (args.originals or args.counterfactuals):
         from pipelines.elsewhere.job import main as score_elsewhere
@@ -256,15 +260,9 @@ def _stage(args: argparse.Namespace) -> int:
     if args.command != "generate":
         stage_needs(store, args.command)
     if args.command == "judge" and args.answers:
-        from pipelines.judge.job import parse_answers
+        from pipelines.judge.job import describe, parse_answers
 
-        counts = parse_answers(store, config, args.answers)
-        print_line(
-            "judge: "
-            + ", ".join(
-                f"{value} {name}" for name, value in counts.items() if isinstance(value, int)
-            )
-        )
+        print_line(describe(parse_answers(store, config, args.answers)))
         return 0
     run(config, stages=(args.command,), store=store, part=_the_part(args))
     return 0
@@ -274,7 +272,7 @@ def _show(args: argparse.Namespace) -> int:
     from pipelines.report.show import show
     from storage.uri import open_store
 
-    print(show(open_store(args.run)))
+    print_line(show(open_store(args.run)))
     return 0
 
 
@@ -282,7 +280,7 @@ def _interaction(args: argparse.Namespace) -> int:
     from pipelines.attribution.interaction import interaction
     from storage.uri import open_store
 
-    print(interaction(open_store(args.run), args.row))
+    print_line(interaction(open_store(args.run), args.row))
     return 0
 
 
@@ -300,7 +298,7 @@ def _attribution(args: argparse.Namespace) -> int:
     stage_needs(store, "attribution")
     run(with_models(config, args.predictors, args.encoder), stages=("attribution",), store=store)
     table = json.loads(store.read(ATTRIBUTED))
-    print(
+    print_line(
         "\n".join(format_row(store, table, args.row) if args.row else format_table(table, args.top))
     )
     return 0
@@ -314,7 +312,9 @@ def _verify(args: argparse.Namespace) -> int:
     store = open_store(args.run)
     load_plan(store)
     broken = verify(store)
-    print("\n".join(broken) if broken else f"{store.uri}: every invariant holds")
+    print_line(
+        "\n".join(map(printable, broken)) if broken else f"{store.uri}: every invariant holds"
+    )
     return 1 if broken else 0
 
 
@@ -322,7 +322,7 @@ def _gc(args: argparse.Namespace) -> int:
     from pipelines.gc import gc
     from storage.uri import open_store
 
-    print(gc(open_store(args.run), older_than=args.older_than, do=args.delete))
+    print_line(gc(open_store(args.run), older_than=args.older_than, do=args.delete))
     return 0
 
 
@@ -385,7 +385,7 @@ def _completion(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; exit code 0, 1 where a check found something, 2 for a user's error in a
-    line, 75: S3 away.
+    line, 70 for a fault of our own, 75: S3 away, 128 + n: stopped by signal n.
     """
     cli = parser()
     args = cli.parse_args(argv)
@@ -398,20 +398,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         cli.print_help()
         return 2
     try:
-        code: int = args.job(args)
+        with stopped_by_signals():
+            code: int = args.job(args)
+            sys.stdout.flush()
         return code
     except NothingMade as error:
-        print(f"counterfactory: {hide(str(error))}", file=sys.stderr)
+        print(f"counterfactory: {printable(hide(str(error)))}", file=sys.stderr)
         return 1
     except (UserError, *TOLD) as error:
-        print(f"counterfactory: {hide(str(error))}", file=sys.stderr)
+        print(f"counterfactory: {printable(hide(str(error)))}", file=sys.stderr)
         return os.EX_TEMPFAIL if isinstance(error, NoAnswer) else 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print(
             "counterfactory: stopped; what is committed stays, the same command goes on from there",
             file=sys.stderr,
         )
-        return 130
+        return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and reader_left():
+            return 128 + signal.SIGPIPE
+        print(f"counterfactory: {printable(hide(describe_fault(error)))}", file=sys.stderr)
+        return os.EX_SOFTWARE
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pipelines.attribution.job import expect as expect_predictors
 from pipelines.engine.committed import attributed_stage, load_plan, outdated_scores, scored_stage
 from pipelines.engine.disk import disk_errors
 from pipelines.engine.part import WHOLE, Part
+from pipelines.engine.terminal import print_line
 from pipelines.generate.job import generate
 from pipelines.generate.plan import open_run, plain_settings
 from storage.check import TWICE, check_stage
@@ -32,9 +33,7 @@ def find_run(name: str, sets: list[str], out: str | None = None) -> tuple[Store,
     """A run and its settings, from a run's folder or from a config's name or path."""
     store = None if name.endswith((".yaml", ".yml")) else open_store(name)
     if store is not None and store.exists("config.yaml"):
-        raw = apply_sets(
-            parse_yaml(store.read("config.yaml").decode(), f"{name}/config.yaml"), sets, {}
-        )
+        raw = apply_sets(parse_yaml(store.read("config.yaml"), f"{name}/config.yaml"), sets, {})
         return store, check(RunConfig, raw, f"{name}/config.yaml")
     config = load_run(name, [*sets, *([f"out={out}"] if out else [])])
     return open_run(config), config
@@ -104,11 +103,6 @@ def expect_sound(store: Store, stage: str, *, whole: bool = True) -> None:
     raise UserError(f"{store.uri}: {broken[0]}{more}{hint}; see `counterfactory verify`")
 
 
-def print_line(line: str) -> None:
-    """A stage's result, on stdout."""
-    print(line, flush=True)
-
-
 def standing_stage(store: Store, name: str) -> str:
     """The name, in the store, of the stage behind a table."""
     return (
@@ -151,6 +145,7 @@ def commonest_reason(store: Store, rows: int) -> str:
 
 def _score(store: Store, config: RunConfig, part: Part) -> str:
     from pipelines.score.job import score
+    from pipelines.score.table import format_figure
 
     if old := outdated_scores(store):
         print_line(f"score: {old}: they are made again")
@@ -161,12 +156,12 @@ def _score(store: Store, config: RunConfig, part: Part) -> str:
         if m["metric"] in ("flip_rate", "flip_rate[any]", "cout", "l1") and not m.get("by")
     }
     figures = ", ".join(
-        f"{name} {m['value']:.3f} [{m['low']:.3f}, {m['high']:.3f}] (n {m['n']})"
-        for name, m in sorted(shown.items())
-        if m["value"] is not None
+        format_figure(m) for _, m in sorted(shown.items()) if m["value"] is not None
     )
     audit = table.get("audit")
-    return f"score: {figures}" + (f"\naudit: {audit['verdict']}" if audit else "")
+    return f"score: {figures or 'no row to measure'}" + (
+        f"\naudit: {audit['verdict']}" if audit else ""
+    )
 
 
 def _attribution(store: Store, config: RunConfig, part: Part) -> str:

@@ -19,6 +19,7 @@ from storage.uri import Store
 LOCAL = "local"
 SESSION = re.compile(r"[a-z0-9]{1,32}")
 HUNG, RAISED = "hung", "raised"
+DEADLY = 2  # deaths on a row before it is blamed: one may be a person's kill, or the machine's
 
 
 @dataclass(frozen=True)
@@ -74,26 +75,34 @@ def note(store: Store, start: Start, how: str) -> None:
     store.put_new(f"{start.path}-{how}", b"")
 
 
-def begin_row(store: Store, stage: str, shard: Shard, row: int, session: str) -> str | None:
-    """Note that a row is worked on alone; else the reason not to: a worker took it up and never
-    came back from it.
-
-    A row that was open when another driver's session ended is tried again; an open one of this
-    session was deadly.
+def deadly_rows(store: Store, stage: str, shard: Shard, session: str) -> dict[int, str]:
+    """Rows that are not to be worked on again, with the reason: that hung, or were worked on alone
+    when their worker died, DEADLY times.
     """
-    mark = f"poison/{_place(stage, shard)}/{row}"
-    if store.exists(f"{mark}-{HUNG}"):
-        return "it took longer than a row may take (engine.row_seconds)"
-    if not store.put_new(f"{mark}-{session}-begun", b"") and not store.exists(
-        f"{mark}-{session}-ended"
-    ):
-        return "its worker died on this row"
-    return None
+    names = _row_notes(store, stage, shard)
+    deaths = _row_deaths(names, session)
+    hung = [int(name.partition("-")[0]) for name in names if name.endswith(f"-{HUNG}")]
+    return {
+        **{row: "its worker died on this row" for row, n in deaths.items() if n >= DEADLY},
+        **dict.fromkeys(hung, "it took longer than a row may take (engine.row_seconds)"),
+    }
 
 
-def end_row(store: Store, stage: str, shard: Shard, row: int, session: str) -> None:
+def count_row_deaths(store: Store, stage: str, shard: Shard, session: str) -> int:
+    """How many deaths of a shard's workers were on a row that was worked on alone."""
+    return _row_deaths(_row_notes(store, stage, shard), session).total()
+
+
+def begin_row(store: Store, stage: str, shard: Shard, row: int, session: str) -> str:
+    """Note that a row is worked on alone; returns the note, which `end_row` closes."""
+    begun = f"poison/{_place(stage, shard)}/{row}-{session}-{uuid.uuid4().hex}"
+    store.write(f"{begun}-begun", f"{socket.gethostname()} {os.getpid()}".encode())
+    return begun
+
+
+def end_row(store: Store, begun: str) -> None:
     """Note that the worker came back from a row."""
-    store.put_new(f"poison/{_place(stage, shard)}/{row}-{session}-ended", b"")
+    store.put_new(f"{begun}-ended", b"")
 
 
 def note_hung_row(store: Store, stage: str, shard: Shard, row: int) -> None:
@@ -101,11 +110,25 @@ def note_hung_row(store: Store, stage: str, shard: Shard, row: int) -> None:
     store.put_new(f"poison/{_place(stage, shard)}/{row}-{HUNG}", b"")
 
 
-def deadly_rows(store: Store, stage: str, shard: Shard) -> int:
-    """How many deaths a shard's rows account for: those begun alone and never ended, by session."""
-    names = {path.rpartition("/")[2] for path in store.list(f"poison/{_place(stage, shard)}")}
-    begun = (name.removesuffix("-begun") for name in names if name.endswith("-begun"))
-    return sum(f"{name}-ended" not in names for name in begun)
+def _row_notes(store: Store, stage: str, shard: Shard) -> set[str]:
+    return {path.rpartition("/")[2] for path in store.list(f"poison/{_place(stage, shard)}")}
+
+
+def _row_deaths(names: set[str], session: str) -> Counter[int]:
+    """How often each row was open when its worker ended.
+
+    A row that was open when another driver's session ended may have ended with its driver: one such
+    end is forgiven, but of LOCAL none.
+    """
+    opened: Counter[tuple[int, str]] = Counter()
+    for name in names:
+        if name.endswith("-begun") and f"{name.removesuffix('-begun')}-ended" not in names:
+            row, owner = name.split("-")[:2]
+            opened[int(row), owner] += 1
+    found: Counter[int] = Counter()
+    for (number, owner), count in opened.items():
+        found[number] += count if owner in (session, LOCAL) else count - 1
+    return found
 
 
 def _place(stage: str, shard: Shard) -> str:

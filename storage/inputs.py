@@ -4,13 +4,13 @@ when it is resumed.
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 
+from storage.columns import expect_columns, type_of, with_partitions
 from storage.records import InputFile
 from storage.uri import Store, data_files
 
@@ -20,27 +20,42 @@ READERS = 16  # files looked at at a time: each costs round trips in S3
 def read_footers(
     path: str, rows: str | None, columns: Sequence[str] = ()
 ) -> tuple[list[InputFile], pa.Schema]:
-    """The files of a file, folder or glob in name order, up to where
-    the selection ends.
+    """The files of a file, folder or glob in name order, up to where the selection ends.
 
-    Gives also the first file's schema. columns: every file must have them, with the first file's
-    types. ValueError: not Parquet, or a column is missing; FileNotFoundError: no files.
+    Gives also the schema of the first file that has rows, with its folders' keys as columns. A
+    column that is null there has the type of the first file where it is not. columns: every file
+    with rows must have them, with the same meaning. ValueError: not Parquet, or a column is
+    missing, twice or means something else; FileNotFoundError: no files.
     """
     _, stop = bounds(rows)
     listed = data_files(path)
     files: list[InputFile] = []
     first: pa.Schema | None = None
+    kinds: dict[str, pa.DataType] = {}
     with ThreadPoolExecutor(READERS) as pool:
         for at in range(0, len(listed), READERS):
             for file, schema in pool.map(_footer, listed[at : at + READERS]):
                 if hold_last_row(files, stop):
                     break
-                first = schema if first is None else first
-                expect_columns(columns, schema, first, file.file)
                 files.append(file)
+                if not file.rows:
+                    continue
+                first = schema if first is None else first
+                expect_columns(columns, schema, kinds, file.file)
             if hold_last_row(files, stop):
                 break
-    return files, first
+    return files, _filled(schema if first is None else first, kinds)
+
+
+def first_schema(path: str) -> pa.Schema:
+    """The schema of the first file that has rows, else of the last, with its folders' keys as
+    columns.
+    """
+    for place in data_files(path):
+        file, schema = _footer(place)
+        if file.rows:
+            break
+    return schema
 
 
 def unchanged(files: Sequence[InputFile], path: str, rows: str | None) -> bool:
@@ -86,18 +101,13 @@ def bounds(rows: str | None) -> tuple[int, int | None]:
     return first, stop
 
 
-def expect_columns(columns: Iterable[str], found: pa.Schema, like: pa.Schema, url: str) -> None:
-    """ValueError where a file has not a column, or has it with another type than the first file."""
-    for name in columns:
-        if name not in found.names:
-            close = difflib.get_close_matches(name, found.names, n=1, cutoff=0.5)
-            hint = f"did you mean {close[0]!r}?" if close else f"there is {', '.join(found.names)}"
-            raise ValueError(f"{url}: expected a column {name!r}, got none: {hint}")
-        if found.field(name).type != like.field(name).type:
-            raise ValueError(
-                f"{url}: expected column {name!r} as {like.field(name).type}, got"
-                f" {found.field(name).type}"
-            )
+def _filled(schema: pa.Schema, kinds: dict[str, pa.DataType]) -> pa.Schema:
+    """A schema with the types that later files give to columns that are null in it."""
+    for name, kind in kinds.items():
+        if (here := type_of(schema, name)) is not None and pa.types.is_null(here):
+            field, at = pa.field(name, kind), schema.get_field_index(name)
+            schema = schema.append(field) if at < 0 else schema.set(at, field)
+    return schema
 
 
 def _footer(place: tuple[Store, str]) -> tuple[InputFile, pa.Schema]:
@@ -105,4 +115,10 @@ def _footer(place: tuple[Store, str]) -> tuple[InputFile, pa.Schema]:
     version = store.version(name)  # before the footer, so that a change in between is noticed
     with store.parquet(name) as file:
         found = InputFile(store.url(name), name, version, file.metadata.num_rows)
-        return found, file.schema_arrow
+        try:
+            return found, with_partitions(file.schema_arrow, found.file)
+        except pa.ArrowException as error:
+            raise ValueError(
+                f"{found.file}: expected types of columns that can be read, got"
+                f" {' '.join(str(error).split())[:200]}"
+            ) from None

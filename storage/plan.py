@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import pyarrow as pa
 from pyarrow import parquet as pq
 
+from storage.columns import assemble, expect_columns, physical, with_partitions
 from storage.errors import FileChanged as FileChanged  # said here, known there
-from storage.inputs import bounds, expect_columns, read_footers
+from storage.inputs import bounds, read_footers
 from storage.records import InputFile, Shard
-from storage.uri import Store, input_file
+from storage.uri import Store, input_file, is_damage
 
 # rows decoded at a time, so that a file with one huge row group does not fill the memory
 BATCH = 256
@@ -36,7 +37,7 @@ def plan_shards(
     from footers alone.
 
     rows: "a:b" selects as a Python slice would, from all files taken together in name order.
-    columns: every file must have them, with the first file's types. ValueError:
+    columns: every file must have them, with the same meaning (`storage.columns`). ValueError:
     not Parquet, or nothing selected; FileNotFoundError: no files.
     """
     files, schema = read_footers(path, rows, columns or ())
@@ -96,18 +97,21 @@ def iterate_shard(
     _expect_version(shard, store, name)
     count = 0
     with store.parquet(name, streamed=True) as file:
-        expect_columns(columns, file.schema_arrow, file.schema_arrow, shard.file)
+        expect_columns(columns, with_partitions(file.schema_arrow, shard.file), {}, shard.file)
         wanted = list(dict.fromkeys(columns))
+        stored = physical(wanted, file.schema_arrow)
         try:
-            for batch in _rows(file, shard.start, shard.rows, wanted, rows):
+            for batch in _rows(file, shard.start, shard.rows, stored, rows):
                 count += batch.num_rows
-                yield batch
+                yield assemble(batch, wanted, shard.file)
         except (OSError, pa.ArrowException) as error:
-            if not _damaged(error):
+            if not is_damage(error):
                 raise
             _expect_version(shard, store, name)
-            for part in _one_by_one(file, shard, count, wanted):
+            for part in _one_by_one(file, shard, count, stored):
                 count += part.num_rows
+                if isinstance(part, pa.RecordBatch):
+                    part = assemble(part, wanted, shard.file)
                 yield part
     _expect_version(shard, store, name)  # again: it may have changed while it was read
     if count != shard.rows:
@@ -134,7 +138,7 @@ def _rows(
     ):
         low, high = max(start - at, 0), min(start + count - at, batch.num_rows)
         if low < high:
-            yield batch.slice(low, high - low).select(columns)
+            yield batch.slice(low, high - low)
         at += batch.num_rows
         if at >= start + count:
             break
@@ -158,19 +162,10 @@ def _one_by_one(
                 at += batch.num_rows
                 yield batch
         except (OSError, pa.ArrowException) as error:
-            if not _damaged(error):
+            if not is_damage(error):
                 raise
             told = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             yield Unreadable(stop - at, f"{shard.file}: rows {at}:{stop} cannot be read: {told}")
-
-
-def _damaged(error: Exception) -> bool:
-    """Does an error say that a file is broken: a disk that fails gives a number, and a store a type
-    of its own.
-    """
-    if isinstance(error, OSError):
-        return type(error) is OSError and error.errno is None
-    return isinstance(error, pa.ArrowInvalid | pa.ArrowNotImplementedError)
 
 
 def _expect_version(shard: Shard, store: Store, name: str) -> None:

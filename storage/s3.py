@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from storage.errors import FileChanged, StorageError
 from storage.s3_file import RangeFile
-from storage.s3_retry import Refused, ask, no_access, no_answer
+from storage.s3_retry import Refused, ask, is_passing, no_access, no_answer
 
 CONNECT_SECONDS, READ_SECONDS = 10, 60  # without a byte, before a request is tried again
 BUFFER = 8 << 20  # bytes per request when Parquet columns are streamed: round trips are dear
@@ -162,7 +162,7 @@ def client() -> Any:
 def _client(endpoint: str | None, identity: str, seconds: tuple[float, float]) -> Any:
     import boto3  # heavy, and not needed for runs on disk
     from botocore.config import Config
-    from botocore.exceptions import BotoCoreError
+    from botocore.exceptions import BotoCoreError, NoCredentialsError
 
     # One try per request here: `ask` tries again, with one policy for requests and for the bodies
     # that follow them.
@@ -175,9 +175,13 @@ def _client(endpoint: str | None, identity: str, seconds: tuple[float, float]) -
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None
     try:
         session = boto3.session.Session()
+        if session.get_credentials() is None:
+            raise NoCredentialsError  # so that no client without a key is kept
         region = region or session.region_name or ("us-east-1" if endpoint else None)
         return session.client("s3", endpoint_url=endpoint, region_name=region, config=config)
     except (BotoCoreError, ValueError) as error:
+        if isinstance(error, NoCredentialsError) or is_passing(error):
+            raise  # `ask` decides
         raise StorageError(
             f"expected settings that lead to S3, got {type(error).__name__}: check AWS_*"
         ) from None

@@ -7,10 +7,12 @@ from __future__ import annotations
 import os
 import random
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from storage.errors import NoAnswer, StorageError
@@ -22,6 +24,8 @@ SECONDS = "COUNTERFACTORY_S3_SECONDS"  # names other seconds in the environment
 TELL = 10.0  # seconds after which whoever waits is told why
 # seconds; each wait is drawn from 0 to a bound that doubles ("full jitter")
 FIRST_WAIT, LONGEST_WAIT = 0.25, 20.0
+STEP = 0.5  # seconds after which a wait looks whether the process is to end
+HURRY = threading.Event()
 BUSY = {
     "SlowDown",
     "Throttling",
@@ -29,7 +33,22 @@ BUSY = {
     "RequestLimitExceeded",
     "RequestTimeout",
     "InternalError",
+    # of the service that gives a role's credentials
+    "ThrottledException",
+    "RequestThrottled",
+    "TooManyRequestsException",
+    "IDPCommunicationError",
 }
+# A machine or pod with one of these gets its key from a service, which may be away for a while.
+ROLE = (
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_EC2_METADATA_SERVICE_ENDPOINT",
+)
+VENDOR = Path("/sys/devices/virtual/dmi/id/sys_vendor")  # "Amazon EC2" on an instance
+# TLS broken off on the way; all else that TLS reports is a certificate or a setting
+BROKEN_OFF = ("EOF", "timed out", "Connection reset", "BAD_RECORD_MAC")
 
 
 @dataclass(frozen=True)
@@ -63,8 +82,8 @@ def ask(
     allow: tuple[int, ...] = (),
     again: tuple[int, ...] = (),
 ) -> Answer:
-    """Make a request, and again on 5xx, throttling, time-outs, lost connections and bodies cut
-    short.
+    """Make a request, and again on 5xx, throttling, time-outs, lost or refused connections, bodies
+    cut short, and where the service that gives a role's credentials does not.
 
     allow: statuses to give back instead of raising; again: further ones to retry. Raises what
     `explain` makes of a refusal; NoAnswer where GIVE_UP seconds after the first failure there is
@@ -95,12 +114,13 @@ def ask(
             if not busy or patience.is_over(f"{status} {code}"):
                 raise explain(path, Refused(status, code, tries, busy)) from None
             lost += status >= 500  # a 500, or a gateway's 502, may have come after the deed
-        except (NoCredentialsError, PartialCredentialsError):
-            raise no_access(path, "no credentials") from None
         except Exception as error:
-            if isinstance(error, BotoCoreError) and not _passing(error):
+            if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
+                if isinstance(error, PartialCredentialsError) or not has_role():
+                    raise no_access(path, "no credentials") from None
+            elif isinstance(error, BotoCoreError) and not is_passing(error):
                 raise _unsent(path, error) from None
-            if not _passing(error):
+            elif not is_passing(error):
                 raise
             if patience.is_over(type(error).__name__):
                 raise no_answer(path, type(error).__name__, tries) from None
@@ -126,8 +146,15 @@ def no_answer(path: str, last: str, tries: int) -> NoAnswer:
     )
 
 
+def hurry() -> None:
+    """Make no request wait any longer: the process is to end now."""
+    HURRY.set()
+
+
 class Patience:
-    """The time that a request's failures may take, from the first of them on."""
+    """The time that a request's failures may take, from the first of them on; none after
+    `hurry`.
+    """
 
     def __init__(self, who: str, url: str) -> None:
         self.who, self.url, self.until, self.told = who, url, 0.0, False
@@ -143,12 +170,14 @@ class Patience:
                 f" {max(left, 0):.0f} s more"
             )
             print(f"counterfactory: {hide(line)}", file=sys.stderr, flush=True)
-        return now >= self.until
+        return now >= self.until or HURRY.is_set()
 
     def wait(self, tries: int) -> None:
         """Wait before the next try, the last of which is made when the time is up."""
         drawn = random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(tries - 1, 30)))
-        time.sleep(max(0.0, min(drawn, self.until - time.monotonic())))
+        end = min(time.monotonic() + drawn, self.until)
+        while (left := end - time.monotonic()) > 0 and not HURRY.is_set():
+            time.sleep(min(left, STEP))
 
 
 def _seconds() -> float:
@@ -162,21 +191,44 @@ def _seconds() -> float:
     return seconds
 
 
-def _passing(error: Exception) -> bool:
-    """Is this the network's or the server's trouble, which may pass?"""
+def is_passing(error: Exception) -> bool:
+    """Is this trouble of the network, of the server or of the service that gives credentials, which
+    may pass?
+    """
     from botocore import exceptions as b
+    from botocore.parsers import ResponseParserError
     from urllib3.exceptions import HTTPError
 
+    if isinstance(error, b.SSLError):
+        return any(words in str(error) for words in BROKEN_OFF)
+    if isinstance(error, RuntimeError):  # botocore's own, of a service that lags behind
+        return "refreshed credentials are still expired" in str(error)
     kinds = (
         b.HTTPClientError,
-        b.ConnectionError,  # refused, no route, no name, no answer to a connect
+        b.ConnectionError,  # refused, no route, no name, no answer to a connect, no proxy
         b.IncompleteReadError,
         b.ResponseStreamingError,
         b.FlexibleChecksumError,
+        b.CredentialRetrievalError,
+        b.MetadataRetrievalError,
+        ResponseParserError,  # half a reply, or another server's
     )
-    return isinstance(error, (*kinds, HTTPError, ConnectionError, TimeoutError)) and not isinstance(
-        error, b.SSLError
-    )
+    return isinstance(error, (*kinds, HTTPError, ConnectionError, TimeoutError))
+
+
+def has_role() -> bool:
+    """Do credentials come from a service here: of a pod, a container or an EC2 instance?
+
+    Where that service is busy, botocore reports that there are no credentials.
+    """
+    if os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
+        return any(os.environ.get(name) for name in ROLE[:-1])
+    if any(os.environ.get(name) for name in ROLE):
+        return True
+    try:
+        return "Amazon EC2" in VENDOR.read_text()
+    except (OSError, ValueError):
+        return False
 
 
 def _unsent(path: str, error: Exception) -> StorageError:

@@ -20,6 +20,10 @@ from storage.errors import BadPath
 from storage.secrets import hide, holds_secret
 
 GLOB = set("*?[")
+# Parquet by its name; behind it pandas and others name the codec of the pages: .parquet.gzip
+PARQUET = re.compile(
+    r"\.(parquet|parq|pq)(\.(gzip|gz|snappy|snap|zstd|zst|brotli|br|lz4))?$", re.IGNORECASE
+)
 REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://[^/]")
 
 
@@ -153,8 +157,12 @@ class Store:
             raise FileNotFoundError(
                 f"expected a Parquet file at {self.url(path)}, got no such file"
             ) from None
-        except (pa.ArrowInvalid, OSError) as error:
-            if not isinstance(error, pa.ArrowInvalid) and "thrift" not in str(error).lower():
+        except UnicodeDecodeError:
+            raise ValueError(
+                f"{self.url(path)}: expected names of columns in UTF-8, got others"
+            ) from None
+        except (pa.ArrowException, OSError) as error:
+            if not is_damage(error):
                 raise  # a disk or a server that failed, not the file's fault
             size = self._kind.size(at)
             raise ValueError(
@@ -202,30 +210,73 @@ def data_files(path: str) -> list[tuple[Store, str]]:
     """Parquet files of a file, a folder (recursively) or a glob (`**` spans folders), in name
     order.
 
-    Names that begin with . or _ are left out. FileNotFoundError names what was looked for.
+    In a folder the ending decides (PARQUET), in a glob the pattern. Names that begin with . or _
+    are left out. FileNotFoundError names what was looked for, ValueError a name that is not UTF-8
+    or that no path can have.
     """
     store = Store(path)
     folder, name = input_file(store.uri)
     if name and folder.is_file(name):
-        return [(folder, name)]
-    found = _names(store, ["**", "*.parquet"])
+        return _usable([(folder, name)])
+    visible = _visible(store)
+    found = [name for name in visible if is_parquet(name)]
     if not found and GLOB & set(path):
         parts = store.uri.split("/")
         first = next(i for i, part in enumerate(parts) if GLOB & set(part))
         store = Store("/".join(parts[:first]) or "/")
-        found = _names(store, parts[first:])
+        found = [name for name in _visible(store) if _matches(name.split("/"), parts[first:])]
     if not found:
-        raise FileNotFoundError(f"expected Parquet files at {path}, got none")
-    return [(store, name) for name in found]
+        got = "none"
+        if visible:
+            got = (
+                f"{len(visible):,} other files, such as {printable(visible[0])}: Parquet ends in"
+                " .parquet, .parq or .pq (also .parquet.gzip); a glob, such as"
+                f" {path.rstrip('/')}/*, takes any name"
+            )
+        raise FileNotFoundError(f"expected Parquet files at {path}, got {got}")
+    return _usable([(store, name) for name in found])
 
 
-def _names(store: Store, pattern: list[str]) -> list[str]:
-    names = ((name, name.split("/")) for name in store.list(""))
-    return [
-        name
-        for name, parts in names
-        if _matches(parts, pattern) and not any(p[0] in "._" for p in parts)
-    ]
+def is_damage(error: Exception) -> bool:
+    """Does an error say that a file is broken: a disk that fails gives a number, and a store a type
+    of its own.
+    """
+    if isinstance(error, OSError):
+        return type(error) is OSError and error.errno is None
+    return isinstance(error, pa.ArrowInvalid | pa.ArrowNotImplementedError)
+
+
+def is_parquet(name: str) -> bool:
+    """Is a file taken for Parquet by its ending."""
+    return PARQUET.search(name) is not None
+
+
+def printable(name: str) -> str:
+    """A file's name for a message: bytes of it that are no UTF-8 are written \\xe9."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _usable(files: list[tuple[Store, str]]) -> list[tuple[Store, str]]:
+    """The files; ValueError names the first whose name no plan or commit could hold."""
+    for store, name in files:
+        try:
+            store.url(name).encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                "expected names of files and folders in UTF-8, got"
+                f" {printable(store.url(name))}: rename it"
+            ) from None
+        except BadPath:
+            raise ValueError(
+                f"expected file names without //, . and .. as parts and without \\ at {store.uri},"
+                f" got {name}: rename the file"
+            ) from None
+    return files
+
+
+def _visible(store: Store) -> list[str]:
+    listed = store.list("")
+    return [name for name in listed if not any(part[:1] in ("_", ".") for part in name.split("/"))]
 
 
 def _matches(parts: list[str], pattern: list[str]) -> bool:

@@ -12,7 +12,9 @@ import torch
 
 from actors.guard.watchdog import stop
 from actors.rows.read import Row, Unusable
+from configs.schema import EngineConfig
 from configs.strict import UserError
+from counterfactory.models.wrapping.shape import Shape
 
 A = TypeVar("A")
 Call = Callable[[list[Row]], tuple[list[A], list[Unusable]]]
@@ -25,16 +27,29 @@ SHORT = (
 )
 
 
+def shape_of(engine: EngineConfig, device: torch.device) -> Shape:
+    """The rows that networks compute at a time; `auto`: on a CPU LEAST or more, which rounds alike
+    there; on a GPU as many as the batch, or FIRST where that grows, which leaves one shape.
+    """
+    if engine.shape != "auto":
+        return Shape(engine.shape, exact=True)
+    if device.type == "cpu":
+        return Shape()
+    return Shape(FIRST if engine.batch == "auto" else engine.batch, exact=True)
+
+
 class Batch:
     """The size of the next batch, and the guard around a batch: rows that fail are set aside alone.
 
     size: rows; `auto` starts at FIRST and on a GPU doubles while twice the memory would fit. Out of
-    memory halves it for good. A fault of the GPU ends the process: whatever it did next would fail,
-    too, and no row is to blame for that. notes: what the driver should say, each once.
+    memory halves it for good, and limits the networks' shape to it. A fault of the GPU ends the
+    process: whatever it did next would fail, too, and no row is to blame for that. notes: what the
+    driver should say, each once.
     """
 
-    def __init__(self, size: int | str, device: torch.device) -> None:
+    def __init__(self, size: int | str, device: torch.device, shape: Shape | None = None) -> None:
         self.size, self.device = FIRST if size == "auto" else int(size), device
+        self.shape = shape or Shape()
         self.growing = size == "auto" and device.type == "cuda"
         self.notes: list[str] = []
 
@@ -42,10 +57,10 @@ class Batch:
         """Answers of a batch; one that does not fit in memory goes on in halves, one that raises
         row by row.
         """
-        before = self.size
+        before, shape = self.size, self.shape.rows
         answers, bad, alone = self._parts(call, rows)
         if alone:  # a row that does not fit alone says nothing of the others
-            self.size = before
+            self.size, self.shape.rows = before, shape
         elif self.size < before:
             self.growing = False
             self.notes.append(
@@ -82,6 +97,7 @@ class Batch:
         half = (len(rows) + 1) // 2 if short else 1
         if short:
             self.size = min(self.size, half)
+            self.shape.limit(half)
         found: tuple[list[A], list[Unusable]] = ([], [])
         alone = False
         for at in range(0, len(rows), half):

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 
+from actors.rows.files import bytes_of, with_files
+from actors.rows.read import TRAIN, split_column
 from configs.schema import ImageData
 from configs.strict import UserError, check
 from counterfactory.models.distractors import Distractors
@@ -52,14 +53,19 @@ def _data(spec: Mapping[str, Any], name: str) -> ImageData:
 
 
 def _contents(data: ImageData, name: str) -> list[bytes | None]:
-    """The selected images' bytes as they are stored."""
+    """The selected images' bytes as they are stored; where `split` is a column, of train rows."""
     try:
-        shards, _ = plan_shards(data.path, shard_rows=1 << 20, rows=data.rows, columns=[data.image])
-        tables = [read_shard(shard, [data.image]) for shard in shards]
+        split = split_column(data)
+        columns = [data.image, *([split] if split else [])]
+        shards, _ = plan_shards(data.path, shard_rows=1 << 20, rows=data.rows, columns=columns)
+        return [
+            bytes_of(with_files(cells, [data.image], shard.file)[data.image])
+            for shard in shards
+            for cells in read_shard(shard, columns).to_pylist()
+            if not split or str(cells[split]) == TRAIN
+        ]
     except (FileNotFoundError, ValueError) as error:
         raise UserError(f"models.{name}: {error}") from None
-    cells = pa.concat_tables(tables)[data.image].to_pylist()
-    return [cell["bytes"] if isinstance(cell, dict) else cell for cell in cells]
 
 
 def _digest(images: list[bytes | None]) -> str:

@@ -220,7 +220,7 @@ def _card_hint(spec: Mapping[str, Any]) -> str:
         return ""
     card = Path(weights_location(weights)).with_suffix(".yaml")
     try:
-        told = parse_yaml(card.read_text(encoding="utf-8"), str(card)).get("model")
+        told = parse_yaml(card.read_bytes(), str(card)).get("model")
     except (UserError, OSError, ValueError):
         return ""
     keys = ("target", "settings")

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from actors.rows.files import expect_bytes
 from configs.schema import ImageData
 from storage.codec import BadRow, decode_mask, dimensions
 
@@ -22,6 +23,7 @@ def mask_of(cells: Mapping[str, Any], content: bytes, data: ImageData) -> Mask |
     none; BadRow where it cannot be read, or has not the image's size."""
     if not data.mask:
         return None
+    expect_bytes(cells.get(data.mask), "mask")
     of = dimensions(content, max_pixels=data.max_pixels)
     return decode_mask(cells.get(data.mask), size=data.size, crop=data.crop, of=of)
 

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 import pyarrow as pa
 
 from actors.modality import Modality
+from actors.rows.files import bytes_of, with_files
 from actors.rows.targets import BadTarget, class_index
 from configs.schema import DataConfig, RunConfig, TargetConfig
 from storage.codec import BadRow
@@ -20,6 +21,10 @@ from storage.records import Shard
 from storage.schema import row_id
 
 T = TypeVar("T")
+TRAIN = "train"  # of the column `data.split`: what is learnt from; all other values hold out
+LOOK = 16  # rows of which one must have its image where the data give paths
+# what pyarrow raises on values that Python has not
+UNREADABLE = (ValueError, OverflowError, LookupError, pa.ArrowException)
 
 
 @dataclass
@@ -63,8 +68,9 @@ def read(
     Those that cannot be read come too, named by their id where that can be, else by their place
     alone.
     """
+    contents = modality.columns().values()
     named = [
-        *modality.columns().values(),
+        *contents,
         data.label,
         data.id,
         *data.columns,
@@ -79,7 +85,8 @@ def read(
             here = replace(shard, start=shard.start + position, rows=len(listed))
             ids = (own for piece in iterate_shard(here, [data.id]) for own, _ in cells_of(piece))
             listed = [(cells or own, lost) for (cells, lost), own in zip(listed, ids, strict=True)]
-        for cells, lost in listed:
+        for stored, lost in listed:
+            cells = with_files(stored, contents, shard.file)
             source = modality.source(cells)
             own = cells.get(data.id) if data.id else None
             place = f"{shard.name}#{shard.start + position}"
@@ -89,15 +96,50 @@ def read(
 
 
 def cells_of(part: pa.RecordBatch | Unreadable) -> list[tuple[dict[str, Any], str | None]]:
-    """A part's rows as they are stored; no cells, and the reason, where one cannot be read."""
+    """A part's rows as they are stored; no cells, and the reason, where one cannot be read.
+
+    A value may be one that Python has not: a date outside the years 1 to 9999, a time in a zone
+    that is unknown here, a text that is not UTF-8.
+    """
     if isinstance(part, Unreadable):
         return [({}, part.reason)] * part.num_rows
     try:
         return [(cells, None) for cells in part.to_pylist()]
-    except UnicodeDecodeError as error:
-        if part.num_rows == 1:
-            return [({}, f"a text of it cannot be read: {error.reason}")]
-        return [cells for i in range(part.num_rows) for cells in cells_of(part.slice(i, 1))]
+    except UNREADABLE as error:
+        if part.num_rows > 1:
+            return [cells for i in range(part.num_rows) for cells in cells_of(part.slice(i, 1))]
+        why = "Python has no such value, or no such time zone"
+        if isinstance(error, UnicodeDecodeError):
+            why = error.reason
+        return [({}, f"{_culprit(part)} cannot be read: {why}")]
+
+
+def _culprit(row: pa.RecordBatch) -> str:
+    """What of a row that cannot be read is to blame."""
+    for name, column in zip(row.schema.names, row.columns, strict=True):
+        try:
+            column.to_pylist()
+        except UnicodeDecodeError:
+            return f"a text of its {name!r}"
+        except UNREADABLE:
+            return f"its {name!r} ({column.type})"
+    return "it"
+
+
+def no_paths(shard: Shard, column: str) -> str | None:
+    """What is wrong with a column of texts that leads to no file in any of the shard's first rows;
+    None where one is there.
+    """
+    first = replace(shard, rows=min(shard.rows, LOOK))
+    rows = [cells for part in iterate_shard(first, [column]) for cells, _ in cells_of(part)]
+    if any(bytes_of(with_files(cells, [column], shard.file).get(column)) for cells in rows):
+        return None
+    example = next((cells[column] for cells in rows if cells.get(column)), None)
+    return (
+        f"expected {column!r} as struct<bytes, path>, binary or paths of image files, got texts"
+        f" such as {str(example)[:60]!r}, at which is no file: paths count from the data file's"
+        " folder, or else from the current one"
+    )
 
 
 def split_column(data: DataConfig) -> str | None:

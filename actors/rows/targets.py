@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from torch import Tensor
 
 from configs.schema import TargetConfig
+
+DIGITS = re.compile(r"[0-9]{1,9}")
 
 
 class BadTarget(ValueError):  # noqa: N818 (the row's target is bad, not the program)
@@ -19,19 +23,28 @@ class BadTarget(ValueError):  # noqa: N818 (the row's target is bad, not the pro
 def class_index(value: Any, classes: Sequence[str], what: str) -> int:
     """A class given as bool, index or name, as an index into `classes`; BadTarget where it is none
     of them.
+
+    A text of digits is an index where no class has a number for its name. Bytes are a text, as
+    older Parquet writers leave it, and a decimal or float is an index where it is whole.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise BadTarget(f"its {what} is missing")
+    if isinstance(value, bytes):
+        value = value.decode(errors="replace")
     if isinstance(value, str) and value in classes:
         return list(classes).index(value)
-    if isinstance(value, float) and value.is_integer():
+    given = value
+    if isinstance(value, str) and DIGITS.fullmatch(value):
+        value = value if any(map(DIGITS.fullmatch, classes)) else int(value)
+    if isinstance(value, float | Decimal) and math.isfinite(value) and int(value) == value:
         value = int(value)
     if isinstance(value, bool | int) and 0 <= int(value) < len(classes):
         return int(value)
     known = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+    hint = ": write 0 and 1 for -1 and 1" if value in (-1, "-1") and len(classes) == 2 else ""
     raise BadTarget(
         f"its {what}: expected one of {known} or an index below {len(classes)}, got"
-        f" {str(value)[:60]!r}"
+        f" {str(given)[:60]!r}{hint}"
     )
 
 

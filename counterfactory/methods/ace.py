@@ -33,16 +33,17 @@ class ACE:
     weight: lambda times the per-sample "l1" sum or "l2" norm of x' - x, in [0,1]; refine, gamma,
     kernel: inpaint afterwards, the mask's threshold, and the side of its maximum window (odd);
     draws: refine again, with other noise, where that undid the flip; unrefined: let the
-    pre-explanation be the answer where no refinement flips (it may be noise). The paper has draws
-    1, unrefined true, stop, through and mask_after null and precision float32: how the last ones
-    save work is explained in PurifiedPGD. checkpoint: more denoiser calls for less memory.
+    pre-explanation be the answer where no refinement flips (it may be noise, and counts as a flip).
+    The paper has draws 1, unrefined false, stop, through and mask_after null and precision float32:
+    how the last ones save work is explained in PurifiedPGD. checkpoint: more denoiser calls for
+    less memory.
 
     Pixels live in [0,1] as in the public ACE, so that a step of 1 stays on the 8-bit grid; the
     denoiser sees [-1,1].
     """
 
     name: ClassVar[str] = "ace"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     access: ClassVar[str] = "gradient"
     needs: ClassVar[tuple[str, ...]] = ("denoiser",)
 
@@ -56,7 +57,7 @@ class ACE:
     gamma: float = 0.15
     kernel: int = 15
     draws: int = 1
-    unrefined: bool = True
+    unrefined: bool = False
     stop: float | None = None
     through: int | None = None
     mask_after: int | None = None
@@ -69,8 +70,8 @@ class ACE:
     def __call__(
         self, queries: ImageQueries, *, classifier: Classifier, denoiser: Denoiser
     ) -> ImageAnswers:
-        """Counterfactuals: the refined image where it flips, else the pre-explanation where that
-        does.
+        """Counterfactuals: the refined image; with `unrefined` the pre-explanation where no
+        refined image flips.
         """
         x, budget = queries.images, Budget.of(len(queries))
         schedule = respace(denoiser.alphas_cumprod, self.respaced)

@@ -37,7 +37,7 @@ class CECAS:
     """
 
     name: ClassVar[str] = "cecas"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     access: ClassVar[str] = "gradient"
     needs: ClassVar[tuple[str, ...]] = ("denoiser", "spurious")
 
@@ -52,7 +52,7 @@ class CECAS:
     gamma: float = 0.1
     kernel: int = 15
     draws: int = 1
-    unrefined: bool = True
+    unrefined: bool = False
     stop: float | None = None
     through: int | None = None
     mask_after: int | None = None
@@ -89,7 +89,7 @@ class CECAS:
     def __call__(
         self, queries: ImageQueries, *, classifier: Classifier, denoiser: Denoiser, spurious: Any
     ) -> ImageAnswers:
-        """Counterfactuals: x' refined where that flips, else x' where that does."""
+        """Counterfactuals: x' refined; with `unrefined` x' itself where no refined image flips."""
         self.expect({"classifier": classifier, "spurious": spurious})
         x, B = queries.images, len(queries)
         schedule = respace(denoiser.alphas_cumprod, self.respaced)

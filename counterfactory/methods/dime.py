@@ -63,7 +63,7 @@ class DiME:
     """
 
     name: ClassVar[str] = "dime"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     access: ClassVar[str] = "gradient"
 
     respaced: int = 200
@@ -190,8 +190,10 @@ class DiME:
             return row_noise(generators, x.shape[1:], x.device)
 
         signal = to_signal(x)
-        # the first gradient is at x itself
-        x_t, clean = q_sample(schedule, signal, self.tau - 1, first), signal
+        # Noised to level tau as in public code, one above the first that is denoised (to the last
+        # where there is none above). The first gradient is at x itself.
+        start = min(self.tau, self.respaced - 1)
+        x_t, clean = q_sample(schedule, signal, start, first), signal
         keep = torch.zeros_like(x[:, :1], dtype=torch.bool)
         alive, taken = x.new_ones(len(x), dtype=torch.bool), torch.zeros_like(target)
         for done, i in enumerate(reversed(range(self.tau)), 1):

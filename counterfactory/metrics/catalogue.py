@@ -306,6 +306,12 @@ METRICS = (
                 help="polynomial MMD to the originals, unbiased for few rows",
                 lacks="features_after",
             ),
+            Measure(
+                *("kid_apart", "", "set", "flipped", "lower", "originals against flipped"),
+                label="KID apart",
+                help="KID that leaves out a row's own pair; not what others report",
+                lacks="features_after",
+            ),
         ),
         needs=("fid",),
         columns={"features_before": "floats", "features_after": "floats"},

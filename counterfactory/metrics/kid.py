@@ -54,19 +54,19 @@ def _smallest(
     return Sample(n, rows, keys[kept], features[kept])
 
 
-def compute(originals: Sample, counterfactuals: Sample) -> Estimate:
+def compute(originals: Sample, counterfactuals: Sample, *, apart: bool = False) -> Estimate:
     """The unbiased squared MMD under the kernel (x'y/D + 1)^3; it may be negative.
 
-    A row's own counterfactual is left out of the cross term (Gretton et al., "A Kernel Two-Sample
-    Test", JMLR 2012, eq. 4), or pairs would draw it down, and pairs of answers to one row, which
-    would draw it up, are left out too; sets that share no rows give the usual estimator (Binkowski
-    et al., "Demystifying MMD GANs", ICLR 2018). The interval leaves out one of 20 buckets of rows
-    at a time.
+    The usual estimator (Binkowski et al., "Demystifying MMD GANs", ICLR 2018), as torchmetrics has
+    it. apart: leave a row's own counterfactual out of the cross term, and pairs of answers to one
+    row out of theirs (Gretton et al., "A Kernel Two-Sample Test", JMLR 2012, eq. 4): right on the
+    mean where rows come in pairs, but far larger for few rows, and not what others report. The
+    interval leaves out one of 20 buckets of rows at a time.
     """
     n = counterfactuals.n
     if n == 0 or originals.n == 0:
         return NOTHING
-    sums = _Sums(originals, counterfactuals)
+    sums = _Sums(originals, counterfactuals, apart)
     value = sums.without(None)
     if value is None:
         return Estimate(None, None, None, n, f"n = {min(n, originals.n)}: no pairs")
@@ -86,16 +86,18 @@ class _Sums:
     """Kernel sums between the buckets of rows, from which any choice of buckets has
     its distance."""
 
-    def __init__(self, originals: Sample, counterfactuals: Sample) -> None:
+    def __init__(self, originals: Sample, counterfactuals: Sample, apart: bool) -> None:
         x, y = (np.asarray(s.features, dtype=np.float64) for s in (originals, counterfactuals))
         bx, by = (_one_hot(s.hashes) for s in (originals, counterfactuals))
         xx, yy, xy = _kernel(x, x), _kernel(y, y), _kernel(x, y)
         np.fill_diagonal(xx, 0.0)
-        own = originals.hashes[:, None] == counterfactuals.hashes[None, :]
-        xy[own] = 0.0
-        # answers to one row, and themselves
-        same = counterfactuals.hashes[:, None] == counterfactuals.hashes[None, :]
-        yy[same] = 0.0
+        # terms that are left out: rows with themselves; apart: pairs, and answers to one row
+        own = np.zeros(xy.shape, dtype=np.bool_)
+        same = np.eye(len(yy), dtype=np.bool_)
+        if apart:
+            own |= originals.hashes[:, None] == counterfactuals.hashes[None, :]
+            same |= counterfactuals.hashes[:, None] == counterfactuals.hashes[None, :]
+        xy[own], yy[same] = 0.0, 0.0
         self.xx, self.yy, self.xy = bx.T @ xx @ bx, by.T @ yy @ by, bx.T @ xy @ by
         self.own = bx.T @ own.astype(np.float64) @ by
         # a row's answers are in one bucket

@@ -70,7 +70,9 @@ def update(values: Floats, weights: Floats) -> MeanSums:
 
 
 def compute(sums: MeanSums) -> Estimate:
-    """The mean with its 95 % percentile interval; one row has a value and no interval."""
+    """The mean with its 95 % percentile interval; one row has a value and no interval, however many
+    answers it has.
+    """
     if sums.n == 0:
         return NOTHING
     value = sums.total / sums.n
@@ -79,6 +81,8 @@ def compute(sums: MeanSums) -> Estimate:
     drawn = sums.weight > 0
     if not drawn.any():
         return Estimate(value, None, None, sums.n, "no interval")
+    if not (sums.weight % sums.n).any():  # each replicate has all or none: they are of one row
+        return Estimate(value, None, None, sums.n, "one row: no interval")
     low, high = np.quantile(sums.weighted[drawn] / sums.weight[drawn], [0.025, 0.975])
     # Rounding can put an interval of equal values a hair beside their mean.
     return Estimate(value, min(float(low), value), max(float(high), value), sums.n)

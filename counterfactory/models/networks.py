@@ -13,6 +13,7 @@ WANTED: dict[str, tuple[str, ...]] = {
     "fid": ("features", "oracle"),  # an oracle gives its penultimate features
     "sfid": ("features", "oracle"),
     "kid": ("features", "oracle"),
+    "kid_apart": ("features", "oracle"),
     "lpips": ("perceptual",),
     "lpips_diversity": ("perceptual",),
     "s3": ("simsiam",),
@@ -32,6 +33,7 @@ PLAIN = {
     "fid": "counterfactory.models.wrapping.features.inception",
     "sfid": "counterfactory.models.wrapping.features.inception",
     "kid": "counterfactory.models.wrapping.features.inception",
+    "kid_apart": "counterfactory.models.wrapping.features.inception",
     "lpips": "counterfactory.models.wrapping.perceptual.lpips_alex",
     "lpips_diversity": "counterfactory.models.wrapping.perceptual.lpips_alex",
     "s3": "counterfactory.models.simsiam.simsiam_resnet50",

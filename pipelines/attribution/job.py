@@ -19,11 +19,12 @@ from configs.strict import UserError, check, expand
 from counterfactory.models.networks import display_name
 from counterfactory.models.roles import roles_of
 from pipelines.attribution.sums import sum_up
-from pipelines.attribution.table import TABLE_CSV, build_table, to_csv
+from pipelines.attribution.table import COLUMNS, TABLE_CSV, build_table, iterate_lines
 from pipelines.engine.committed import ATTRIBUTED, class_names, load_plan, made_shards
 from pipelines.engine.fingerprints import worker_config
 from pipelines.engine.part import WHOLE, Part
 from pipelines.engine.runner import run_stage
+from pipelines.engine.tables import to_csv
 from storage.codec import sides
 from storage.commit import todo
 from storage.records import Shard
@@ -59,7 +60,7 @@ def attribute(
         ),
     }
     store.replace(ATTRIBUTED, json.dumps(table, indent=1, allow_nan=False).encode())
-    store.replace(TABLE_CSV, to_csv(table))
+    store.replace(TABLE_CSV, to_csv(COLUMNS, iterate_lines(table)))
     return table
 
 

@@ -4,8 +4,6 @@ of text.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -124,17 +122,13 @@ def format_row(store: Store, table: Mapping[str, Any], name: str) -> Iterator[st
         raise UserError(f"{name}: expected the id of an attributed row of {store.uri}, got none")
 
 
-def to_csv(table: Mapping[str, Any]) -> bytes:
-    """Every importance as a line; `by` is empty for all flips together."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
-    writer.writeheader()
+def iterate_lines(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every importance as a line of COLUMNS; `by` is empty for all flips together."""
     for by, n, lines in (
         ("", table["n"], table["global"]),
         *((arrow(way), way["n"], way["importances"]) for way in table["directions"]),
     ):
-        writer.writerows({**line, "by": by, "n": n} for line in lines)
-    return out.getvalue().encode()
+        yield from ({**line, "by": by, "n": n} for line in lines)
 
 
 def _lines(

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from configs.schema import RunConfig
+from pipelines.engine.tables import escape_markdown
 
-# The YAML on top is what Hugging Face reads where the whole folder is given to load_dataset.
+# The YAML on top is what Hugging Face reads where the whole folder is given to load_dataset. Its
+# cache knows a set by the folder's name, which is `augment` in every run, and this name alone.
 CARD = """---
 configs:
-- config_name: default
+- config_name: {config_name}
   data_files: data/part-*.parquet
 ---
 # Counterfactuals of run {run}
@@ -83,18 +85,22 @@ def card(config: RunConfig, counts: dict[str, Any]) -> str:
     """The card, Markdown."""
     settings = counts["settings"]
     gates = ", ".join(f"{name} {settings[name]:g}" for name in GATES if settings[name] is not None)
-    per_class = "".join(f"| {name} | {n} |\n" for name, n in counts["per_class"].items())
-    sentence = counts["summary"]
+    classes = ((escape_markdown(name), n) for name, n in counts["per_class"].items())
+    per_class = "".join(f"| {name} | {n} |\n" for name, n in classes)
+    sentence = escape_markdown(counts["summary"])
     return CARD.format(
+        config_name=f"{config.name}-{counts['digest'][:16]}",
         run=config.name,
         summary=sentence[:1].upper() + sentence[1:] + ".",
         label=LABELS[settings["label"]],
         several=SEVERAL if counts["considered"] > counts["originals"] else "",
         considered=counts["considered"],
-        rejected="".join(f"| {gate} | {n} |\n" for gate, n in counts["rejected"].items()),
+        rejected="".join(
+            f"| {escape_markdown(gate)} | {n} |\n" for gate, n in counts["rejected"].items()
+        ),
         kept=counts["kept"],
         per_class=f"| class | kept |\n|---|---:|\n{per_class}" if per_class else "",
         gates=gates or "none",
         method=config.method.target,
-        splits=", ".join(settings["splits"]) or "none",
+        splits=escape_markdown(", ".join(settings["splits"])) or "none",
     )

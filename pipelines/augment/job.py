@@ -96,12 +96,13 @@ def augment(store: Store, config: RunConfig) -> dict[str, Any]:
         "per_class": dict(sorted(kept.items())),
         "rejected": {gate: n for gate, n in rejected.items() if n},
         "files": files,
+        "digest": parts.digest.hexdigest(),
         "settings": settings.model_dump(),
         "classes": names,
     }
     counts["summary"] = summary(counts)
     store.replace(COUNTS, json.dumps(counts, indent=1).encode())
-    store.replace(CARD, card(config, counts).encode())
+    store.replace(CARD, card(config, counts).encode(errors="backslashreplace"))
     return counts
 
 

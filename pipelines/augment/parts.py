@@ -3,6 +3,7 @@ read as it is."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from typing import Any
@@ -67,6 +68,7 @@ class Parts:
     def __init__(self, store: Store, schema: pa.Schema) -> None:
         self.store, self.schema = store, schema
         self.files: list[str] = []
+        self.digest = hashlib.sha256()  # of the files' bytes, one after the other
         self._begin()
 
     def add(self, row: dict[str, Any]) -> None:
@@ -106,5 +108,7 @@ class Parts:
     def _end(self) -> None:
         self.writer.close()
         self.files.append(f"{PARTS}{len(self.files):05d}.parquet")
-        self.store.replace(self.files[-1], self.out.getvalue())
+        data = self.out.getvalue()
+        self.digest.update(data)
+        self.store.replace(self.files[-1], data)
         self._begin()

@@ -20,6 +20,8 @@ NORMALISATIONS: tuple[Statistics, ...] = (
     ("mean 0 and std 1/255 (images in [0,255])", [0.0], [1 / 255]),
 )
 BATCH = 32
+TRIED = 8  # images that are asked about in several ways
+ROUNDING = 1e-3  # of a probability: what another batch size may change
 
 
 def check_classifier(
@@ -30,17 +32,28 @@ def check_classifier(
 
     Gives its predictions (n,) too, or None where it fails.
     """
+    found: list[Finding] = []
     try:
         scores = in_batches(model, images)
     except Exception as error:  # a foreign network may raise anything
         text = f"fails on images of {images.shape[-1]} px: {type(error).__name__}: {error}"
-        return [problem(name, text, "set its size, and see that its head and output fit")], None
+        try:  # as a worker does
+            scores = in_batches(model, images, 1)
+        except Exception:  # the same, or another reason: the first one is told
+            advice = "set its size, and see that its head and output fit"
+            return [problem(name, text, advice)], None
+        found.append(
+            warning(
+                name, f"{text}; it takes one image at a time", "rows are asked one by one: slow"
+            )
+        )
     if not scores.isfinite().all():
         rows = int((~scores.isfinite().all(1)).sum())
         return [
             problem(name, f"gives NaN or infinity on {rows} of {len(images)} sampled images")
         ], None
-    found, probabilities, predicted = [], scores.softmax(1), scores.argmax(1)
+    probabilities, predicted = scores.softmax(1), scores.argmax(1)
+    found += _steadiness(name, model, images, 1 if found else TRIED)
     sure = float(probabilities.max(1).values.mean())
     if len(images) > 1 and float(scores.std(0).max()) <= 1e-6 * float(1 + scores.abs().max()):
         text = f"gives the same scores for all {len(images)} sampled images"
@@ -62,6 +75,51 @@ def check_classifier(
         )
     found += _accuracy(name, model, images, scores, labels)
     return found, predicted
+
+
+def _steadiness(name: str, model: Any, images: Tensor, together: int) -> Iterator[Finding]:
+    """Whether an image gets one answer: alone, alone again, repeated, and among others.
+
+    As a worker it compares the class and the probabilities, on up to `together` images.
+    """
+    few = images[:together]
+
+    def answers(shown: Tensor, batch: int) -> Tensor:
+        return in_batches(model, shown, batch).softmax(1)
+
+    alone, again = answers(few, 1), answers(few, 1)
+    if _differ(alone, again):
+        yield problem(
+            name,
+            f"gives another answer to the same image when asked again ({_apart(alone, again)})",
+            "something in it is random: is dropout still on, as in training mode?",
+        )
+        return
+    repeated = answers(few[:1].repeat(len(few), 1, 1, 1), len(few))
+    ways = {
+        "repeated": (alone[:1].expand_as(repeated), repeated),
+        "among others": (alone, answers(few, len(few))),
+    }
+    for way, (one, other) in ways.items():
+        if _differ(one, other):
+            yield problem(
+                name,
+                f"gives another answer to an image alone than {way} ({_apart(one, other)})",
+                "its answers depend on the batch: is batch norm still in training mode?",
+            )
+            return
+
+
+def _differ(one: Tensor, other: Tensor) -> bool:
+    """Is a class another, or a probability further away than rounding brings it?"""
+    gap = float((one - other).abs().max())
+    return gap > ROUNDING or bool((one.argmax(1) != other.argmax(1)).any() and gap > 1e-6)
+
+
+def _apart(one: Tensor, other: Tensor) -> str:
+    turned = int((one.argmax(1) != other.argmax(1)).sum())
+    gap = float((one - other).abs().max())
+    return f"probabilities differ by up to {gap:.2g}, the class in {turned} of {len(one)}"
 
 
 def _accuracy(
@@ -146,7 +204,7 @@ def _renamed(predicted: Tensor, truth: Tensor, classes: Sequence[str]) -> tuple[
 
 
 @torch.no_grad()
-def in_batches(model: Any, images: Tensor) -> Tensor:
+def in_batches(model: Any, images: Tensor, batch: int = BATCH) -> Tensor:
     """A model's outputs over many images, on the CPU."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    return torch.cat([model(part.to(device)).float().cpu() for part in torch.split(images, BATCH)])
+    return torch.cat([model(part.to(device)).float().cpu() for part in torch.split(images, batch)])

@@ -16,19 +16,26 @@ from PIL import Image
 from torch import Tensor
 
 from actors.modality import as_tensor
+from actors.rows.files import bytes_of, expect_bytes, with_files
 from actors.rows.masks import mask_of
+from actors.rows.names import contradiction, unlike
+from actors.rows.read import cells_of, no_paths
 from actors.rows.targets import BadTarget, class_index
 from configs.schema import ImageData, RunConfig
 from configs.strict import nearest
 from pipelines.doctor.finding import Finding, format_commonest, ok, one_line, problem, warning
 from storage.codec import BadRow, decode, sides
-from storage.plan import plan_shards, read_shard
+from storage.columns import from_folders, meaning, type_of
+from storage.inputs import first_schema
+from storage.plan import Unreadable, iterate_shard, plan_shards
 from storage.records import Shard
 from storage.schema import holds_images
 
 PLACES, EACH = 16, 6  # the sample of images: so many places over the data, so many rows at each
 FACTS, FACTS_EACH = 40, 500  # labels, splits and ids cost little: more of them
 ORIENTATION = 0x0112  # EXIF tag
+FORM = ("image: neither", "image mode")  # reasons of `decode` that another format mends
+LOST = ""  # in a row's cells: why the row cannot be read
 
 
 @dataclass
@@ -36,14 +43,19 @@ class Sample:
     """Decoded rows spread over the data.
 
     rows: selected rows in all; images: (n,size,size,3) uint8; records: their other columns; facts:
-    label, split, id and target columns of many more rows; columns: all there are.
+    label, split, id and target columns of many more rows; schema: of the files.
     """
 
     rows: int
     images: NDArray[np.uint8]
     records: list[dict[str, Any]]
     facts: dict[str, list[Any]]
-    columns: list[str]
+    schema: pa.Schema
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of all columns that there are."""
+        return list(self.schema.names)
 
     def tensor(self) -> Tensor:
         """The images as models see them: (n,3,size,size) float32 in [0,1]."""
@@ -56,10 +68,11 @@ def check_data(config: RunConfig, extra: Sequence[str]) -> tuple[list[Finding], 
     """
     data = config.data
     try:
-        shards, schema = plan_shards(data.path, shard_rows=2**62, rows=data.rows)
-        wanted = named_columns(config)
-        there = {key: name for key, name in wanted.items() if name in schema.names}
-        plan_shards(data.path, shard_rows=2**62, rows=data.rows, columns=list(there.values()))
+        schema, wanted = first_schema(data.path), named_columns(config)
+        there = {key: name for key, name in wanted.items() if type_of(schema, name) is not None}
+        shards, schema = plan_shards(
+            data.path, shard_rows=2**62, rows=data.rows, columns=list(there.values())
+        )
     except (OSError, ValueError, pa.ArrowException) as error:
         return [problem("data", str(error), "mend data.path or data.rows")], None
     rows = sum(shard.rows for shard in shards)
@@ -80,7 +93,9 @@ def check_data(config: RunConfig, extra: Sequence[str]) -> tuple[list[Finding], 
                     nearest(name, schema.names),
                 )
             )
-    found += _types(there, schema)
+        elif name in from_folders(schema):
+            found.append(ok(key, f"read from the folders' names, {name}=..."))
+    found += _types(there, schema, shards[0])
     if any(f.level == "problem" for f in found):
         return found, None
     facts_columns = [name for key, name in there.items() if key not in ("data.image", "data.mask")]
@@ -91,22 +106,27 @@ def check_data(config: RunConfig, extra: Sequence[str]) -> tuple[list[Finding], 
         )
     )
     try:
-        cells = [
-            row
-            for part in spread(shards, PLACES, EACH)
-            for row in read_shard(part, columns).to_pylist()
-        ]
+        cells, outside = [], 0  # rows, and how many of them give a path for their image
+        for shard in spread(shards, PLACES, EACH):
+            for row, lost in rows_of(shard, columns):
+                filled = with_files(row, [data.image, *masks], shard.file)
+                outside += lost is None and filled[data.image] is not row[data.image]
+                cells.append({LOST: lost} if lost else filled)
         facts: dict[str, list[Any]] = {name: [] for name in facts_columns}
-        for part in spread(shards, FACTS, FACTS_EACH) if facts_columns else ():
-            for name, column in read_shard(part, facts_columns).to_pydict().items():
-                facts[name] += column
+        for shard in spread(shards, FACTS, FACTS_EACH) if facts_columns else ():
+            for row, lost in rows_of(shard, facts_columns):
+                for name in facts_columns if lost is None else ():
+                    facts[name].append(row[name])
     except (OSError, ValueError, pa.ArrowException) as error:
         return [
             *found,
             problem("data", f"reading rows failed: {error}", "write the file again"),
         ], None
+    if outside:
+        text = f"{outside} of {len(cells)} sampled rows: null bytes, and a path, which is read"
+        found.append(ok("data.image", text))
     images, records = _decoded(cells, data, rows, found)
-    return [*found, *_facts(facts, config)], Sample(rows, images, records, facts, schema.names)
+    return [*found, *_facts(facts, config)], Sample(rows, images, records, facts, schema)
 
 
 def named_columns(config: RunConfig) -> dict[str, str]:
@@ -125,6 +145,14 @@ def named_columns(config: RunConfig) -> dict[str, str]:
     return {key: name for key, name in named.items() if name is not None}
 
 
+def rows_of(shard: Shard, columns: list[str]) -> Iterator[tuple[dict[str, Any], str | None]]:
+    """A shard's rows as `cells_of` has them; ValueError where a page cannot be read."""
+    for part in iterate_shard(shard, columns):
+        if isinstance(part, Unreadable):
+            raise ValueError(part.reason)
+        yield from cells_of(part)
+
+
 def spread(shards: Sequence[Shard], places: int, each: int) -> Iterator[Shard]:
     """Parts of at most `each` rows at evenly spread places; every row where there are no more than
     places * each.
@@ -140,17 +168,18 @@ def spread(shards: Sequence[Shard], places: int, each: int) -> Iterator[Shard]:
         yield replace(shard, start=shard.start + skip, rows=min(each, shard.rows - skip), offset=at)
 
 
-def _types(there: dict[str, str], schema: pa.Schema) -> Iterator[Finding]:
+def _types(there: dict[str, str], schema: pa.Schema, first: Shard) -> Iterator[Finding]:
     for key, name in there.items():
-        kind = schema.field(name).type
+        kind = type_of(schema, name)
         if key in ("data.image", "data.mask"):
-            if not holds_images(kind):
-                hint = (
-                    "paths are not read: `counterfactory prepare images` writes image files as"
-                    " Parquet"
-                )
+            if meaning(kind) == "text":
+                if bad := no_paths(first, name):
+                    yield problem(key, bad)
+            elif not holds_images(kind):
                 yield problem(
-                    key, f"expected {name!r} as struct<bytes, path> or binary, got {kind}", hint
+                    key,
+                    f"expected {name!r} as struct<bytes, path>, binary or paths of image files, got"
+                    f" {kind}",
                 )
         elif key == "data.label" and pa.types.is_floating(kind):
             yield warning(
@@ -164,8 +193,9 @@ def _types(there: dict[str, str], schema: pa.Schema) -> Iterator[Finding]:
 
 def _label_type(kind: pa.DataType) -> bool:
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
-    tests = (pa.types.is_boolean, pa.types.is_integer, pa.types.is_string, pa.types.is_large_string)
-    return any(test(value) for test in tests)
+    if pa.types.is_floating(value) or pa.types.is_struct(value):
+        return False
+    return meaning(value) in ("number", "text", "bytes", "null")
 
 
 def _decoded(
@@ -174,11 +204,13 @@ def _decoded(
     """Decode sampled rows, and their masks, as a worker would; findings are appended."""
     images, records, bad, sizes, lying = [], [], Counter[str](), Counter[tuple[int, int]](), 0
     for cell in cells:
-        image = cell[data.image]
-        content = image.get("bytes") if isinstance(image, dict) else image
+        encoded = bytes_of(cell.get(data.image))
         try:
-            image = decode(content, size=data.size, crop=data.crop, max_pixels=data.max_pixels)
-            mask = mask_of(cell, content or b"", data)
+            if LOST in cell:
+                raise BadRow(cell[LOST])
+            expect_bytes(cell[data.image], "image")
+            image = decode(encoded, size=data.size, crop=data.crop, max_pixels=data.max_pixels)
+            mask = mask_of(cell, encoded or b"", data)
         except BadRow as reason:
             bad[str(reason)] += 1
             continue
@@ -186,16 +218,15 @@ def _decoded(
         records.append({name: value for name, value in cell.items() if name != data.image})
         if data.mask:
             records[-1][data.mask] = mask
-        with Image.open(io.BytesIO(content or b"")) as header:
+        with Image.open(io.BytesIO(encoded or b"")) as header:
             sizes[header.size] += 1
             lying += header.getexif().get(ORIENTATION, 1) != 1
     width, height = sides(data.size)
+    form = any(reason.startswith(FORM) for reason in bad)
+    hint = "`prepare images --convert` makes RGB of other formats and modes" if form else ""
     if not images:
-        found.append(
-            problem(
-                "images", f"none of {len(cells)} sampled rows can be used: {format_commonest(bad)}"
-            )
-        )
+        text = f"none of {len(cells)} sampled rows can be used: {format_commonest(bad)}"
+        found.append(problem("images", text, hint))
         return np.zeros((0, height, width, 3), dtype=np.uint8), records
     good = f"{len(images)} of {len(cells)} sampled rows decode, {_sizes(sizes)} to {width}x{height}"
     found.append(ok("images", good + (f" by the crop {list(data.crop)}" if data.crop else "")))
@@ -205,7 +236,8 @@ def _decoded(
             f"{bad.total()} of {len(cells)} sampled rows would be quarantined, {share * rows:,.0f}"
             " or so in all: "
         )
-        found.append((problem if share > 0.5 else warning)("images", text + format_commonest(bad)))
+        level = problem if share > 0.5 else warning
+        found.append(level("images", text + format_commonest(bad), hint))
     if lying:
         found.append(
             warning(
@@ -280,7 +312,7 @@ def _facts(facts: dict[str, list[Any]], config: RunConfig) -> Iterator[Finding]:
             yield warning(
                 "data.split", f"{splits['None']} rows have none and are in no augmentation set"
             )
-    if not set(config.augment.splits) & set(splits):
+    if splits and not set(config.augment.splits) & set(splits):
         wanted, got = (
             ", ".join(config.augment.splits),
             ", ".join(splits) if data.split else "no split",
@@ -289,6 +321,15 @@ def _facts(facts: dict[str, list[Any]], config: RunConfig) -> Iterator[Finding]:
         yield warning(
             "augment.splits", text, "set data.split to a column, or to train where all rows are"
         )
+
+
+def check_names(schema: pa.Schema, column: str, classes: Sequence[str], key: str) -> list[Finding]:
+    """Do the data's own names for a column's classes go with the classifier's."""
+    if bad := contradiction(schema, column, classes):
+        return [problem(key, bad, "give a column of names, or the classes in the outputs' order")]
+    if text := unlike(schema, column, classes):
+        return [warning(key, text, "do they mean the same, in this order?")]
+    return []
 
 
 def check_labels(values: Sequence[Any], classes: Sequence[str], what: str) -> Iterator[Finding]:

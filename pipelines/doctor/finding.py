@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
+from pipelines.engine.terminal import printable
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -37,8 +39,10 @@ def problem(about: str, text: str, do: str = "") -> Finding:
 
 
 def one_line(error: object) -> str:
-    """A message without line breaks, cut where a library goes on for pages."""
-    text = " ".join(str(error).split())
+    """A message without line breaks and control characters, cut where a library goes on for
+    pages.
+    """
+    text = printable(" ".join(str(error).split()))
     return text if len(text) <= 400 else f"{text[:400]} ..."
 
 

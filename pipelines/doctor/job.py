@@ -3,6 +3,7 @@ nothing is written."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from actors.rows.targets import BadTarget, class_index
 from configs.schema import RunConfig
 from configs.strict import UserError
 from pipelines.doctor.classifier import check_classifier
-from pipelines.doctor.data import Sample, check_data, check_labels
+from pipelines.doctor.data import Sample, check_data, check_labels, check_names
 from pipelines.doctor.finding import Finding, ok, warning
 from pipelines.doctor.machine import check_machine, workers
 from pipelines.doctor.method import check_method
@@ -35,7 +36,9 @@ def doctor(config: RunConfig) -> list[Finding]:
         torch.set_num_threads(config.engine.threads)
     oracle = config.models.get("oracle")
     found, sample = check_data(config, oracle.classes if oracle else [])
+    started = time.perf_counter()
     more, loaded = load_each(config, device)
+    loads = time.perf_counter() - started
     found += more
     classifier = loaded.get("classifier")
     classes = list(
@@ -44,13 +47,15 @@ def doctor(config: RunConfig) -> list[Finding]:
     if sample is not None and classes:
         if config.data.label:
             found += check_labels(sample.facts[config.data.label], classes, "label")
+            found += check_names(sample.schema, config.data.label, classes, "data.label")
         if config.target.column:
             found += check_labels(sample.facts[config.target.column], classes, "target")
+            found += check_names(sample.schema, config.target.column, classes, "target.column")
     if sample is not None and len(sample.images):
         found += _check_models(config, loaded, sample)
         found += check_networks(loaded, sample.tensor())
     found += check_metrics(config)
-    found += check_method(config, loaded, classes, sample, workers(config))
+    found += check_method(config, loaded, classes, sample, workers(config), loads)
     size = sum(
         t.numel() * t.element_size()
         for m in loaded.values()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from configs.strict import UserError, nearest
 from counterfactory.methods.contract import Queries
 from pipelines.doctor.classifier import in_batches
 from pipelines.doctor.data import Sample
+from pipelines.doctor.duration import measure, promise
 from pipelines.doctor.finding import Finding, ok, one_line, problem, warning
 
 TRIED = 4  # rows of the timed call
@@ -27,9 +29,10 @@ def check_method(
     classes: Sequence[str],
     sample: Sample | None,
     workers: int,
+    loads: float,
 ) -> Iterator[Finding]:
-    """Check settings, needs and target, then time one call on a few sampled rows and say what the
-    run would take.
+    """Check settings, needs and target, then try the method on a few sampled rows and say what the
+    whole run would take; loads: seconds in which the models were loaded.
     """
     try:
         method = load_method(config.model_dump())
@@ -58,22 +61,23 @@ def check_method(
         or any(name not in loaded for name in needs)
     ):
         return
-    queries, reasons = _queries(config, loaded["classifier"], sample)
+    queries, reasons = _queries(config, loaded["classifier"], sample, TRIED)
     if queries is None:
         yield warning(
             "method", f"none of {len(reasons)} rows could be tried: {one_line(reasons[0])}"
         )
         return
+    call = partial(_call, method, {name: loaded[name] for name in needs})
     try:
         started = time.perf_counter()
-        answers = method(queries, **{name: loaded[name] for name in needs})
+        answers = call(queries)
+        flipped = int(answers.flipped.sum())
         seconds = time.perf_counter() - started
     except Exception as error:
         yield problem(
             "method", f"fails on {len(queries)} sampled rows: {type(error).__name__}: {error}"
         )
         return
-    flipped, each = int(answers.flipped.sum()), seconds / len(queries)
     given, rest = divmod(len(answers.counterfactual), len(queries))
     if rest or not given:
         got = f"gives {len(answers.counterfactual)} answers to {len(queries)} rows"
@@ -88,13 +92,29 @@ def check_method(
     why = next((reason for reason in answers.reasons if reason), None)
     stuck = warning("method", f"{tried}: {why}", "more steps, another rate, another method?")
     yield ok("method", tried) if flipped else stuck
-    whole = (
-        f"about {format_duration(sample.rows * each / workers)} for {sample.rows:,} rows on"
-        f" {_workers(workers)}"
-    )
-    yield ok(
-        "time", f"{whole} at {each:.2f} s a row; batches of {config.engine.batch} may be faster"
-    )
+    try:
+        costs = measure(
+            config,
+            loaded,
+            loads,
+            lambda rows: _queries(config, loaded["classifier"], sample, rows)[0],
+            call,
+            (queries, answers, seconds),
+        )
+    except Exception as error:  # memory that a whole batch does not fit in, a foreign network
+        yield warning(
+            "time",
+            f"not estimated: {type(error).__name__}: {error}",
+            "try run --limit 5 and time it",
+        )
+        return
+    promised = promise(config, sample.rows, given, workers, costs)
+    text = f"about {promised.whole} for {sample.rows:,} rows on {_workers(workers)}: {promised}"
+    yield ok("time", f"{text}; {costs.row:.2f} s a row to generate")
+
+
+def _call(method: Any, models: Mapping[str, Any], queries: Queries) -> Any:
+    return method(queries, **models)
 
 
 def _workers(count: int) -> str:
@@ -116,12 +136,12 @@ def _target(config: RunConfig, classes: Sequence[str]) -> Iterator[Finding]:
 
 
 def _queries(
-    config: RunConfig, classifier: Any, sample: Sample
+    config: RunConfig, classifier: Any, sample: Sample, most: int
 ) -> tuple[Queries | None, list[str]]:
-    """Questions for the rows that have a target, as a worker would ask them."""
+    """Questions for the first rows that have a target, as a worker would ask them."""
     device = next((p.device for p in classifier.parameters()), torch.device("cpu"))
-    carried, mask, rule = sample.records[:TRIED], config.data.mask, config.target
-    probabilities = in_batches(classifier, sample.tensor()[:TRIED]).softmax(1)
+    carried, mask, rule = sample.records[:most], config.data.mask, config.target
+    probabilities = in_batches(classifier, sample.tensor()[:most]).softmax(1)
     targets, reasons = {}, []
     for i, row in enumerate(probabilities):
         try:
@@ -139,11 +159,3 @@ def _queries(
         seed=torch.arange(len(rows), device=device),
     )
     return asked, reasons
-
-
-def format_duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `3.5 h` or `2.1 days`."""
-    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.1f} {unit}" if unit != "min" else f"{seconds / size:.0f} min"
-    return f"{seconds:.0f} s"

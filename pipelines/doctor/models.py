@@ -43,6 +43,7 @@ def load_each(config: RunConfig, device: torch.device) -> tuple[list[Finding], d
             )
             continue
         loaded[name] = model
+        found += [warning(f"models.{name}", note) for note in getattr(model, "notes", ())]
         count = sum(p.numel() for p in model.parameters())
         if spec.weights is None:
             found.append(

@@ -94,7 +94,7 @@ def paired(args: argparse.Namespace, store: Store) -> dict[str, Any]:
         path = write_pairs(store, from_folders(Path(a), Path(b), print_line))
     elif a != b:
         further = list(dict.fromkeys(name for name in (args.label, args.target_column) if name))
-        made = made if "#" in args.counterfactuals else first_column(b, (made, "image"))
+        made = made if _cut(args.counterfactuals)[1] else first_column(b, (made, "image"))
         path = write_pairs(
             store, from_parquet((a, image), (b, made), args.id or "id", further, print_line)
         )
@@ -194,8 +194,14 @@ def take_in(store: Store, config: RunConfig) -> str:
 
 def source(given: str, column: str) -> tuple[str, str]:
     """`PATH#COLUMN` as (path, column)."""
-    path, _, named = given.partition("#")
+    path, named = _cut(given)
     return path.rstrip("/") or "/", named or column
+
+
+def _cut(given: str) -> tuple[str, str]:
+    """The path and the column, "" where none is named: a `#` may also stand in a folder's name."""
+    path, _, named = given.rpartition("#")
+    return (path, named) if path and "/" not in named and not Path(given).exists() else (given, "")
 
 
 def name_of(path: str) -> str:
@@ -205,13 +211,11 @@ def name_of(path: str) -> str:
 
 
 def columns(path: str) -> list[str]:
-    """Column names of the first Parquet file."""
-    from storage.uri import data_files
+    """Column names of the first Parquet file with rows."""
+    from storage.inputs import first_schema
 
     try:
-        store, name = data_files(path)[0]
-        with store.parquet(name) as file:
-            return list(file.schema_arrow.names)
+        return list(first_schema(path).names)
     except (FileNotFoundError, ValueError) as error:
         raise UserError(str(error)) from None
 
@@ -224,24 +228,30 @@ def first_column(path: str, names: tuple[str, ...]) -> str:
 
 def is_images(given: str) -> bool:
     """Whether a source is a folder without Parquet in it."""
+    from storage.uri import is_parquet
+
     folder = Path(given)
-    return folder.is_dir() and next(folder.rglob("*.parquet"), None) is None
+    return folder.is_dir() and not any(is_parquet(path.name) for path in folder.rglob("*"))
 
 
 def first_side(path: str, image: str) -> int:
     """The larger side of the first image that can be read; UserError where there is none."""
     from actors.elsewhere import content
+    from actors.rows.files import with_files
+    from actors.rows.read import cells_of
     from storage.codec import BadRow, dimensions
-    from storage.uri import data_files
+    from storage.plan import iterate_shard, plan_shards
 
-    if image not in columns(path):
-        raise UserError(f"{path}: expected a column {image!r}: {nearest(image, columns(path))}")
-    for store, name in data_files(path):
-        with store.parquet(name) as file:
-            for batch in file.iter_batches(batch_size=16, columns=[image]):
-                for cell in batch.to_pydict()[image]:
-                    try:
-                        return max(dimensions(content(cell) or b"", max_pixels=50_000_000))
-                    except BadRow:
-                        continue
+    try:
+        shards, _ = plan_shards(path, shard_rows=2**62, rows=None, columns=[image])
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(str(error)) from None
+    for shard in shards:
+        for part in iterate_shard(shard, [image]):
+            for cells, _ in cells_of(part):
+                found = content(with_files(cells, [image], shard.file).get(image))
+                try:
+                    return max(dimensions(found or b"", max_pixels=50_000_000))
+                except BadRow:
+                    continue
     raise UserError(f"{path}: expected an image that can be read in the column {image}, got none")

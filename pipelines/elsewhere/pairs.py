@@ -15,10 +15,12 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from pyarrow import parquet as pq
 
+from actors.rows.files import with_files
 from configs.schema import fingerprint
-from configs.strict import UserError, nearest
+from configs.strict import UserError
+from storage.columns import assemble, expect_columns, physical, with_partitions
 from storage.schema import IMAGE
-from storage.uri import Store, data_files
+from storage.uri import Store, data_files, printable
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 FOLDER, MARK = "input", "input/_pairs.json"
@@ -93,9 +95,12 @@ def images_in(folder: Path, say: Say) -> dict[str, Path]:
         if not file.is_file() or any(part.startswith(".") for part in parts):
             continue
         if file.suffix.lower() not in ENDINGS:
-            others.append("/".join(parts))
+            others.append(printable("/".join(parts)))
             continue
         name = "/".join(parts).removesuffix(file.suffix)
+        if printable(name) != name:
+            say(f"{folder}: a file's name is not UTF-8, and it is left out: {printable(name)}")
+            continue
         if name in found:
             raise UserError(
                 f"{folder}: expected each name once, got {found[name].name} and {file.name}"
@@ -178,15 +183,19 @@ class Side:
         self.version = fingerprint(
             [[name, store.version(name)] for store, name in self.files] + [column]
         )
+        self.types: dict[str, pa.DataType] = {}  # of the columns, however each file writes them
+        wanted = [column, key, *further]
         for number, (store, name) in enumerate(self.files):
             with store.parquet(name) as file:
-                self.types = {field.name: field.type for field in file.schema_arrow}
-                for wanted in (column, key, *further):
-                    if wanted not in self.types:
-                        hint = nearest(wanted, file.schema_arrow.names)
-                        raise UserError(f"{store.url(name)}: expected a column {wanted!r}: {hint}")
+                if not file.metadata.num_rows:
+                    continue
+                schema = with_partitions(file.schema_arrow, store.url(name))
+                try:
+                    expect_columns(wanted, schema, self.types, store.url(name))
+                except ValueError as error:
+                    raise UserError(str(error)) from None
                 for group in range(file.num_row_groups):
-                    ids = file.read_row_group(group, columns=[key])[key].to_pylist()
+                    ids = self._columns(file, group, [key], store.url(name))[key].to_pylist()
                     for at, one in enumerate(ids):
                         if one is None or str(one) in self.places:
                             raise UserError(
@@ -194,20 +203,27 @@ class Side:
                                 " empty"
                             )
                         self.places[str(one)] = (number, group, at)
+        for name in wanted:  # null in every row
+            self.types.setdefault(name, pa.null())
         self._group = lru_cache(maxsize=4)(self._read)
 
     def row(self, name: str, further: Sequence[str]) -> Mapping[str, Any]:
         """The image column and `further` of an id's row."""
         number, group, at = self.places[name]
-        rows: list[dict[str, Any]] = (
-            self._group(number, group, tuple(further)).slice(at, 1).to_pylist()
-        )
-        return rows[0]
+        store, file = self.files[number]
+        row = self._group(number, group, tuple(further)).slice(at, 1).to_pylist()[0]
+        return with_files(row, [self.column], store.url(file))
 
     def _read(self, number: int, group: int, further: tuple[str, ...]) -> pa.Table:
         store, name = self.files[number]
         with store.parquet(name) as file:
-            return file.read_row_group(group, columns=list(dict.fromkeys([self.column, *further])))
+            columns = list(dict.fromkeys([self.column, *further]))
+            return self._columns(file, group, columns, store.url(name))
+
+    @staticmethod
+    def _columns(file: pq.ParquetFile, group: int, columns: list[str], url: str) -> pa.Table:
+        table = file.read_row_group(group, columns=physical(columns, file.schema_arrow))
+        return assemble(table, columns, url)
 
 
 def write_pairs(store: Store, pairs: Pairs) -> str:

@@ -87,7 +87,9 @@ def needs(
 
 
 def find_missing(asked: Mapping[str, Any]) -> str | None:
-    """What of it this machine does not have, and what to do; None if nothing."""
+    """What of it this machine does not have, and what to do; None if nothing, or where a store does
+    not answer.
+    """
     version, run, data = versions()["counterfactory"], asked["run"], asked["data"]
     if version != asked["version"]:
         return (
@@ -96,6 +98,8 @@ def find_missing(asked: Mapping[str, Any]) -> str | None:
         )
     try:
         found = open_store(run["uri"]).read(run["probe"]).decode()
+    except NoAnswer:
+        return None  # it may answer later; the worker waits again, and reports it
     except (OSError, UnicodeDecodeError) as error:
         found = str(error) if isinstance(error, TOLD) else "a folder of its own"
     if found != run["mark"]:
@@ -103,6 +107,8 @@ def find_missing(asked: Mapping[str, Any]) -> str | None:
     store, name = input_file(data["file"])
     try:
         got = store.version(name)
+    except NoAnswer:
+        return None
     except OSError as error:
         got = str(error) if isinstance(error, TOLD) else "no such file"
     if got != data["version"]:

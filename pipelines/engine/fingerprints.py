@@ -86,7 +86,10 @@ def model_fingerprint(config: RunConfig, name: str, digest: str) -> str:
 
     Where its code or its file lies does not count; a network without weights is known by its code.
     """
-    known = {"preset", "weights", "sha256", "label", "access"} | (
+    spec = config.models[name]
+    left = {"preset", "weights", "sha256", "label", "access"} | (
         {"target"} if digest != "none" else set()
     )
-    return fingerprint([digest, config.models[name].model_dump(exclude=known)])
+    # settings younger than many a run count where they are set
+    left |= {setting for setting in ("entry", "channels") if getattr(spec, setting) is None}
+    return fingerprint([digest, spec.model_dump(exclude=left)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from configs.strict import UserError
 from storage.commit import to_retry, todo
@@ -14,11 +14,11 @@ from storage.uri import Store
 
 @dataclass(frozen=True)
 class Part:
-    """What to work on now: nothing of it changes the plan, an id or the fingerprint, and a later
+    """What to work on now: nothing of it changes an id, an answer or the fingerprint, and a later
     call goes on.
 
-    limit: at most so many rows; shards: only those from a to before b; retry: quarantined rows of
-    committed shards too.
+    limit: at most so many rows, but at least a shard; shards: only those from a to before b;
+    retry: quarantined rows of committed shards too.
     """
 
     limit: int | None = None
@@ -38,34 +38,47 @@ class Part:
 
     def choose(self, plan: Plan, store: Store, stage: str) -> tuple[list[Shard], int]:
         """The shards to generate now, in order, and how many have a commit; UserError as
-        `expect_room`.
+        `expect_range`.
         """
         missing = todo(plan, store, stage)
         left = self.of([*missing, *(to_retry(plan, store) if self.retry else [])])
-        self.expect_room(plan.shards, left)
+        self.expect_range(plan.shards)
         return self._first(left), len(plan.shards) - len(missing)
 
-    def expect_room(self, planned: Sequence[Shard], left: Sequence[Shard]) -> None:
-        """UserError where the range is outside the plan, or the limit under the first shard that is
-        left.
-        """
+    def expect_range(self, planned: Sequence[Shard]) -> None:
+        """UserError where the range is outside the plan."""
         if self.shards is not None and self.shards[0] >= len(planned):
             a, b = self.shards
             raise UserError(
                 f"--shards: expected some of the run's shards, 0:{len(planned)}, got {a}:{b}"
             )
-        if self.limit is not None and left and left[0].work > self.limit:
-            raise UserError(
-                f"--limit: expected at least {left[0].work}, the rows of the next shard, got"
-                f" {self.limit} (engine.shard_rows cuts a run's shards when it is first started)"
+
+    def cut(self, planned: Sequence[Shard]) -> list[Shard]:
+        """The shards of a plan that is not written yet, the first one cut into shards of `limit`
+        rows where it has more: a first try on few rows takes no more of them.
+
+        With a range of shards nothing is cut: a range means the same shards on every machine.
+        """
+        first, limit = planned[0], self.limit
+        if self.shards is not None or limit is None or first.rows <= limit:
+            return list(planned)
+        pieces = [
+            replace(
+                first,
+                start=first.start + at,
+                rows=min(limit, first.rows - at),
+                offset=first.offset + at,
             )
+            for at in range(0, first.rows, limit)
+        ]
+        return [replace(shard, index=i) for i, shard in enumerate([*pieces, *planned[1:]])]
 
     def _first(self, left: list[Shard]) -> list[Shard]:
-        """As many shards as the limit has room for."""
+        """As many shards as the limit has room for, and at least one."""
         if self.limit is None:
             return left
-        chosen, rows = [], 0
-        for shard in left:
+        chosen, rows = left[:1], sum(shard.work for shard in left[:1])
+        for shard in left[1:]:
             rows += shard.work
             if rows > self.limit:
                 break

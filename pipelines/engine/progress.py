@@ -6,6 +6,7 @@ import os
 import sys
 import time
 
+from pipelines.engine.terminal import printable
 from storage.records import Receipt
 
 LOG_EVERY = 30.0
@@ -76,7 +77,7 @@ class Progress:
 
 def note(text: str, *, clear: bool = False) -> None:
     """Say a line that stays; clear: where a line that updates is in the way."""
-    print(f"{CLEAR if clear else ''}{text}", file=sys.stderr, flush=True)
+    print(f"{CLEAR if clear else ''}{printable(text)}", file=sys.stderr, flush=True)
 
 
 def _width() -> int | None:

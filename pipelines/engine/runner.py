@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import tempfile
 import traceback
@@ -25,6 +26,7 @@ from pipelines.engine.cluster import check_nodes, expect_listener, workers_that_
 from pipelines.engine.cpus import cpus
 from pipelines.engine.disk import disk_error
 from pipelines.engine.progress import Progress, note
+from pipelines.engine.stop import Stopped, take_signals
 from storage import attempts
 from storage.errors import TOLD, FileChanged, NoAnswer
 from storage.records import Receipt
@@ -225,11 +227,14 @@ def start_ray(engine: EngineConfig) -> int:
                     ray.init(address=address, **told)
             else:
                 _start_local({**told, **local})
+        except SystemExit:  # what Ray makes of a SIGTERM while it starts
+            raise Stopped(signal.SIGTERM) from None
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise UserError(
                 f"engine.address: expected a running Ray cluster at {address}, got"
                 f" {type(error).__name__}: {' '.join(str(error).split())[:200]}"
             ) from None
+        take_signals()
     context = ray.data.DataContext.get_current()
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -9,6 +9,7 @@ import torch
 from actors.pinned.load import load_method, load_models, method_models, pick_device
 from configs.schema import MethodConfig, RunConfig
 from configs.strict import UserError, check, nearest, presets, read_preset
+from pipelines.engine.progress import note
 from storage.codec import sides
 
 # What a classifier may give, from most to least: who gives one gives all that follow.
@@ -76,6 +77,9 @@ def try_models(config: RunConfig) -> None:
     pick_device(config.engine.device)
     method = load_method(plain)
     models = load_models(plain, method_models(method), torch.device("cpu"))
+    for name, model in models.items():
+        for text in getattr(model, "notes", ()):
+            note(f"warning: models.{name}: {text}")
     if hasattr(method, "expect"):  # what a method asks of its models beyond their roles
         try:
             method.expect(models)

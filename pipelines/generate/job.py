@@ -9,6 +9,7 @@ from actors.pinned.load import pin
 from configs.schema import RunConfig
 from pipelines.engine.fingerprints import worker_config
 from pipelines.engine.part import WHOLE, Part
+from pipelines.engine.progress import note
 from pipelines.engine.runner import run_stage
 from pipelines.generate.checks import check_needs, try_models
 from pipelines.generate.plan import make_plan
@@ -35,6 +36,8 @@ def generate(store: Store, config: RunConfig, part: Part = WHOLE) -> dict[str, A
     left, done = part.choose(plan, store, STAGE)
     if begun and left:
         try_models(config)
+    if part.limit is not None and left and left[0].work > part.limit:
+        note(f"--limit {part.limit}: the next shard has {left[0].work} rows, all are worked on")
     settings, planned = worker_config(config, digests), len(plan.shards)
     run_stage(
         store,

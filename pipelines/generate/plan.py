@@ -8,16 +8,19 @@ from typing import Any
 import yaml
 
 from actors.modality import modality_of
+from actors.rows.names import contradiction
+from actors.rows.read import no_paths
 from configs.schema import RunConfig, fingerprint
 from configs.strict import UserError, nearest
 from pipelines.engine.fingerprints import answering, method_fingerprint, model_fingerprint
 from pipelines.engine.part import WHOLE, Part
 from pipelines.generate.changed import what_changed
-from storage.inputs import read_footers, unchanged
+from storage.columns import from_folders, meaning, type_of
+from storage.inputs import first_schema, read_footers, unchanged
 from storage.plan import cut
 from storage.records import InputFile, Plan, Shard
 from storage.run import PLAN, PlanMismatch, read_plan, versions, write_plan
-from storage.uri import Store, data_files, open_store
+from storage.uri import Store, open_store
 
 # Of ids, seeds and fingerprints: raised when a plan's rows would get other answers than before.
 FORMAT = 2
@@ -41,7 +44,8 @@ def make_plan(store: Store, config: RunConfig, digests: dict[str, str], part: Pa
     else:
         files, shards = cut_data(config)
     if planned is None:
-        part.expect_room(shards, part.of(shards))
+        part.expect_range(shards)
+        shards = part.cut(shards)
     spans: dict[str, list[Any]] = {}
     for shard in shards:
         span = spans.setdefault(shard.file, [shard.version, shard.start, 0])
@@ -102,24 +106,32 @@ def cut_data(config: RunConfig) -> tuple[list[InputFile], list[Shard]]:
     is nothing.
     """
     data, columns = config.data, named_columns(config)
+    modality = modality_of(data)
     try:
-        first, name = data_files(data.path)[0]
-        with first.parquet(name) as file:
-            schema = file.schema_arrow
-            there = schema.names
+        there = first_schema(data.path)
         for key, column in columns.items():
-            if column not in there:
+            if type_of(there, column) is None:
                 raise UserError(
                     f"{key}: expected a column of {data.path}, got {column!r}:"
-                    f" {nearest(column, there)}"
+                    f" {nearest(column, there.names)}"
                 )
-        modality_of(data).expect_input(schema, config.models)
-        files, _ = read_footers(data.path, data.rows, list(dict.fromkeys(columns.values())))
-        return files, cut(
-            files, shard_rows=config.engine.shard_rows, rows=data.rows, path=data.path
-        )
+        files, schema = read_footers(data.path, data.rows, list(dict.fromkeys(columns.values())))
+        shards = cut(files, shard_rows=config.engine.shard_rows, rows=data.rows, path=data.path)
+        modality.expect_input(schema, config.models)
+        for key, column in modality.columns().items():
+            if meaning(type_of(schema, column)) == "text" and (bad := no_paths(shards[0], column)):
+                raise UserError(f"{key}: {bad}")
     except (FileNotFoundError, ValueError) as error:
         raise UserError(f"data.path: {error}") from None
+    for key, column in columns.items():
+        if column in from_folders(schema):
+            print(f"{key}: read from the folders' names, {column}=...", flush=True)
+        classes = config.models["classifier"].classes
+        if key in ("data.label", "target.column") and (
+            bad := contradiction(schema, column, classes)
+        ):
+            print(f"warning: {key}: {bad}", flush=True)
+    return files, shards
 
 
 def named_columns(config: RunConfig) -> dict[str, str]:

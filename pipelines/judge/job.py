@@ -7,7 +7,7 @@ import heapq
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -18,9 +18,11 @@ from configs.schema import RunConfig
 from configs.strict import UserError
 from counterfactory.metrics.judge import CRITERIA
 from pipelines.engine.committed import class_name, class_names, generated, made_shards
-from pipelines.judge.prompts import BadAnswer, read_line, read_wording, request
+from pipelines.engine.terminal import printable
+from pipelines.judge.answers import BadAnswer, read_answers
+from pipelines.judge.prompts import read_wording, request
 from storage.commit import read_committed
-from storage.uri import Store, open_store, split_url
+from storage.uri import Store
 
 PROMPTS, SCORES = "judge/prompts.json", "judge/scores.parquet"
 FILE_BYTES, FILE_LINES, LINE_BYTES = (
@@ -29,6 +31,8 @@ FILE_BYTES, FILE_LINES, LINE_BYTES = (
     40_000_000,
 )  # under the limits of servers that take batch files
 NO_ANSWER = "no answer"
+COUNTS = ("parsed", "unparsable", "missing", "unknown", "duplicate", "nameless")
+SHOWN = 120  # characters of an example
 Answer = tuple[int, ...] | str  # the scores in the order of CRITERIA, or why there are none
 ANSWERS = pa.schema(
     [
@@ -122,19 +126,23 @@ def _rows(store: Store, last: str | None) -> Iterator[dict[str, Any]]:
 
 
 def parse_answers(store: Store, config: RunConfig, answers_path: str) -> dict[str, Any]:
-    """Write judge/scores.parquet from answer files, matched by custom_id; gives counts, and reasons
-    of unparsable ones.
+    """Write judge/scores.parquet from answer files, matched by custom_id; returns counts, the
+    `reasons` of answers without scores, those of `lines` that name no prompt, and an example of
+    each.
 
-    answers_path: a JSONL file, or a folder of them. Rows are those prompted for, and any other row
-    of the run that was answered. Of several answers to one prompt the last that parses counts, so
-    that a retry's file can be added. The next `score` puts the judge's figures into its table.
+    answers_path: a file, or a folder of them, as `read_answers` takes them. Rows are those prompted
+    for, and any other row of the run that was answered. Of several answers to one prompt the last
+    that parses counts, so that a retry's file can be added. The next `score` puts the judge's
+    figures into its table. UserError, and nothing is replaced, where no answer gives scores.
     """
-    answers, counts = _read_answers(answers_path)
+    answers, counts, lines, examples = _collect(answers_path)
+    asked = len(answers)
     if store.exists(PROMPTS):
         last = json.loads(store.read(PROMPTS))["last_id"]
     else:
         last = last_id(store, config.judge.max_rows)
     out, reasons = io.BytesIO(), Counter[str]()
+    scored = _scored(store)
     with pq.ParquetWriter(out, ANSWERS, compression="zstd") as writer:
         for commit in generated(store):
             rows = []
@@ -146,6 +154,7 @@ def parse_answers(store: Store, config: RunConfig, answers_path: str) -> dict[st
                     continue
                 if isinstance(answer, tuple):
                     counts["parsed"] += 1
+                    scored.discard(row["cf_id"])
                     scores = dict(zip(CRITERIA, answer, strict=True))
                     rows.append(
                         {**row, **scores, "judge": sum(answer) / len(CRITERIA), "error": None}
@@ -159,24 +168,77 @@ def parse_answers(store: Store, config: RunConfig, answers_path: str) -> dict[st
                 rows.append({**row, "error": NO_ANSWER if answer is None else answer})
             writer.write_table(pa.Table.from_pylist(rows, schema=ANSWERS))
     counts["unknown"] = len(answers)
+    told = {
+        **counts,
+        "lost": len(scored),
+        "reasons": dict(reasons.most_common()),
+        "lines": dict(lines.most_common()),
+        "examples": examples,
+    }
+    if not counts["parsed"]:
+        strangers = f", {len(answers)} of {asked} of another run's rows" if answers else ""
+        raise UserError(
+            f"answers: expected four scores for rows of {store.uri} in {answers_path}, got none"
+            f"{strangers}; nothing was replaced{''.join(f'; {why}' for why in explain(told, 3))}"
+        )
     store.replace(SCORES, out.getvalue())
-    return {**counts, "reasons": dict(reasons.most_common())}
+    return told
 
 
-def _read_answers(path: str) -> tuple[dict[str, Answer], dict[str, int]]:
-    """Scores, or why there are none, by custom_id; and how many lines were duplicates or named no
-    prompt.
+def explain(told: Mapping[str, Any], most: int = 10) -> list[str]:
+    """Why answers and lines of `parse_answers` have no scores: how often, and one example; the
+    answers' reasons first, the most frequent ones of each.
     """
-    counts = dict.fromkeys(
-        ("parsed", "unparsable", "missing", "unknown", "duplicate", "nameless"), 0
-    )
+    return [
+        f"{count} x {printable(reason)}, such as {told['examples'][reason]}"
+        for reason, count in [*told["reasons"].items(), *told["lines"].items()][:most]
+    ]
+
+
+def describe(told: Mapping[str, Any]) -> str:
+    """What `parse_answers` returns, in lines of text."""
+    counts = ", ".join(f"{told[name]} {name}" for name in COUNTS)
+    lines = [f"judge: {counts}", *(f"  {why}" for why in explain(told))]
+    if told["lost"]:
+        lines.append(
+            f"  {told['lost']} rows had scores before and have none now: give all answers at once,"
+            " as a folder of files"
+        )
+    return "\n".join(lines)
+
+
+def _scored(store: Store) -> set[str]:
+    """The cf_id of each row that has scores from an earlier call."""
+    if not store.exists(SCORES):
+        return set()
+    try:
+        with store.parquet(SCORES) as file:
+            found = file.read(["cf_id", "judge"])
+    except pa.ArrowInvalid:  # damaged: it is about to be replaced
+        return set()
+    return set(found.filter(found["judge"].is_valid())["cf_id"].to_pylist())
+
+
+def _collect(
+    path: str,
+) -> tuple[dict[str, Answer], dict[str, int], Counter[str], dict[str, str]]:
+    """Scores, or why there are none, by custom_id; counts; why lines name no prompt; and an example
+    of each reason.
+    """
+    counts, lines = dict.fromkeys(COUNTS, 0), Counter[str]()
     answers: dict[str, Answer] = {}
+    examples: dict[str, str] = {}
     # each distinct answer is held once: there are 10^4 scores, and few reasons
     told: dict[Answer, Answer] = {}
-    for line in _answer_lines(path):
-        name, found = read_line(line)
+    for number, (name, found) in enumerate(read_answers(path), start=1):
+        if isinstance(found, BadAnswer):
+            where = f"answer {number}" if name is None else name[:80]
+            said = found.said if len(found.said) <= SHOWN else f"{found.said[:SHOWN]}..."
+            example = printable(f"{where}: {said}" if said else where)
+            examples.setdefault(str(found), example)
         if name is None:
             counts["nameless"] += 1
+            lines[str(found)] += 1
             continue
         if name in answers:
             counts["duplicate"] += 1
@@ -188,22 +250,4 @@ def _read_answers(path: str) -> tuple[dict[str, Answer], dict[str, int]]:
             else tuple(found[criterion] for criterion in CRITERIA)
         )
         answers[name] = told.setdefault(answer, answer)
-    return answers, counts
-
-
-def _answer_lines(path: str) -> Iterator[bytes]:
-    """The lines of a JSONL file, or of all those in a folder, in name order; UserError where there
-    is none.
-    """
-    folder, name = split_url(open_store(path).uri)
-    if not folder.is_file(name):
-        folder, names = (
-            open_store(path),
-            [file for file in open_store(path).list("") if file.endswith(".jsonl")],
-        )
-    else:
-        names = [name]
-    if not names:
-        raise UserError(f"answers: expected a JSONL file or a folder of them, got {path}")
-    for file in names:
-        yield from (line for line in folder.read(file).splitlines() if line.strip())
+    return answers, counts, lines, examples

@@ -1,4 +1,8 @@
-"""What a vision-language judge is asked about one pair, and what its answer must look like."""
+"""What a vision-language judge is asked about one pair, and what its answer must look like.
+
+Models that think before they answer take other parameters: their thoughts count as tokens, under
+another name, and they refuse a temperature. OpenAI's are known by their names.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +28,10 @@ SCHEMA = {
     "required": list(CRITERIA),
     "additionalProperties": False,
 }
-FENCE = re.compile(r"\A```[A-Za-z]*\s*(.*?)\s*```\Z", re.DOTALL)
 
 
-class BadAnswer(ValueError):  # noqa: N818 (the answer is bad, not the program)
-    """An answer that gives no four scores; str() is the reason."""
+REASONING = re.compile(r"(.*/)?(o\d+\b|gpt-[5-9](?!.*chat))", re.IGNORECASE)
+TOKENS, TOKENS_WITH_THOUGHTS = 300, 4000
 
 
 def read_wording(name: str) -> str:
@@ -66,9 +69,9 @@ def request(
                 "content": [
                     {"type": "text", "text": f"{text}\n{ANSWER}"},
                     {"type": "text", "text": "The original image:"},
-                    _picture(row["original"]["bytes"]),
+                    _picture(row["original"]["bytes"], settings.detail),
                     {"type": "text", "text": "The counterfactual image:"},
-                    _picture(row["counterfactual"]["bytes"]),
+                    _picture(row["counterfactual"]["bytes"], settings.detail),
                 ],
             }
         ],
@@ -76,8 +79,7 @@ def request(
             "type": "json_schema",
             "json_schema": {"name": "counterfactual_scores", "strict": True, "schema": SCHEMA},
         },
-        "max_tokens": settings.max_tokens,
-        "temperature": 0,
+        **sampling(settings),
     }
     line = {
         "custom_id": row["cf_id"],
@@ -88,82 +90,25 @@ def request(
     return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
-def _picture(png: bytes) -> dict[str, Any]:
+def sampling(settings: JudgeConfig) -> dict[str, Any]:
+    """The request's parameters of length and temperature; what is null is left out, so that the
+    server's own default holds.
+    """
+    thinks = settings.reasoning
+    if thinks is None:
+        thinks = REASONING.match(settings.model) is not None
+    most, heat = settings.max_tokens, settings.temperature
+    if most == "auto":
+        most = TOKENS_WITH_THOUGHTS if thinks else TOKENS
+    if heat == "auto":
+        heat = None if thinks else 0
+    given = {"max_completion_tokens" if thinks else "max_tokens": most, "temperature": heat}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _picture(png: bytes, detail: str | None) -> dict[str, Any]:
+    url = f"data:image/png;base64,{base64.b64encode(png).decode()}"
     return {
         "type": "image_url",
-        "image_url": {"url": f"data:image/png;base64,{base64.b64encode(png).decode()}"},
+        "image_url": {"url": url, **({"detail": detail} if detail else {})},
     }
-
-
-def read_line(line: bytes) -> tuple[str | None, dict[str, int] | BadAnswer]:
-    """The custom_id and the four scores of one line of an answer file, or why there are none.
-
-    Takes OpenAI's lines (response.body.choices) and those of servers that put the completion
-    straight into `response`.
-    """
-    try:
-        answer = json.loads(line)
-    except (ValueError, RecursionError):
-        return None, BadAnswer("the line is no JSON")
-    if not isinstance(answer, dict) or not isinstance(answer.get("custom_id"), str):
-        return None, BadAnswer("the line has no custom_id")
-    try:
-        return answer["custom_id"], read_scores(_content(answer))
-    except BadAnswer as reason:
-        return answer["custom_id"], reason
-
-
-def read_scores(content: str) -> dict[str, int]:
-    """Four whole numbers from 1 to 10 out of a model's text; BadAnswer otherwise.
-
-    A code fence and white space around the JSON are forgiven. A fraction is not, nor 8.0: rounding
-    it would be our judgement, and a model that gives one has not kept to the schema.
-    """
-    text = content.strip()
-    fenced = FENCE.match(text)
-    try:
-        found = json.loads(fenced[1] if fenced else text)
-    except (ValueError, RecursionError):
-        raise BadAnswer("the content is no JSON") from None
-    if not isinstance(found, dict):
-        raise BadAnswer(f"the content is no JSON object but a {type(found).__name__}")
-    for name in CRITERIA:
-        if name not in found:
-            raise BadAnswer(f"{name} is missing")
-        if type(found[name]) is not int:  # a bool is an int to isinstance
-            raise BadAnswer(f"{name} is no whole number")
-        if not 1 <= found[name] <= 10:
-            raise BadAnswer(f"{name} is not within 1 to 10")
-    return {name: found[name] for name in CRITERIA}
-
-
-def _content(answer: dict[str, Any]) -> str:
-    """The model's text; reasons hold no more of the line than a status, an error's code or a finish
-    reason.
-    """
-    error, response = answer.get("error"), answer.get("response")
-    if error:
-        code = error.get("code") or error.get("type") if isinstance(error, dict) else None
-        raise BadAnswer(
-            f"the server answered with an error{f' ({str(code)[:40]})' if code else ''}"
-        )
-    if not isinstance(response, dict):
-        raise BadAnswer("the line has no response")
-    if response.get("status_code", 200) != 200:
-        raise BadAnswer(f"the server answered with status {str(response['status_code'])[:10]}")
-    body = response["body"] if isinstance(response.get("body"), dict) else response
-    choices = body.get("choices")
-    choice = (
-        choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
-    )
-    message = choice["message"] if isinstance(choice.get("message"), dict) else {}
-    if message.get("refusal"):
-        raise BadAnswer("the model refused")
-    content = message.get("content")
-    if isinstance(content, list):  # content parts
-        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-    if choice.get("finish_reason") == "length":
-        raise BadAnswer("the answer was cut off (max_tokens)")
-    if not isinstance(content, str) or not content.strip():
-        raise BadAnswer("the answer has no content")
-    return content

@@ -7,10 +7,11 @@ found on Kaggle.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipelines.prepare.source import Row, Skipped, Source, split_of, unreadable
+from pipelines.prepare.source import Row, Skipped, Source, read_text, split_of, unreadable
 
 SPLITS = {"0": "train", "1": "validation", "2": "test"}
 TRUTH = {"1": True, "-1": False, "0": False}
@@ -43,7 +44,7 @@ def celeba(
 
     def rows() -> Iterator[Row | Skipped]:
         count = 0
-        with attributes.open(encoding="utf-8") as lines:
+        with io.StringIO(read_text(attributes), newline=None) as lines:
             for number, line in enumerate(lines, 1):
                 if number < first or not line.strip():
                     continue
@@ -88,7 +89,7 @@ def _fields(line: str) -> list[str]:
 
 def _header(path: Path) -> tuple[list[str], int, int]:
     """(attribute names, the line number of the first row, the number of rows)."""
-    with path.open(encoding="utf-8") as lines:
+    with io.StringIO(read_text(path), newline=None) as lines:
         first = next(lines, "")
         if "," in first:  # CSV: one header line, no count
             return _fields(first)[1:], 2, sum(1 for line in lines if line.strip())
@@ -106,7 +107,7 @@ def _partition(path: Path) -> dict[str, str]:
     splits: dict[str, str] = {}
     if not path.exists():
         raise FileNotFoundError(f"expected the partition list at {path}, got nothing")
-    with path.open(encoding="utf-8") as lines:
+    with io.StringIO(read_text(path), newline=None) as lines:
         for number, line in enumerate(lines, 1):
             fields = _fields(line)
             if not fields or (number == 1 and fields[-1] == "partition"):

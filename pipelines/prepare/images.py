@@ -7,8 +7,12 @@ from __future__ import annotations
 import csv
 import io
 import os
+import struct
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -20,11 +24,26 @@ from pipelines.prepare.source import (
     Skipped,
     Source,
     png,
+    read_text,
     split_of,
     unreadable,
 )
+from storage.uri import printable
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # that `--convert` reads
+# on damaged files
+PILLOW_RAISES = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    LookupError,
+    TypeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+DARK = 64  # of 255: the brightest pixel of an image whose 16 bits hold 14 or fewer
 SPLITS = {
     "train": "train",
     "val": "validation",
@@ -42,36 +61,43 @@ def images(
     """Every image file of a folder in path order (of a CSV in its order), bytes as they are; the id
     is the path.
 
-    labels: CSV with the columns file and label, perhaps split, and further ones: bool where all
-    values are 1/0, true/false or yes/no, else text. Where neither folders nor CSV name a split the
-    id's hash splits. convert: images that are not RGB or grey become RGB PNGs (alpha on white)
-    instead of being Skipped, and lying ones (EXIF) are stood up. Raises FileNotFoundError or
-    ValueError where there are no files, fewer than 2 classes, or a bad CSV.
+    A folder of images without folders of classes is a data set without labels. labels: CSV with the
+    columns file and label, perhaps split, and further ones: bool where all values are 1/0,
+    true/false or yes/no, else text. Where neither folders nor CSV name a split the id's hash
+    splits. convert: images that are not RGB or grey become RGB PNGs (alpha on white) instead of
+    being Skipped, and lying ones (EXIF) are stood up. Raises FileNotFoundError or ValueError where
+    there are no files, one class only, folders of which it is not clear what they mean, or a bad
+    CSV.
     """
     if not folder.is_dir():
         raise FileNotFoundError(
             f"expected a folder of images at {folder}, got"
             f" {'a file' if folder.exists() else 'nothing'}"
         )
-    items = _listed(labels) if labels else list(_walk(folder))
-    classes = _sorted({item["label"] for item in items if item["label"] is not None})
-    if len(classes) < 2:
+    notes: list[str] = []
+    items = _listed(labels) if labels else _walk(folder, notes)
+    classes = _sorted({item.label for item in items if item.label is not None})
+    if len(classes) == 1 or (labels and not classes):
         what = (
             f"the labels of {labels}" if labels else f"the subfolders of {folder} (one per class)"
         )
         raise ValueError(
             f"expected at least 2 classes in {what}, got {', '.join(classes) or 'none'}"
         )
-    further = [name for name in items[0] if name not in ("file", "label", "split")]
+    if not classes:
+        notes.append(f"no folders of classes in {printable(str(folder))}: the rows have no label")
     kinds: dict[str, Kind] = {
-        name: "bool" if all(str(item[name]).lower() in TRUTH for item in items) else "string"
-        for name in further
+        name: "bool" if all(item.further[name].lower() in TRUTH for item in items) else "string"
+        for name in items[0].further
     }
 
     def rows() -> Iterator[Row | Skipped]:
         for item in items:
-            file = str(item["file"])
-            if item["label"] is None:
+            file, shown = item.file, printable(item.file)
+            if shown != file:
+                yield Skipped(shown, "expected a file name in UTF-8")
+                continue
+            if classes and item.label is None:
                 yield Skipped(file, "expected a file in a class's folder, got one beside them")
                 continue
             image = _read(folder / file, convert)
@@ -82,37 +108,119 @@ def images(
                 id=file,
                 image=image,
                 path=file,
-                label=classes.index(item["label"]),
-                split=item["split"] or split_of(file, test_fraction),
+                label=None if item.label is None else classes.index(item.label),
+                split=item.split or split_of(file, test_fraction),
                 columns={
-                    n: TRUTH[str(item[n]).lower()] if kind == "bool" else str(item[n])
+                    n: TRUTH[item.further[n].lower()] if kind == "bool" else item.further[n]
                     for n, kind in kinds.items()
                 },
             )
 
-    return Source(rows=rows(), total=len(items), classes=tuple(classes), columns=kinds)
+    return Source(
+        rows=rows(),
+        total=len(items),
+        classes=tuple(classes),
+        columns=kinds,
+        labelled=bool(classes),
+        notes=tuple(notes),
+    )
 
 
-Item = Mapping[str, str | None]
-
-
-def _walk(folder: Path) -> Iterator[Item]:
-    """file, label and split of every file that is not hidden; label None: it lies in no class's
+@dataclass(frozen=True)
+class Item:
+    """A file, its label and split, and further columns; label None: it lies in no class's
     folder.
     """
-    tops = sorted(
-        entry.name
-        for entry in folder.iterdir()
+
+    file: str
+    label: str | None
+    split: str | None
+    further: Mapping[str, str] = field(default_factory=dict)
+
+
+def _walk(folder: Path, notes: list[str]) -> list[Item]:
+    """Every file that is not hidden and lies where a split's or a class's images do; `notes` gains
+    what is left out.
+    """
+    files = {"": _files(folder, deep=False)}
+    for top in sorted(entry.name for entry in folder.iterdir() if entry.is_dir()):
+        if not top.startswith("."):
+            files[top] = _files(folder / top, deep=True)
+    pictures = {
+        top: [_parts(file, folder) for file in below if is_image(file)]
+        for top, below in files.items()
+    }
+    if not any(pictures.values()):
+        raise ValueError(f"expected image files ({' '.join(ENDINGS)}) in {folder}, got none")
+    splits = _splits({top: found for top, found in pictures.items() if top and found}, folder)
+    depth = 3 if splits else 2  # of the parts of a path in a class's folder, at least
+    classes = {
+        parts[: depth - 1]
+        for top, found in pictures.items()
+        for parts in found
+        if len(parts) >= depth and (not splits or top in splits) and is_utf8(parts[depth - 2])
+    }
+    items = []
+    for top, below in files.items():
+        if top and not (top in splits if splits else pictures[top]):
+            notes.append(_left_out(f"{top}/", len(below), len(pictures[top]), splits))
+            continue
+        for file in below:
+            parts = _parts(file, folder)
+            label = parts[depth - 2] if parts[: depth - 1] in classes else None
+            items.append(
+                Item("/".join(parts), label if len(parts) >= depth else None, splits.get(top))
+            )
+    empty = {
+        _parts(entry, folder)
+        for top in splits
+        for entry in (folder / top).iterdir()
         if entry.is_dir() and not entry.name.startswith(".")
+    } - classes
+    notes += [_left_out(f"{'/'.join(parts)}/", 0, 0, splits) for parts in sorted(empty)]
+    return items
+
+
+def _splits(tops: Mapping[str, list[tuple[str, ...]]], folder: Path) -> dict[str, str]:
+    """The split of each folder that is one; {} where the folders are classes.
+
+    tops: by folder, its images' paths. Folders of splits have folders of classes in them, or there
+    are no others. ValueError where both can be meant.
+    """
+    named = {top: SPLITS[top.lower()] for top in tops if top.lower() in SPLITS}
+    others = [top for top in tops if top not in named]
+    if not named or not others:
+        return named
+    deep = {top for top, found in tops.items() if all(len(parts) > 2 for parts in found)}
+    flat = {top for top, found in tops.items() if all(len(parts) == 2 for parts in found)}
+    if named.keys() <= deep and (len(named) > 1 or not deep & set(others)):
+        return named
+    if len(named) == 1 and named.keys() <= flat:  # such as trains beside buses
+        return {}
+    raise ValueError(
+        f"expected folders of classes or of splits in {folder}, got {', '.join(sorted(tops))}, of"
+        " which some may be either: move the ones that are not meant, or give --labels"
     )
-    by_split = bool(tops) and all(name.lower() in SPLITS for name in tops)
-    depth = 3 if by_split else 2
-    for top in ["", *tops]:
-        for file in _files(folder / top, deep=bool(top)):
-            parts = file.relative_to(folder).parts
-            label = parts[depth - 2] if len(parts) >= depth else None
-            split = SPLITS[parts[0].lower()] if by_split and top else None
-            yield {"file": "/".join(parts), "label": label, "split": split}
+
+
+def _left_out(what: str, files: int, images: int, splits: Mapping[str, str]) -> str:
+    """A line on a folder that gives no rows."""
+    why = "no image in it" if not images else f"{images:,} images beside {', '.join(splits)}"
+    return f"left out {printable(what)}: {why}" + (f", {files:,} files" if files > images else "")
+
+
+def _parts(file: Path, folder: Path) -> tuple[str, ...]:
+    return file.relative_to(folder).parts
+
+
+def is_image(file: Path) -> bool:
+    """Is a file taken for an image by its ending."""
+    return file.name.lower().endswith(ENDINGS)
+
+
+def is_utf8(name: str) -> bool:
+    """Can a name be written in a table."""
+    return printable(name) == name
 
 
 def _files(folder: Path, deep: bool) -> list[Path]:
@@ -124,33 +232,49 @@ def _files(folder: Path, deep: bool) -> list[Path]:
 
 
 def _listed(path: Path) -> list[Item]:
-    """The rows of a CSV."""
+    """The rows of a CSV, in which commas, semicolons or tabs part the values, perhaps with spaces
+    around them.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"expected a CSV of labels at {path}, got nothing")
+    text = read_text(path)
+    first = text.partition("\n")[0]
+    comma = max(",;\t", key=first.count)
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=comma, skipinitialspace=True)
+    try:
+        return _items(path, lines)
+    except csv.Error as error:
+        raise ValueError(f"{path} line {lines.line_num}: expected a CSV, got {error}") from None
+
+
+def _items(path: Path, lines: Any) -> list[Item]:
+    columns = [name.strip() for name in next(lines, [])]
+    if "file" not in columns or "label" not in columns:
+        raise ValueError(
+            f"{path}: expected the columns file and label, got {', '.join(columns) or 'none'}"
+        )
+    twice = [name for name in columns if columns.count(name) > 1]
+    if twice:
+        raise ValueError(f"{path}: expected each column once, got {twice[0]!r} twice")
     seen: set[str] = set()
-    with path.open(newline="", encoding="utf-8-sig") as lines:
-        reader = csv.DictReader(lines)
-        columns = list(reader.fieldnames or [])
-        if "file" not in columns or "label" not in columns:
-            raise ValueError(
-                f"{path}: expected the columns file and label, got {', '.join(columns) or 'none'}"
-            )
-        items: list[Item] = []
-        for row in reader:
-            where = f"{path} line {reader.line_num}"
-            if None in row or None in row.values():
-                raise ValueError(f"{where}: expected {len(columns)} values, got another number")
-            if not row["file"] or not row["label"]:
-                raise ValueError(f"{where}: expected a file and a label, got an empty value")
-            if row["file"] in seen:
-                raise ValueError(f"{where}: expected every file once, got {row['file']} again")
-            seen.add(row["file"])
-            split = (row.get("split") or "").lower()
-            if split and split not in SPLITS:
-                raise ValueError(
-                    f"{where}: expected a split out of {', '.join(SPLITS)}, got {split!r}"
-                )
-            items.append({**row, "split": SPLITS.get(split)})
+    items: list[Item] = []
+    for values in lines:
+        if not values:
+            continue
+        where = f"{path} line {lines.line_num}"
+        if len(values) != len(columns):
+            raise ValueError(f"{where}: expected {len(columns)} values, got another number")
+        row = dict(zip(columns, (value.strip() for value in values), strict=True))
+        file, label, split = row.pop("file"), row.pop("label"), row.pop("split", "").lower()
+        if not file or not label:
+            raise ValueError(f"{where}: expected a file and a label, got an empty value")
+        if file in seen:
+            raise ValueError(f"{where}: expected every file once, got {file} again")
+        seen.add(file)
+        if split and split not in SPLITS:
+            raise ValueError(f"{where}: expected a split out of {', '.join(SPLITS)}, got {split!r}")
+        row.pop("", None)  # the numbers that pandas writes before the columns
+        items.append(Item(file, label, SPLITS.get(split), row))
     if not items:
         raise ValueError(f"{path}: expected rows under its header, got none")
     return items
@@ -164,17 +288,23 @@ def _sorted(names: Iterable[str]) -> list[str]:
 
 def _read(path: Path, convert: bool) -> bytes | str:
     """An image file's bytes, or why they are of no use."""
-    if not path.name.lower().endswith(ENDINGS):
+    if not is_image(path):
         return f"expected an image file ({' '.join(ENDINGS)}), got {path.suffix or 'no ending'}"
     try:
         image = path.read_bytes()
     except OSError as error:
         return f"expected a readable file, got {error.strerror}"
+    except ValueError:
+        return "expected a file name, got one with a null character"
     reason = unreadable(image)
-    if convert and (reason is not None or not upright(image)):
-        image = _rgb(image) or image
-        reason = unreadable(image)
-    return image if reason is None else reason
+    if reason is None and not is_deep(image) and (not convert or upright(image)):
+        return image
+    made = _rgb(image)
+    if reason is None and isinstance(made, bytes) and (not convert or upright(image)):
+        return image
+    if isinstance(made, bytes) and not convert:
+        return f"{reason}: --convert makes it RGB"
+    return made or str(reason)
 
 
 def upright(image: bytes) -> bool:
@@ -183,18 +313,55 @@ def upright(image: bytes) -> bool:
         return int(opened.getexif().get(ORIENTATION, 1)) == 1
 
 
-def _rgb(image: bytes) -> bytes | None:
-    """Any image that Pillow reads as an RGB PNG: upright, transparency on white; None where it
-    cannot be read.
+def is_deep(image: bytes) -> bool:
+    """Whether a readable image has 16 bits, of which a run takes the upper 8."""
+    with Image.open(io.BytesIO(image)) as opened:
+        return ";16" in str(opened.tile)
+
+
+def _rgb(image: bytes) -> bytes | str | None:
+    """An image as an RGB PNG: upright, transparency on white, deeper pixels scaled from their
+    format's range to 8 bits; a reason where it must not be one, None where it cannot be read.
     """
     try:
-        with Image.open(io.BytesIO(image)) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                return None
+        with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
+            width, height, kind = opened.width, opened.height, opened.format
+            if width * height > MAX_PIXELS:
+                return f"image size: expected at most {MAX_PIXELS} pixels, got {width}x{height}"
+            # to Pillow a camera's JPEG with a preview is an MPO, of which the first is meant
+            if kind != "MPO" and getattr(opened, "n_frames", 1) != 1:
+                return f"image frames: expected 1, got {getattr(opened, 'n_frames', 1)}"
+            raw = str(opened.tile)
             picture = ImageOps.exif_transpose(opened)
-            if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-                front = picture.convert("RGBA")
-                picture = Image.alpha_composite(Image.new("RGBA", front.size, "white"), front)
-            return png(np.asarray(picture.convert("RGB")))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            return _eight_bits(picture, raw, str(kind))
+    except PILLOW_RAISES:
         return None
+
+
+def _eight_bits(picture: Image.Image, raw: str, kind: str) -> bytes | str:
+    """A decoded picture as an RGB PNG; raw: how the file stores its pixels, in Pillow's words."""
+    mode = picture.mode
+    if mode == "F" or (mode == "I" and kind not in ("PNG", "PPM")):
+        return (
+            f"image values: expected a known range, got mode {mode}: scale them to 0 to 255 first"
+        )
+    clear = mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in picture.info
+    if mode == "I" or mode.startswith("I;16"):
+        top = 4095 if "I;12" in raw else 65535
+        grey = np.rint(np.asarray(picture).astype(np.float64) * (255 / top)).clip(0, 255)
+        levels = grey.astype(np.uint8)
+        picture = Image.fromarray(levels).convert("RGB")
+    elif clear:
+        front = picture.convert("RGBA")
+        levels = np.asarray(front)[..., :3]
+        picture = Image.alpha_composite(Image.new("RGBA", front.size, "white"), front)
+        picture = picture.convert("RGB")
+    else:
+        picture = picture.convert("RGB")
+        levels = np.asarray(picture)
+    if ";16" in raw and 0 < int(levels.max()) < DARK:
+        return (
+            "image values: expected 16 bits, got only small ones, as 10, 12 or 14 bits leave them:"
+            " scale them to 65,535 first"
+        )
+    return png(np.asarray(picture))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.strict import UserError, apply_sets, nearest
+from pipelines.engine.terminal import printable
 
 if TYPE_CHECKING:
     from pipelines.prepare.shards import Written
@@ -295,14 +296,17 @@ def main(args: argparse.Namespace) -> int:
         written = job(args.out, **{key: value for key, value in given.items() if key in known})
     except (ValueError, OSError) as error:
         raise UserError(" ".join(str(error).split())) from error
+    from storage.uri import printable as name_of
+
+    out = name_of(args.out)
     if written is None:
-        print(f"{args.out}: written already by the same command, nothing to do")
+        print(f"{out}: written already by the same command, nothing to do")
         return 0
     for reason, count in Counter(row.reason for row in written.skipped).most_common(10):
         example = next(row.path for row in written.skipped if row.reason == reason)
-        print(f"skipped {count:,}, such as {example}: {reason}")
+        print(f"skipped {count:,}, such as {printable(name_of(example))}: {printable(reason)}")
     rows = ", ".join(f"{count:,} {split}" for split, count in sorted(written.rows.items()))
-    print(f"{args.out}: {rows} rows in {len(written.files)} files")
+    print(f"{out}: {rows} rows in {len(written.files)} files")
     return 0
 
 

@@ -50,9 +50,13 @@ def write_source(
     interrupted command goes on when given again and any other is refused (UserError). ValueError
     where no row is good.
     """
+    for note in source.notes:
+        print(note, flush=True)
+    if source.classes:
+        print(f"classes: {', '.join(f'{i} {n}' for i, n in enumerate(source.classes))}", flush=True)
     store = open_store(out)
     settings = {**settings, "shard_rows": shard_rows}
-    card = parse_yaml(store.read(CARD).decode(), store.url(CARD)) if store.exists(CARD) else {}
+    card = parse_yaml(store.read(CARD), store.url(CARD)) if store.exists(CARD) else {}
     before = card.get("settings", {})
     keys = dict.fromkeys([*settings, *before])
     differ = [
@@ -88,7 +92,9 @@ def write_source(
 def schema_of(source: Source) -> pa.Schema:
     """The columns, with the metadata by which `datasets` knows Image and ClassLabel."""
     label = pa.int64() if source.classes else pa.bool_()
-    own = {"id": pa.string(), "image": IMAGE, "label": label, "split": pa.string()}
+    own = {"id": pa.string(), "image": IMAGE}
+    own |= {"label": label} if source.labelled else {}
+    own |= {"split": pa.string()}
     own |= {"mask": IMAGE} if source.regions else {}
     taken = sorted(own.keys() & source.columns.keys())
     if taken:
@@ -112,7 +118,7 @@ def parquet(rows: Sequence[Row], schema: pa.Schema) -> bytes:
         {
             "id": r.id,
             "image": {"bytes": r.image, "path": r.path},
-            "label": r.label,
+            **({} if r.label is None else {"label": r.label}),
             "split": r.split,
             **r.columns,
         }

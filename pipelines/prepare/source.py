@@ -8,12 +8,14 @@ import hashlib
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from configs.text import decode_text
 from storage.codec import BadRow, decode
 
 Kind = Literal["bool", "int64", "string"]
@@ -24,8 +26,8 @@ MAX_PIXELS = 50_000_000  # of ImageData.max_pixels: what a run would quarantine 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row: stable id, the image file's bytes and name, label (class index, or bool), split,
-    further columns.
+    """One row: stable id, the image file's bytes and name, label (class index, bool, or None in
+    a source without labels), split, further columns.
 
     mask: PNG bytes of what every pixel shows, indices into the source's regions.
     """
@@ -33,7 +35,7 @@ class Row:
     id: str
     image: bytes
     path: str
-    label: int | bool
+    label: int | bool | None
     split: str
     columns: Mapping[str, bool | int | str] = field(default_factory=dict)
     mask: bytes | None = None
@@ -53,6 +55,7 @@ class Source:
     further columns.
 
     regions: what the values of every row's mask mean, in their order; none: rows have no masks.
+    labelled: rows have labels; notes: lines for the user, on what is left out.
     """
 
     rows: Iterator[Row | Skipped]
@@ -60,6 +63,8 @@ class Source:
     classes: tuple[str, ...] = ()
     columns: Mapping[str, Kind] = field(default_factory=dict)
     regions: tuple[str, ...] = ()
+    labelled: bool = True
+    notes: tuple[str, ...] = ()
 
 
 def unreadable(image: bytes) -> str | None:
@@ -86,3 +91,10 @@ def split_of(id: str, test_fraction: float) -> str:
     """
     share = int.from_bytes(hashlib.sha256(id.encode()).digest()[:8], "big") / 2**64
     return "test" if share < test_fraction else "train"
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8, or in UTF-16 where its first bytes say so; ValueError names file and
+    line where it is neither.
+    """
+    return decode_text(path.read_bytes(), str(path))

@@ -202,8 +202,10 @@ def _chips(shown: Shown) -> list[dict[str, Any]]:
     return sorted(chips, key=lambda chip: not chip["causal"])
 
 
-def _probability(value: float) -> str:
-    """Two digits, more where they would say a plain 0 or 1."""
+def _probability(value: float | None) -> str:
+    """Two digits, more where they would say a plain 0 or 1; a dash where there is no number."""
+    if value is None or math.isnan(value):
+        return "\N{EM DASH}"
     return f"{value:.2f}" if 0.005 <= value <= 0.995 else "<0.01" if value < 0.5 else ">0.99"
 
 

@@ -45,7 +45,9 @@ def report(runs: Sequence[Store], *, out: str | None = None) -> str:
     """
     if not runs or (len(runs) > 1 and out is None):
         raise ValueError(f"expected one run, or several and `out`, got {len(runs)} and {out!r}")
-    page = render([_read(store) for store in runs], datetime.now(UTC)).encode()
+    page = render([_read(store) for store in runs], datetime.now(UTC)).encode(
+        errors="backslashreplace"
+    )
     folder, name = (runs[0], "report.html") if out is None else _split(out)
     folder.replace(name, page)
     return folder.url(name)

@@ -7,6 +7,7 @@ from collections import Counter
 import pyarrow.compute as pc
 
 from pipelines.engine.committed import load_plan, outdated_scores
+from pipelines.engine.terminal import printable
 from pipelines.report.data import count
 from storage.commit import iterate_commits, read_committed, todo
 from storage.uri import Store
@@ -73,10 +74,9 @@ def show(store: Store) -> str:
         lines.append(f"  note        {old}: `counterfactory score` measures again")
     lines.append(f"  quarantined {quarantined.total()}")
     for reason, n in quarantined.most_common(MOST):
-        lines.append(
-            f"    {n:6d}  {reason}: {', '.join(named[reason])}{', ...' if n > NAMED else ''}"
-        )
+        some = ", ".join(map(printable, named[reason]))
+        lines.append(f"    {n:6d}  {printable(reason)}: {some}{', ...' if n > NAMED else ''}")
     if failures:
         lines.append(f"  not flipped {sum(failures.values())}")
-        lines += [f"    {n:6d}  {reason}" for reason, n in failures.most_common(MOST)]
+        lines += [f"    {n:6d}  {printable(reason)}" for reason, n in failures.most_common(MOST)]
     return "\n".join(lines)

@@ -20,6 +20,7 @@ from counterfactory.metrics.estimate import NOTHING, Estimate
 from counterfactory.metrics.flops import tflops
 from pipelines.engine.fingerprints import worker_config
 from storage.commit import GENERATE, iterate_commits, read_committed
+from storage.errors import NoAnswer
 from storage.records import Commit, Shard
 from storage.schema import seed_of
 from storage.uri import Store
@@ -89,5 +90,7 @@ def _masks(
         found = read(shard, config.data, config.target, images)
         rows = {record.id: record for record in found}
         return {id: mask_of(rows[id].cells, rows[id].source, config.data) for id in ids}
+    except NoAnswer:
+        raise  # it may be there, so this says nothing of the data
     except (OSError, ValueError, KeyError):
         return None

@@ -20,6 +20,7 @@ from pipelines.engine.committed import TABLE, load_plan, made_shards
 from pipelines.engine.fingerprints import worker_config
 from pipelines.engine.part import WHOLE, Part
 from pipelines.engine.runner import run_stage
+from pipelines.engine.tables import to_csv
 from pipelines.judge.job import SCORES as JUDGE_SCORES
 from pipelines.score.columns import floats
 from pipelines.score.flops import count_tflops
@@ -32,7 +33,7 @@ from pipelines.score.measures import (
 )
 from pipelines.score.set_figures import add_set_figures
 from pipelines.score.sums import sum_up
-from pipelines.score.table import build_line, build_table, to_csv
+from pipelines.score.table import COLUMNS, build_line, build_table
 from storage.commit import iterate_commits, todo
 from storage.records import Shard
 from storage.uri import Store
@@ -70,7 +71,7 @@ def score(
         **{part: [line.to_json() for line in told[part]] for part in ("metrics", "subsets")},
     }
     store.replace(TABLE, json.dumps(result, indent=1, allow_nan=False).encode())
-    store.replace(TABLE_CSV, to_csv(told["metrics"]))
+    store.replace(TABLE_CSV, to_csv(COLUMNS, (line.to_json() for line in told["metrics"])))
     return result
 
 

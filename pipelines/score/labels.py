@@ -26,16 +26,24 @@ def label_sums(path: str, names: list[str], query: int) -> CorrelationSums:
         with store.parquet(name) as file:
             found = file.schema_arrow.names
             for wanted in names:
-                if wanted not in found:
+                if (count := found.count(wanted)) != 1:
+                    hint = nearest(wanted, found) if not count else "write the file again with one"
                     raise UserError(
                         "score.cd_labels: expected a column for each of the oracle's attributes in"
-                        f" {store.url(name)}, got none named {wanted!r}: {nearest(wanted, found)}"
+                        f" {store.url(name)}, got {count or 'none'} named {wanted!r}: {hint}"
                     )
             for batch in file.iter_batches(columns=names, batch_size=65536):
                 table = pa.Table.from_batches([batch]).select(names)
-                columns = [
-                    column.cast(pa.int8()).to_numpy().astype(np.float64) for column in table.columns
-                ]
+                try:
+                    columns = [
+                        column.cast(pa.int8()).to_numpy().astype(np.float64)
+                        for column in table.columns
+                    ]
+                except (pa.ArrowException, NotImplementedError) as error:
+                    raise UserError(
+                        "score.cd_labels: expected bool, 0 and 1, or -1 and 1 in"
+                        f" {store.url(name)}, got {' '.join(str(error).split())[:200]}"
+                    ) from None
                 values = np.stack(columns, 1)
                 values = values[~np.isnan(values).any(1)]
                 sums += correlation.update(

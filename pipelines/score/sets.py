@@ -67,8 +67,9 @@ class FeatureSums:
             return NOTHING
         if subset not in self.originals:
             return None
-        if metric == "kid":
-            return kid.compute(self.samples[subset, "x"], self.samples[subset, "y"])
+        if metric in ("kid", "kid_apart"):
+            sides = self.samples[subset, "x"], self.samples[subset, "y"]
+            return kid.compute(*sides, apart=metric == "kid_apart")
         close = fid.fid if metric == "fid" else fid.sfid
         return close(self.originals[subset], self.answers[subset])
 

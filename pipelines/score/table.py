@@ -4,9 +4,8 @@ and the audit.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -169,13 +168,12 @@ def build_line(
     )
 
 
-def to_csv(lines: list[Line]) -> bytes:
-    """The table's lines as CSV, an empty cell where there is no value."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(line.to_json() for line in lines)
-    return out.getvalue().encode()
+def format_figure(line: Mapping[str, Any]) -> str:
+    """A line of the table that has a value, as text: `l1 0.031 [0.027, 0.036] (n 12)`; the
+    interval is left out where there is none, such as at n = 1."""
+    low, high = line["low"], line["high"]
+    span = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
+    return f"{line['metric']} {line['value']:.3f}{span} (n {line['n']})"
 
 
 def _arrow(classes: list[str], way: Direction) -> str:

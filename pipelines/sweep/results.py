@@ -4,7 +4,6 @@ the same rows.
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from pyarrow import parquet as pq
 from configs.sweep import Cell, SweepConfig, axis
 from counterfactory.metrics.estimate import Measure
 from pipelines.engine.committed import TABLE
+from pipelines.engine.tables import escape_markdown, to_csv
 from pipelines.score.measures import row_measures
 from pipelines.sweep.pairs import pairs
 from pipelines.sweep.plots import plot
@@ -50,7 +50,7 @@ def write_results(
         for line in tidy(sweep, axes, cell, place)
     ]
     store.replace("table.parquet", parquet(lines, axes))
-    store.replace("table.csv", text_of(lines, ["cell", *axes, *FIGURES]))
+    store.replace("table.csv", to_csv(["cell", *axes, *FIGURES], lines))
     found = grids(
         lines,
         sweep.rows or [name for name in axes if name not in sweep.by],
@@ -59,13 +59,16 @@ def write_results(
     )
     compared = compare(sweep, cells, stores)
     if compared:
-        store.replace("pairs.csv", text_of(compared, list(DIFFERENCES)))
+        store.replace("pairs.csv", to_csv(DIFFERENCES, compared))
     drawn = {f"plots/{p.y}-over-{p.x}.svg": plot(lines, p, axes, sweep.by) for p in sweep.plots}
     for name, picture in drawn.items():
-        store.replace(name, picture.encode())
-    store.replace("tables.md", markdowns(sweep, found, compared).encode())
-    store.replace("tables.tex", "\n".join(map(latex, found)).encode())
-    store.replace("tables.html", html_page(sweep, found, list(drawn.values())).encode())
+        store.replace(name, picture.encode(errors="backslashreplace"))
+    store.replace("tables.md", markdowns(sweep, found, compared).encode(errors="backslashreplace"))
+    store.replace("tables.tex", "\n".join(map(latex, found)).encode(errors="backslashreplace"))
+    store.replace(
+        "tables.html",
+        html_page(sweep, found, list(drawn.values())).encode(errors="backslashreplace"),
+    )
     return [*(markdown(grid) for grid in found), f"sweep: {store.url('tables.html')}"]
 
 
@@ -143,7 +146,12 @@ def markdowns(sweep: SweepConfig, found: list[Grid], compared: list[dict[str, An
     """All tables, how to read them, and the differences that the rows can tell."""
     told = f"# {sweep.name}\n\n{HOW}\n\n"
     for grid in found:
-        told += markdown(grid) + "\n" + "".join(f"- {note}\n" for note in notes(grid)) + "\n"
+        told += (
+            markdown(grid)
+            + "\n"
+            + "".join(f"- {escape_markdown(note)}\n" for note in notes(grid))
+            + "\n"
+        )
     sure = [line for line in compared if line["better"]]
     if sure:
         told += (
@@ -152,10 +160,8 @@ def markdowns(sweep: SweepConfig, found: list[Grid], compared: list[dict[str, An
         told += "| metric | first | second | difference | better |\n|---|---|---|---|---|\n"
         for line in sure:
             span = f"{line['difference']:.3g} [{line['low']:.3g}, {line['high']:.3g}]"
-            told += (
-                f"| {line['metric']} | {line['first']} | {line['second']} | {span} |"
-                f" {line['better']} |\n"
-            )
+            names = (line["metric"], line["first"], line["second"], span, line["better"])
+            told += f"| {' | '.join(map(escape_markdown, names))} |\n"
     return told
 
 
@@ -182,15 +188,6 @@ def parquet(lines: list[dict[str, Any]], axes: list[str]) -> bytes:
     out = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(lines, schema=schema), out)
     return out.getvalue()
-
-
-def text_of(lines: list[dict[str, Any]], columns: list[str]) -> bytes:
-    """Lines as CSV."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, columns, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(lines)
-    return out.getvalue().encode()
 
 
 def _shown(value: Any) -> str:

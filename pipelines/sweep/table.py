@@ -9,7 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.engine.tables import escape_markdown
+from pipelines.engine.terminal import printable
+
 ARROWS = {"higher": "↑", "lower": "↓"}
+# what notes of figures without an interval say where a row is all there is
+OF_ONE_ROW = ("n = 1: no interval", "one row: no interval")
 TEX_ARROWS = {"↑": r"$\uparrow$", "↓": r"$\downarrow$"}
 
 
@@ -84,11 +89,10 @@ def ranks(figures: Sequence[dict[str, Any] | None], better: str | None) -> list[
     """1 for the best of a column, 2 for the second, None for the others; ties share a rank.
 
     A figure ties with the best one of its rank where their 95 % intervals overlap: what the rows
-    cannot separate is not separated. Without a direction, or with one figure only, nobody wins.
+    cannot separate is not separated. Without a direction, or with one figure only, nobody wins, and
+    no figure of a single row does that has no interval.
     """
-    known = [
-        i for i, figure in enumerate(figures) if figure is not None and figure["value"] is not None
-    ]
+    known = [i for i, figure in enumerate(figures) if figure is not None and _can_win(figure)]
     out: list[int | None] = [None] * len(figures)
     if better is None or len(known) < 2:
         return out
@@ -103,6 +107,14 @@ def ranks(figures: Sequence[dict[str, Any] | None], better: str | None) -> list[
     return out
 
 
+def _can_win(figure: dict[str, Any]) -> bool:
+    """Whether a figure can be compared: one of a single row, which has no interval, separates
+    nothing. (A set's figure may have none by its nature.)
+    """
+    note = figure.get("note", "")
+    return figure["value"] is not None and not any(why in note for why in OF_ONE_ROW)
+
+
 def _overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
     def span(figure: dict[str, Any]) -> tuple[float, float]:
         low, high = figure["low"], figure["high"]
@@ -114,11 +126,14 @@ def _overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
 def markdown(grid: Grid) -> str:
     """A Markdown table: **best**, <u>second</u>, intervals in brackets."""
     marks = {1: ("**", "**"), 2: ("<u>", "</u>"), None: ("", "")}
-    head = [*grid.axes, *(column.title for column in grid.columns)]
+    head = [escape_markdown(t) for t in [*grid.axes, *(column.title for column in grid.columns)]]
     rows = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for cells in _cells(grid, lambda text, rank: text.join(marks[rank]), spans=True):
-        rows.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
-    return "\n".join([*([f"**{grid.title}**", ""] if grid.title else []), *rows, ""])
+    bodies = _cells(
+        grid, lambda text, rank: text.join(marks[rank]), label=escape_markdown, spans=True
+    )
+    rows += ["| " + " | ".join(cells) + " |" for cells in bodies]
+    title = [f"**{escape_markdown(grid.title)}**", ""] if grid.title else []
+    return "\n".join([*title, *rows, ""])
 
 
 def latex(grid: Grid) -> str:
@@ -130,7 +145,7 @@ def latex(grid: Grid) -> str:
         for cells in _cells(grid, lambda t, rank: marks[rank] % t, label=_tex)
     ]
     begin = r"\begin{tabular}{" + "l" * len(grid.axes) + "r" * len(grid.columns) + "}"
-    title = [f"% {grid.title}"] if grid.title else []
+    title = [f"% {printable(grid.title)}"] if grid.title else []
     head_line = " & ".join(head) + r" \\"
     return "\n".join(
         [
@@ -223,4 +238,4 @@ def _tex(text: str) -> str:
         "~": r"\~{}",
         "^": r"\^{}",
     }
-    return "".join(special.get(c, c) for c in text)
+    return "".join(special.get(c, c) for c in printable(text))

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from configs.schema import TrainConfig
 from configs.strict import UserError
+from counterfactory.models.wrapping.wrap import channels_last, is_ours
 from pipelines.train import card as train_card
 from pipelines.train import holdout as train_holdout
 from pipelines.train import losses as train_losses
@@ -60,11 +61,15 @@ def fit(
     device = next(net.parameters()).device
     w = train_losses.weights_of("attgan", config.objective)
     generator = torch.Generator().manual_seed(config.seed)
-    batches = drawn(config, samples, labels, generator, device)
+    form = torch.channels_last if is_ours(net) else torch.contiguous_format
+    batches = (
+        (images.contiguous(memory_format=form), has)
+        for images, has in drawn(config, samples, labels, generator, device)
+    )
     net.train()
     critic = net.critic().to(device).train()
     for network in (net, critic):
-        network.to(memory_format=torch.channels_last)
+        channels_last(network)
     judging = [*critic.parameters(), *net.reader.parameters()]
     making = [*net.encoder.parameters(), *net.decoder.parameters()]
     judges, makes = (
@@ -141,7 +146,7 @@ def drawn(
         if config.flip:
             mirrored = torch.rand(len(images), 1, 1, 1, generator=generator).to(device) < 0.5
             images = torch.where(mirrored, images.flip(3), images)
-        yield images.contiguous(memory_format=torch.channels_last), labels[rows].to(device)
+        yield images, labels[rows].to(device)
 
 
 def goals(has: Tensor, single: float, generator: torch.Generator) -> Tensor:

@@ -96,7 +96,7 @@ def encoded(
     """
     assert config.holdout is not None  # encoder_of has seen to it
     columns = columns_of(samples, config.labels, config.data.path)
-    others = load(config.holdout, config.labels, log)
+    others = load(config.holdout, config.labels, log, held=True)
     held = columns_of(others, config.labels, config.holdout.path, columns)
     device = next(encoder.parameters()).device
     sample = sample_of(encoder, size_of(config.data), device).cpu().flatten(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from configs.schema import ImageData
-from configs.strict import UserError, nearest
-from storage.codec import BadRow, decode, decode_mask, dimensions
-from storage.uri import data_files
+from actors.rows.files import bytes_of, expect_bytes, with_files
+from actors.rows.masks import mask_of
+from actors.rows.read import TRAIN, cells_of, split_column
+from actors.rows.targets import BadTarget, class_index
+from configs.schema import ImageData, TrainConfig
+from configs.strict import UserError
+from storage.codec import BadRow, decode
+from storage.plan import iterate_shard, plan_shards
 
 
 @dataclass(frozen=True)
@@ -30,67 +34,59 @@ class Samples:
         return len(self.images)
 
 
-def load(data: ImageData, columns: list[str], log: Callable[[str], None] = print) -> Samples:
+def load(
+    data: ImageData,
+    columns: list[str],
+    log: Callable[[str], None] = print,
+    *,
+    held: bool = False,
+) -> Samples:
     """Read and decode the rows that `data` selects, with `columns`; rows that cannot be used are
     left out and counted.
 
-    UserError: no file, no such column, no usable row.
+    Where `data.split` is a column, the rows whose value is `train`, or if `held` all others but
+    those without a value. UserError: no file, no such column, no usable row.
     """
-    start, stop = (int(part) if part else None for part in (data.rows or ":").split(":"))
-    first, last = start or 0, stop if stop is not None else np.inf
-    try:
-        files = data_files(data.path)
-    except (FileNotFoundError, ValueError) as error:
-        raise UserError(f"data.path: {error}") from None
     images: list[Any] = []
     masks: list[Any] = []
-    read = [data.image, *([data.mask] if data.mask else []), *columns]
     kept: dict[str, list[Any]] = {name: [] for name in columns}
     bad: Counter[str] = Counter()
-    position = 0
-    for store, path in files:
-        parquet = store.parquet(path)
-        known = parquet.schema_arrow.names
-        for name in read:
-            if name not in known:
-                raise UserError(
-                    f"{store.url(path)}: expected a column {name!r}: {nearest(name, known)}"
-                )
-        for group in range(parquet.num_row_groups):
-            rows = parquet.metadata.row_group(group).num_rows
-            position += rows
-            if position <= first or position - rows >= last:
-                continue
-            table = parquet.read_row_group(group, columns=read).to_pylist()
-            for offset, row in enumerate(table, position - rows):
-                if not first <= offset < last:
+    split = split_column(data)
+    found: Counter[str] = Counter()  # rows by split
+    for cells, lost in rows_of(data, [*columns_of_images(data), *columns]):
+        try:
+            if lost is not None:
+                raise BadRow(lost)
+            if split and cells[split] is None:
+                raise BadRow(f"{split} is null")
+            if split:
+                found[str(cells[split])] += 1
+                if (str(cells[split]) == TRAIN) == held:
                     continue
-                cell = row[data.image]
-                null = next(
-                    (name for name in columns if row[name] is None or row[name] != row[name]), None
-                )
-                try:
-                    if null is not None:
-                        raise BadRow(f"{null} is null")
-                    content = cell["bytes"] if isinstance(cell, dict) else cell
-                    image = decode(
-                        content, size=data.size, crop=data.crop, max_pixels=data.max_pixels
-                    )
-                    if data.mask:
-                        of = dimensions(content, max_pixels=data.max_pixels)
-                        masks.append(
-                            decode_mask(row[data.mask], size=data.size, crop=data.crop, of=of)
-                        )
-                    images.append(image)
-                except BadRow as error:
-                    bad[str(error)] += 1
-                    continue
-                for name in columns:
-                    kept[name].append(row[name])
+            null = next((n for n in columns if cells[n] is None or cells[n] != cells[n]), None)
+            if null is not None:
+                raise BadRow(f"{null} is null")
+            expect_bytes(cells[data.image], "image")
+            content = bytes_of(cells[data.image])
+            image = decode(content, size=data.size, crop=data.crop, max_pixels=data.max_pixels)
+            mask = mask_of(cells, content, data)
+        except BadRow as error:
+            bad[str(error)] += 1
+            continue
+        images.append(image)
+        if mask is not None:
+            masks.append(mask)
+        for name in columns:
+            kept[name].append(cells[name])
     for reason, count in bad.most_common(5):
         log(f"left out {count} rows: {reason}")
+    if found:
+        log(f"{data.path}: the rows{_side(split, held)}, of {_said(found)}")
     if not images:
-        raise UserError(f"{data.path}: expected usable rows, got none (rows: {data.rows or 'all'})")
+        raise UserError(
+            f"{data.path}: expected usable rows{_side(split, held)}, got none (rows:"
+            f" {data.rows or 'all'}{'; ' if found else ''}{_said(found)})"
+        )
     array = np.stack(images)
     tensor = (
         torch.from_numpy(array).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
@@ -98,20 +94,70 @@ def load(data: ImageData, columns: list[str], log: Callable[[str], None] = print
     return Samples(tensor, kept, torch.from_numpy(np.stack(masks)) if masks else None)
 
 
+def with_holdout(config: TrainConfig) -> TrainConfig:
+    """The config with its split's other rows as the holdout, where it names a split and no holdout.
+
+    UserError where the rows to train on are test rows, or those of the holdout all train rows: said
+    before the training and not after it.
+    """
+    data, held = config.data, config.holdout
+    if data.split == "test":
+        raise UserError(f"{config.name}: data.split: expected a column, train or null, got test")
+    if held is None:
+        others = split_column(data) and _splits(data).keys() - {TRAIN}
+        rest = data.model_copy(update={"columns": []})
+        return config.model_copy(update={"holdout": rest}) if others else config
+    if held.split == TRAIN:
+        raise UserError(f"{config.name}: holdout.split: expected a column, test or null, got train")
+    if split_column(held) and not _splits(held).keys() - {TRAIN}:
+        raise UserError(
+            f"{config.name}: holdout: expected rows{_side(held.split, True)} in {held.path}, got"
+            " none: take other rows, or set holdout.split=null"
+        )
+    return config
+
+
+def _splits(data: ImageData) -> Counter[str]:
+    """How many of the selected rows are in each split; of those without one none."""
+    split = str(data.split)
+    values = (cells.get(split) for cells, _ in rows_of(data, []))
+    return Counter(str(value) for value in values if value is not None)
+
+
+def rows_of(data: ImageData, columns: list[str]) -> Iterator[tuple[dict[str, Any], str | None]]:
+    """The selected rows' cells, or why a row cannot be read; UserError: no file, no such column."""
+    wanted = [name for name in dict.fromkeys([*columns, split_column(data)]) if name]
+    try:
+        shards, _ = plan_shards(data.path, shard_rows=2**62, rows=data.rows, columns=wanted)
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(f"data.path: {error}") from None
+    for shard in shards:
+        for part in iterate_shard(shard, wanted):
+            for cells, lost in cells_of(part):
+                yield with_files(cells, columns_of_images(data), shard.file), lost
+
+
+def columns_of_images(data: ImageData) -> list[str]:
+    """The columns of images and masks."""
+    return [data.image, *([data.mask] if data.mask else [])]
+
+
+def _side(split: str | None, held: bool) -> str:
+    """Which rows are meant, where a column splits them."""
+    return "" if split is None else f" whose {split} is {'not ' if held else ''}{TRAIN}"
+
+
+def _said(found: Counter[str]) -> str:
+    """Rows by split."""
+    return ", ".join(f"{count:,} {name}" for name, count in found.most_common(5))
+
+
 def class_indices(values: list[Any], classes: list[str], column: str) -> Tensor:
-    """Class indices (N,) int64 of a label column: booleans and integers as they are, names by their
-    place in `classes`."""
-    index = {name: place for place, name in enumerate(classes)}
-    out = []
-    for value in values:
-        place = index.get(value) if isinstance(value, str) else int(value)
-        if place is None or not 0 <= place < len(classes):
-            raise UserError(
-                f"{column}: expected a class out of {', '.join(classes)} or its index, got"
-                f" {value!r}"
-            )
-        out.append(place)
-    return torch.tensor(out)
+    """Class indices (N,) int64 of a label column, as a run reads labels; UserError on another."""
+    try:
+        return torch.tensor([class_index(value, classes, column) for value in values])
+    except BadTarget as reason:
+        raise UserError(str(reason)) from None
 
 
 def bits(samples: Samples, names: list[str]) -> Tensor:
@@ -121,7 +167,8 @@ def bits(samples: Samples, names: list[str]) -> Tensor:
     for name in names:
         odd = next((value for value in samples.columns[name] if value not in (0, 1)), None)
         if odd is not None:
-            raise UserError(f"{name}: expected a boolean column, got the value {odd!r}")
+            hint = ": write 0 and 1 for -1 and 1" if odd in (-1, "-1") else ""
+            raise UserError(f"{name}: expected a boolean column, got the value {odd!r}{hint}")
     return torch.tensor(
         [samples.columns[name] for name in names], dtype=torch.float32
     ).T.contiguous()

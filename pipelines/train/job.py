@@ -7,19 +7,24 @@ from __future__ import annotations
 import inspect
 import shlex
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from actors.pinned.load import read_weights_file, weights_location
+from actors.rows.names import contradiction
 from configs.schema import TrainConfig
 from configs.strict import UserError
 from counterfactory.models.roles import ROLES
-from counterfactory.models.wrapping.load import SCHEDULE, build, fill, find, make, read_weights
+from counterfactory.models.wrapping.load import SCHEDULE, build, find, make
+from counterfactory.models.wrapping.weights import fill, read_weights
 from pipelines.train import card as train_card
-from pipelines.train.data import load
+from pipelines.train.data import load, with_holdout
 from pipelines.train.trainer import Log, Trainer, part_of, say
+from storage.columns import from_folders
+from storage.inputs import first_schema
 from storage.uri import split_url
 
 CPU = torch.device("cpu")
@@ -39,9 +44,12 @@ def train(config: TrainConfig, log: Log = say) -> Path | str:
         if config.device == "auto"
         else config.device
     )
+    config = with_holdout(config)
     trainer = trainer_of(config, device, log)
     columns, start = trainer.columns(), initial_weights(config)
     samples = load(config.data, columns, log)
+    for note in notes_on(config, columns):
+        log(note)
     labels = trainer.targets(samples)
     log(
         f"{config.name}: {len(samples):,} rows read, {config.steps:,} steps of {config.batch} on"
@@ -82,6 +90,16 @@ def train(config: TrainConfig, log: Log = say) -> Path | str:
     return out
 
 
+def notes_on(config: TrainConfig, columns: list[str]) -> Iterator[str]:
+    """What the user should know of the columns that training reads."""
+    data, schema = config.data, first_schema(config.data.path)
+    for name in {*columns, data.split} & {*from_folders(schema)}:
+        yield f"{name}: read from the folders' names, {name}=..."
+    if config.classes and data.label in columns:
+        bad = contradiction(schema, data.label, config.classes)
+        yield from [f"warning: data.label: {bad}"] if bad else []
+
+
 def trainer_of(config: TrainConfig, device: torch.device = CPU, log: Log = say) -> Trainer:
     """The trainer that the config names, else its role's own; UserError where it is none."""
     target = config.trainer or str(ROLES[config.role].trainer)
@@ -96,7 +114,7 @@ def trainer_of(config: TrainConfig, device: torch.device = CPU, log: Log = say) 
     return kind(config, device, log)
 
 
-def initial_weights(config: TrainConfig) -> dict[str, Tensor] | None:
+def initial_weights(config: TrainConfig) -> dict[str, Any] | None:
     """The weights that training goes on from, read before any data; UserError where they are not to
     be read.
     """

@@ -18,6 +18,7 @@ from configs.schema import TrainConfig
 from configs.strict import UserError
 from counterfactory.models.roles import ROLES
 from counterfactory.models.wrapping.load import find
+from counterfactory.models.wrapping.wrap import channels_last, is_ours
 from pipelines.train import card
 from pipelines.train.data import Samples, bits, class_indices, load
 from pipelines.train.losses import weights_of
@@ -110,7 +111,7 @@ class Trainer(ABC):
     def held(self, columns: list[str]) -> Samples:
         """The holdout rows, with some columns."""
         assert self.config.holdout is not None
-        return load(self.config.holdout, columns, self.log)
+        return load(self.config.holdout, columns, self.log, held=True)
 
     @abstractmethod
     def holdout(self, model: Any) -> dict[str, Any]:
@@ -137,7 +138,8 @@ class LossTrainer(Trainer):
         """
         config, log, device = self.config, self.log, self.device
         net.train()
-        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
+        channels_last(net)
+        form = torch.channels_last if is_ours(net) else torch.contiguous_format
         loss_of = self.loss(net)
         optimizer = torch.optim.AdamW(
             net.parameters(), lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay
@@ -159,7 +161,7 @@ class LossTrainer(Trainer):
                 group["lr"] = config.lr * pace(step, config.steps)
             with autocast:
                 value = loss_of(
-                    images.contiguous(memory_format=torch.channels_last),
+                    images.contiguous(memory_format=form),
                     labels[rows].to(device),
                     generator,
                 )

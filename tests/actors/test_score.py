@@ -186,6 +186,28 @@ def test_a_batch_that_does_not_fit_in_memory_is_halved_and_scores_the_same(made:
         np.testing.assert_allclose(tables[0][name], tables[1][name], atol=1e-6)
 
 
+class OneByOne(Brightness):
+    """Takes one image at a time, as a network does that was exported for one."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if len(images) > 1:
+            raise RuntimeError(f"shape '[1, 4]' is invalid for {len(images)} images")
+        return super().__call__(images)
+
+
+def test_a_network_that_takes_one_image_at_a_time_is_asked_so(made: Any) -> None:
+    records = [record(0, 50, 200), record(1, 60, 190), record(2, 80, 170)]
+    store, built = made(records)
+    Score(*config(batch=16), "score-a", store.uri)(SHARD)
+    built["classifier"] = OneByOne()
+    receipt = Score(*config(batch=16), "score-b", store.uri)(SHARD)
+    (note,) = receipt.notes
+    assert note.startswith("RuntimeError: shape '[1, 4]' is invalid for 3 images with score.batch")
+    tables = [read_committed(store, read_commits(store, f"score-{x}")[3]).to_pandas() for x in "ab"]
+    for name in ("cout", "p_target", "l1", "second_p_target"):
+        np.testing.assert_allclose(tables[0][name], tables[1][name], atol=1e-6)
+
+
 def test_a_row_that_does_not_fit_in_memory_alone_is_told_in_a_line(made: Any) -> None:
     store, _ = made([record(0, 50, 200)], classifier=Memory(0))
     with pytest.raises(

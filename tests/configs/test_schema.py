@@ -40,6 +40,13 @@ def broken(change: str) -> dict[str, Any]:
         ("models.classifier.classes=[]", "expected `classes`"),
         ("name=../escape", "name"),
         ("score.cout_steps=fifty", "score.cout_steps"),
+        (
+            "models.classifier.classes=[no, yes]",
+            "classes.0: input should be a valid string, got False",
+        ),
+        ("models.classifier.classes=[no, yes]", "write it in quotes (no, off and false are one"),
+        ("data.label=7", "data.label: input should be a valid string, got 7: write it in quotes"),
+        ("name=2020-01-01", "got datetime.date(2020, 1, 1): write it in quotes"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_key(change: str, words: str) -> None:
@@ -55,6 +62,32 @@ def test_a_sigmoid_head_with_three_classes_is_refused() -> None:
     raw["models"]["classifier"]["classes"] = ["a", "b", "c"]
     with pytest.raises(UserError, match="expected 2 classes"):
         check(RunConfig, raw, "trial.yaml")
+
+
+def test_a_class_may_be_called_by_a_number() -> None:
+    run = load_run("demo-plain", ["models.classifier.classes=[7, 8]", "target=7"])
+    assert run.models["classifier"].classes == ["7", "8"]
+    assert run.target.name == "7"
+    assert load_run("demo-plain", ["target={name: 8}"]).target.name == "8"
+    assert load_run("demo-plain", ["target=runner-up"]).target.rule == "runner-up"
+    with pytest.raises(UserError, match=r"target\.name: .* got False: write it in quotes"):
+        load_run("demo-plain", ["target=no"])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("out #1", "out #1"),
+        ("#1", "#1"),
+        ("a#b", "a#b"),
+        ("'a' # b", "a"),
+        ("5 # five", 5),
+        ("~ # none", None),
+        ("[a] # list", ["a"]),
+    ],
+)
+def test_a_hash_in_a_path_is_no_comment(text: str, value: Any) -> None:
+    assert apply_sets({}, [f"x={text}"], {}) == {"x": value}
 
 
 @pytest.mark.parametrize("name", presets("run"))

@@ -18,6 +18,13 @@ from typing import Any, NamedTuple
 NEWNS, NEWUSER = 0x20000, 0x10000000  # of unshare(2)
 READ_ONLY, REMOUNT, REC, PRIVATE = 1, 32, 0x4000, 1 << 18  # of mount(2)
 REFUSED = 77
+SIGNALS = {
+    "kill": signal.SIGKILL,
+    "stop": signal.SIGSTOP,
+    "term": signal.SIGTERM,
+    "hup": signal.SIGHUP,
+    "int": signal.SIGINT,
+}
 
 
 class At(NamedTuple):
@@ -114,7 +121,7 @@ def act(what: str) -> None:
     """The fault itself."""
     if what == "full":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    os.kill(os.getpid(), {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}[what])
+    os.kill(os.getpid(), SIGNALS[what])
 
 
 def wait_until_stopped(pid: int) -> None:

@@ -43,7 +43,7 @@ def test_row_that_kills_its_worker_every_time_on_ray(hurt: tuple[Job, str]) -> N
     job, said = hurt
     assert job.quarantined()["row-9"] == "its worker died on this row"
     assert (
-        "generate: shard 2: a worker ended over it (3 so far): going through it row by row" in said
+        "generate: shard 2: a worker ended over it (4 so far): going through it row by row" in said
     )
 
 

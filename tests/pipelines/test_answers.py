@@ -154,9 +154,12 @@ def test_shards_change_nothing_and_originals_count_once(
     other_rows = rows[:, None] != rows[None, :]
     apart = np.arange(ROWS)[:, None] != rows[None, :]
     inside = kernel(x, x)[~np.eye(ROWS, dtype=bool)].mean() + kernel(y, y)[other_rows].mean()
-    told = figure(table, "kid[tiny]", "flipped")
+    told = figure(table, "kid_apart[tiny]", "flipped")
     assert told["value"] == pytest.approx(inside - 2 * kernel(x, y)[apart].mean(), abs=1e-5)
     assert told["n"] == len(y)
+    inside = sum(kernel(a, a)[~np.eye(len(a), dtype=bool)].mean() for a in (x, y))
+    usual = figure(table, "kid[tiny]", "flipped")
+    assert usual["value"] == pytest.approx(inside - 2 * kernel(x, y).mean(), abs=1e-5)
 
 
 def test_judge_and_show_tell_answers_from_rows(scored: tuple[Any, dict[str, Any]]) -> None:

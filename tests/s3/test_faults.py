@@ -227,6 +227,7 @@ def test_waits_are_drawn_and_grow_for_ten_minutes(
 ) -> None:
     monkeypatch.setattr(s3_retry, "FIRST_WAIT", 0.25)
     monkeypatch.setattr(s3_retry, "LONGEST_WAIT", 20.0)
+    monkeypatch.setattr(s3_retry, "STEP", 20.0)  # a wait is one sleep
     proxy.fail("slow-down", times=9999)
     waits = []
     for _ in range(2):

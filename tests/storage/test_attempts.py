@@ -14,6 +14,7 @@ from storage.attempts import (
     RAISED,
     begin,
     begin_row,
+    count_row_deaths,
     deadly_rows,
     end_row,
     note,
@@ -66,25 +67,44 @@ def test_shards_stages_and_revisions_are_told_apart(store: Store) -> None:
         assert begin(store, stage, shard, LOCAL).deaths == 0
 
 
-def test_a_row_that_was_never_ended_here_is_not_begun_again(store: Store) -> None:
-    assert begin_row(store, "generate", SHARD, 7, "one") is None
-    assert begin_row(store, "generate", SHARD, 7, "one") == "its worker died on this row"
-    assert begin_row(store, "generate", SHARD, 8, "one") is None
-    end_row(store, "generate", SHARD, 8, "one")
-    assert begin_row(store, "generate", SHARD, 8, "one") is None
-    assert deadly_rows(store, "generate", SHARD) == 1
+def test_a_row_is_blamed_when_it_was_open_at_two_deaths(store: Store) -> None:
+    for session in ("one", LOCAL):
+        other = 7 if session == "one" else 8
+        begin_row(store, "generate", SHARD, other, session)
+        assert other not in deadly_rows(store, "generate", SHARD, session)
+        begin_row(store, "generate", SHARD, other, session)
+        why = deadly_rows(store, "generate", SHARD, session)[other]
+        assert why == "its worker died on this row"
+    assert count_row_deaths(store, "generate", SHARD, "one") == 4
+
+
+def test_a_row_that_was_ended_is_not_blamed(store: Store) -> None:
+    for _ in range(5):
+        end_row(store, begin_row(store, "generate", SHARD, 8, LOCAL))
+    begin_row(store, "generate", SHARD, 8, LOCAL)
+    assert deadly_rows(store, "generate", SHARD, LOCAL) == {}
+    assert count_row_deaths(store, "generate", SHARD, LOCAL) == 1
+
+
+def test_deaths_on_neighbours_add_up_to_nothing(store: Store) -> None:
+    for row in range(9, 12):
+        begin_row(store, "generate", SHARD, row, LOCAL)
+    assert deadly_rows(store, "generate", SHARD, LOCAL) == {}
 
 
 def test_a_row_that_was_open_when_its_driver_ended_is_tried_again(store: Store) -> None:
-    assert begin_row(store, "generate", SHARD, 7, "one") is None
-    assert begin_row(store, "generate", SHARD, 7, "two") is None
+    for session in ("one", "two", "three"):
+        begin_row(store, "generate", SHARD, 7, session)
+    assert deadly_rows(store, "generate", SHARD, "four") == {}
+    begin_row(store, "generate", SHARD, 7, "two")
+    begin_row(store, "generate", SHARD, 7, "three")
+    assert list(deadly_rows(store, "generate", SHARD, "four")) == [7]
 
 
 def test_a_row_that_hung_is_not_begun_by_anyone(store: Store) -> None:
-    assert begin_row(store, "generate", SHARD, 7, "one") is None
+    begin_row(store, "generate", SHARD, 7, "one")
     note_hung_row(store, "generate", SHARD, 7)
-    reason = begin_row(store, "generate", SHARD, 7, "two")
-    assert reason is not None
+    reason = deadly_rows(store, "generate", SHARD, "two")[7]
     assert "engine.row_seconds" in reason
 
 

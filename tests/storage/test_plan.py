@@ -302,6 +302,14 @@ def test_a_file_that_is_no_parquet_stops_the_plan_by_name(odd: Store, data: byte
         plan_shards(odd.uri, shard_rows=64, rows=None)
 
 
+def test_a_damaged_schema_stops_the_plan_by_name(tmp_path: Path) -> None:
+    data = parquet(0, [3])
+    assert b"/////" in data  # how Arrow's own schema begins, in base64
+    (tmp_path / "a.parquet").write_bytes(data.replace(b"/////", b"AAAAA"))
+    with pytest.raises(ValueError, match=r"a\.parquet, got \d+ bytes of no Parquet"):
+        plan_shards(str(tmp_path), shard_rows=64, rows=None)
+
+
 @pytest.mark.parametrize("folder", ["disk"], indirect=True)
 @pytest.mark.parametrize(
     "rows", ["5", "a:b", "-3:", "1:2:3", "9:9", "9:3", "", f"{TOTAL}:", "1000:2000"]

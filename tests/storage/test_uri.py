@@ -151,6 +151,7 @@ def test_data_files_of_a_file_a_folder_and_globs(store: Store) -> None:
         "in/b.parquet",
         "in/a/z.parquet",
         "in/a/y.pq",
+        "in/a/y.txt",
         "in/_old/x.parquet",
         "in/.x.parquet",
         "in/c.txt",
@@ -164,7 +165,7 @@ def test_data_files_of_a_file_a_folder_and_globs(store: Store) -> None:
             for found, name in data_files(f"{store.uri}/{path}")
         ]
 
-    assert names("in") == ["in/a/z.parquet", "in/b.parquet"]
+    assert names("in") == ["in/a/y.pq", "in/a/z.parquet", "in/b.parquet"]
     assert names("in/a/y.pq") == ["in/a/y.pq"]
     assert names("in/*.parquet") == ["in/b.parquet"]
     assert names("in*/*.parquet") == ["in/b.parquet", "inn/d.parquet"]
@@ -174,6 +175,57 @@ def test_data_files_of_a_file_a_folder_and_globs(store: Store) -> None:
         with pytest.raises(FileNotFoundError, match="expected Parquet files at ") as caught:
             names(path)
         assert path in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x.PARQUET",
+        "x.pq",
+        "x.Parq",
+        "x.parquet.gzip",
+        "x.parquet.gz",
+        "x.pq.snappy",
+        "x.c0.parquet",
+    ],
+)
+@pytest.mark.parametrize("folder", ["disk"], indirect=True)
+def test_what_pandas_spark_and_others_call_parquet_is_found(store: Store, name: str) -> None:
+    for other in ("x.parquet.crc", "x.parquet.txt", "parquet", "x.gz"):
+        store.write(other, b"x")
+    store.write(name, b"x")
+    assert [found for _, found in data_files(store.uri)] == [name]
+
+
+@pytest.mark.parametrize("folder", ["disk"], indirect=True)
+def test_files_that_are_not_parquet_by_name_are_spoken_of(store: Store) -> None:
+    store.write("part-0000", b"x")
+    store.write("part-0001", b"x")
+    with pytest.raises(FileNotFoundError, match=r"got 2 other files, such as part-0000: .*\.pq"):
+        data_files(store.uri)
+    assert [name for _, name in data_files(f"{store.uri}/*")] == ["part-0000", "part-0001"]
+
+
+def test_a_name_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.parquet")).write_bytes(b"x")
+    with pytest.raises(
+        ValueError, match=r"names of files and .*, got /.*/caf\\xe9.parquet: rename"
+    ):
+        data_files(str(tmp_path))
+    (tmp_path / os.fsdecode(b"\xe9")).mkdir()
+    (tmp_path / os.fsdecode(b"\xe9") / "x.parquet").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"got /.*/\\xe9/x.parquet: rename"):
+        data_files(str(tmp_path / os.fsdecode(b"\xe9")))
+
+
+def test_a_key_with_an_empty_part_is_named(s3_folder: str) -> None:
+    from storage.s3 import client
+
+    bucket, _, prefix = s3_folder.removeprefix("s3://").partition("/")
+    key = f"{prefix}//b.parquet" if prefix else "a//b.parquet"
+    client().put_object(Bucket=bucket, Key=key, Body=b"x")
+    with pytest.raises(ValueError, match=r"expected file names without //.*/?b\.parquet: rename"):
+        data_files(s3_folder)
 
 
 def test_a_file_with_a_glob_in_its_name_is_itself(store: Store) -> None:

@@ -48,11 +48,16 @@ def respace(alphas_cumprod: Tensor, steps: int) -> Schedule:
             f"expected 1 to {len(alphas_cumprod)} respaced steps (the denoiser's trained steps),"
             f" got {steps}"
         )
-    trained = torch.linspace(0, len(alphas_cumprod) - 1, steps, dtype=torch.float64).round().long()
+    # Summed up and rounded to even as in guided-diffusion's `space_timesteps`, or a quarter of all
+    # (T, steps) would keep another step somewhere.
+    stride, place, trained = (len(alphas_cumprod) - 1) / max(steps - 1, 1), 0.0, []
+    for _ in range(steps):
+        trained.append(round(place))
+        place += stride
     alpha_bar = alphas_cumprod.double().cpu()[trained].tolist()
     before = [1.0, *alpha_bar[:-1]]
     beta = [1 - now / then for now, then in zip(alpha_bar, before, strict=True)]
-    return Schedule(tuple(trained.tolist()), tuple(alpha_bar), tuple(before), tuple(beta))
+    return Schedule(tuple(trained), tuple(alpha_bar), tuple(before), tuple(beta))
 
 
 def q_sample(schedule: Schedule, x0: Tensor, i: int, noise: Tensor) -> Tensor:

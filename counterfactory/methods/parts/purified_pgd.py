@@ -179,9 +179,9 @@ def refine(
     (B,1,H,W).
 
     Refinement may undo the flip: then it is tried again with other noise, at most `draws` times in
-    all (the papers: once), and where no try flips the better of pre-explanation and tries is the
-    answer, or with `unrefined` False the best try. pre: (B,3,H,W) in [0,1]; keep: (B,1,H,W) bool;
-    the mask is 1 where the answer was allowed to change.
+    all (the papers: once). Where no try flips the best try is the answer, or with `unrefined` the
+    better of pre-explanation and tries (beyond the papers). pre: (B,3,H,W) in [0,1]; keep:
+    (B,1,H,W) bool; the mask is 1 where the answer was allowed to change.
     """
     x, target, rows = queries.images, queries.target, torch.arange(len(queries))
     best, mask = pre.clone(), torch.ones_like(x[:, :1])

@@ -15,7 +15,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from counterfactory.metrics import kid, moments
 from counterfactory.metrics.buckets import BUCKETS, buckets, hashes
 from counterfactory.metrics.estimate import Estimate
-from counterfactory.metrics.fid import REPEATS, SEED, BucketMoments, sfid
+from counterfactory.metrics.fid import SEED, BucketMoments, sfid
 from counterfactory.metrics.kid import Sample
 from counterfactory.metrics.modules.states import SumMetric, floats
 from counterfactory.metrics.moments import Moments, frechet
@@ -79,7 +79,7 @@ class SplitFID(SumMetric):
         network: nn.Module | Any,
         width: int,
         *,
-        repeats: int = REPEATS,
+        repeats: int | None = None,
         seed: int = SEED,
         **kwargs: Any,
     ) -> None:
@@ -114,9 +114,8 @@ class KID(KernelInceptionDistance):
 
     torchmetrics' feature network (2048, which needs torch-fidelity, or a module of one's own) and
     feature states. rows: at most so many of a side are kept, those whose ids have the smallest
-    hashes. A row's own counterfactual is left out of the cross term; sets that share no ids give
-    the usual estimator. Lower is better; it may be negative. Binkowski et al., "Demystifying MMD
-    GANs", ICLR 2018.
+    hashes. apart: leave a row's own counterfactual out of the cross term. Lower is better; it may
+    be negative. Binkowski et al., "Demystifying MMD GANs", ICLR 2018.
 
     >>> class Colour(torch.nn.Module):
     ...     def forward(self, images):
@@ -133,11 +132,18 @@ class KID(KernelInceptionDistance):
     real_hashes: list[Tensor]
     fake_hashes: list[Tensor]
 
-    def __init__(self, feature: int | nn.Module = 2048, *, rows: int = kid.ROWS, **kwargs: Any):
+    def __init__(
+        self,
+        feature: int | nn.Module = 2048,
+        *,
+        rows: int = kid.ROWS,
+        apart: bool = False,
+        **kwargs: Any,
+    ):
         with warnings.catch_warnings():  # of keeping the features of every row, which this does not
             warnings.filterwarnings("ignore", "Metric `Kernel Inception Distance` will save")
             super().__init__(feature, **kwargs)
-        self.rows = rows
+        self.rows, self.apart = rows, apart
         for side in ("real", "fake"):
             self.add_state(f"{side}_hashes", [], dist_reduce_fx=None)
             self.add_state(f"{side}_rows", torch.tensor(0), dist_reduce_fx="sum")
@@ -162,7 +168,7 @@ class KID(KernelInceptionDistance):
 
     def estimate(self) -> Estimate:
         """The distance with its 95 % interval, and n."""
-        return kid.compute(self._sample("real"), self._sample("fake"))
+        return kid.compute(self._sample("real"), self._sample("fake"), apart=self.apart)
 
     def _sample(self, side: str) -> Sample:
         keys = [part.cpu() for part in getattr(self, f"{side}_hashes")]

@@ -17,6 +17,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from counterfactory.models.wrapping.exported import (
+    ByItself,
+    expect_eval_script,
+    network_of_program,
+)
+
 EXPORT = re.compile(
     r"models/model\.json|data/weights/(weight_\d+|model_weights_config\.json)"
     r"|data/constants/(tensor_\d+|model_constants_config\.json)|data/sample_inputs/model\.pt"
@@ -73,7 +79,8 @@ def archive(data: bytes) -> nn.Module:
             )
         script: nn.Module = torch.jit.load(_packed(kept), map_location="cpu")  # type: ignore[no-untyped-call]
         _expect_operators(script)
-        return script.eval()
+        expect_eval_script(script.eval())
+        return ByItself(script).eval()
     _expect_members(members, EXPORT, "torch.export")
     for name in members:
         if name.endswith("_config.json") and _pickled(_json(members[name], name)):
@@ -84,7 +91,7 @@ def archive(data: bytes) -> nn.Module:
     members["models/model.json"] = json.dumps(
         _program(_json(members["models/model.json"], "model.json"))
     ).encode()
-    return torch.export.load(_packed(members)).module()
+    return network_of_program(torch.export.load(_packed(members)))
 
 
 def _members(data: bytes) -> dict[str, bytes]:

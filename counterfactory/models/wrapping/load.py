@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from torch import Tensor, nn
 
 from counterfactory.models.denoiser import alphas_cumprod
 from counterfactory.models.roles import ROLES, expect_role
+from counterfactory.models.wrapping.weights import fill, read_weights
+from counterfactory.models.wrapping.wrap import Normalised
 
 SCHEDULE = (
     "schedule",
@@ -24,10 +25,8 @@ SCHEDULE = (
     "prediction",
 )  # settings of a denoiser's wrapper, not of its network
 
-# no pickles, and no code that comes with a model
 # Names of ours that a user's package may have too, and those that moved into the library.
 OURS, MOVED = ("actors", "configs", "pipelines", "storage"), ("methods", "models", "metrics")
-SAFE = {"use_safetensors": True, "trust_remote_code": False}
 
 
 def build(spec: Mapping[str, Any], weights: bytes | Path | None, device: torch.device) -> nn.Module:
@@ -46,10 +45,11 @@ def build(spec: Mapping[str, Any], weights: bytes | Path | None, device: torch.d
         else {}
     )
     if source == "huggingface":
-        network, found = pretrained(
-            role, str(spec["weights"] if weights is None else weights), spec.get("revision")
-        )
-        diffusion = {**found, **diffusion}
+        from counterfactory.models.wrapping.huggingface import pretrained
+
+        where = str(spec["weights"] if weights is None else weights)
+        network, told = pretrained(role, where, spec)
+        found = vars(told)
     elif source == "export":
         network, found = archived(weights), {}
     elif source == "onnx":
@@ -61,7 +61,7 @@ def build(spec: Mapping[str, Any], weights: bytes | Path | None, device: torch.d
     else:
         network, found = make(spec["target"], settings), {}
         if weights is not None:
-            fill(network, read_weights(weights), spec["target"])
+            fill(network, read_weights(weights), spec["target"], spec.get("entry"))
     wrapped = wrap(role, network, spec, found, diffusion).to(device)
     wrapped.requires_grad_(False)
     # an exported program is fixed and refuses train()
@@ -76,19 +76,40 @@ def wrap(
     found: Mapping[str, Any],
     diffusion: Mapping[str, Any],
 ) -> nn.Module:
-    """The wrapper of a role around a network; found: what a Hugging Face config says of classes and
-    schedule.
+    """The wrapper of a role around a network; its `notes` are what people should know of it.
+
+    found: what a Hugging Face folder says (huggingface.Found's fields), where `spec` says nothing.
     """
     known = ROLES[expect_role(role, tuple(name for name, one in ROLES.items() if one.wrapper))]
     wrapper = find(str(known.wrapper))
     takes = inspect.signature(wrapper).parameters
-    given: dict[str, Any] = {"size": None, **spec, **diffusion}
-    given |= {norm: spec.get(norm) or [] for norm in ("mean", "std")}
+    given: dict[str, Any] = {**spec, "size": spec.get("size") or found.get("size")}
+    # Mean and std belong together: both are the config's, or both the folder's.
+    norms = spec if spec.get("mean") else found
+    given |= {norm: norms.get(norm) or [] for norm in ("mean", "std")}
+    given["head"] = found.get("head") or spec.get("head") or "softmax"
+    classes = list(spec.get("classes") or found.get("classes") or [])
+    if role == "classifier" and given["head"] == "sigmoid" and len(classes) != 2:
+        raise ValueError(
+            f"expected 2 classes (negative, positive) for a sigmoid classifier, got {len(classes)}"
+        )
     if known.classes:
-        given[known.classes] = spec.get("classes") or found.get("classes") or []
-    if "alphas_cumprod" in takes and "alphas_cumprod" not in given:
-        given["alphas_cumprod"], _ = schedule_of(diffusion)
+        given[known.classes] = classes
+    notes = [*(found.get("notes") or ())]
+    if "alphas_cumprod" in takes:
+        given["alphas_cumprod"], given["prediction"] = schedule_of(diffusion)
+        if found.get("alphas_cumprod") is not None:
+            given["alphas_cumprod"] = found["alphas_cumprod"]
+            given["prediction"] = diffusion.get("prediction", found.get("prediction"))
+            left = [name for name in diffusion if name != "prediction"]
+            if left:
+                notes.append(f"the folder's schedule is used, and settings {left} are not")
     made: nn.Module = wrapper(network, **{name: given[name] for name in takes if name in given})
+    if isinstance(made, Normalised):
+        made.resample = found.get("resample") or "bilinear"
+        made.channels = spec.get("channels") or made.channels
+        made.expect_one_norm()
+    made.notes = tuple(notes)  # type: ignore[assignment]  # torch's stub knows tensors and modules
     return made
 
 
@@ -145,69 +166,6 @@ def make(target: str, settings: Mapping[str, Any]) -> nn.Module:
     return network
 
 
-def read_weights(weights: bytes | Path) -> dict[str, Tensor]:
-    """A state dict from safetensors, or from a .pt read with weights_only=True; half precision
-    becomes float32.
-    """
-    from safetensors.torch import load as load_safetensors
-
-    data = weights.read_bytes() if isinstance(weights, Path) else weights
-    state: Any
-    # safetensors starts with its header's length in 8 bytes, which may look like anything, and then
-    # the header's brace.
-    try:
-        if data[8:9] == b"{":
-            state = load_safetensors(data)
-        else:
-            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-            state = state.get("state_dict", state) if isinstance(state, dict) else state
-            if isinstance(state, dict) and len(state) == 1:  # one network's, under whatever name
-                (only,) = state.values()
-                state = only if isinstance(only, dict) else state
-    except Exception as error:  # zip, pickle and safetensors errors of many kinds, all meaning this
-        why = str(error).strip().partition("\n")[0][:200]
-        if "weights_only" in str(error):
-            why = (
-                "a pickle with more than tensors in it, which is not opened: save its state dict as"
-                " safetensors"
-            )
-        raise ValueError(
-            f"expected a safetensors or torch weights file, got {len(data)} bytes: {why}"
-        ) from None
-    if not isinstance(state, dict) or not all(
-        isinstance(value, Tensor) for value in state.values()
-    ):
-        raise ValueError("expected a weights file that holds a state dict, got something else")
-    # DataParallel puts its own name before every other.
-    cut = len("module.") if state and all(key.startswith("module.") for key in state) else 0
-    return {
-        key[cut:]: value.float() if value.is_floating_point() else value
-        for key, value in state.items()
-    }
-
-
-def fill(network: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
-    """Load weights strictly; ValueError names the first differences."""
-    own = network.state_dict()
-    missing, unknown = (
-        [key for key in own if key not in state],
-        [key for key in state if key not in own],
-    )
-    shapes = [key for key in own if key in state and own[key].shape != state[key].shape]
-    if missing or unknown:
-        raise ValueError(
-            f"expected the weights of {name}, got a file with missing {missing[:3]} and unknown"
-            f" {unknown[:3]}"
-        )
-    if shapes:
-        key = shapes[0]
-        raise ValueError(
-            f"expected {key} of shape {tuple(own[key].shape)} in {name}, got"
-            f" {tuple(state[key].shape)}"
-        )
-    network.load_state_dict(dict(state))
-
-
 def archived(weights: bytes | Path | None) -> nn.Module:
     """The module in a torch.export archive (.pt2) or a TorchScript file (.pt)."""
     from counterfactory.models.wrapping.archive import archive
@@ -215,42 +173,3 @@ def archived(weights: bytes | Path | None) -> nn.Module:
     if weights is None:
         raise ValueError("expected weights for a model of source export, got none")
     return archive(weights.read_bytes() if isinstance(weights, Path) else weights)
-
-
-def pretrained(role: str, where: str, revision: str | None) -> tuple[nn.Module, dict[str, Any]]:
-    """A Hugging Face image classifier or a diffusers UNet2DModel, from a folder or a hub id, and
-    what its config says."""
-    if role == "denoiser":
-        return foreign_unet(where, revision)
-    if role == "features":
-        from transformers import AutoModel
-
-        return AutoModel.from_pretrained(where, revision=revision, **SAFE), {}
-    if role not in ("classifier", "attributes"):
-        raise ValueError(
-            "expected a classifier, attributes, features or a denoiser of huggingface, got"
-            f" {role!r}"
-        )
-    from transformers import AutoModelForImageClassification
-
-    network = AutoModelForImageClassification.from_pretrained(where, revision=revision, **SAFE)
-    names = network.config.id2label or {}
-    return network, {"classes": [str(names[index]) for index in sorted(names)]}
-
-
-def foreign_unet(where: str, revision: str | None) -> tuple[nn.Module, dict[str, Any]]:
-    """A UNet2DModel from its own folder or a pipeline's (then with the pipeline's schedule)."""
-    from diffusers import DDPMScheduler, UNet2DModel
-
-    folder = Path(where)
-    whole = (folder / "unet").is_dir() or not folder.is_dir()
-    network = UNet2DModel.from_pretrained(
-        where, subfolder="unet" if whole else None, revision=revision, use_safetensors=True
-    )
-    if folder.is_dir() and not (folder / "scheduler" / "scheduler_config.json").is_file():
-        return network, {}
-    scheduler = DDPMScheduler.from_pretrained(where, subfolder="scheduler", revision=revision)
-    return network, {
-        "alphas_cumprod": scheduler.alphas_cumprod,
-        "prediction": scheduler.config.prediction_type,
-    }

@@ -32,6 +32,16 @@ class Onnx(nn.Module):
                 f"expected an ONNX file that OpenCV can run, got {len(data)} bytes: {text}"
             ) from None
 
+        self.channels = self._channels()
+
+    def _channels(self) -> int | None:
+        """What the first convolution takes; None where there is none."""
+        for name in self.net.getLayerNames():
+            layer = self.net.getLayer(self.net.getLayerId(name))
+            if layer.type == "Convolution" and layer.blobs:
+                return int(layer.blobs[0].shape[1])
+        return None
+
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """(B,...) float32 of normalised images (B,3,H,W)."""

@@ -4,6 +4,7 @@ normalisation and heads live here, not in methods."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import isqrt
 from typing import Any
 
 import torch
@@ -15,22 +16,108 @@ from counterfactory.models.wrapping.split import LAST, head_of, last_maps, layer
 Forward = Callable[..., Any]
 
 
-def resize(images: Tensor, size: int | None) -> Tensor:
-    """Images (B,3,H,W) at size x size, bilinear, antialiased where they shrink; as they are where
-    size is None or theirs."""
+def resize(images: Tensor, size: int | None, resample: str = "bilinear") -> Tensor:
+    """Images (B,3,H,W) at size x size, as they are where size is None or theirs.
+
+    resample: bilinear or bicubic, antialiased where images shrink, as PIL has it; or nearest.
+    """
     if size is None or images.shape[-2:] == (size, size):
         return images
+    if resample == "nearest":
+        return F.interpolate(images, (size, size), mode="nearest-exact")
     shrinks = images.shape[-1] > size or images.shape[-2] > size
     return F.interpolate(
-        images, (size, size), mode="bilinear", align_corners=False, antialias=shrinks
+        images, (size, size), mode=resample, align_corners=False, antialias=shrinks
     )
 
 
+def is_ours(network: object) -> bool:
+    """Is a network's class one of this library's? Foreign ones keep the memory format that they
+    were tried in: torch 2.13 crashes in the backward pass of some in channels last."""
+    return type(network).__module__.startswith("counterfactory.models.")
+
+
 def channels_last(network: nn.Module) -> nn.Module:
-    """The network with its weights in channels last, which convolutions are faster on: a tenth on a
-    CPU, more on a GPU in half precision."""
-    moved: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # no such form in torch's stub
-    return moved
+    """A network of ours with its weights in channels last, which convolutions are faster on: a
+    tenth on a CPU, more on a GPU in half precision. A foreign one as it is."""
+    if is_ours(network):
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # no such form in torch's stub
+    return network
+
+
+def gray(images: Tensor) -> Tensor:
+    """Images (B,3,H,W) as (B,1,H,W), with the weights of PIL's mode L (ITU-R 601).
+
+    Of an image that is gray already every channel counts the same: the value does not differ, and
+    its gradient is gray, too.
+    """
+    if images.shape[1] == 1:
+        return images
+    with torch.no_grad():
+        colour = (images != images[:, :1]).flatten(1).any(1).view(-1, 1, 1, 1)
+        luma = images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+        share = torch.where(colour, luma, torch.full_like(luma, 1 / 3))
+    return (images * share).sum(1, keepdim=True)
+
+
+@torch.no_grad()
+def channels_of(network: nn.Module, size: int | None = None) -> int:
+    """How many channels of an image a network takes: 3, or 1 where it looks like that (an archive
+    or config says so, or a first layer) and fails on 3 and not on 1. size: of its input's side.
+    """
+    sides = _sides_of_gray(network)
+    if isinstance(sides, int):
+        return sides
+    modes = {layer: layer.training for layer in network.modules()}
+    network.eval()  # a try leaves no trace in batch norm
+    try:
+        with torch.random.fork_rng(devices=[]):
+            for side in [size, *sides] if sides and size else sides:
+                for channels in (3, 1):
+                    if _takes(network, channels, int(side or 0)):
+                        return channels
+    finally:
+        for layer, training in modes.items():
+            layer.training = training
+    return 3
+
+
+def _sides_of_gray(network: nn.Module) -> int | list[int]:
+    """Sides to try a network on that may be for gray images; the channels, where an archive says
+    them; none where nothing speaks for gray.
+    """
+    if isinstance(told := getattr(network, "fixed_channels", None), int):
+        return 1 if told == 1 else 3
+    config: Any = getattr(network, "config", None)
+    usual = [28, 32, 64, 224]
+    if getattr(config, "num_channels", None) == 1 or getattr(network, "channels", None) == 1:
+        return usual
+    for layer in network.modules():
+        kind, weight = _kind(layer), getattr(layer, "weight", None)
+        if kind == "Conv2d" and isinstance(weight, Tensor) and weight.ndim == 4:
+            return usual if getattr(layer, "in_channels", weight.shape[1]) == 1 else []
+    for layer in network.modules():
+        weight = getattr(layer, "weight", None)
+        if _kind(layer) == "Linear" and isinstance(weight, Tensor) and weight.ndim == 2:
+            side = isqrt(weight.shape[1])  # of an image that is one row of values
+            return [side] if side**2 == weight.shape[1] else []
+    return []
+
+
+def _takes(network: nn.Module, channels: int, side: int) -> bool:
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    try:
+        network(torch.zeros(1, channels, side, side, device=device))
+    except Exception:  # a foreign network may raise anything
+        return False
+    return True
+
+
+def _kind(layer: nn.Module) -> str:
+    """The name of a layer's class, also in TorchScript."""
+    if isinstance(layer, nn.Conv2d):
+        return "Conv2d"
+    return "Linear" if isinstance(layer, nn.Linear) else getattr(layer, "original_name", "")
 
 
 def scores_of(output: Any) -> Tensor:
@@ -57,18 +144,34 @@ class Normalised(nn.Module):
     std: Tensor
 
     layer: str | None = None
+    resample: str = "bilinear"  # how images get the network's size
 
     def __init__(
         self, network: nn.Module, *, size: int | None, mean: Sequence[float], std: Sequence[float]
     ) -> None:
         super().__init__()
-        self.network, self.size = network, size
+        self.network, self.size, self.channels = network, size, channels_of(network, size)
         self.register_buffer("mean", torch.tensor(list(mean) or [0.0]).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(list(std) or [1.0]).view(1, -1, 1, 1))
 
+    def expect_one_norm(self) -> None:
+        """Of a network of one channel, take one mean and std for three that are the same;
+        ValueError where they are not."""
+        for name in ("mean", "std"):
+            value: Tensor = getattr(self, name)
+            if self.channels == 1 and value.numel() > 1:
+                if bool((value != value[:, :1]).any()):
+                    got = [round(one, 4) for one in value.flatten().tolist()]
+                    raise ValueError(
+                        f"expected one {name} for a network of one channel, got {got}: give one, or"
+                        " set channels: 3"
+                    )
+                setattr(self, name, value[:, :1].clone())
+
     def prepare(self, images: Tensor) -> Tensor:
-        """What the network itself sees of images (B,3,H,W) in [0,1]."""
-        return (resize(images, self.size) - self.mean) / self.std
+        """What the network itself sees of images (B,3,H,W) in [0,1]: (B,C,size,size)."""
+        sized = resize(images, self.size, self.resample)
+        return ((gray(sized) if self.channels == 1 else sized) - self.mean) / self.std
 
     def features(self, images: Tensor) -> Tensor:
         """Penultimate features (B,F): what goes into `layer`, else what the network's own method
@@ -388,7 +491,8 @@ class DenoiserWrapper(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
         """(eps, v) as counterfactory.models.interfaces.Denoiser says."""
-        raw = self.network(x_t.contiguous(memory_format=torch.channels_last), t)
+        form = torch.channels_last if is_ours(self.network) else torch.contiguous_format
+        raw = self.network(x_t.contiguous(memory_format=form), t)
         output: Tensor = (
             raw if isinstance(raw, Tensor) else raw.sample if hasattr(raw, "sample") else raw[0]
         )

@@ -146,3 +146,25 @@ def test_a_run_stores_what_was_exchanged(faces: Path, tmp_path: Path) -> None:
         assert 0 <= edits["distractor"] < 24
         assert row["counterfactual"] == other["counterfactual"]
         assert row["mask"] is not None
+
+
+def test_a_split_takes_train_rows_by_path_and_in_parts_of_other_types(
+    faces: Path, tmp_path: Path
+) -> None:
+    cells = pq.read_table(faces)["image"].to_pylist()[:4]
+    for number, cell in enumerate(cells):
+        (tmp_path / f"{number}.png").write_bytes(cell["bytes"])
+    paths = [f"{number}.png" for number in range(4)]
+    first = pa.table({"image": paths[:2], "part": ["train", "test"]})
+    encoded = pa.array(paths[2:]).dictionary_encode()
+    second = pa.table({"image": encoded, "part": ["train", None]})
+    for name, table in (("a.pq", first), ("b.pq", second)):
+        pq.write_table(table, tmp_path / name)
+    settings = "{split: part, rows: ':', image: image}"
+    given = [f"models.distractors.weights={tmp_path}", f"models.distractors.settings={settings}"]
+    config = faces_run(faces, tmp_path / "out", *given).model_dump()
+    bank = load_models(config, ["distractors"], CPU)["distractors"]
+    wanted = [decode(cells[at]["bytes"], size=64, crop=None, max_pixels=10**6) for at in (0, 2)]
+    assert torch.equal(
+        bank.images, torch.stack([torch.from_numpy(w).permute(2, 0, 1) for w in wanted])
+    )

@@ -163,6 +163,44 @@ def test_a_text_that_is_none_sets_its_row_aside(tmp_path: Path) -> None:
     assert [record.source for record in found] == [b"1", None, b"3"]
     assert [record.lost for record in found] == [
         None,
-        "a text of it cannot be read: invalid start byte",
+        "a text of its 'name' cannot be read: invalid start byte",
         None,
     ]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([1, 10**8, 2], pa.date32()),
+        pa.array([1, 2**62, 2], pa.timestamp("us")),
+        pa.array([1, -(2**50), 2], pa.timestamp("s", "UTC")),
+        pa.array([1, 2**60, 2], pa.duration("ms")),
+        pa.array([[1], [2**62], [2]], pa.list_(pa.timestamp("us"))),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("own", [True, False])
+def test_a_value_that_python_has_not_sets_its_row_aside(
+    tmp_path: Path, values: pa.Array, own: bool
+) -> None:
+    table = pa.table({"image": [b"1", b"2", b"3"], "at": values, "name": ["a", "b", "c"]})
+    pq.write_table(table, tmp_path / "x.parquet")
+    data = ImageData(path="x", id="name" if own else None, columns=["at"])
+    (shard,), _ = plan_shards(str(tmp_path), shard_rows=3, rows=None)
+    found = list(read(shard, data, NONE, Images(data)))
+    assert [record.lost is None for record in found] == [True, False, True]
+    assert str(found[1].lost).startswith("its 'at' (")
+    assert str(found[1].lost).endswith(
+        "cannot be read: Python has no such value, or no such time zone"
+    )
+    if own:
+        assert [record.id for record in found] == ["a", "b", "c"]
+
+
+def test_a_time_zone_that_nobody_knows_is_each_rows_reason(tmp_path: Path) -> None:
+    at = pa.array([1, 2], pa.timestamp("us", "Mars/Olympus"))
+    pq.write_table(pa.table({"image": [b"1", b"2"], "at": at}), tmp_path / "x.parquet")
+    (shard,), _ = plan_shards(str(tmp_path), shard_rows=3, rows=None)
+    data = ImageData(path="x", columns=["at"])
+    found = list(read(shard, data, NONE, Images(data)))
+    assert ["Mars/Olympus" in str(record.lost) for record in found] == [True, True]

@@ -1,5 +1,6 @@
 """Which class a row should flip to, and which rows cannot."""
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -16,14 +17,50 @@ def rule(**given: Any) -> TargetConfig:
     return TargetConfig(**given)
 
 
-@pytest.mark.parametrize(("value", "index"), [(True, 1), (False, 0), (2, 2), ("fox", 2), (1.0, 1)])
+@pytest.mark.parametrize(
+    ("value", "index"),
+    [(True, 1), (False, 0), (2, 2), ("fox", 2), (1.0, 1), (b"fox", 2), (Decimal("2.00"), 2)],
+)
 def test_labels_may_be_bool_index_or_name(value: Any, index: int) -> None:
     assert class_index(value, CLASSES, "label") == index
 
 
-@pytest.mark.parametrize("value", [None, float("nan"), 3, -1, "wolf", 0.5, ""])
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        float("nan"),
+        3,
+        -1,
+        "wolf",
+        0.5,
+        "",
+        b"\xff",
+        Decimal("0.5"),
+        Decimal("Infinity"),
+        Decimal(10**30),
+        float("inf"),
+        [1],
+    ],
+)
 def test_other_labels_are_reasons(value: Any) -> None:
     with pytest.raises(BadTarget, match="its label"):
+        class_index(value, CLASSES, "label")
+
+
+def test_a_text_of_digits_is_an_index_where_no_class_is_called_a_number() -> None:
+    assert [class_index(text, CLASSES, "label") for text in ("0", "2")] == [0, 2]
+    assert class_index("1", ("3", "1"), "label") == 1
+    for text, classes in (("3", CLASSES), ("0", ("1", "2")), ("-0", CLASSES), ("1.0", CLASSES)):
+        with pytest.raises(BadTarget, match=f"got '{text}'"):
+            class_index(text, classes, "label")
+
+
+@pytest.mark.parametrize("value", [-1, -1.0, "-1"])
+def test_minus_one_of_two_classes_has_a_hint(value: Any) -> None:
+    with pytest.raises(BadTarget, match=r"'-1(.0)?': write 0 and 1 for -1 and 1$"):
+        class_index(value, CLASSES[:2], "label")
+    with pytest.raises(BadTarget, match=r"'-1(.0)?'$"):
         class_index(value, CLASSES, "label")
 
 

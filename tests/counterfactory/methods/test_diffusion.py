@@ -47,6 +47,25 @@ def test_the_full_schedule_is_itself() -> None:
     torch.testing.assert_close(torch.tensor(schedule.beta), reference.betas, atol=1e-6, rtol=1e-4)
 
 
+def spaced(count: int, steps: int) -> set[int]:
+    """The kept steps as guided-diffusion's respace.py finds them for one section."""
+    stride = 1 if steps <= 1 else (count - 1) / (steps - 1)
+    at, taken = 0.0, []
+    for _ in range(steps):
+        taken.append(0 + round(at))
+        at += stride
+    return set(taken)
+
+
+@pytest.mark.parametrize("count", [100, 500, 1000])
+def test_the_kept_steps_are_public_codes(count: int) -> None:
+    alpha_bar = torch.linspace(0.999, 0.001, count, dtype=torch.float64)
+    for steps in range(1, count + 1, 7):
+        assert set(respace(alpha_bar, steps).trained) == spaced(count, steps), steps
+    # 2.5 is rounded to even
+    assert respace(torch.linspace(0.999, 0.001, 6), 3).trained == (0, 2, 5)
+
+
 @pytest.mark.parametrize("steps", [2, 7, 25, 59])
 def test_respaced_betas_join_the_kept_levels(steps: int) -> None:
     alpha_bar = scheduler().alphas_cumprod.double()

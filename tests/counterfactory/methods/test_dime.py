@@ -78,7 +78,8 @@ def transcribed(
         return x0, mean, variance
 
     x = 2 * image - 1
-    z = float(np.sqrt(abar[tau - 1])) * x + float(np.sqrt(1 - abar[tau - 1])) * noise()
+    start = min(tau, len(abar) - 1)
+    z = float(np.sqrt(abar[start])) * x + float(np.sqrt(1 - abar[start])) * noise()
     x_clean, keep = x.clone(), None
     for t in range(tau - 1, -1, -1):
         with torch.no_grad():

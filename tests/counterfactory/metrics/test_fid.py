@@ -98,14 +98,16 @@ def test_split_fid_is_the_mean_over_both_pairings_of_seeded_halves() -> None:
     a, b = features(200, 7), features(200, 8, 0.5)
     of = buckets.buckets(names)
     values = []
-    for one, other in buckets.halves(10, 0):
+    for one, other in buckets.halves(60, 0):
         first, second = np.isin(of, one), np.isin(of, other)
         assert (first ^ second).all()
         values += [definition(a[first], b[second]), definition(a[second], b[first])]
     got = sfid(put(a, names), put(b, names))
     assert got.value == pytest.approx(np.mean(values), rel=1e-9)
     assert (got.n, got.low) == (200, None)
-    assert "no interval" in got.note
+    error = np.std(np.reshape(values, (60, 2)).mean(1), ddof=1) / np.sqrt(60)
+    assert got.note.startswith(f"mean of 60 splits, standard error {error:.2g}, no interval")
+    assert sfid(put(a, names), put(b, names), 1).note.startswith("mean of 1 splits, no interval")
 
 
 def test_split_fid_does_not_reward_copies_of_the_originals() -> None:

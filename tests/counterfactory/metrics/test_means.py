@@ -45,6 +45,16 @@ def test_mean_and_interval_do_not_depend_on_shards() -> None:
     assert whole.value == pytest.approx(np.nanmean(values))
 
 
+def test_answers_to_one_row_have_no_interval() -> None:
+    weights = means.bootstrap_weights(["row"] * 3, 400)
+    several = means.compute(means.update(np.array([0.25, 0.5, 0.75]), weights))
+    assert (several.value, several.low, several.high) == (0.5, None, None)
+    assert (several.n, several.note) == (3, "one row: no interval")
+    two = means.bootstrap_weights(["row", "row", "other"], 400)
+    estimate = means.compute(means.update(np.arange(3.0), two))
+    assert (estimate.low, estimate.high) == (0.5, 2.0)  # of the one row, and of the other
+
+
 def test_interval_is_that_of_an_ordinary_bootstrap() -> None:
     rng = np.random.default_rng(3)
     values = rng.exponential(size=400)

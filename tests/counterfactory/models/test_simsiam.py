@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from counterfactory.models.resnet import ResNet50
 from counterfactory.models.simsiam import simsiam_convnet, simsiam_resnet50
-from counterfactory.models.wrapping.load import build, read_weights
+from counterfactory.models.wrapping.load import build
+from counterfactory.models.wrapping.weights import read_weights
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 

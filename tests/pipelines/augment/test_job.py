@@ -198,6 +198,43 @@ def test_hugging_face_reads_image_and_class_label(
     assert whole.num_rows == counts["kept"]  # the card says which files are the data
 
 
+def test_sets_in_one_cache_keep_their_own_rows(
+    make_run: Callable[..., Any], tmp_path: Path
+) -> None:
+    def load(run: Any) -> list[str]:
+        found = datasets.load_dataset(
+            f"{run.store.uri}/augment", split="train", cache_dir=str(tmp_path / "cache")
+        )
+        return list(found["id"])
+
+    one, other = make_run(rows=30), make_run(rows=30, name="another")
+    kept = {}
+    for run, splits in ((one, ["train"]), (other, ["test"])):
+        score(run.store, run.config)
+        config = run.with_settings(augment={"splits": splits, "balance": False})
+        kept[run.config.name] = read(run, augment(run.store, config))["id"].tolist()
+    assert not set(kept["run"]) & set(kept["another"])
+    assert {"run": load(one), "another": load(other)} == kept
+    # the same run, cut again
+    again = one.with_settings(augment={"splits": ["train", "test"], "balance": False})
+    wider = read(one, augment(one.store, again))["id"].tolist()
+    assert len(wider) > len(kept["run"])
+    assert load(one) == wider
+
+
+def test_names_of_classes_are_no_markup_of_the_card(
+    scored: tuple[Any, dict[str, dict[str, Any]]],
+) -> None:
+    run, _ = scored
+    models = run.config.model_dump()["models"]
+    models["classifier"]["classes"] = ["no | 99 |\n\n# Sold", "<script>[yes](http://x)</script>"]
+    augment(run.store, run.with_settings(models=models))
+    card = run.store.read("augment/README.md").decode()
+    assert r"| no \| 99 \|\\n\\n# Sold | " in card
+    assert r"| \<script>[yes\](http://x)\</script> | " in card
+    assert card.count("\n# ") == 1
+
+
 def test_a_smaller_set_leaves_nothing_of_a_larger_one(
     scored: tuple[Any, dict[str, dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

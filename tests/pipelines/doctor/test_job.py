@@ -5,6 +5,7 @@ else.
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
@@ -23,9 +25,9 @@ from configs.strict import check
 from pipelines.doctor import machine as doctor_machine
 from pipelines.doctor.classifier import best_reading, check_classifier
 from pipelines.doctor.data import spread
+from pipelines.doctor.duration import Costs, format_duration, promise
 from pipelines.doctor.finding import Finding
 from pipelines.doctor.job import doctor, main
-from pipelines.doctor.method import format_duration
 from pipelines.doctor.models import check_autoencoder, check_denoiser, check_oracle
 from pipelines.prepare.shards import write_source
 from pipelines.prepare.source import Row, Source, png
@@ -157,7 +159,7 @@ def test_a_healthy_run_has_no_problem_and_nothing_is_written(
         (
             {"data__image": "id"},
             "data.image",
-            "expected 'id' as struct<bytes, path> or binary, got string",
+            "expected 'id' as struct<bytes, path>, binary or paths of .* got texts such as",
         ),
         (
             {"data__label": "image"},
@@ -302,6 +304,47 @@ def test_outputs_that_are_probabilities_already(data: Path) -> None:
     assert "probabilities already" in found(findings, "models.classifier", "warning")
     assert predicted is not None
     assert predicted.tolist() == [0, 1] * 4
+
+
+class Sees(nn.Module):
+    """Bright from dark, whatever else it does."""
+
+    classes = ("dark", "bright")
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.how == "alone" and len(x) > 1:
+            raise RuntimeError("shape '[1, 192]' is invalid")
+        logit = 40 * (x.mean((1, 2, 3)) - 0.5)
+        if self.how == "dropout":
+            logit = nn.functional.dropout(logit, 0.5)
+        if self.how == "batch norm":
+            logit = logit - 0.5 * logit.mean()
+        if self.how == "counts":
+            logit = logit + 3 * (len(x) > 1)
+        return torch.stack([torch.zeros_like(logit), logit], 1)
+
+
+@pytest.mark.parametrize(
+    ("how", "level", "text"),
+    [
+        ("dropout", "problem", "another answer to the same image when asked again"),
+        ("batch norm", "problem", "another answer to an image alone than among others"),
+        ("counts", "problem", "another answer to an image alone than repeated"),
+        ("alone", "warning", "it takes one image at a time"),
+        ("", "ok", "right on 100%"),
+    ],
+)
+def test_an_image_gets_one_answer_alone_and_among_others(how: str, level: str, text: str) -> None:
+    torch.manual_seed(0)
+    images = 0.3 + torch.tensor([0.0, 0.4] * 4).view(8, 1, 1, 1).expand(8, 3, 8, 8)
+    findings, _ = check_classifier("models.classifier", Sees(how), images, [0, 1] * 4)
+    assert text in found(findings, "models.classifier", level)
+    problems = [finding for finding in findings if finding.level == "problem"]
+    assert len(problems) == (level == "problem")
 
 
 def test_blue_green_red_is_guessed() -> None:
@@ -490,8 +533,105 @@ def test_parts_are_spread_over_all_files() -> None:
     assert list(spread(shards, 60, 5)) == shards
 
 
+def test_the_time_is_that_of_the_whole_command(make: Make) -> None:
+    config = make()
+    text = found(doctor(config), "time", "ok")
+    parts = re.fullmatch(
+        r"ok +time: about (\d+) s for 64 rows on 1 worker: start (\d+) s, generate (\d+) s,"
+        r" score (\d+) s, report and the rest (\d+) s; \d+\.\d\d s a row to generate",
+        text,
+    )
+    assert parts is not None, text
+    whole, *each = map(int, parts.groups())
+    assert abs(whole - sum(each)) <= 2  # rounded
+    assert each[0] >= 1  # Python and torch are imported at least once
+
+
+def test_a_promise_counts_whole_shards_starts_and_the_flops_of_single_rows(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    costs = Costs(imports=3, loads=2, row=1, score=0.5, pictures=0.1, count=7)
+    config = make(engine={"kind": "local", "shard_rows": 16})
+    told = promise(config, 100, 1, 4, costs)  # 7 shards, two each for the busiest of 4 workers
+    assert (told.start, told.generate) == (3 + 2 * 2, pytest.approx(32 * 1.1))
+    assert told.score == pytest.approx(32 * 0.6 + 4 * 7)  # score.flops_rows is 4
+    assert promise(config, 3, 1, 4, costs).generate == pytest.approx(3 * 1.1)  # one has all rows
+    assert promise(config, 3, 5, 4, costs).score == pytest.approx(3 * 0.6 + 3 * 7)
+    ray = make(engine={"kind": "ray", "shard_rows": 16})
+    started = promise(ray, 100, 1, 4, costs).start
+    assert started > told.start + 2 * 3  # workers import, stage by stage, and Ray starts
+    joined = make(engine={"kind": "ray", "shard_rows": 16, "address": "somewhere:6379"})
+    assert promise(joined, 100, 1, 4, costs).start < started
+    assert told.whole == format_duration(told.start + told.generate + told.score + told.rest)
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(5, "5 s"), (600, "10 min"), (9000, "2.5 h"), (200_000, "2.3 days")]
 )
 def test_spoken_time(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+def test_classes_that_contradict_the_datas_own_names_are_a_problem(make: Make) -> None:
+    told = found(
+        doctor(make(models__classifier__classes=["bright", "dark"])), "data.label", "problem"
+    )
+    assert "'dark' is 0 in the data and 1 to the classifier" in told
+    told = found(
+        doctor(make(models__classifier__classes=["night", "day"])), "data.label", "warning"
+    )
+    assert "0 dark, 1 bright, the classifier's are 0 night, 1 day" in told
+    of_bool = make(data__label="Bright", models__classifier__classes=["bright", "dark"])
+    assert "they seem to be reversed" in found(doctor(of_bool), "data.label", "problem")
+
+
+def test_data_in_parts_of_other_types_by_path_and_in_folders_is_read(
+    make: Make, data: Path, tmp_path: Path
+) -> None:
+    """The healthy data again, as a stranger may have them: doctor says what is read from where."""
+    table = pq.read_table(data).select(["id", "image", "label"])
+    cells = table["image"].to_pylist()
+    for number, cell in enumerate(cells):
+        (tmp_path / f"{number}.png").write_bytes(cell["bytes"])
+    paths = pa.array([str(tmp_path / f"{number}.png") for number in range(len(cells))])
+    at = table.schema.get_field_index("image")
+    for split, rows in (("train", slice(0, 40)), ("test", slice(40, 64))):
+        folder = tmp_path / "in" / f"split={split}"
+        folder.mkdir(parents=True)
+        part = table.set_column(at, "image", paths)[rows]
+        if split == "train":
+            part = part.set_column(2, "label", part["label"].cast(pa.float64()))
+        pq.write_table(part, folder / "x.pq")
+    findings = doctor(make(data__path=str(tmp_path / "in")))
+    assert not [f for f in findings if f.level == "problem"]
+    assert "read from the folders' names, split=..." in found(findings, "data.split", "ok")
+    assert "64 of 64 sampled rows: null bytes, and a path" in found(findings, "data.image", "ok")
+    assert "train (40), test (24)" in found(findings, "data.split", "ok")
+
+
+def test_rows_with_values_that_python_has_not_are_counted(
+    make: Make, data: Path, tmp_path: Path
+) -> None:
+    table = pq.read_table(data)
+    days = pa.array([10**8 if number == 5 else 1 for number in range(len(table))], pa.date32())
+    pq.write_table(table.append_column("at", days), tmp_path / "x.parquet")
+    findings = doctor(make(data__path=str(tmp_path / "x.parquet"), data__columns=["at"]))
+    told = found(findings, "images", "warning")
+    assert "1 of 64 sampled rows would be quarantined" in told
+    assert "its 'at' (date32[day]) cannot be read" in told
+
+
+def test_images_of_other_formats_have_a_hint(make: Make, data: Path, tmp_path: Path) -> None:
+    table = pq.read_table(data)
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(out, "BMP")
+    cells = [{"bytes": out.getvalue(), "path": None}] * len(table)
+    at = table.schema.get_field_index("image")
+    images = pa.array(cells, table.schema.field("image").type)
+    pq.write_table(
+        table.set_column(at, table.schema.field("image"), images), tmp_path / "x.parquet"
+    )
+    findings = doctor(make(data__path=str(tmp_path / "x.parquet")))
+    told = found(findings, "images", "problem")
+    assert told.endswith("(64): `prepare images --convert` makes RGB of other formats and modes")

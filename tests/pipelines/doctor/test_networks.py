@@ -39,18 +39,19 @@ def told(models: dict[str, Any]) -> dict[str, str]:
 
 def test_every_metric_is_told_with_its_network_or_as_left_out() -> None:
     found = told({"oracle": "faces-oracle", "perceptual": "stlpips"})
-    of_oracle = "fid[faces-oracle], sfid[faces-oracle], kid[faces-oracle], cd, mnac"
+    names = ("fid", "sfid", "kid", "kid_apart")
+    of_oracle = ", ".join([*(f"{name}[faces-oracle]" for name in names), "cd", "mnac"])
     assert found[of_oracle] == f"{of_oracle} through models.oracle"
     assert found["lpips[st-lpips], lpips_diversity[st-lpips]"].endswith("through models.perceptual")
     assert found["s3"].startswith("s3 left out: no models.simsiam (simsiam-resnet50")
     assert found["fva, fs"] == "fva, fs left out: no models.faces (sface)"
     bare = told({})
-    assert bare["fid, sfid, kid"].startswith(
-        "fid, sfid, kid left out: no models.features (inception"
+    assert bare["fid, sfid, kid, kid_apart"].startswith(
+        "fid, sfid, kid, kid_apart left out: no models.features (inception"
     )
     assert "cd, mnac" in bare
     literature = told({"features": "inception", "perceptual": "lpips-alex"})
-    assert {"fid, sfid, kid", "lpips, lpips_diversity"} <= set(literature)
+    assert {"fid, sfid, kid, kid_apart", "lpips, lpips_diversity"} <= set(literature)
 
 
 class Mean(nn.Module):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from PIL import Image
 from pyarrow import parquet as pq
 
 from pipelines.cli import main
+from pipelines.elsewhere.job import source
+from pipelines.elsewhere.pairs import images_in
 from storage.codec import encode
 from storage.commit import read_commits, read_committed
 from storage.uri import Store, open_store
@@ -302,3 +305,54 @@ def test_neither_names_nor_a_run(
         call(*words[:2], "--counterfactuals", folders[1], *words[4:], "--out", tmp_path / "r") == 2
     )
     assert "expected each name once, got b.jpg and b.png" in capsys.readouterr().err
+
+
+def test_a_name_that_is_not_utf8_is_left_out_and_told(tmp_path: Path) -> None:
+    told: list[str] = []
+    for name in (b"a.png", b"caf\xe9.png"):
+        (tmp_path / os.fsdecode(name)).write_bytes(b"x")
+    assert list(images_in(tmp_path, told.append)) == ["a"]
+    assert len(told) == 1
+    assert told[0].endswith("left out: caf\\xe9")
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("a.parquet#made", ("a.parquet", "made")),
+        ("a.parquet", ("a.parquet", "image")),
+        ("my #1/a.parquet#made", ("my #1/a.parquet", "made")),
+        ("my #1/a.parquet", ("my #1/a.parquet", "image")),
+        ("s3://b/x#y", ("s3://b/x", "y")),
+        ("pics#1", ("pics#1", "image")),
+        ("pics#1/", ("pics#1", "image")),
+    ],
+)
+def test_a_hash_may_stand_in_a_folders_name(
+    given: str, found: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pics#1").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert source(given, "image") == found
+
+
+def test_sides_in_other_types_by_path_and_with_nested_names_are_paired(
+    classifier: str, tmp_path: Path
+) -> None:
+    """The rows of ROWS: originals by path, under nested names; the others behind an empty file."""
+    ids = list(ROWS)
+    for name, values in ROWS.items():
+        (tmp_path / f"{ids.index(name)}.png").write_bytes(encode(picture(values[0])))
+    ours = pa.table({"of": [{"file": f"{at}.png", "id": name} for at, name in enumerate(ids)]})
+    made = pa.array([encode(picture(values[1])) for values in ROWS.values()])
+    keys = pa.array(ids).dictionary_encode()
+    theirs = pa.table({"counterfactual": made, "of": pa.StructArray.from_arrays([keys], ["id"])})
+    (tmp_path / "b").mkdir()
+    pq.write_table(ours, tmp_path / "a.pq")
+    pq.write_table(pa.table({}), tmp_path / "b" / "0.parquet")
+    pq.write_table(theirs, tmp_path / "b" / "1.parquet")
+    words = ["--originals", f"{tmp_path}/a.pq#of.file", "--counterfactuals", tmp_path / "b"]
+    words += ["--id", "of.id", "--classifier", classifier, "--out", tmp_path / "r", "--name", "x"]
+    assert call(*words) == 0
+    found = {row["id"]: row["flipped"] for row in rows_of(open_store(tmp_path / "r" / "x"))}
+    assert found == {"a/1": True, "a/2": True, "b": False}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,9 @@ import pytest
 from configs.schema import JudgeConfig
 from configs.strict import UserError, presets
 from pipelines.judge import job as judge
-from pipelines.judge.job import build_prompts, parse_answers
-from pipelines.judge.prompts import SCHEMA, BadAnswer, read_line, read_scores, read_wording, request
+from pipelines.judge.answers import BadAnswer, read_answer, read_scores, read_values, to_text
+from pipelines.judge.job import build_prompts, describe, parse_answers
+from pipelines.judge.prompts import SCHEMA, read_wording, request
 from pipelines.score.job import score
 
 GOOD = {"validity": 9, "sparsity": 8, "proximity": 7, "realism": 10}
@@ -205,7 +207,9 @@ def test_answers_come_back_by_id(make_run: Callable[..., Any], tmp_path: Path) -
         openai(ids[0], json.dumps(dict.fromkeys(GOOD, 10))),
     ]
     counts = parse_answers(run.store, run.config, write(tmp_path / "answers.jsonl", lines))
-    reasons = counts.pop("reasons")
+    said = describe(counts).splitlines()
+    reasons, bad, examples = (counts.pop(name) for name in ("reasons", "lines", "examples"))
+    assert counts.pop("lost") == 0
     assert counts == {
         "parsed": 14,
         "unparsable": 7,
@@ -223,7 +227,12 @@ def test_answers_come_back_by_id(make_run: Callable[..., Any], tmp_path: Path) -
         "the server answered with an error (batch_expired)": 1,
         "the server answered with status 429": 1,
     }
-    assert "secret" not in str(reasons)
+    assert bad == {"the line is no JSON object": 1, "the line has no custom_id": 1}
+    assert said[0].startswith("judge: 14 parsed, 7 unparsable, 19 missing")
+    assert f"  1 x realism is no whole number, such as {ids[14]}: " in "\n".join(said)
+    assert examples["the line is no JSON object"] == "answer 24"
+    assert len(said) == 1 + len(reasons) + len(bad)
+    assert "secret" not in str((reasons, examples))
     with run.store.parquet("judge/scores.parquet") as file:
         table = file.read()
     rows = {row["cf_id"]: row for row in table.to_pylist()}
@@ -292,15 +301,22 @@ def test_answers_in_a_folder_and_of_a_sample(make_run: Callable[..., Any], tmp_p
         ("[9, 8, 7, 10]", "the content is no JSON object but a list"),
         ("NaN", "the content is no JSON object but a float"),
         (json.dumps({**GOOD, "validity": True}), "validity is no whole number"),
-        (json.dumps({**GOOD, "validity": "9"}), "validity is no whole number"),
-        (json.dumps({**GOOD, "validity": 9.0}), "validity is no whole number"),
+        (json.dumps({**GOOD, "validity": "nine"}), "validity is no whole number"),
+        (json.dumps({**GOOD, "validity": 9.5}), "validity is no whole number"),
+        (json.dumps({**GOOD, "validity": "NaN"}), "validity is no whole number"),
+        (json.dumps({**GOOD, "validity": "11"}), "validity is not within 1 to 10"),
+        (json.dumps({**GOOD, "validity": 10**60}), "validity is not within 1 to 10"),
+        (json.dumps({**GOOD, "validity": [9]}), "validity is no whole number"),
         (
             '{"validity": Infinity, "sparsity": 1, "proximity": 1, "realism": 1}',
             "validity is no whole number",
         ),
         (json.dumps({**GOOD, "proximity": -3}), "proximity is not within 1 to 10"),
-        (f"Sure! {json.dumps(GOOD)}", "the content is no JSON"),
         ("[" * 100_000, "the content is no JSON"),
+        ('{"validity": ' * 100_000, "the content is no JSON"),
+        (f"<think>{json.dumps(GOOD)}", "the thoughts have no end"),
+        (f"<think>{json.dumps(GOOD)}</think> Fine.", "the content is no JSON"),
+        ('{"validity": 3, "sparsity": 4}', "proximity is missing"),
         ("```json\n```", "the content is no JSON"),
     ],
 )
@@ -336,7 +352,168 @@ def test_fences_and_white_space_are_forgiven(text: str) -> None:
     ],
 )
 def test_no_line_breaks_the_parse(line: bytes) -> None:
-    assert isinstance(read_line(line)[1], BadAnswer)
+    found = [read_answer(value) for value in read_values(to_text(line, "answers.jsonl"))]
+    assert len(found) == (1 if line.strip(b"\xff\xfe") else 0)
+    assert all(isinstance(scores, BadAnswer) for _, scores in found)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Here is my rating:\n\n{}\n\nThe mouth is convincing.",
+        "<think>maybe {'a': 1} or {}? no</think>\n{}".replace(
+            "{}?", json.dumps({**GOOD, "realism": 1})
+        ),
+        "thoughts that the template began\n</think>\n\n```json\n{}\n```",
+        "First try: " + json.dumps(dict.fromkeys(GOOD, 1)) + " On second thoughts: {}",
+        '{"scores": {}}',
+        "[{}]",
+        "\ufeff{}",
+    ],
+)
+def test_what_models_put_around_their_answer_is_left_out(text: str) -> None:
+    assert read_scores(text.replace("{}", json.dumps(GOOD))) == GOOD
+
+
+def test_numbers_and_keys_are_read_by_meaning() -> None:
+    said = {"Validity": "9", " sparsity ": 8.0, "proximity": " 7.0", "REALISM": 1e1}
+    found = read_scores(json.dumps(said))
+    assert found == GOOD
+    assert all(type(value) is int for value in found.values())
+
+
+def arranged(answers: list[dict[str, Any]]) -> dict[str, bytes]:
+    """The same answers as editors, shells and servers write them."""
+    lines = "\n".join(map(json.dumps, answers))
+    pretty = "\n".join(json.dumps(answer, indent=2) for answer in answers)
+    return {
+        "plain.jsonl": lines.encode(),
+        "windows.jsonl": b"\xef\xbb\xbf" + lines.replace("\n", "\r\n").encode(),
+        "powershell.jsonl": lines.encode("utf-16"),
+        "unmarked.jsonl": lines.encode("utf-16-le"),
+        "big.jsonl": b"\xfe\xff" + lines.encode("utf-16-be"),
+        "wide.jsonl": lines.encode("utf-32"),
+        "packed.jsonl.gz": gzip.compress(lines.encode("utf-16")),
+        "array.json": json.dumps(answers).encode(),
+        "long-array.json": json.dumps(answers, indent=1).encode(),
+        "broken-off-array.json": json.dumps([*answers, answers[0]], indent=1).encode()[:-60],
+        "pretty.jsonl": pretty.encode(),
+        "sequence.jsonl": "".join(f"\x1e{json.dumps(a)}\n" for a in answers).encode(),
+        "latin.jsonl": lines.encode() + "\n# d\xe9j\xe0 vu\n".encode("latin-1"),
+        "old-mac.jsonl": lines.replace("\n", "\r").encode(),
+    }
+
+
+@pytest.mark.parametrize("name", list(arranged([openai("a", "")])))
+def test_files_are_read_whatever_wrote_them(
+    make_run: Callable[..., Any], tmp_path: Path, name: str
+) -> None:
+    run = make_run(rows=5, shards=1)
+    build_prompts(run.store, run.config)
+    answers = [openai(row["cf_id"], json.dumps(GOOD)) for row in run.rows]
+    (tmp_path / name).write_bytes(arranged(answers)[name])
+    counts = parse_answers(run.store, run.config, str(tmp_path / name))
+    assert (counts["parsed"], counts["missing"], counts["unparsable"]) == (5, 0, 0)
+    folder = tmp_path / "answers"
+    folder.mkdir()
+    (folder / name).write_bytes(arranged(answers)[name])
+    assert parse_answers(run.store, run.config, str(folder))["parsed"] == 5
+
+
+def test_an_answer_that_was_parted_from_its_thoughts_or_cut_off_behind_its_end() -> None:
+    text = json.dumps(GOOD)
+    parted = openai("a", None)
+    parted["response"]["body"]["choices"][0]["message"]["reasoning_content"] = text
+    assert read_answer(parted) == ("a", GOOD)
+    parted["response"]["body"]["choices"][0]["finish_reason"] = "length"  # drafts, so far
+    assert str(read_answer(parted)[1]) == "the answer was cut off (max_tokens)"
+    assert read_answer(openai("a", text + "\n" * 50, finish_reason="length")) == ("a", GOOD)
+    assert str(read_answer(openai("a", None))[1]) == "the answer has no content"
+
+
+def test_a_file_without_one_usable_answer_replaces_nothing_and_says_why(
+    make_run: Callable[..., Any], tmp_path: Path
+) -> None:
+    run = make_run()
+    build_prompts(run.store, run.config)
+    names = [row["cf_id"] for row in run.rows]
+    parse_answers(
+        run.store,
+        run.config,
+        write(tmp_path / "good.jsonl", [openai(name, json.dumps(GOOD)) for name in names]),
+    )
+    before = run.store.read("judge/scores.parquet")
+    files = {
+        "empty.jsonl": b"",
+        "prompts.jsonl": run.store.read("judge/prompts-00000.jsonl"),
+        "strangers.jsonl": json.dumps(openai("0" * 16, json.dumps(GOOD))).encode(),
+        "table.csv": b"id,score\n" * 5000,
+        "damaged.jsonl.gz": gzip.compress(b"{}" * 999)[:-9],
+        "prose.jsonl": json.dumps(openai(names[0], "Very \x1b[2J nice!")).encode(),
+        "braces.jsonl": b"{\n" * 5000,
+    }
+    reasons = {}
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(UserError) as caught:
+            parse_answers(run.store, run.config, str(tmp_path / name))
+        reasons[name] = str(caught.value)
+        assert run.store.read("judge/scores.parquet") == before, name
+        assert "\n" not in reasons[name]
+    assert "40 x the line is a prompt, not an answer" in reasons["prompts.jsonl"]
+    assert "1 of 1 of another run's rows" in reasons["strangers.jsonl"]
+    assert "5000 x the line is no JSON object, such as answer 1" in reasons["table.csv"]
+    assert "expected a whole gzip file" in reasons["damaged.jsonl.gz"]
+    assert (
+        rf"1 x the content is no JSON, such as {names[0]}: Very \x1b[2J nice!"
+        in reasons["prose.jsonl"]
+    )
+
+
+def test_scores_that_a_call_takes_away_are_counted(
+    make_run: Callable[..., Any], tmp_path: Path
+) -> None:
+    run = make_run()
+    names = [row["cf_id"] for row in run.rows]
+    lines = [openai(name, json.dumps(GOOD)) for name in names]
+    parse_answers(run.store, run.config, write(tmp_path / "all.jsonl", lines))
+    told = parse_answers(run.store, run.config, write(tmp_path / "few.jsonl", lines[:15]))
+    assert (told["parsed"], told["lost"]) == (15, 25)
+    assert "25 rows had scores before and have none now" in describe(told)
+
+
+def test_parameters_are_settings_and_follow_models_that_think() -> None:
+    picture = {"bytes": b"1"}
+    row = {"cf_id": "a", "original": picture, "counterfactual": picture}
+
+    def asked(**settings: Any) -> dict[str, Any]:
+        line = json.loads(request(row, "From {source}?", "A", "B", JudgeConfig(**settings)))
+        body: dict[str, Any] = line["body"]
+        return body
+
+    def sent(**settings: Any) -> dict[str, Any]:
+        names = ("max_tokens", "max_completion_tokens", "temperature")
+        return {name: value for name, value in asked(**settings).items() if name in names}
+
+    assert sent() == {"max_tokens": 300, "temperature": 0}
+    assert sent(model="some/o3d-vlm") == sent(model="gpt-5-chat-latest") == sent()
+    for name in ("o1", "o3-2025-04-16", "o4-mini", "gpt-5", "gpt-5.1-mini", "openai/o3"):
+        assert sent(model=name) == {"max_completion_tokens": 4000}, name
+    assert sent(model="Qwen/thinker", reasoning=True) == {"max_completion_tokens": 4000}
+    assert sent(model="o3", reasoning=False) == {"max_tokens": 300, "temperature": 0}
+    assert sent(model="o3", max_tokens=900, temperature=1) == {
+        "max_completion_tokens": 900,
+        "temperature": 1,
+    }
+    assert sent(max_tokens=None, temperature=None) == {}
+    assert sent(temperature=0.5)["temperature"] == 0.5
+    pictures = [
+        part["image_url"]
+        for part in asked(detail="low")["messages"][0]["content"]
+        if part["type"] == "image_url"
+    ]
+    assert [sorted(part) for part in pictures] == [["detail", "url"]] * 2
+    assert "detail" not in json.dumps(asked())
 
 
 def test_wordings_say_what_they_are_about() -> None:

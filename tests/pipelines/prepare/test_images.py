@@ -1,13 +1,19 @@
 """Image folders: classes from folders or a CSV, splits, and what is left out."""
 
 import io
+import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from pipelines.prepare.images import images
+from pipelines.prepare.shards import parquet, schema_of
 from pipelines.prepare.source import Row, Skipped, Source
 from storage.codec import decode
 
@@ -149,10 +155,253 @@ def test_a_bad_csv_is_named(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_folders_without_classes_are_named(tmp_path: Path) -> None:
-    paint(tmp_path / "x.png")
+    (tmp_path / "notes.txt").write_text("no picture")
+    with pytest.raises(ValueError, match=r"expected image files \(\.jpg .*\) in .*, got none"):
+        images(tmp_path)
+    paint(tmp_path / "cat/x.png")
     with pytest.raises(
-        ValueError, match=r"expected at least 2 classes in the subfolders of .*, got none"
+        ValueError, match=r"expected at least 2 classes in the subfolders of .*, got cat$"
     ):
         images(tmp_path)
+    paint(tmp_path / "x.png")
     with pytest.raises(FileNotFoundError, match=r"expected a folder of images at .*, got a file"):
         images(tmp_path / "x.png")
+
+
+def classes_of(folder: Path, *paths: str) -> tuple[tuple[str, ...], set[tuple[str, str]], str]:
+    """Classes, the good rows' class and split, and the notes of a folder with images at paths."""
+    for path in paths:
+        paint(folder / path)
+    source = images(folder, test_fraction=0)
+    rows, _ = both(source)
+    found = {(source.classes[r.label], r.split) for r in rows if r.label is not None}
+    return source.classes, found, "; ".join(source.notes)
+
+
+def test_a_folder_without_images_is_no_class_and_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bird").mkdir()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("x")
+    classes, _, notes = classes_of(tmp_path, "cat/0.png", "dog/0.png")
+    assert classes == ("cat", "dog")
+    assert notes == "left out bird/: no image in it; left out notes/: no image in it, 1 files"
+
+
+@pytest.mark.parametrize("helper", ["__MACOSX/train/cat/._0.png", "masks/0.png", "labels/a.xml"])
+def test_a_folder_beside_splits_is_left_out_and_named(tmp_path: Path, helper: str) -> None:
+    made = paint(tmp_path / helper) if helper.endswith("png") else tmp_path / helper
+    made.parent.mkdir(exist_ok=True)
+    made.touch()
+    (tmp_path / "train" / "none").mkdir(parents=True)
+    classes, found, notes = classes_of(
+        tmp_path, "train/cat/0.png", "train/dog/0.png", "Test/cat/0.png"
+    )
+    assert classes == ("cat", "dog")
+    assert found == {("cat", "train"), ("dog", "train"), ("cat", "test")}
+    assert notes.startswith(f"left out {helper.split('/')[0]}/: ")
+    assert notes.endswith("left out train/none/: no image in it")
+
+
+def test_one_split_alone_may_have_flat_folders_beside_it(tmp_path: Path) -> None:
+    classes, found, notes = classes_of(
+        tmp_path, "train/cat/0.png", "train/dog/0.png", "masks/0.png", "masks/1.png"
+    )
+    assert (classes, found) == (("cat", "dog"), {("cat", "train"), ("dog", "train")})
+    assert notes == "left out masks/: 2 images beside train"
+
+
+def test_trains_beside_buses_are_a_class(tmp_path: Path) -> None:
+    classes, found, _ = classes_of(tmp_path, "bus/0.png", "car/0.png", "train/0.png")
+    assert classes == ("bus", "car", "train")
+    assert ("train", "train") in found
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ("bus/red/0.png", "train/red/0.png", "car/red/0.png"),
+        ("train/0.png", "test/0.png", "masks/0.png"),
+        ("train/cat/0.png", "train/0.png", "cat/0.png"),
+    ],
+)
+def test_what_may_be_splits_or_classes_is_refused(tmp_path: Path, paths: tuple[str, ...]) -> None:
+    with pytest.raises(
+        ValueError, match=r"expected folders of classes or of splits in .* give --lab"
+    ):
+        classes_of(tmp_path, *paths)
+
+
+@pytest.mark.parametrize("paths", [("b.png", "a.jpg"), ("train/b.png", "test/a.jpg")])
+def test_images_without_folders_of_classes_have_no_label(
+    tmp_path: Path, paths: tuple[str, ...]
+) -> None:
+    for path in paths:
+        paint(tmp_path / path)
+    source = images(tmp_path, test_fraction=0)
+    rows, skipped = both(source)
+    assert not skipped
+    assert sorted((r.id, r.label, r.split) for r in rows) == sorted(
+        (path, None, "test" if "test" in path else "train") for path in paths
+    )
+    assert schema_of(source).names == ["id", "image", "split"]
+    assert source.notes == (f"no folders of classes in {tmp_path}: the rows have no label",)
+    assert pq.read_table(pa.BufferReader(parquet(rows, schema_of(source)))).num_rows == 2
+
+
+def test_names_that_are_not_utf8_are_set_aside(tmp_path: Path) -> None:
+    paint(tmp_path / "cat/0.png")
+    paint(tmp_path / "dog/0.png")
+    for at, name in ((b"cat", b"caf\xe9.png"), (b"", b"m\xf6we")):
+        os.rename(paint(tmp_path / "x" / "x.png"), os.path.join(os.fsencode(tmp_path), at, name))
+    (tmp_path / "x").rmdir()
+    os.makedirs(os.path.join(os.fsencode(tmp_path), b"k\xfc"))
+    os.rename(paint(tmp_path / "y.png"), os.path.join(os.fsencode(tmp_path), b"k\xfc", b"0.png"))
+    source = images(tmp_path)
+    rows, skipped = both(source)
+    assert source.classes == ("cat", "dog")
+    assert [r.id for r in rows] == ["cat/0.png", "dog/0.png"]
+    assert skipped == dict.fromkeys(
+        ["m\\xf6we", "cat/caf\\xe9.png", "k\\xfc/0.png"], "expected a file name in UTF-8"
+    )
+
+
+RAMP = np.linspace(0, 65535, 64).reshape(8, 8)
+
+
+def png16(values: np.ndarray, kind: int) -> bytes:
+    """A PNG of 16 bits and one of its colour types (2 RGB, 6 RGBA), which Pillow cannot write."""
+    height, width = values.shape[:2]
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
+    head = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    )
+
+
+def deep(folder: Path) -> None:
+    """16-bit images that fill their range, by several ways of writing them."""
+    grey = np.rint(RAMP).astype(np.uint16)
+    Image.fromarray(grey).save(folder / "grey.png")
+    Image.fromarray(grey).save(folder / "grey.tif")
+    (folder / "grey.pgm").write_bytes(b"P5 8 8 65535\n" + grey.astype(">u2").tobytes())
+    narrow = np.rint(RAMP / 16).astype(">u2")  # 12 bits, and the file says so
+    (folder / "narrow.pgm").write_bytes(b"P5 8 8 4095\n" + narrow.tobytes())
+    (folder / "rgb.png").write_bytes(png16(np.repeat(grey[..., None], 3, 2), 2))
+    four = np.concatenate([np.repeat(grey[..., None], 3, 2), np.full((8, 8, 1), 65535)], 2)
+    (folder / "rgba.png").write_bytes(png16(four, 6))
+
+
+def test_deep_images_are_scaled_by_their_formats_range(tmp_path: Path) -> None:
+    deep(tmp_path)
+    rows, skipped = both(images(tmp_path, convert=True))
+    assert not skipped
+    assert len(rows) == 6
+    for row in rows:
+        got = decode(row.image, size=8, crop=None, max_pixels=99)
+        assert np.abs(got - (RAMP / 257)[..., None]).max() <= 1, row.id
+    _, skipped = both(images(tmp_path))
+    assert all(reason.endswith(": --convert makes it RGB") for reason in skipped.values())
+    assert skipped.keys() == {r.id for r in rows} - {"rgb.png"}
+
+
+def test_pixels_whose_range_is_unknown_are_set_aside(tmp_path: Path) -> None:
+    Image.fromarray(np.rint(RAMP / 16).astype(np.uint16)).save(tmp_path / "12-in-16.png")
+    Image.fromarray(np.rint(RAMP / 16).astype(np.uint16)).save(tmp_path / "12-in-16.tif")
+    (tmp_path / "rgb-12-in-16.png").write_bytes(
+        png16(np.repeat(np.rint(RAMP / 16)[..., None], 3, 2), 2)
+    )
+    clear = np.concatenate([np.repeat(RAMP[..., None] / 16, 3, 2), np.zeros((8, 8, 1))], 2)
+    (tmp_path / "rgba-12-in-16.png").write_bytes(png16(clear, 6))
+    Image.fromarray((RAMP / 65535).astype(np.float32)).save(tmp_path / "float.tif")
+    Image.fromarray(RAMP.astype(np.int32)).save(tmp_path / "int.tif")
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / "black.png")
+    assert "rgb-12-in-16.png" in both(images(tmp_path))[1]
+    rows, skipped = both(images(tmp_path, convert=True))
+    assert [r.id for r in rows] == ["black.png"]
+    twelve = "image values: expected 16 bits, got only small ones"
+    assert all(skipped[name].startswith(twelve) for name in skipped if "12-in-16" in name)
+    assert skipped["float.tif"].startswith("image values: expected a known range, got mode F")
+    assert skipped["int.tif"].startswith("image values: expected a known range, got mode I")
+    assert len(skipped) == 6
+
+
+@pytest.mark.parametrize("ending", ["bmp", "gif", "tif", "ppm"])
+def test_other_formats_are_converted_and_the_reason_says_how(tmp_path: Path, ending: str) -> None:
+    paint(tmp_path / f"x.{ending}")
+    paint(tmp_path / "y.png")
+    why = "image: neither PNG, JPEG nor WebP, or a broken header: --convert makes it RGB"
+    assert both(images(tmp_path))[1] == {f"x.{ending}": why}
+    rows, skipped = both(images(tmp_path, convert=True))
+    assert not skipped
+    assert (
+        np.abs(decode(rows[0].image, size=4, crop=None, max_pixels=99)[0, 0] - [10, 20, 30]).max()
+        < 2
+    )
+
+
+def test_several_frames_damage_and_other_formats_are_reasons(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (6, 4), (i, 0, 0)) for i in (1, 200)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "b.tif", save_all=True, append_images=frames[1:])
+    whole = paint(tmp_path / "c.bmp").read_bytes()
+    (tmp_path / "c.bmp").write_bytes(whole[:60])
+    Image.new("RGB", (6, 4)).save(tmp_path / "d.png", format="PCX")
+    paint(tmp_path / "y.png")
+    for convert in (False, True):
+        _, skipped = both(images(tmp_path, convert=convert))
+        assert skipped.keys() == {"a.gif", "b.tif", "c.bmp", "d.png"}
+        assert not any("--convert" in reason for reason in skipped.values())
+    assert skipped["a.gif"] == skipped["b.tif"] == "image frames: expected 1, got 2"
+    assert (
+        skipped["c.bmp"]
+        == skipped["d.png"]
+        == "image: neither PNG, JPEG nor WebP, or a broken header"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "file, label , city\nx.png, old, Oslo \n y.png ,young,  Rome\n",
+        "file;label;city\nx.png;old;Oslo\ny.png;young;Rome\n",
+        "file\tlabel\tcity\r\nx.png\told\tOslo\r\n\r\ny.png\tyoung\tRome\r\n",
+        ",file,label,city\n0,x.png,old,Oslo\n1,y.png,young,Rome\n",
+        'city,"file","label"\nOslo, "x.png", "old"\nRome,y.png,young\n',
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_csv_may_have_spaces_other_separators_and_pandas_numbers(
+    tmp_path: Path, text: str, encoding: str
+) -> None:
+    for name in ("x.png", "y.png"):
+        paint(tmp_path / name)
+    (tmp_path / "labels.csv").write_bytes(text.encode(encoding))
+    source = images(tmp_path, labels=tmp_path / "labels.csv")
+    rows, skipped = both(source)
+    assert not skipped
+    assert [(r.id, source.classes[r.label or 0], r.columns) for r in rows] == [
+        ("x.png", "old", {"city": "Oslo"}),
+        ("y.png", "young", {"city": "Rome"}),
+    ]
+
+
+def test_a_csv_that_is_no_text_is_named_with_its_line(tmp_path: Path) -> None:
+    listed = tmp_path / "labels.csv"
+    for data, words in (
+        (
+            "file,label\nx.png,a\ny.png,é\n".encode("latin-1"),
+            r"labels\.csv line 3: .* byte 0xe9: save",
+        ),
+        (b"file,label,label\nx.png,a,b\n", "expected each column once, got 'label' twice"),
+        (
+            b'file,label\nx.png,"' + b"a" * 200_000 + b'"\n',
+            "line 2: expected a CSV, got field larger",
+        ),
+    ):
+        listed.write_bytes(data)
+        with pytest.raises(ValueError, match=words):
+            images(tmp_path, labels=listed)
+    listed.write_text("file,label\nx\0.png,a\ny.png,b\n")
+    assert set(both(images(tmp_path, labels=listed))[1]) == {"x\0.png", "y.png"}

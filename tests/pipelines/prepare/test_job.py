@@ -281,6 +281,7 @@ def test_skipped_images_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
         command("images", tmp_path / "out", "--folder", tmp_path / "in", "--test-fraction", 0) == 0
     )
     said = capsys.readouterr().out
+    assert said.startswith("classes: 0 cat, 1 dog\n")
     assert "skipped 2, such as cat/b.png: no image: 0 bytes" in said
     assert "2 train rows in 1 files" in said
     card = yaml.safe_load((tmp_path / "out/_prepare.yaml").read_text())

@@ -27,6 +27,7 @@ from pipelines.report.data import balanced, rank, read_run
 from pipelines.report.gallery import choose
 from pipelines.report.job import redact, report
 from pipelines.report.pictures import amplified, change, data_uri, full_scale, overlay
+from pipelines.report.show import show
 from storage.codec import decode, encode
 from storage.commit import commit_shard
 from storage.records import Plan, Shard
@@ -463,6 +464,23 @@ def test_every_string_from_data_is_escaped(hostile: Store) -> None:
             "\N{NARROW NO-BREAK SPACE}", " "
         ), place
     assert f"1-{PLANTED}"[:12] in text
+
+
+def test_a_page_of_text_has_one_line_for_each_reason_and_no_control_characters(
+    tmp_path: Path,
+) -> None:
+    config = settings("tried", tmp_path)
+    shard = Shard(0, "f", "f", "v", start=0, rows=2, offset=0)
+    store = open_store(tmp_path / "tried")
+    write_plan(store, Plan({"data": "d"}, [shard], 2, config=config))
+    table = pa.Table.from_pylist([], schema=COUNTERFACTUALS)
+    bad = [
+        {"id": "a\x1b[2J", "reason": "no image\n     99  forged"},
+        {"id": "b\u202e", "reason": "no image\n     99  forged"},
+    ]
+    commit_shard(store, "generate", shard, table, rows_in=2, quarantined=bad, seconds=1.0, extra={})
+    lines = show(store).splitlines()
+    assert lines[-1] == r"         2  no image\n     99  forged: a\x1b[2J, b\u202e"
 
 
 @pytest.mark.parametrize("which", ["pair", "hostile"])

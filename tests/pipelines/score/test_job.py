@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from counterfactory.metrics import catalogue
 from counterfactory.metrics.rates import wilson
 from pipelines.engine.committed import outdated_scores
 from pipelines.engine.part import WHOLE
+from pipelines.judge.job import parse_answers
 from pipelines.report.show import show
 from pipelines.run import STAGE_JOBS
 from pipelines.score.job import score
@@ -231,6 +233,31 @@ def test_a_run_of_no_rows(make_run: Callable[..., Any]) -> None:
     table = score(run.store, run.config)
     assert {m["note"] for m in table["metrics"]} == {"n = 0"}
     assert (table["rows"], table["directions"], table["audit"]["n"]) == (0, [], 0)
+
+
+@pytest.mark.parametrize(("rows", "answers"), [(0, 1), (1, 1), (2, 1), (1, 3), (2, 3)])
+def test_every_stage_bears_figures_without_an_interval(
+    make_run: Callable[..., Any], tmp_path: Path, rows: int, answers: int
+) -> None:
+    run = make_run(rows=rows, shards=1, answers=answers)
+    good = dict.fromkeys(("validity", "sparsity", "proximity", "realism"), 7)
+    said = STAGE_JOBS["score"](run.store, run.config, WHOLE)
+    assert "None" not in said
+    assert ("no row to measure" in said) == (rows == 0)
+    if (rows, answers) == (1, 1):
+        assert "flip_rate 0.000 [0.000, 0.793] (n 1), l1 0.006 (n 1)" in said
+    if rows:
+        message = {"content": json.dumps(good)}
+        line = {
+            "custom_id": run.rows[0]["cf_id"],
+            "response": {"choices": [{"message": message}]},
+        }
+        (tmp_path / "answers.jsonl").write_text(json.dumps(line))
+        parse_answers(run.store, run.config, str(tmp_path / "answers.jsonl"))
+        assert figure(score(run.store, run.config), "judge")["low"] is None
+    for stage in ("judge", "augment", "report"):
+        assert "None" not in STAGE_JOBS[stage](run.store, run.config, WHOLE)
+    assert f"{rows * answers} counterfactuals" in show(run.store)
 
 
 def test_a_run_without_oracle_or_second(make_run: Callable[..., Any]) -> None:

@@ -186,6 +186,13 @@ def test_correlation_difference_with_and_without_labels(
     assert part["data"] == pytest.approx([r(columns[i], columns[0]) for i in range(3)])
     assert lines(again)["cd"]["value"] == pytest.approx(sum(part["difference"]))
     assert again["stage"] == table["stage"]  # summed anew, not scored
+    for wrong, words in (
+        ({name: ["yes"] for name in ATTRIBUTES}, "expected bool, 0 and 1, or -1 and 1 in .* 'yes'"),
+        ({name: [[1]] for name in ATTRIBUTES}, "expected bool, 0 and 1, or -1 and 1 in .* list"),
+    ):
+        pq.write_table(pa.table(wrong), tmp_path / "labels.parquet")
+        with pytest.raises(UserError, match=words):
+            score(run.store, RunConfig.model_validate(raw))
     pq.write_table(pa.table({"Smiling": [True], "Blond_Hair": [True]}), tmp_path / "labels.parquet")
     with pytest.raises(
         UserError, match=r"score\.cd_labels: expected a column for each .* got none named 'Bangs'"

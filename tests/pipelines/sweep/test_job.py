@@ -195,6 +195,12 @@ def test_ranks_know_direction_and_ties() -> None:
     assert ranks(told, None) == [None] * 5
     assert ranks([figure(1.0), figure(2.0), figure(None)], "lower") == [1, 2, None]
     assert ranks([figure(1.0)], "lower") == [None]
+    alone = [
+        {**figure(0.2), "note": "n = 1: no interval"},
+        figure(0.4, 0.3, 0.5),
+        figure(0.9, 0.8, 1.0),
+    ]
+    assert ranks(alone, "lower") == [None, 1, 2]  # one row without an interval wins nothing
 
 
 def test_tables_say_the_same_in_three_languages() -> None:
@@ -202,7 +208,8 @@ def test_tables_say_the_same_in_three_languages() -> None:
     columns = [Column("flip_rate", "all", "higher"), Column("x<y_z", "flipped", None)]
     grid = Grid("classifier a&b", ["method"], [("one|two",), ("<script>",)], columns, figures)
     text, tex, html = markdown(grid), latex(grid), page(grid)
-    assert "| flip_rate ↑ | x<y_z (flipped) |" in text
+    assert r"| flip_rate ↑ | x\<y_z (flipped) |" in text
+    assert r"| \<script> |" in text
     assert r"| one\|two | **0.900** [0.800, 1.00] | 1.50 |" in text
     assert "<u>0.200</u>" in text
     assert r"one|two & \textbf{0.900} & 1.50 \\" in tex

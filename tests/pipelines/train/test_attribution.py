@@ -169,7 +169,7 @@ def test_mistakes_end_in_one_line(faces: Path, tmp_path: Path) -> None:
     refused("models: expected autoencoder to train attribution, got none", models={})
     refused("expected labels, the columns to learn, got none", labels=[])
     refused("expected each column once in labels, got row twice", labels=["row", "row"])
-    refused("expected a column 'Smilling': did you mean 'Smiling'", labels=["Smilling"])
+    refused("expected a column 'Smilling', got none: did you mean 'Smiling'", labels=["Smilling"])
     refused(
         "split: expected a column of booleans or numbers in .*, got the value 'train'",
         labels=["split"],

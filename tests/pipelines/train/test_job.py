@@ -225,12 +225,37 @@ def test_mistakes_end_in_one_line(
 
 def test_unknown_columns_and_empty_selections_are_told(data: Path) -> None:
     source = config("classifier", data, Path("x")).data
-    with pytest.raises(UserError, match="expected a column 'Smilin': did you mean 'Smiling'"):
+    with pytest.raises(
+        UserError, match="expected a column 'Smilin', got none: did you mean 'Smiling'"
+    ):
         load(source, ["Smilin"])
-    with pytest.raises(UserError, match="expected usable rows, got none"):
+    with pytest.raises(UserError, match=r"expected rows to work on in .*, got 100: of 40 rows"):
         load(source.model_copy(update={"rows": "100:"}), [])
     with pytest.raises(UserError, match=r"data\.path"):
         load(source.model_copy(update={"path": str(data / "nothing")}), [])
+
+
+def test_reversed_classes_are_told(data: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    raw = config("classifier", data, tmp_path / "x.safetensors", classes=["smiling", "neutral"])
+    train(raw, lines.append)
+    assert any("warning: data.label: 'Smiling' is bool, and False is" in line for line in lines)
+
+
+def test_columns_in_the_folders_names_are_learnt_and_told(data: Path, tmp_path: Path) -> None:
+    table = pq.read_table(data).drop_columns(["Smiling"])
+    for at, (smiling, part) in enumerate((("0", "train"), ("1", "train"), ("1", "test"))):
+        folder = tmp_path / "in" / f"Smiling={smiling}" / f"part={part}"
+        folder.mkdir(parents=True)
+        pq.write_table(table.slice(13 * at, 13), folder / "a.parquet")
+    lines: list[str] = []
+    source = {"path": str(tmp_path / "in"), "size": 32, "label": "Smiling", "split": "part"}
+    raw = config("classifier", data, tmp_path / "x.safetensors").model_dump()
+    out = train(check(TrainConfig, {**raw, "data": source, "holdout": None}, "test"), lines.append)
+    for name in ("Smiling", "part"):
+        assert f"{name}: read from the folders' names, {name}=..." in lines
+    card = yaml.safe_load(Path(out).with_suffix(".yaml").read_text())
+    assert card["holdout"]["rows"] == 13
 
 
 def test_rows_are_a_slice_over_all_files(data: Path) -> None:
@@ -240,6 +265,77 @@ def test_rows_are_a_slice_over_all_files(data: Path) -> None:
     assert len(whole) == 39  # row 3 is broken
     assert torch.equal(part.images, whole.images[17:22])
     assert part.columns["Smiling"] == whole.columns["Smiling"][17:22]
+
+
+@pytest.fixture
+def split_data(data: Path, tmp_path: Path) -> Path:
+    """The rows of `data` in two files, of which every third is for testing and one has no split."""
+    table = pq.read_table(data)
+    names = ["train", "validation", "train", "train", "test", None] + ["train", "test"] * 17
+    folder = tmp_path / "split"
+    folder.mkdir()
+    whole = table.append_column("part", pa.array(names))
+    for at in range(2):
+        pq.write_table(whole.slice(20 * at, 20), folder / f"{at}.parquet")
+    return folder
+
+
+def only(folder: Path, to: Path, *splits: str) -> Path:
+    to.mkdir()
+    table = pq.read_table(folder)
+    keep = pa.array([name in splits for name in table["part"].to_pylist()])
+    pq.write_table(table.filter(keep).drop_columns(["part"]), to / "a.parquet")
+    return to
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_split_trains_on_train_rows_and_measures_on_the_others(
+    own: bool, split_data: Path, tmp_path: Path
+) -> None:
+    """The same bytes and figures as from two folders that were split by hand."""
+
+    def made(name: str, data: dict[str, Any], held: dict[str, Any] | None) -> tuple[bytes, Any]:
+        given = {"size": 32, "label": "Smiling"}
+        out = tmp_path / f"{name}.safetensors"
+        raw = {"name": "x", "role": "classifier", "data": {**given, **data}, "steps": 3, "batch": 4}
+        raw |= {"holdout": {**given, **held}} if held else {}
+        train(check(TrainConfig, {**raw, "out": str(out), **ROLES["classifier"]}, "test"))
+        return out.read_bytes(), yaml.safe_load(out.with_suffix(".yaml").read_text())["holdout"]
+
+    split = {"path": str(split_data), "split": "part", "columns": ["part"]}
+    got = made("split", split, {**split, "columns": []} if own else None)
+    parts = [
+        {"path": str(only(split_data, tmp_path / "-".join(names), *names))}
+        for names in (["train"], ["validation", "test"])
+    ]
+    assert got == made("by-hand", *parts)
+    assert got[1]["rows"] == 19
+
+
+def test_a_split_that_cannot_be_meant_ends_before_the_training(
+    split_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ClassifierTrainer, "fit", lambda *_: pytest.fail("trained"))
+    alone = only(split_data, tmp_path / "alone", "train")
+    table = pq.read_table(alone)
+    pq.write_table(table.append_column("part", [["train"] * len(table)]), alone / "a.parquet")
+    source = {"size": 32, "label": "Smiling", "split": "part"}
+    for data, held, words in (
+        ({"split": "test"}, {}, "data.split: expected a column, train or null, got test"),
+        ({}, {"split": "train"}, "holdout.split: expected a column, test or null, got train"),
+        (
+            {},
+            {"path": str(alone)},
+            "holdout: expected rows whose part is not train in .*: take other",
+        ),
+        ({"split": "Male"}, {}, "expected usable rows whose Male is train, got none .*False"),
+        ({"split": "prat"}, {}, "expected a column 'prat', got none: did you mean 'part'"),
+    ):
+        given = {**source, "path": str(split_data)}
+        base = config("classifier", split_data, tmp_path / "x.safetensors").model_dump()
+        raw = {**base, "data": {**given, **data}, "holdout": {**given, **held}}
+        with pytest.raises(UserError, match=words):
+            train(check(TrainConfig, raw, "test"), lambda _: None)
 
 
 def test_hidden_lays_a_box_of_one_colour_over_its_share() -> None:

@@ -1,0 +1,94 @@
+"""Whether a data set's own names for its classes go with the classifier's."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from storage.columns import meaning, type_of
+
+NO = r"(not |no |non ?|without |never |un)"  # before the name of a class, it is the other one
+OPPOSITES = {
+    "yes": "no",
+    "true": "false",
+    "positive": "negative",
+    "present": "absent",
+    "on": "off",
+    "with": "without",
+}
+
+
+def class_names(schema: pa.Schema, column: str) -> list[str] | None:
+    """The names that a column's indices have in the schema's metadata, where Hugging Face
+    `datasets` writes them (ClassLabel); None where there are none.
+    """
+    try:
+        feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        for part in [column] if column in feature else column.split("."):
+            feature = feature[part]
+        names = feature["names"] if feature["_type"] == "ClassLabel" else None
+    except (LookupError, TypeError, ValueError):  # none, or not as `datasets` writes it
+        return None
+    good = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return names if good and names else None
+
+
+def contradiction(schema: pa.Schema, column: str, classes: Sequence[str]) -> str | None:
+    """How a column of bools or indices and the classifier's `classes` contradict each other; None
+    where nothing says that they do.
+
+    Indices: a name of the data set is the classifier's at another index. Bools: the class of False
+    is called as the column, or as what is true (smiling, not smiling).
+    """
+    kind = type_of(schema, column)
+    if kind is None or meaning(kind) != "number":
+        return None
+    ours = [_plain(name) for name in classes]
+    names = class_names(schema, column)
+    if names is not None:
+        theirs = [_plain(name) for name in names]
+        for index, name in enumerate(theirs):
+            if name in ours and ours.index(name) != index and not name.isdecimal():
+                return (
+                    f"the data call their classes {_listed(names)}, the classifier's are"
+                    f" {_listed(classes)}: {names[index]!r} is {index} in the data and"
+                    f" {ours.index(name)} to the classifier"
+                )
+    if pa.types.is_boolean(kind) and len(ours) == 2:
+        of = _plain(column.rpartition(".")[2])
+        if (ours[0] == of and ours[1] != of) or _denies(ours[1], ours[0]):
+            return (
+                f"{column!r} is bool, and False is the class {classes[0]!r}, True {classes[1]!r}:"
+                " they seem to be reversed"
+            )
+    return None
+
+
+def unlike(schema: pa.Schema, column: str, classes: Sequence[str]) -> str | None:
+    """How the data set's names of its classes and the classifier's differ, where nobody can tell
+    whether they mean the same; None where they are alike or there are none.
+    """
+    names = class_names(schema, column)
+    if names is None or [_plain(n) for n in names] == [_plain(n) for n in classes]:
+        return None
+    return f"the data call their classes {_listed(names)}, the classifier's are {_listed(classes)}"
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", " ", name).strip().casefold()
+
+
+def _denies(name: str, other: str) -> bool:
+    """Is a name that of what the other is not."""
+    if OPPOSITES.get(other) == name or re.fullmatch(NO + re.escape(other), name):
+        return True
+    first, _, rest = other.partition(" ")
+    return bool(rest) and name == f"{OPPOSITES.get(first, '?')} {rest}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(f"{index} {name}" for index, name in enumerate(names[:6]))
+    return f"{shown}, ..." if len(names) > 6 else shown

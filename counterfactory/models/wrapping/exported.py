@@ -1,0 +1,165 @@
+"""Archives as networks: left in training mode or not, and for whatever batch they were made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+SWITCHES = ("train", "training")  # arguments of operators that are false in eval mode
+RATES = ("dropout_p", "p", "dropout")  # a switch with a rate of 0 does nothing
+Argument = tuple[str, Any]
+
+
+class InBatches(nn.Module):
+    """A program made for batches of `rows`: other batches go through it in parts of so many.
+
+    The last part is filled up with its last row, and what comes of that is dropped.
+    """
+
+    def __init__(self, program: nn.Module, rows: int) -> None:
+        super().__init__()
+        self.program, self.rows = program, rows
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """What the program returns, (B,...), of inputs (B,...)."""
+        count = len(inputs[0])
+        outputs = []
+        for parts in zip(*(torch.split(one, self.rows) for one in inputs), strict=True):
+            lacking = self.rows - len(parts[0])
+            outputs.append(self.program(*(_filled(part, lacking) for part in parts)))
+        return joined(outputs, count)
+
+
+class ByItself(nn.Module):
+    """A TorchScript network that is asked row by row where it fails on several rows at once, as one
+    does that was traced with one image.
+    """
+
+    def __init__(self, script: nn.Module) -> None:
+        super().__init__()
+        self.script, self.alone = script, False
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """What the script returns, (B,...), of inputs (B,...)."""
+        count = len(inputs[0])
+        if count > 1 and not self.alone:
+            try:
+                return self.script(*inputs)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                try:
+                    outputs = [self.script(*(one[:1] for one in inputs))]
+                except RuntimeError:  # one image fails as well: another reason
+                    raise error from None
+                self.alone = True
+        if count > 1:
+            rows = zip(*(torch.split(one, 1) for one in inputs), strict=True)
+            outputs = [self.script(*row) for row in rows]
+            return joined(outputs, count)
+        return self.script(*inputs)
+
+
+def _filled(part: Tensor, lacking: int) -> Tensor:
+    return torch.cat([part, part[-1:].expand(lacking, *part.shape[1:])]) if lacking else part
+
+
+def joined(outputs: list[Any], count: int) -> Any:
+    """Outputs of parts as one of `count` rows; tensors, or tuples, lists and dicts of them."""
+    first = outputs[0]
+    if isinstance(first, Tensor):
+        return torch.cat(outputs)[:count]
+    if isinstance(first, dict):
+        return {key: joined([one[key] for one in outputs], count) for key in first}
+    if isinstance(first, tuple | list):
+        return [joined(list(part), count) for part in zip(*outputs, strict=True)]
+    return first
+
+
+def network_of_program(program: torch.export.ExportedProgram) -> nn.Module:
+    """An exported program as a network for batches of any size; ValueError where it was exported in
+    training mode.
+
+    Its `fixed_channels` are those of the images that it was exported with.
+    """
+    graph = program.graph_module.graph
+    expect_eval(
+        (str(node.target), _arguments(node)) for node in graph.nodes if node.op == "call_function"
+    )
+    shape = _input_shape(program)
+    network: nn.Module = program.module()
+    if shape and isinstance(shape[0], int):
+        network = InBatches(network, shape[0])
+    if len(shape) == 4 and isinstance(shape[1], int):
+        network.fixed_channels = shape[1]  # type: ignore[assignment]
+    return network
+
+
+def _input_shape(program: torch.export.ExportedProgram) -> list[Any]:
+    """The first input's sides; a number where one is fixed."""
+    names = program.graph_signature.user_inputs
+    for node in program.graph_module.graph.nodes:
+        if names and node.op == "placeholder" and node.name == names[0]:
+            return list(getattr(node.meta.get("val"), "shape", ()))
+    return []
+
+
+def _arguments(node: Any) -> list[Argument]:
+    """An operator's arguments by their names, those left out with their defaults."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return []
+    given = dict(zip((one.name for one in schema.arguments), node.args, strict=False))
+    return [
+        (one.name, node.kwargs.get(one.name, given.get(one.name, one.default_value)))
+        for one in schema.arguments
+    ]
+
+
+def expect_eval(operators: Iterable[tuple[str, Iterable[Argument]]]) -> None:
+    """ValueError where an operator, by its name and its arguments' values, works as in training.
+
+    A switch that is no constant (None) follows the network's own mode.
+    """
+    for name, pairs in operators:
+        values = dict(pairs)
+        on = next((switch for switch in SWITCHES if values.get(switch) is True), None)
+        idle = any(values.get(rate, 1) == 0 for rate in RATES)
+        # Batch norm without running figures is the same in both modes.
+        plain = "batch_norm" in name and values.get("running_mean", name) is None
+        rate = values.get("dropout_p")
+        draws = "bernoulli" in name or (isinstance(rate, float) and rate > 0)
+        if (on and not idle and not plain) or draws:
+            raise ValueError(
+                f"expected an archive of a network in eval mode, got {name} with"
+                f" {f'{on}=True' if on else 'random numbers'}: call .eval() before the export"
+            )
+
+
+def expect_eval_script(script: nn.Module) -> None:
+    """ValueError where a TorchScript network was traced in training mode.
+
+    What stands in a branch is left out: the network's own mode decides about it.
+    """
+    try:
+        graph: Any = script.inlined_graph
+    except RuntimeError:  # no method forward: it will say so itself
+        return
+    expect_eval(
+        (node.kind(), _script_arguments(node))
+        for node in graph.nodes()
+        if node.kind().startswith("aten::") and node.schema() != "(no schema)"
+    )
+
+
+def _script_arguments(node: Any) -> Iterator[Argument]:
+    """An operator's arguments by their names; None where one is computed."""
+    names = [one.name for one in torch._C.parse_schema(node.schema()).arguments]
+    for name, value in zip(names, node.inputs(), strict=False):
+        if name in (*SWITCHES, *RATES):
+            yield name, value.toIValue()
+        elif name == "running_mean":
+            yield name, None if value.type().kind() == "NoneType" else ""

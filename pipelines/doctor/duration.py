@@ -1,0 +1,193 @@
+"""The doctor on time: how long the whole command would take, from what its parts take here."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import torch
+
+from actors.score import available, causal_columns, networks, query_column, view
+from configs.schema import RunConfig
+from counterfactory.methods.contract import Answers, ImageAnswers, ImageQueries, Queries
+from counterfactory.metrics.catalogue import function, measured
+from counterfactory.metrics.flops import tflops
+from counterfactory.metrics.pairs import Pairs
+from storage.codec import decode, encode
+
+LONG = 30.0  # seconds: what would take longer is not tried beside the first call
+BATCH = 16  # rows of a call where engine.batch is auto
+# Measured on two cores; seconds.
+RAY, OTHER = 5.0, 1.0  # to start a local Ray; to close a run: table, report
+ROW = 0.002  # of the driver, for an answer: sums, prompts, augmentation set, report
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds of the parts of a run.
+
+    imports: of Python and torch; loads: of the models; row: of the method, score: of the metrics,
+    for a row and all of its answers; pictures: decoding and encoding a row's images; count: of one
+    row whose floating-point operations are counted.
+    """
+
+    imports: float
+    loads: float
+    row: float
+    score: float = 0.0
+    pictures: float = 0.0
+    count: float = 0.0
+
+
+@dataclass(frozen=True)
+class Promise:
+    """Seconds of a whole `run`, by what they go to."""
+
+    start: float
+    generate: float
+    score: float
+    rest: float
+
+    def __str__(self) -> str:
+        parts = (
+            ("start", self.start),
+            ("generate", self.generate),
+            ("score", self.score),
+            ("report and the rest", self.rest),
+        )
+        return ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in parts)
+
+    @property
+    def whole(self) -> str:
+        """The sum, as text."""
+        return format_duration(self.start + self.generate + self.score + self.rest)
+
+
+def promise(config: RunConfig, rows: int, answers: int, workers: int, costs: Costs) -> Promise:
+    """What a run of so many rows, with so many answers to each, takes as a whole.
+
+    Shards are worked on whole, so the last ones leave workers idle, and a run of one shard has one
+    worker. Each stage with workers loads its models anew; on Ray each worker imports torch, too.
+    """
+    engine = config.engine
+    shards = math.ceil(rows / engine.shard_rows)
+    turns = math.ceil(shards / workers) * min(engine.shard_rows, rows)
+    stages = 3 if "attribution" in config.models else 2
+    on_ray = engine.kind == "ray"
+    each_start = costs.loads + (costs.imports if on_ray else 0.0)
+    local = on_ray and not (engine.address or os.environ.get("RAY_ADDRESS"))
+    counted = min(config.score.flops_rows, rows) * costs.count
+    return Promise(
+        start=costs.imports + stages * each_start + (RAY if local else 0.0),
+        generate=turns * (costs.row + costs.pictures),
+        score=turns * (costs.score + costs.pictures) + counted,
+        rest=OTHER + ROW * rows * answers,
+    )
+
+
+def measure(
+    config: RunConfig,
+    loaded: Mapping[str, Any],
+    loads: float,
+    ask: Callable[[int], Queries | None],
+    call: Callable[[Queries], Answers],
+    first: tuple[Queries, Answers, float],
+) -> Costs:
+    """What a run's parts take here.
+
+    ask: queries for the first n sampled rows; call: the method; first: a call that was made, and
+    its seconds, with all that a first call does once. A batch as the run has them is timed where
+    it would take no more than LONG, and so is the count of a row's operations.
+    """
+    queries, answers, seconds = first
+    each = seconds / len(queries)
+    batch = config.engine.batch if isinstance(config.engine.batch, int) else BATCH
+    if each * batch <= LONG and (more := ask(batch)) is not None:
+        started = time.perf_counter()
+        answers = call(more)
+        int(answers.flipped.sum())  # waits for a GPU
+        queries, each = more, (time.perf_counter() - started) / len(more)
+    # a row alone: on a GPU as long as a few together, on a CPU not much longer than its share
+    count = seconds if queries.source.is_cuda else 1.5 * each
+    if config.score.flops_rows and seconds <= LONG and (one := ask(1)) is not None:
+        started = time.perf_counter()
+        tflops(partial(call, one))
+        count = time.perf_counter() - started
+    scoring = pictures = 0.0
+    if isinstance(queries, ImageQueries) and isinstance(answers, ImageAnswers):
+        scoring = _score_seconds(config, loaded, queries, answers) / len(queries)
+        pictures = _picture_seconds(answers) / len(queries)
+    return Costs(import_seconds(), loads, each, scoring, pictures, count)
+
+
+def _score_seconds(
+    config: RunConfig, loaded: Mapping[str, Any], queries: ImageQueries, answers: ImageAnswers
+) -> float:
+    """Of the figures of a batch's answers, as the score worker computes them; 0 where a model that
+    they need was not loaded."""
+    plain = config.model_dump()
+    specs, settings, looks = plain["models"], plain["score"], networks(plain["models"])
+    names = [name for name in ("classifier", "oracle", "second") if name in specs]
+    if any(name not in loaded for name in (*names, *looks.values())):
+        return 0.0
+    given = len(answers.counterfactual) // len(queries)
+    asked = queries.repeated(given)
+    attributes = loaded["oracle"].attributes if "oracle" in loaded else ()
+    started = time.perf_counter()
+    with torch.inference_mode():
+        pairs = Pairs(
+            asked.images,
+            answers.counterfactual,
+            asked.source.cpu(),
+            asked.target.cpu(),
+            ids=[str(row) for row in range(len(queries)) for _ in range(given)],
+            networks={name: loaded[name] for name in names}
+            | {figure: view(figure, name, loaded[name]) for figure, name in looks.items()},
+            settings=settings,
+            causal=causal_columns(attributes, settings["causal"]),
+            query=query_column(attributes, settings),
+            size=settings["batch"],
+        )
+        for metric in measured(available(specs, settings)):
+            if metric.function:
+                function(metric.function)(pairs)
+    return time.perf_counter() - started
+
+
+def _picture_seconds(answers: ImageAnswers) -> float:
+    """Of encoding and decoding a batch's images, of which an original has as many."""
+    pixels = (answers.counterfactual.clamp(0, 1) * 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+    height, width = pixels.shape[1:3]
+    started = time.perf_counter()
+    for image in pixels:
+        decode(encode(image), size=(width, height), crop=None, max_pixels=height * width)
+    return 2 * (time.perf_counter() - started)
+
+
+@cache
+def import_seconds() -> float:
+    """Of starting Python with all that a worker imports, in a process of its own."""
+    started = time.perf_counter()
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    subprocess.run(
+        [sys.executable, "-c", "import actors.generate"],
+        env={**os.environ, "PYTHONPATH": path},
+        check=False,
+        capture_output=True,
+    )
+    return time.perf_counter() - started
+
+
+def format_duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.5 h` or `2.1 days`."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {unit}" if unit != "min" else f"{seconds / size:.0f} min"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,229 @@
+"""A judge's answers: from files as servers and editors leave them to four scores for each prompt,
+or the reason why there are none.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+from configs.strict import UserError
+from counterfactory.metrics.judge import CRITERIA
+from storage.uri import open_store, split_url
+
+ANSWER_FILE = re.compile(r"\.(jsonl|ndjson|json)(\.gz)?\Z", re.IGNORECASE)
+MOST_BYTES = 2 * 2**30  # of an unpacked file
+# Between the values of a file: JSON lines, a JSON array, JSON text sequences (RFC 7464).
+GAP = re.compile(r"[\s,\[\]\x1e\ufeff]*")
+LINE_END = re.compile(r"[\r\n]|\Z")
+TAKEN = 1000  # broken values that are looked for beyond their line, and objects tried in an answer
+THOUGHT = re.compile(r"</?(?:think|thinking)>", re.IGNORECASE)
+BOMS = (
+    (b"\xff\xfe\x00\x00", "utf-32"),
+    (b"\x00\x00\xfe\xff", "utf-32"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+)
+# JSON begins with ASCII, so without a mark the places of zeros among the first bytes tell
+ZEROS = {
+    (1, 3): "utf-16-le",
+    (0, 2): "utf-16-be",
+    (1, 2, 3): "utf-32-le",
+    (0, 1, 2): "utf-32-be",
+}
+decoder = json.JSONDecoder()
+
+
+class BadAnswer(ValueError):  # noqa: N818 (the answer is bad, not the program)
+    """An answer that gives no four scores; str() is the reason, `said` what the model wrote."""
+
+    said = ""
+
+
+def read_answers(path: str) -> Iterator[tuple[str | None, dict[str, int] | BadAnswer]]:
+    """The custom_id and the scores of each answer of a file, or of all answer files of a folder in
+    name order.
+
+    Files: JSON lines, one JSON array or JSON values one after the other, gzip or not, in UTF-8,
+    UTF-16 or UTF-32 with or without a byte order mark. UserError where there is no such file, or
+    where it cannot be unpacked.
+    """
+    folder, name = split_url(open_store(path).uri)
+    names = [name]
+    if not folder.is_file(name):
+        folder = open_store(path)
+        names = [file for file in folder.list("") if ANSWER_FILE.search(file)]
+    if not names:
+        raise UserError(f"answers: expected a JSONL file or a folder of them, got {path}")
+    for file in names:
+        for value in read_values(to_text(folder.read(file), folder.url(file))):
+            yield read_answer(value)
+
+
+def to_text(data: bytes, where: str) -> str:
+    """A file's text; bytes that are no text of its encoding become U+FFFD."""
+    if data.startswith(b"\x1f\x8b"):
+        try:
+            with gzip.open(io.BytesIO(data)) as file:
+                data = file.read(MOST_BYTES + 1)
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(f"answers: expected a whole gzip file, got {where}: {error}") from None
+        if len(data) > MOST_BYTES:
+            raise UserError(f"answers: expected at most {MOST_BYTES:,} bytes unpacked in {where}")
+    encoding = next((name for mark, name in BOMS if data.startswith(mark)), None)
+    if encoding is None:
+        zeros = tuple(place for place, byte in enumerate(data[:4]) if byte == 0)
+        encoding = ZEROS.get(zeros, "utf-8-sig")
+    return data.decode(encoding, errors="replace")
+
+
+def read_values(text: str) -> Iterator[Any]:
+    """The JSON objects of a text, those in an array too, and None for each line that is part of
+    none.
+    """
+    at = failed = 0
+    while (at := _after(text, at)) < len(text):
+        end = LINE_END.search(text, at).start()  # type: ignore[union-attr]  # \Z is always found
+        try:
+            if text[at] != "{":
+                raise ValueError
+            if failed < TAKEN:
+                value, at = decoder.raw_decode(text, at)
+            else:  # an error costs the length of what was looked at
+                value, at = json.loads(text[at:end].rstrip(", ]")), end
+        except (ValueError, RecursionError):
+            failed += 1
+            value, at = None, end
+        yield value
+
+
+def _after(text: str, at: int) -> int:
+    return GAP.match(text, at).end()  # type: ignore[union-attr]  # matches nothing, too
+
+
+def read_answer(answer: Any) -> tuple[str | None, dict[str, int] | BadAnswer]:
+    """The custom_id and the four scores of one answer, or why there are none.
+
+    Takes OpenAI's answers (response.body.choices) and those of servers that put the completion
+    straight into `response`.
+    """
+    if not isinstance(answer, dict):
+        return None, BadAnswer("the line is no JSON object")
+    if not isinstance(answer.get("custom_id"), str):
+        return None, BadAnswer("the line has no custom_id")
+    try:
+        return answer["custom_id"], _scores(answer)
+    except BadAnswer as reason:
+        return answer["custom_id"], reason
+
+
+def _scores(answer: dict[str, Any]) -> dict[str, int]:
+    choice = _choice(answer)
+    message = choice["message"] if isinstance(choice.get("message"), dict) else {}
+    if message.get("refusal"):
+        raise BadAnswer("the model refused")
+    cut_off = choice.get("finish_reason") == "length"
+    content = _text(message.get("content"))
+    if not content.strip() and not cut_off:
+        # where some servers leave the whole answer of a model whose thoughts they part off
+        content = _text(message.get("reasoning_content")) or _text(message.get("reasoning"))
+    try:
+        return read_scores(content)
+    except BadAnswer as error:
+        # a complete answer may be followed by blanks up to the limit, so that one is read
+        reason = BadAnswer("the answer was cut off (max_tokens)") if cut_off else error
+        if not content.strip() and not cut_off:
+            reason = BadAnswer("the answer has no content")
+        reason.said = content
+        raise reason from None
+
+
+def _choice(answer: dict[str, Any]) -> dict[str, Any]:
+    """The model's first choice; reasons hold no more of the line than a status or an error's
+    code.
+    """
+    error, response = answer.get("error"), answer.get("response")
+    if error:
+        code = error.get("code") or error.get("type") if isinstance(error, dict) else None
+        raise BadAnswer(
+            f"the server answered with an error{f' ({str(code)[:40]})' if code else ''}"
+        )
+    if not isinstance(response, dict):
+        prompt = isinstance(answer.get("body"), dict) and "method" in answer
+        raise BadAnswer(
+            "the line is a prompt, not an answer" if prompt else "the line has no response"
+        )
+    if response.get("status_code", 200) != 200:
+        raise BadAnswer(f"the server answered with status {str(response['status_code'])[:10]}")
+    body = response["body"] if isinstance(response.get("body"), dict) else response
+    choices = body.get("choices")
+    return (
+        choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    )
+
+
+def _text(content: Any) -> str:
+    """A message's text, whole or in parts; "" where there is none."""
+    if isinstance(content, list):
+        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return content if isinstance(content, str) else ""
+
+
+def read_scores(content: str) -> dict[str, int]:
+    """Four whole numbers from 1 to 10 out of a model's text; BadAnswer otherwise.
+
+    Thoughts (`<think>`) are left out. Of prose and code fences around JSON the last object with all
+    criteria counts, since models draft before they answer. 2, 2.0 and "2" are the same number; a
+    fraction is refused: to round it would be our judgement.
+    """
+    marks = list(THOUGHT.finditer(content))
+    if marks and not marks[-1][0].startswith("</"):
+        raise BadAnswer("the thoughts have no end")
+    # of thoughts only the end is sure to be there: the prompt's template may begin them
+    found = _last_object(content[marks[-1].end() :] if marks else content)
+    return {name: _whole(name, found[name]) for name in CRITERIA}
+
+
+def _last_object(text: str) -> dict[str, Any]:
+    """The last JSON object of a text that has all criteria, by lower-case keys; BadAnswer says what
+    is wrong with the text where there is none.
+    """
+    try:
+        whole: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        whole = None
+    reason, at = "the content is no JSON", len(text)
+    if whole is not None and not isinstance(whole, dict):
+        reason = f"the content is no JSON object but a {type(whole).__name__}"
+    for _ in range(TAKEN):
+        at = text.rfind("{", 0, at)
+        if at < 0:
+            break
+        try:
+            found = decoder.raw_decode(text, at)[0]
+        except (ValueError, RecursionError):
+            continue
+        named = {name.strip().lower(): value for name, value in found.items()}
+        missing = [name for name in CRITERIA if name not in named]
+        if not missing:
+            return named
+        reason = f"{missing[0]} is missing"
+    raise BadAnswer(reason)
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            value = None
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
+        raise BadAnswer(f"{name} is no whole number")
+    if not 1 <= value <= 10:
+        raise BadAnswer(f"{name} is not within 1 to 10")
+    return int(value)
