@@ -28,7 +28,7 @@ from storage.uri import data_files
 
 LABELS = ("label", "labels", "class", "target", "category", "y")  # usual names, the likeliest first
 IDS = ("id", "image_id", "uuid", "key", "file", "file_name", "filename", "path", "name")
-SPLITS = ("train", "val", "valid", "validation", "test", "dev")
+SPLITS = {"train", "val", "valid", "validation", "test", "dev"}
 TRUTH, INDICES, NAMES = "true or false", "indices", "names"  # kinds of labels
 MOST_CLASSES = 1000
 UNIQUE_ROWS = 1_000_000  # ids of a larger data set are not all compared
@@ -66,7 +66,6 @@ class Label:
 class Found:
     """What was found in a data set.
 
-    split_files: splits that the files of a folder are named after, as train-00000.parquet is;
     labels: the columns that can be one, the likeliest first; sizes: of the sampled images, width
     and height; sample: some of its rows.
     """
@@ -74,7 +73,6 @@ class Found:
     path: str
     rows: int
     files: int
-    split_files: list[str]
     image: str
     labels: list[Label]
     id: str | None
@@ -115,7 +113,6 @@ def look_at_data(path: str, label: str | None = None) -> Found:
         raise UserError(f"--label: expected a column of {path}, got {label!r}: {hint}")
     image = next((name for name in images if name.lower() in ("image", "img")), images[0])
     plain = [column.name for column in schema if _is_plain(column.type) and column.name != image]
-    names = [name for _, name in data_files(path)]
     facts = _columns(spread(shards, FACTS, FACTS_EACH), plain)
     sample = [
         with_files(row, [image], shard.file)
@@ -134,8 +131,7 @@ def look_at_data(path: str, label: str | None = None) -> Found:
     return Found(
         path=path,
         rows=sum(shard.rows for shard in shards),
-        files=len(names),
-        split_files=_split_files(path, names),
+        files=len(data_files(path)),
         image=image,
         labels=labels,
         id=id,
@@ -181,19 +177,13 @@ def _find_id(shards: Sequence[Shard], schema: pa.Schema, plain: list[str]) -> st
     return None
 
 
-def _split_files(path: str, names: list[str]) -> list[str]:
-    if path.endswith(".parquet") or "*" in path:
-        return []
-    return [split for split in SPLITS if any(name.startswith(f"{split}-") for name in names)]
-
-
 def _find_split(facts: dict[str, list[Any]]) -> str | None:
     """The column whose cells are names of splits."""
     return next(
         (
             name
             for name, cells in facts.items()
-            if cells and {str(c).lower() for c in cells} <= set(SPLITS)
+            if cells and {str(c).lower() for c in cells} <= SPLITS
         ),
         None,
     )
