@@ -95,4 +95,5 @@ def test_the_error_of_the_page_is_the_programs(folder: Path) -> None:
         load_models({"models": {"classifier": spec}}, ["classifier"], torch.device("cpu"))
     shown = re.search(r"^    (models\.classifier: .*\n    .*)$", PAGE, re.M)
     assert shown is not None
-    assert str(error.value) == " ".join(shown[1].split())
+    for part in " ".join(shown[1].split()).split(" ... "):
+        assert part in str(error.value)

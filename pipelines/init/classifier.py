@@ -4,7 +4,6 @@ it on images of the data.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -19,9 +18,10 @@ from torch import Tensor
 
 from actors.modality import as_tensor
 from actors.pinned.load import load_models
+from actors.rows.files import bytes_of, expect_bytes
 from configs.schema import ImageData, ModelConfig
 from configs.strict import UserError, check, expand, presets
-from counterfactory.models.wrapping.wrap import scores_of
+from counterfactory.models.wrapping.wrap import channels_of, scores_of
 from pipelines.doctor.classifier import NORMALISATIONS, Statistics, in_batches
 from pipelines.init.data import LABELS, NAMES, Found, Label, usual_rank
 from storage.codec import BadRow, decode
@@ -40,6 +40,8 @@ SIDES = (
     512,
 )  # px: tried where the data's does not fit
 TRIED = 64  # images
+PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
+MANY = 50  # classes that are not written out where the model names them
 CLEARLY = 0.2  # so much more of the labels must another order of the classes hit
 CPU = torch.device("cpu")
 KINDS = (
@@ -94,12 +96,11 @@ def look_at_classifier(
     if given.endswith((".yaml", ".yml")) or given in presets("model"):
         return _known(given, images, rows, data)
     spec = draft(given, weights, settings)
-    names = list(load(spec).classes) if spec["source"] == "huggingface" else []
-    notes = {"mean": "from its preprocessor_config.json"} if "mean" in spec else {}
-    side, outputs = _probe(spec, images, (data.side(1), *SIDES))
-    if "size" not in spec and side is not None:
-        spec["size"], notes["size"] = side, f"it takes no images of {size} px, but of {side}"
+    notes: dict[str, str] = {}
+    outputs = _probe(spec, notes, images, (data.side(1), *SIDES))
     count = max(outputs, 2)
+    named = list(load(spec).classes) if spec["source"] == "huggingface" else []
+    names = named if len(named) == count else []
     if outputs == 1:
         spec["head"], notes["head"] = "sigmoid", "it has one output"
     fitting = [
@@ -107,44 +108,26 @@ def look_at_classifier(
         for label in data.labels
         if (label.fits(names) if names else len(label.classes) == count)
     ]
-    readings: Sequence[Statistics] = (
-        [("", spec["mean"], spec["std"])] if "mean" in spec else NORMALISATIONS
-    )
-    tried = []
-    for text, mean, std in readings:
-        read = {**spec, "classes": names or _numbered(count), "mean": mean, "std": std}
-        tried.append(
-            (compare(in_batches(load(read), images), rows, fitting, names), text, mean, std)
-        )
-    best, text, mean, std = max(tried, key=lambda one: one[0].share)
-    if "mean" not in spec:
-        spec |= {"mean": mean, "std": std}
-        alike = [other for found, other, *_ in tried if found.share == best.share and other != text]
-        why = f"{text}: of {len(tried)} usual ones it fits the labels best" + (
-            f", as well as {' and '.join(alike)}" if alike else ""
-        )
-        unknown = "not known, for there are no labels to compare with"
-        notes["mean"] = f"{why if best.label else unknown}: set what it was trained with"
+    spec["classes"] = names or _numbered(count)
+    best = _normalise(spec, notes, images, rows, fitting, names)
     if best.label is not None:
-        notes["target"] = str(best)
-    spec["classes"] = (
-        names or best.order or (best.label.classes if best.label else _numbered(count))
-    )
-    if not names:
-        notes["classes"] = (
-            f"{count} outputs: write their names here, in their order"
-            if best.label is None
-            else "in the order that agrees with the labels: check it"
-        )
-    access = check(ModelConfig, spec, given).given
-    return Reading(spec, spec["classes"], access, best.label, notes)
+        notes["source"] = str(best)
+    if not names and best.label is not None:
+        spec["classes"] = best.order or best.label.classes
+        notes["classes"] = "in the order that agrees with the labels: check it"
+    elif not names:
+        notes["classes"] = f"{count} outputs: write their names here, in their order"
+    access, classes = check(ModelConfig, spec, given).given, spec["classes"]
+    if names and len(names) > MANY:
+        del spec["classes"]  # the model's own config has them
+    return Reading(spec, classes, access, best.label, notes)
 
 
 def draft(given: str, weights: str | None, settings: dict[str, Any]) -> dict[str, Any]:
     """The model's settings as far as its files say them; UserError where it is none of KINDS."""
     path, base = Path(given), {"role": "classifier"}
     if (path / "config.json").is_file():
-        return {**base, "source": "huggingface", "weights": given, **_preprocessing(path)}
+        return {**base, "source": "huggingface", "weights": given}
     if path.is_file():
         if path.suffix == ".onnx":
             return {**base, "source": "onnx", "weights": given}
@@ -215,6 +198,39 @@ def load(spec: dict[str, Any]) -> Any:
         raise UserError(f"--classifier: {text}") from None
 
 
+def _normalise(
+    spec: dict[str, Any],
+    notes: dict[str, str],
+    images: Tensor,
+    rows: Sequence[Row],
+    labels: Sequence[Label],
+    names: Sequence[str],
+) -> Agreement:
+    """Put the mean and std into `spec` with which the predictions hit a label best, unless the
+    network's folder has them, and say so in `notes`; names: of the outputs, where they are known.
+    """
+    known = any(Path(str(spec["weights"]), name).is_file() for name in PREPROCESSORS)
+    readings: Sequence[Statistics] = [("", [], [])] if known else NORMALISATIONS
+    if spec.get("channels") == 1:
+        readings = [reading for reading in readings if len(reading[1]) < 3]
+    tried = []
+    for text, mean, std in readings:
+        scores = in_batches(load({**spec, "mean": mean, "std": std}), images)
+        tried.append((compare(scores, rows, labels, names), text, mean, std))
+    best, text, mean, std = max(tried, key=lambda one: one[0].share)
+    if known:
+        notes["weights"] = "its preprocessor_config.json has the size, mean and std"
+    else:
+        spec |= {"mean": mean, "std": std}
+        alike = [other for found, other, *_ in tried if found.share == best.share and other != text]
+        why = f"{text}: of {len(tried)} usual ones it fits the labels best" + (
+            f", as well as {' and '.join(alike)}" if alike else ""
+        )
+        unknown = "not known, for there are no labels to compare with"
+        notes["mean"] = f"{why if best.label else unknown}: set what it was trained with"
+    return best
+
+
 def _known(given: str, images: Tensor, rows: list[Row], data: Found) -> Reading:
     """The reading of a preset or a YAML file: as it stands, compared with the labels."""
     spec = check(ModelConfig, expand(given, "model"), given)
@@ -232,46 +248,40 @@ def _decoded(data: Found, size: int) -> tuple[Tensor, list[Row]]:
     images, rows = [], []
     most = ImageData.model_fields["max_pixels"].default
     for row in data.sample[:: -(-len(data.sample) // TRIED)]:
-        cell = row[data.image]
-        content = cell.get("bytes") if isinstance(cell, dict) else cell
         with suppress(BadRow):
-            images.append(decode(content, size=size, crop=None, max_pixels=most))
+            expect_bytes(row[data.image], "image")
+            images.append(decode(bytes_of(row[data.image]), size=size, crop=None, max_pixels=most))
             rows.append(row)
     if not images:
         raise UserError(f"--data: expected images that can be read in {data.path}, got none")
     return as_tensor(np.stack(images), CPU), rows
 
 
-def _probe(spec: dict[str, Any], images: Tensor, sides: Sequence[int]) -> tuple[int | None, int]:
-    """The first of the input sides that the network takes, None where it takes the images as they
-    are, and how many outputs it has.
+def _probe(
+    spec: dict[str, Any], notes: dict[str, str], images: Tensor, sides: Sequence[int]
+) -> int:
+    """How many outputs the network has.
+
+    Where it takes no images (n,3,H,W) as they are, the first side that it takes goes into `spec`,
+    and the channels where it takes gray ones; `notes` say why.
     """
-    first = ""
-    for side in (spec.get("size"), *sides):
-        model = load({**spec, "size": side})
+    first, model, given = "", load(spec), images.shape[-1]
+    for side in dict.fromkeys((model.size, *sides)):
+        model.size, model.channels = side, channels_of(model.network, side or given)
         try:
             with torch.no_grad():
                 scores = scores_of(model.network(model.prepare(images[:2])))
-            return side, scores.shape[1]
         except Exception as error:  # a foreign network may raise anything
             # TorchScript says what failed in its last line
             last = (str(error).strip().splitlines() or [""])[-1]
             first = first or f"{type(error).__name__}: {last}"
+            continue
+        if first and side is not None:
+            spec["size"], notes["size"] = side, f"it takes no images of {given} px, but of {side}"
+        if model.channels == 1:
+            spec["channels"], notes["channels"] = 1, "it takes gray images"
+        return scores.shape[1]
     raise UserError(f"--classifier: expected a network that takes images, got {first[:400]}")
-
-
-def _preprocessing(folder: Path) -> dict[str, Any]:
-    """Side, mean and std as a Hugging Face folder has them."""
-    try:
-        told = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    size = told.get("crop_size") if told.get("do_center_crop") else told.get("size")
-    side = next(iter(size.values()), None) if isinstance(size, dict) else size
-    found: dict[str, Any] = {"size": side} if isinstance(side, int) else {}
-    if told.get("do_normalize", True) and told.get("image_mean") and told.get("image_std"):
-        found |= {"mean": told["image_mean"], "std": told["image_std"]}
-    return found
 
 
 def _loads(spec: dict[str, Any]) -> bool:

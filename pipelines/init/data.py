@@ -6,25 +6,29 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from actors.rows.files import bytes_of, expect_bytes, with_files
+from actors.rows.read import no_paths
+from actors.rows.targets import BadTarget, class_index
 from configs.schema import ImageData
 from configs.strict import UserError, nearest
-from pipelines.doctor.data import EACH, FACTS, FACTS_EACH, PLACES, spread
+from pipelines.doctor.data import EACH, FACTS, FACTS_EACH, PLACES, rows_of, spread
 from storage.codec import BadRow, dimensions
-from storage.plan import plan_shards, read_shard
+from storage.columns import meaning
+from storage.plan import plan_shards
 from storage.records import Shard
 from storage.schema import holds_images
 from storage.uri import data_files
 
 LABELS = ("label", "labels", "class", "target", "category", "y")  # usual names, the likeliest first
 IDS = ("id", "image_id", "uuid", "key", "file", "file_name", "filename", "path", "name")
-SPLITS = ("train", "val", "valid", "validation", "test", "dev")
+SPLITS = {"train", "val", "valid", "validation", "test", "dev"}
 TRUTH, INDICES, NAMES = "true or false", "indices", "names"  # kinds of labels
 MOST_CLASSES = 1000
 UNIQUE_ROWS = 1_000_000  # ids of a larger data set are not all compared
@@ -45,23 +49,23 @@ class Label:
     def fits(self, names: Sequence[str]) -> bool:
         """Whether its cells mean classes of a classifier with these names, as a run reads them."""
         if self.kind == NAMES:
-            return set(self.classes) <= set(names)
+            return all(self.index(name, names) is not None for name in self.classes)
         if len(self.classes) == len(names):
             return True
         return self.kind == INDICES and self.classes == list(names[: len(self.classes)])
 
     def index(self, value: object, names: Sequence[str]) -> int | None:
         """The class that a cell means among these names; None where there is none."""
-        if isinstance(value, bool | int):
-            return int(value) if int(value) < len(names) else None
-        return list(names).index(str(value)) if value in names else None
+        try:
+            return class_index(value, names, "label")
+        except BadTarget:
+            return None
 
 
 @dataclass(frozen=True)
 class Found:
     """What was found in a data set.
 
-    split_files: splits that the files of a folder are named after, as train-00000.parquet is;
     labels: the columns that can be one, the likeliest first; sizes: of the sampled images, width
     and height; sample: some of its rows.
     """
@@ -69,7 +73,6 @@ class Found:
     path: str
     rows: int
     files: int
-    split_files: list[str]
     image: str
     labels: list[Label]
     id: str | None
@@ -97,6 +100,11 @@ def look_at_data(path: str, label: str | None = None) -> Found:
     except (FileNotFoundError, ValueError, pa.ArrowException) as error:
         raise UserError(f"--data: {error}") from None
     images = [column.name for column in schema if holds_images(column.type)]
+    images = images or [
+        column.name
+        for column in schema
+        if meaning(column.type) == "text" and not no_paths(shards[0], column.name)
+    ]
     if not images:
         told = ", ".join(f"{column.name} ({column.type})" for column in schema)
         raise UserError(f"--data: expected a column of images in {path}, got {told}")
@@ -104,13 +112,13 @@ def look_at_data(path: str, label: str | None = None) -> Found:
         hint = nearest(label, schema.names)
         raise UserError(f"--label: expected a column of {path}, got {label!r}: {hint}")
     image = next((name for name in images if name.lower() in ("image", "img")), images[0])
-    plain = [column.name for column in schema if _is_plain(column.type)]
-    names = [name for _, name in data_files(path)]
+    plain = [column.name for column in schema if _is_plain(column.type) and column.name != image]
     facts = _columns(spread(shards, FACTS, FACTS_EACH), plain)
     sample = [
-        row
-        for part in spread(shards, PLACES, EACH)
-        for row in read_shard(part, [image, *plain]).to_pylist()
+        with_files(row, [image], shard.file)
+        for shard in spread(shards, PLACES, EACH)
+        for row, lost in rows_of(shard, [image, *plain])
+        if not lost
     ]
     id = _find_id(shards, schema, plain)
     split = _find_split(facts)
@@ -123,8 +131,7 @@ def look_at_data(path: str, label: str | None = None) -> Found:
     return Found(
         path=path,
         rows=sum(shard.rows for shard in shards),
-        files=len(names),
-        split_files=_split_files(path, names),
+        files=len(data_files(path)),
         image=image,
         labels=labels,
         id=id,
@@ -148,12 +155,13 @@ def _is_plain(kind: pa.DataType) -> bool:
     return any(test(value) for test in tests)
 
 
-def _columns(parts: Iterator[Shard], names: list[str]) -> dict[str, list[Any]]:
+def _columns(shards: Iterable[Shard], names: list[str]) -> dict[str, list[Any]]:
     """Cells by column; none where there are no columns."""
     found: dict[str, list[Any]] = {name: [] for name in names}
-    for part in parts if names else ():
-        for name, cells in read_shard(part, names).to_pydict().items():
-            found[name] += cells
+    for shard in shards if names else ():
+        for row, lost in rows_of(shard, names):
+            for name in names if not lost else ():
+                found[name].append(row[name])
     return found
 
 
@@ -163,16 +171,10 @@ def _find_id(shards: Sequence[Shard], schema: pa.Schema, plain: list[str]) -> st
     if sum(shard.rows for shard in shards) > UNIQUE_ROWS:
         return None
     for name in [*usual, *(name for name in plain if name.lower().endswith("_id"))]:
-        cells = _columns(iter(shards), [name])[name]
+        cells = _columns(shards, [name])[name]
         if None not in cells and len(set(cells)) == len(cells):
             return name
     return None
-
-
-def _split_files(path: str, names: list[str]) -> list[str]:
-    if path.endswith(".parquet") or "*" in path:
-        return []
-    return [split for split in SPLITS if any(name.startswith(f"{split}-") for name in names)]
 
 
 def _find_split(facts: dict[str, list[Any]]) -> str | None:
@@ -181,7 +183,7 @@ def _find_split(facts: dict[str, list[Any]]) -> str | None:
         (
             name
             for name, cells in facts.items()
-            if cells and {str(c).lower() for c in cells} <= set(SPLITS)
+            if cells and {str(c).lower() for c in cells} <= SPLITS
         ),
         None,
     )
@@ -229,11 +231,13 @@ def _sizes(sample: list[dict[str, Any]], image: str, path: str) -> Counter[tuple
     reasons: Counter[str] = Counter()
     for row in sample:
         cell = row[image]
-        content = cell.get("bytes") if isinstance(cell, dict) else cell
         try:
-            if not content:
-                raise BadRow("no image: no bytes")
-            sizes[dimensions(content, max_pixels=ImageData.model_fields["max_pixels"].default)] += 1
+            expect_bytes(cell, "image")
+            sizes[
+                dimensions(
+                    bytes_of(cell) or b"", max_pixels=ImageData.model_fields["max_pixels"].default
+                )
+            ] += 1
         except BadRow as reason:
             reasons[str(reason)] += 1
     if not sizes:

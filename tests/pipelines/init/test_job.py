@@ -122,9 +122,7 @@ def test_a_generator_gets_its_training(weights: str, faces: Path) -> None:
         "    counterfactory run latent.yaml --out runs",
     ]
     training = load_train("my-ae.yaml")
-    assert training.data.path == f"{faces}/train-*.parquet"
-    assert training.holdout is not None
-    assert training.holdout.path == f"{faces}/test-*.parquet"
+    assert (training.data.path, training.data.split) == (str(faces), "split")
     assert "Smiling" in training.labels
     short = ["steps=2", "batch=4", "settings.widths=[8, 8, 8, 8]"]
     changes = [part for item in short for part in ("--set", item)]
@@ -153,6 +151,39 @@ def test_side_and_head_are_found_by_trying(weights: str) -> None:
     assert (model.size, model.head, model.classes) == (32, "sigmoid", ["not kind", "kind"])
     assert "it takes no images of 24 px" in Path("audit.yaml").read_text()
     assert load_run("audit.yaml").target.rule == "opposite"
+
+
+def test_a_network_of_gray_images_is_found(weights: str) -> None:
+    class Gray(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.last = nn.Conv2d(1, 2, 3), nn.Linear(2 * 22 * 22, 2)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.last(self.conv(images).flatten(1))
+
+    torch.jit.trace(Gray().eval(), torch.rand(2, 1, 24, 24)).save("gray.pt")
+    init(table(["a", "b"] * 6, [0, 1] * 6), "gray.pt")
+    model = load_run("audit.yaml").models["classifier"]
+    assert (model.source, model.channels, len(model.mean)) == ("export", 1, 1)
+    assert main(["run", "audit.yaml", "--engine", "local", "--limit", "4"]) == 0
+
+
+def test_paths_of_images_and_folders_named_for_classes_are_read(
+    weights: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("blue", "red"):
+        folder = Path("rows", f"colour={name}")
+        folder.mkdir(parents=True)
+        for i in range(8):
+            (folder / f"{i}.png").write_bytes(picture(COLOURS[name], i))
+        pq.write_table(pa.table({"photo": [f"{i}.png" for i in range(8)]}), folder / "a.parquet")
+    init("rows", "brightest.Net", weights=weights, settings={"order": [2, 0]})
+    config = load_run("audit.yaml")
+    assert (config.data.image, config.data.label) == ("photo", "colour")
+    assert config.models["classifier"].classes == ["blue", "red"]
+    assert main(["run", "audit.yaml", "--engine", "local"]) == 0
+    assert "16 counterfactuals from 16 rows" in capsys.readouterr().out
 
 
 def test_the_label_is_the_column_that_fits_where_no_name_tells(weights: str) -> None:
@@ -194,9 +225,10 @@ def test_a_hugging_face_folder_says_how_it_is_read(weights: str, tmp_path: Path)
     data = table(["cold", "warm"] * 6, [0, 1] * 6)
     init(data, "hub")
     model = load_run("audit.yaml").models["classifier"]
-    assert (model.source, model.size) == ("huggingface", 40)
-    assert (model.mean, model.std) == ([0.1] * 3, [0.2] * 3)
+    assert model.source == "huggingface"
     assert model.classes == ["cold", "warm"]
+    assert (model.size, model.mean, model.std) == (None, [], [])  # the folder has them
+    assert "its preprocessor_config.json has the size" in Path("audit.yaml").read_text()
 
 
 def test_a_label_of_other_classes_is_left_out_and_the_run_goes_on(
