@@ -25,10 +25,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             " a config names them",
             file=sys.stderr,
         )
-    from pipelines.cli import main as run
+    from pipelines.engine.stop import report_stop, stopped_by_signals
 
-    code: int = run(argv)
-    return code
+    try:
+        with stopped_by_signals():  # from here on: the imports take seconds
+            from pipelines.cli import main as run
+
+            code: int = run(argv)
+            return code
+    except KeyboardInterrupt as stop:
+        return report_stop(stop)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from configs.strict import NothingMade, UserError
 from counterfactory.models.roles import ROLES, TRAINED_ROLES
-from pipelines.engine.stop import Stopped, stopped_by_signals
+from pipelines.engine.stop import report_stop, stopped_by_signals
 from storage.errors import TOLD, NoAnswer
 from storage.secrets import hide
 
@@ -347,11 +346,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"counterfactory: {hide(str(error))}", file=sys.stderr)
         return os.EX_TEMPFAIL if isinstance(error, NoAnswer) else 2
     except KeyboardInterrupt as stop:
-        print(
-            "counterfactory: stopped; what is committed stays, the same command goes on from there",
-            file=sys.stderr,
-        )
-        return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
+        return report_stop(stop)
 
 
 if __name__ == "__main__":
