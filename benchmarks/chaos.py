@@ -683,21 +683,26 @@ def attempt(kind: str, number: int, seed: int, folder: Path, against: References
 References = dict[bool, Reference]  # of runs in S3, and of others
 
 
-def prepare(folder: Path, kinds: list[str]) -> References:
+def prepare(folder: Path, kinds: list[str], jobs: int) -> References:
     """Draw the data, make two undisturbed runs, and two in S3 where it is tried, and read them."""
     data = Run(folder / "prepare", folder / "data")
     argv = [sys.executable, "-m", "counterfactory", "prepare", "faces", str(data.data)]
     data.expect(data.end(data.start([*argv, "--rows", str(ROWS), "--test-rows", "0"])), 0)
-    found: References = {}
-    for in_s3 in {kind.startswith("s3") for kind in kinds}:
-        runs = [Run(folder / f"undisturbed-{in_s3}-{n}", data.data) for n in range(2)]
-        for run in runs:
-            if in_s3:
-                bad_line("faults", 0.0)(run, random.Random(0))
-            else:
-                run.expect(run.end(run.start()), 0)
-        found[in_s3] = Reference(*(Product(run.home) for run in runs))
-    return found
+    places = {kind.startswith("s3") for kind in kinds}
+
+    def make(in_s3: bool, n: int) -> Product:
+        run = Run(folder / f"undisturbed-{'s3' if in_s3 else 'disk'}-{n}", data.data)
+        if in_s3:
+            bad_line("faults", 0.0)(run, random.Random(0))
+        else:
+            run.expect(run.end(run.start()), 0)
+        return Product(run.home)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        made = {place: [pool.submit(make, place, n) for n in range(2)] for place in places}
+        return {
+            place: Reference(one.result(), other.result()) for place, (one, other) in made.items()
+        }
 
 
 def campaign(
@@ -711,7 +716,7 @@ def campaign(
     folder: Path,
 ) -> tuple[References, list[Outcome]]:
     """Trials of each kind in turn, until the time or their number is used up."""
-    against = prepare(folder, kinds)
+    against = prepare(folder, kinds, jobs)
     until = time.monotonic() + seconds
 
     def rounds() -> Iterator[tuple[str, int]]:

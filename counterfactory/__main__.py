@@ -25,16 +25,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             " a config names them",
             file=sys.stderr,
         )
-    from pipelines.engine.stop import report_stop, stopped_by_signals
+    from pipelines.cli import main as run
 
-    try:
-        with stopped_by_signals():  # from here on: the imports take seconds
-            from pipelines.cli import main as run
-
-            code: int = run(argv)
-            return code
-    except KeyboardInterrupt as stop:
-        return report_stop(stop)
+    code: int = run(argv)
+    return code
 
 
 if __name__ == "__main__":
