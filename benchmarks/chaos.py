@@ -272,6 +272,14 @@ class Reference:
 # --- S3 behind a bad line ---
 
 
+class Server(ThreadingHTTPServer):
+    """Says nothing of clients that were killed, and so hang up."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class Line:
     """A proxy in front of an S3 server; each request meets a fault with some probability."""
 
@@ -296,7 +304,7 @@ class Line:
             def log_message(self, format: str, *args: Any) -> None:
                 return
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = Server(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
@@ -659,6 +667,11 @@ class Outcome:
     seconds: float
 
 
+def place_of(kind: str) -> str:
+    """Where the runs of a kind of trial are: disk, s3 or ray."""
+    return kind.partition("-")[0] if kind.startswith(("s3", "ray")) else "disk"
+
+
 def attempt(kind: str, number: int, seed: int, folder: Path, against: References) -> Outcome:
     """One trial: disturb a run, finish it, compare it."""
     engine, _, disturb = FAULTS[kind]
@@ -668,9 +681,9 @@ def attempt(kind: str, number: int, seed: int, folder: Path, against: References
     wrong: list[str] = []
     try:
         disturb(run, rng)
-        if not kind.startswith("s3"):  # there it is finished, and fetched
+        if place_of(kind) != "s3":  # there it is finished, and fetched
             run.finish()
-        wrong = against[kind.startswith("s3")].differences(Product(run.home))
+        wrong = against[place_of(kind)].differences(Product(run.home))
     except Lost as error:
         wrong = [" ".join(str(error).split())]
     if "Traceback" in run.said:
@@ -680,19 +693,22 @@ def attempt(kind: str, number: int, seed: int, folder: Path, against: References
     return Outcome(kind, number, run.codes, wrong, time.monotonic() - began)
 
 
-References = dict[bool, Reference]  # of runs in S3, and of others
+References = dict[str, Reference]  # by place: disk, s3, ray
 
 
 def prepare(folder: Path, kinds: list[str], jobs: int) -> References:
-    """Draw the data, make two undisturbed runs, and two in S3 where it is tried, and read them."""
+    """Draw the data, and make and read two undisturbed runs; two more in S3 where it is tried; of
+    Ray one, which is compared with one without.
+    """
     data = Run(folder / "prepare", folder / "data")
     argv = [sys.executable, "-m", "counterfactory", "prepare", "faces", str(data.data)]
     data.expect(data.end(data.start([*argv, "--rows", str(ROWS), "--test-rows", "0"])), 0)
-    places = {kind.startswith("s3") for kind in kinds}
+    places = {place_of(kind) for kind in kinds}
 
-    def make(in_s3: bool, n: int) -> Product:
-        run = Run(folder / f"undisturbed-{'s3' if in_s3 else 'disk'}-{n}", data.data)
-        if in_s3:
+    def make(place: str, n: int) -> Product:
+        engine = "ray" if place == "ray" and n else "local"
+        run = Run(folder / f"undisturbed-{place}-{n}", data.data, engine)
+        if place == "s3":
             bad_line("faults", 0.0)(run, random.Random(0))
         else:
             run.expect(run.end(run.start()), 0)
@@ -759,7 +775,7 @@ def table(
         "given until it ends with 0. A checker that imports nothing of the project (pyarrow,"
         " hashlib, json) compares the run with two undisturbed ones: every row",
         "of every stage, cell by cell, and every product. What differs between the two undisturbed"
-        " runs (times, folders) is not compared, nor is the count of",
+        " runs (times, folders, on Ray the engine) is not compared, nor is the count of",
         "attempts in the MANIFEST. A negative exit code is the signal that ended the process.",
         "",
         f"    python -m benchmarks.chaos {' '.join(argv)}",
