@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from configs.strict import NothingMade, UserError
 from counterfactory.models.roles import ROLES, TRAINED_ROLES
 from pipelines.engine.guard import describe_fault, reader_left
-from pipelines.engine.stop import Stopped, stopped_by_signals
+from pipelines.engine.stop import report_stop, stopped_by_signals
 from pipelines.engine.terminal import print_line, printable
 from storage.errors import TOLD, NoAnswer
 from storage.secrets import hide
@@ -409,11 +409,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"counterfactory: {printable(hide(str(error)))}", file=sys.stderr)
         return os.EX_TEMPFAIL if isinstance(error, NoAnswer) else 2
     except KeyboardInterrupt as stop:
-        print(
-            "counterfactory: stopped; what is committed stays, the same command goes on from there",
-            file=sys.stderr,
-        )
-        return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
+        return report_stop(stop)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and reader_left():
             return 128 + signal.SIGPIPE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,13 @@ def stopped_by_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def report_stop(stop: KeyboardInterrupt) -> int:
+    """Print the line of a command that was stopped; returns its exit code."""
+    line = "stopped; what is committed stays, the same command goes on from there"
+    print(f"counterfactory: {line}", file=sys.stderr)
+    return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
 
 
 def take_signals() -> None:
