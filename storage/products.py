@@ -16,23 +16,24 @@ from storage.tables import is_damage, open_parquet
 from storage.uri import Digest, Store, digest_of
 
 MANIFEST = "MANIFEST.json"
-# what a stage may have left in the folder before digests were kept, or before it was killed
-PRODUCT = re.compile(
-    r"plan\.json|config\.yaml|report\.html|(score|attribution|augment|input)/.+"
-    r"|judge/(prompts|scores)[^/]*"
-)
+# where products lie; a judge's folder may hold a user's answers besides
+FILES = ("plan.json", "config.yaml", "report.html")
+FOLDERS = ("input", "score", "attribution", "judge", "augment")
+JUDGES = re.compile(r"judge/(prompts|scores)[^/]*")
 
 
-def product_digests(store: Store, before: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def product_digests(store: Store, before: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
     """Bytes and sha256 of each product, by path: of what this process wrote as it wrote it, of the
-    others as `before` has them; a file that is in neither is read.
+    others as `before` has them.
 
-    before: the products of the manifest that stands. A file that was damaged since keeps the digest
-    that it was written with.
+    before: the products of the manifest that stands; None where it has none: then what is there is
+    read. A file that was damaged since keeps the digest that it was written with.
     """
-    found = {path: Digest(**digest) for path, digest in before.items()} | store.replaced
-    for path in store.list(""):
-        if path not in found and PRODUCT.fullmatch(path):
+    found = {path: Digest(**digest) for path, digest in (before or {}).items()} | store.replaced
+    there = [path for path in FILES if store.is_file(path)] if before is None else []
+    there += [path for name in FOLDERS if before is None for path in store.list(name)]
+    for path in there:
+        if path not in found and (path.split("/")[0] != "judge" or JUDGES.fullmatch(path)):
             found[path] = digest_of(store.read(path))
     return {
         path: digest._asdict()

@@ -73,7 +73,7 @@ def write_manifest(store: Store, manifest: dict[str, Any]) -> None:
     """Close a run (last write of a stage): resolved config, versions, models' fingerprints, totals,
     and the digest of every product.
     """
-    before = read_manifest(store).get("products", {}) if store.exists(MANIFEST) else {}
+    before = read_manifest(store).get("products") if store.exists(MANIFEST) else None
     products = product_digests(store, before)
     store.replace(MANIFEST, sealed({**manifest, "products": products}))
 
