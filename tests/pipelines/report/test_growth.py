@@ -3,6 +3,7 @@ at a time."""
 
 from __future__ import annotations
 
+import gc
 import tracemalloc
 import weakref
 from collections.abc import Callable, Iterator
@@ -195,6 +196,7 @@ def test_later_stages_hold_one_shard_and_no_stage_s_commits(
         for name, job in STAGES.items():
             job(run)  # what is imported or cached once is none of its growth
             tables.clear()
+            gc.collect()
             tracemalloc.start()
             job(run)
             peaks[name].append(tracemalloc.get_traced_memory()[1])
