@@ -44,7 +44,8 @@ DAMAGE = (
     ValueError,
     FileNotFoundError,
 )  # other OSErrors say nothing about the run: they are raised
-CONFIG, TABLES = "config.yaml", ("score/table.json", "attribution/table.json")
+CONFIG, REPORT = "config.yaml", "report.html"
+TABLES = ("score/table.json", "attribution/table.json")
 JUDGED = ("target", "flipped")  # columns that are read beside those that name rows
 
 
@@ -67,6 +68,7 @@ def verify(store: Store) -> list[str]:
     every row of the one before. Of the run: plan, commits and manifest are as they were sealed, and
     every product as the manifest has it. Holds one shard and 24 bytes a row in memory.
     """
+    store.expect_inside()
     lines = list(_manifest_lines(store))
     try:
         plan = read_plan(store)
@@ -100,7 +102,8 @@ def _manifest_lines(store: Store) -> Iterator[str]:
     try:
         manifest = read_manifest(store)
     except FileNotFoundError:
-        if store.exists(CONFIG):
+        summed_up = any(store.is_file(path) for path in (*TABLES, REPORT))
+        if summed_up and store.is_file(CONFIG):
             yield f"{MANIFEST}: expected one, got none: the run's last command did not end"
         return
     except ValueError as error:

@@ -204,7 +204,7 @@ def test_a_row_with_anothers_id_stays_quarantined_when_it_is_tried_again(
     generate(store, config)
     assert set(quarantined(store)) == {"a", "c"}
     poison.names = set()
-    run(config, stages=("generate",), store=store, part=Part(retry=True))
+    generate(store, config, Part(retry=True))
     assert quarantined(store) == {"a": "its id stands twice in the data"}
     assert set(rows(store)) == {"a", "b", "c"}
     assert verify(store) == []
@@ -245,7 +245,7 @@ def test_a_kill_before_the_revisions_commit_and_two_drivers_at_once_leave_one_re
     store = open_run(config)
     with monkeypatch.context() as patch:
         Poison(patch, {name})
-        run(config, stages=("generate",), store=store)
+        generate(store, config)
     assert work("killed", sets).wait() == -9
     assert revisions(store, "generate") == {0: 0, 1: 0, 2: 0}
     assert set(quarantined(store)) == {name}
