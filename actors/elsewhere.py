@@ -12,6 +12,7 @@ from actors.answer import Answered, Answerer
 from actors.generate import Generate
 from actors.modality import Images, Picture
 from actors.pinned.load import load_models, pick_device
+from actors.pinned.shape import in_shape, shape_of
 from actors.rows.read import Row, Unusable
 from actors.rows.targets import BadTarget, choose_target
 from actors.worker import Job
@@ -29,7 +30,9 @@ class Pairs(Answerer):
         self.config, self.job = config, job
         self.device = pick_device(config.engine.device, config.engine.gpus)
         self.modality = self.images = Images(config.data)
-        self.models = load_models(config.model_dump(), ["classifier"], self.device)
+        plain, self.shape = config.model_dump(), shape_of(config.engine, self.device)
+        loaded = load_models(plain, ["classifier"], self.device)
+        self.models = in_shape(loaded, plain["models"], self.shape)
         self.classifier = self.models["classifier"]
 
     def __call__(self, batch: list[Row]) -> tuple[list[Answered], list[Unusable]]:

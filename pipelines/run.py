@@ -21,7 +21,7 @@ from pipelines.generate.job import generate
 from pipelines.generate.plan import open_run, plain_settings
 from storage.check import TWICE, check_stage
 from storage.commit import committed, iterate_commits, totals
-from storage.run import versions, write_manifest
+from storage.run import MANIFEST, read_manifest, versions, write_manifest
 from storage.secrets import hide
 from storage.uri import Store, open_store
 
@@ -60,6 +60,8 @@ def run(
 
 def _run(store: Store, config: RunConfig, stages: tuple[str, ...], part: Part) -> None:
     started = time.monotonic()
+    if store.exists(MANIFEST):
+        read_manifest(store)  # a damaged one is named before any work
     if stages == STAGES and "attribution" not in config.models:
         stages = tuple(name for name in STAGES if name != "attribution")
     if "attribution" in stages:

@@ -13,7 +13,8 @@ from storage.columns import assemble, expect_columns, physical, with_partitions
 from storage.errors import FileChanged as FileChanged  # said here, known there
 from storage.inputs import bounds, read_footers
 from storage.records import InputFile, Shard
-from storage.uri import Store, input_file, is_damage
+from storage.tables import is_damage
+from storage.uri import Store, input_file
 
 # rows decoded at a time, so that a file with one huge row group does not fill the memory
 BATCH = 256
@@ -104,7 +105,7 @@ def iterate_shard(
             for batch in _rows(file, shard.start, shard.rows, stored, rows):
                 count += batch.num_rows
                 yield assemble(batch, wanted, shard.file)
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             if not is_damage(error):
                 raise
             _expect_version(shard, store, name)
@@ -161,7 +162,7 @@ def _one_by_one(
             for batch in _rows(file, at, stop - at, columns, 1):
                 at += batch.num_rows
                 yield batch
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             if not is_damage(error):
                 raise
             told = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
