@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -25,18 +25,32 @@ CONNECT_SECONDS, READ_SECONDS = 10, 60  # without a byte, before a request is tr
 BUFFER = 8 << 20  # bytes per request when Parquet columns are streamed: round trips are dear
 
 
+class NotFromS3(ConnectionError):  # noqa: N818 (said of the reply)
+    """A reply that no S3 gives, such as the page of a captive portal: trouble of the network, which
+    may pass.
+    """
+
+
 def read(path: str) -> bytes:
     """An object's bytes; FileNotFoundError if there is none."""
     bucket, key = _parts(path)
-    return bytes(
-        ask(path, lambda: _body(client().get_object(Bucket=bucket, Key=key)), _explain).value
-    )
+
+    def get() -> bytes:
+        return _body(_reply(lambda: client().get_object(Bucket=bucket, Key=key), "ETag"))
+
+    return bytes(ask(path, get, _explain).value)
 
 
 def write(path: str, data: bytes) -> None:
     """Put an object, over whatever was there; objects appear whole or not at all."""
     bucket, key = _parts(path)
-    ask(path, lambda: client().put_object(Bucket=bucket, Key=key, Body=data), _explain)
+
+    def put() -> Any:
+        return _reply(
+            lambda: client().put_object(Bucket=bucket, Key=key, Body=data), "ETag", made=True
+        )
+
+    ask(path, put, _explain)
 
 
 def put_new(path: str, data: bytes) -> bool:
@@ -49,8 +63,11 @@ def put_new(path: str, data: bytes) -> bool:
     mark = uuid.uuid4().hex
 
     def put() -> Any:
-        return client().put_object(
-            Bucket=bucket, Key=key, Body=data, IfNoneMatch="*", Metadata={"writer": mark}
+        settings = {"IfNoneMatch": "*", "Metadata": {"writer": mark}}
+        return _reply(
+            lambda: client().put_object(Bucket=bucket, Key=key, Body=data, **settings),
+            "ETag",
+            made=True,
         )
 
     # 409: another conditional PUT is under way
@@ -82,7 +99,7 @@ def kind(path: str) -> Literal["file", "folder"] | None:
     prefix = f"{key.rstrip('/')}/" if key else ""
 
     def first() -> Any:
-        return client().list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
+        return _listing(Bucket=bucket, Prefix=prefix, MaxKeys=1)
 
     return "folder" if ask(path, first, _explain).value.get("KeyCount") else None
 
@@ -127,8 +144,9 @@ def open_file(path: str) -> tuple[RangeFile, int]:
     def fetch(start: int, stop: int) -> bytes:
         def get() -> bytes:
             span = f"bytes={start}-{stop - 1}"
+            part = {"Range": span, "IfMatch": head["ETag"]}
             return _body(
-                client().get_object(Bucket=bucket, Key=key, Range=span, IfMatch=head["ETag"]),
+                _reply(lambda: client().get_object(Bucket=bucket, Key=key, **part), "ETag"),
                 stop - start,
             )
 
@@ -140,7 +158,11 @@ def open_file(path: str) -> tuple[RangeFile, int]:
 def remove(path: str, within: str) -> None:
     """Delete an object. Not by pyarrow, which leaves an empty object in the name of its folder."""
     bucket, key = _parts(path)
-    ask(path, lambda: client().delete_object(Bucket=bucket, Key=key), _explain)
+
+    def delete() -> Any:
+        return _reply(lambda: client().delete_object(Bucket=bucket, Key=key), "ResponseMetadata")
+
+    ask(path, delete, _explain)
 
 
 def client() -> Any:
@@ -194,7 +216,39 @@ def _parts(path: str) -> tuple[str, str]:
 
 def _head(path: str) -> dict[str, Any]:
     bucket, key = _parts(path)
-    return dict(ask(path, lambda: client().head_object(Bucket=bucket, Key=key), _explain).value)
+
+    def head() -> Any:
+        return _reply(lambda: client().head_object(Bucket=bucket, Key=key), "ETag")
+
+    return dict(ask(path, head, _explain).value)
+
+
+def _listing(**what: Any) -> dict[str, Any]:
+    """A page of a listing."""
+    return _reply(lambda: client().list_objects_v2(**what), "IsTruncated", made=True)
+
+
+def _reply(request: Callable[[], Any], mark: str, *, made: bool = False) -> dict[str, Any]:
+    """A request's reply; NotFromS3 where it has not what S3's bears, or leads elsewhere.
+
+    botocore checks little: it takes any page of XML for an empty listing, and any 200 for a PUT
+    that was done. made: a 404 can only be of the bucket.
+    """
+    from botocore.exceptions import ClientError
+
+    try:
+        reply = dict(request())
+    except RecursionError:  # botocore asks again, to the end of its stack, where it is redirected
+        raise NotFromS3("a redirect in circles") from None
+    except ClientError as error:
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        code = error.response.get("Error", {}).get("Code")
+        if status in (302, 303, 308) or (made and status == 404 and code != "NoSuchBucket"):
+            raise NotFromS3(f"status {status}") from None
+        raise
+    if mark not in reply:
+        raise NotFromS3(f"no {mark}")
+    return reply
 
 
 def _body(reply: dict[str, Any], length: int | None = None) -> bytes:
@@ -218,7 +272,7 @@ def _pages(path: str, **options: str) -> tuple[str, Iterator[dict[str, Any]]]:
         while True:
             page = ask(
                 path,
-                lambda: client().list_objects_v2(Bucket=bucket, Prefix=prefix, **options, **more),  # noqa: B023
+                lambda: _listing(Bucket=bucket, Prefix=prefix, **options, **more),  # noqa: B023
                 _explain,
             ).value
             yield page
