@@ -101,7 +101,8 @@ class Score:
         expect_life(start, shard, self.session, self.config.engine.attempts)
         commit = read_commit(self.store, commit_path(SOURCE, shard.index, revision))
         columns = [*COPIED, "flipped", "original", "counterfactual"]
-        records = read_committed(self.store, commit, columns).to_pylist()
+        # all but the whole of it: read so, its sha256 is checked
+        records = read_committed(self.store, commit).select(columns).to_pylist()
         read = time.perf_counter() - started
         scored = list(self.guarded(records, shard.index))
         parts, missing = (

@@ -214,9 +214,13 @@ def _stage(args: argparse.Namespace) -> int:
     if args.command != "generate":
         stage_needs(store, args.command)
     if args.command == "judge" and args.answers:
+        from pipelines.engine.disk import disk_errors
         from pipelines.judge.job import parse_answers
+        from storage.run import add_products
 
-        counts = parse_answers(store, config, args.answers)
+        with disk_errors(store.uri):
+            counts = parse_answers(store, config, args.answers)
+            add_products(store)
         print_line(
             "judge: "
             + ", ".join(
@@ -229,35 +233,40 @@ def _stage(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
+    from pipelines.engine.disk import disk_errors
     from pipelines.report.show import show
     from storage.uri import open_store
 
-    print(show(open_store(args.run)))
+    store = open_store(args.run)
+    with disk_errors(store.uri):
+        print(show(store))
     return 0
 
 
 def _interaction(args: argparse.Namespace) -> int:
     from pipelines.attribution.interaction import interaction
+    from pipelines.engine.disk import disk_errors
     from storage.uri import open_store
 
-    print(interaction(open_store(args.run), args.row))
+    store = open_store(args.run)
+    with disk_errors(store.uri):
+        print(interaction(store, args.row))
     return 0
 
 
 def _attribution(args: argparse.Namespace) -> int:
-    import json
-
     from pipelines.attribution.job import with_models
     from pipelines.attribution.table import format_row, format_table
     from pipelines.engine.committed import ATTRIBUTED
     from pipelines.run import find_run, run, stage_needs
+    from storage.seal import read_sealed
 
     if args.top < 1:
         raise UserError(f"--top: expected 1 or more, got {args.top}")
     store, config = find_run(args.run, _sets(args), args.out)
     stage_needs(store, "attribution")
     run(with_models(config, args.predictors, args.encoder), stages=("attribution",), store=store)
-    table = json.loads(store.read(ATTRIBUTED))
+    table = read_sealed(store, ATTRIBUTED)
     print(
         "\n".join(format_row(store, table, args.row) if args.row else format_table(table, args.top))
     )
@@ -265,22 +274,31 @@ def _attribution(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from pipelines.engine.committed import load_plan
+    from pipelines.engine.disk import disk_errors
     from storage.uri import open_store
-    from storage.verify import verify
+    from storage.verify import unkept, verify
 
     store = open_store(args.run)
-    load_plan(store)
-    broken = verify(store)
+    with disk_errors(store.uri):
+        try:
+            broken = verify(store)
+        except FileNotFoundError as error:
+            raise UserError(str(error)) from None
+        told = unkept(store)
     print("\n".join(broken) if broken else f"{store.uri}: every invariant holds")
+    if told:
+        print(told)
     return 1 if broken else 0
 
 
 def _gc(args: argparse.Namespace) -> int:
+    from pipelines.engine.disk import disk_errors
     from pipelines.gc import gc
     from storage.uri import open_store
 
-    print(gc(open_store(args.run), older_than=args.older_than, do=args.delete))
+    store = open_store(args.run)
+    with disk_errors(store.uri):
+        print(gc(store, older_than=args.older_than, do=args.delete))
     return 0
 
 

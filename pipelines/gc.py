@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 
 from configs.strict import UserError
-from pipelines.engine.committed import TABLE, load_plan
+from pipelines.engine.committed import load_plan, scored_stage
 from storage.gc import counts, delete, garbage
 from storage.uri import Store
 
@@ -53,6 +52,6 @@ def age(text: str) -> float:
 def _scored(store: Store) -> str | None:
     """The stage of the scores that stand; None where there is no table."""
     try:
-        return str(json.loads(store.read(TABLE))["stage"])
-    except (FileNotFoundError, ValueError, KeyError):
+        return scored_stage(store)
+    except (UserError, ValueError):
         return None

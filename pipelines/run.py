@@ -20,7 +20,7 @@ from pipelines.generate.job import generate
 from pipelines.generate.plan import open_run, plain_settings
 from storage.check import TWICE, check_stage
 from storage.commit import committed, iterate_commits, totals
-from storage.run import versions, write_manifest
+from storage.run import MANIFEST, read_manifest, versions, write_manifest
 from storage.secrets import hide
 from storage.uri import Store, open_store
 
@@ -32,9 +32,11 @@ def find_run(name: str, sets: list[str], out: str | None = None) -> tuple[Store,
     """A run and its settings, from a run's folder or from a config's name or path."""
     store = None if name.endswith((".yaml", ".yml")) else open_store(name)
     if store is not None and store.exists("config.yaml"):
-        raw = apply_sets(
-            parse_yaml(store.read("config.yaml").decode(), f"{name}/config.yaml"), sets, {}
-        )
+        try:
+            text = store.read("config.yaml").decode()
+        except UnicodeDecodeError:
+            raise UserError(f"{name}/config.yaml: expected UTF-8, got other bytes") from None
+        raw = apply_sets(parse_yaml(text, f"{name}/config.yaml"), sets, {})
         return store, check(RunConfig, raw, f"{name}/config.yaml")
     config = load_run(name, [*sets, *([f"out={out}"] if out else [])])
     return open_run(config), config
@@ -61,6 +63,8 @@ def run(
 
 def _run(store: Store, config: RunConfig, stages: tuple[str, ...], part: Part) -> None:
     started = time.monotonic()
+    if store.exists(MANIFEST):
+        read_manifest(store)  # a damaged one is named before any work
     if stages == STAGES and "attribution" not in config.models:
         stages = tuple(name for name in STAGES if name != "attribution")
     if "attribution" in stages:

@@ -10,8 +10,6 @@ higher one.
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,18 +18,21 @@ from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
-from pyarrow import parquet as pq
 
-from storage.errors import BadCommit, BadRecord
+from storage.errors import BadCommit, BadData, BadRecord
 from storage.names import hashes, keys, pack
 from storage.records import Commit, Plan, Shard
 from storage.run import versions
+from storage.seal import sealed, unsealed
+from storage.tables import footer_digest, is_damage, open_parquet, to_parquet
 from storage.uri import Store
 
 STAGE = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 COMMIT = re.compile(r"(\d{6,})(?:\.r([1-9]\d*))?\.json")
 # the stage whose input is the plan; every other stage's input is what it committed
 GENERATE = "generate"
+# bytes of a data file that is read whole, whatever is asked for: fewer round trips in S3
+WHOLE = 8 << 20
 READERS = 8  # commit objects fetched at a time: they are small, and each costs a round trip in S3
 
 
@@ -64,9 +65,7 @@ def commit_shard(
         raise ValueError(
             f"expected as many answers to each of {rows_out} rows, got {table.num_rows} answers"
         )
-    out = io.BytesIO()
-    pq.write_table(table, out, compression="zstd")
-    data = out.getvalue()
+    data = to_parquet(table)
     digest, attempt = hashlib.sha256(data).hexdigest(), uuid.uuid4().hex[:12]
     file = f"data/{stage}/{name.replace('.', '-')}-{digest[:12]}-{attempt}.parquet"
     commit = Commit(
@@ -78,6 +77,7 @@ def commit_shard(
         bytes=len(data),
         rows=table.num_rows,
         ids=pack(hashes(keys(table)[0])),
+        footer=footer_digest(data),
         rows_in=rows_in,
         rows_out=rows_out,
         quarantined=quarantined,
@@ -86,7 +86,7 @@ def commit_shard(
         versions=versions(),
         extra=extra,
     )
-    text = json.dumps(commit.to_json(), indent=1, allow_nan=False).encode()
+    text = sealed(commit.to_json())
     store.write(file, data)
     return commit if store.put_new(path, text) else read_commit(store, path)
 
@@ -109,16 +109,47 @@ def iterate_commits(store: Store, stage: str) -> Iterator[Commit]:
 
 
 def read_committed(store: Store, commit: Commit, columns: list[str] | None = None) -> pa.Table:
-    """The table that a commit names, or some of its columns; ValueError if it has not the rows that
-    were committed.
+    """The table that a commit names, or some of its columns; BadData, which names the file, if it
+    is not what was committed.
+
+    A file that is read whole (all columns, or a small one) has the committed sha256; of a large one
+    the footer has its digest, and every page that is read its checksum.
     """
-    with store.parquet(data_path(commit)) as file:
-        table = file.read(columns=columns, use_threads=False)
-    if file.metadata.num_rows != commit.rows:
-        raise ValueError(
-            f"{store.url(commit.file)}: expected {commit.rows} rows, got {file.metadata.num_rows}"
+    path = data_path(commit)
+    try:
+        if columns is None or commit.bytes <= WHOLE:
+            with open_parquet(pa.BufferReader(committed_bytes(store, commit))) as file:
+                table = file.read(columns=columns, use_threads=False)
+        else:
+            with store.parquet(path, footer=commit.footer) as file:
+                table = file.read(columns=columns, use_threads=False)
+        if file.metadata.num_rows == commit.rows:
+            return table
+        told = f"{path}: expected {commit.rows} rows, got {file.metadata.num_rows}"
+    except (FileNotFoundError, BadData) as error:
+        told = str(error)
+    except (ValueError, OSError, pa.ArrowException) as error:
+        if not is_damage(error) and type(error) is not ValueError:
+            raise
+        told = f"{path}: expected the data that were committed, got {' '.join(str(error).split())}"
+    raise BadData(
+        f"{store.uri}: {told}: put it back, or move"
+        f" {commit_path(commit.stage, commit.shard.index, commit.revision)} away, then the same"
+        " command does the shard again"
+    )
+
+
+def committed_bytes(store: Store, commit: Commit) -> bytes:
+    """The data file that a commit names; BadData if its bytes are not those that were committed."""
+    path = data_path(commit)
+    data = store.read(path)
+    digest = hashlib.sha256(data).hexdigest()
+    if (len(data), digest) != (commit.bytes, commit.sha256):
+        raise BadData(
+            f"{path}: expected {commit.bytes} bytes with sha256 {commit.sha256}, got {len(data)}"
+            f" with {digest}"
         )
-    return table
+    return data
 
 
 def committed(store: Store, stage: str) -> list[int]:
@@ -236,9 +267,13 @@ def data_path(commit: Commit) -> str:
 
 def read_commit(store: Store, path: str) -> Commit:
     """One commit object; BadCommit if the file is none, or is another's."""
-    data = store.read(path)
+    return parse_commit(store, path, store.read(path))
+
+
+def parse_commit(store: Store, path: str, data: bytes) -> Commit:
+    """The commit object of a file's bytes, as `read_commit`."""
     try:
-        commit = Commit.from_json(json.loads(data))
+        commit = Commit.from_json(unsealed(data, "commit"))
         data_path(commit)
         told = "of another shard"
         if commit_path(commit.stage, commit.shard.index, commit.revision) == path:

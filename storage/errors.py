@@ -31,4 +31,8 @@ class BadCommit(BadRecord):
     """A commit object that cannot be read as one."""
 
 
+class BadData(BadRecord):
+    """A data file that is not the one that a commit or the manifest names."""
+
+
 TOLD = (StorageError, BadPath, FileChanged, BadRecord)  # shown as they are, without a traceback

@@ -119,6 +119,16 @@ def folders(path: str) -> list[str]:
         return [entry.name for entry in entries if entry.is_dir()]
 
 
+def links_out(path: str) -> Iterator[str]:
+    """Folders in a folder, and in these, that are links and lead out of it, relative to it."""
+    root = os.path.realpath(path)
+    for folder in ("", *(f"{name}/" for name in sorted(folders(path)))):
+        for name in sorted(folders(f"{path}/{folder}")):
+            real = os.path.realpath(f"{path}/{folder}{name}")
+            if os.path.islink(f"{path}/{folder}{name}") and not real.startswith(f"{root}/"):
+                yield f"{folder}{name}"
+
+
 def open_file(path: str) -> tuple[str, int]:
     """What pyarrow opens, and the bytes to read at a time."""
     os.stat(path)  # FileNotFoundError

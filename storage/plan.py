@@ -12,6 +12,7 @@ from pyarrow import parquet as pq
 from storage.errors import FileChanged as FileChanged  # said here, known there
 from storage.inputs import bounds, expect_columns, read_footers
 from storage.records import InputFile, Shard
+from storage.tables import is_damage
 from storage.uri import Store, input_file
 
 # rows decoded at a time, so that a file with one huge row group does not fill the memory
@@ -102,8 +103,8 @@ def iterate_shard(
             for batch in _rows(file, shard.start, shard.rows, wanted, rows):
                 count += batch.num_rows
                 yield batch
-        except (OSError, pa.ArrowException) as error:
-            if not _damaged(error):
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+            if not is_damage(error):
                 raise
             _expect_version(shard, store, name)
             for part in _one_by_one(file, shard, count, wanted):
@@ -157,20 +158,11 @@ def _one_by_one(
             for batch in _rows(file, at, stop - at, columns, 1):
                 at += batch.num_rows
                 yield batch
-        except (OSError, pa.ArrowException) as error:
-            if not _damaged(error):
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+            if not is_damage(error):
                 raise
             told = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             yield Unreadable(stop - at, f"{shard.file}: rows {at}:{stop} cannot be read: {told}")
-
-
-def _damaged(error: Exception) -> bool:
-    """Does an error say that a file is broken: a disk that fails gives a number, and a store a type
-    of its own.
-    """
-    if isinstance(error, OSError):
-        return type(error) is OSError and error.errno is None
-    return isinstance(error, pa.ArrowInvalid | pa.ArrowNotImplementedError)
 
 
 def _expect_version(shard: Shard, store: Store, name: str) -> None:

@@ -123,8 +123,9 @@ class Plan:
 class Commit:
     """What a stage made of a shard: a data file, and how many rows went in and came out.
 
-    shard: as the plan has it; ids: hashes of the table's ids (`storage.names.pack`), None in a
-    commit from before they were kept; quarantined: [{"id", "reason"}]; extra: what the stage adds.
+    shard: as the plan has it; sha256: of the data file; footer: of its Parquet footer; ids: hashes
+    of the table's ids (`storage.names.pack`); quarantined: [{"id", "reason"}]; extra: what the
+    stage adds. footer and ids are None in a commit from before they were kept.
     """
 
     stage: str
@@ -142,6 +143,7 @@ class Commit:
     extra: dict[str, Any]
     revision: int = 0
     ids: str | None = None
+    footer: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in its file."""
@@ -153,6 +155,7 @@ class Commit:
             "sha256": self.sha256,
             "bytes": self.bytes,
             "rows": self.rows,
+            **({} if self.footer is None else {"footer": self.footer}),
             **({} if self.ids is None else {"ids": self.ids}),
             "rows_in": self.rows_in,
             "rows_out": self.rows_out,
@@ -166,7 +169,7 @@ class Commit:
     @classmethod
     def from_json(cls, value: Any, where: str = "commit") -> Commit:
         """The record; BadRecord names what is wrong."""
-        found = checked(value, where, COMMIT, {"revision": COUNT, "ids": TEXT})
+        found = checked(value, where, COMMIT, {"revision": COUNT, "ids": TEXT, "footer": TEXT})
         for i, row in enumerate(found["quarantined"]):
             checked(row, f"{where}: quarantined[{i}]", QUARANTINED)
         return cls(**{**found, "shard": Shard.from_json(found["shard"], f"{where}: shard")})
@@ -264,12 +267,23 @@ def _are_texts(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
 
 
+def _are_digests(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(each, dict)
+        and each.keys() == {"bytes", "sha256"}
+        and type(each["bytes"]) is int
+        and isinstance(each["sha256"], str)
+        for each in value.values()
+    )
+
+
 COUNT: Kind = ("a whole number >= 0", lambda value: type(value) is int and value >= 0)
 NUMBER: Kind = ("a number >= 0", _is_number)
 TEXT: Kind = ("a text", lambda value: isinstance(value, str))
 LIST: Kind = ("a list", lambda value: isinstance(value, list))
 OBJECT: Kind = ("an object", lambda value: isinstance(value, dict))
 TEXTS: Kind = ("an object of texts", _are_texts)
+DIGESTS: Kind = ("an object of digests", _are_digests)
 
 NUMBER_OR_NONE: Kind = (
     "a number or null",

@@ -4,7 +4,6 @@ closes it.
 
 from __future__ import annotations
 
-import json
 import platform
 from contextlib import suppress
 from functools import cache
@@ -12,10 +11,13 @@ from importlib import metadata
 from typing import Any
 
 from storage.errors import BadRecord
-from storage.records import Plan
+from storage.products import MANIFEST as MANIFEST  # said here, known there
+from storage.products import product_digests
+from storage.records import DIGESTS, Plan, checked
+from storage.seal import read_sealed, sealed, unsealed
 from storage.uri import Store
 
-PLAN, MANIFEST = "plan.json", "MANIFEST.json"
+PLAN = "plan.json"
 PACKAGES = (
     "counterfactory",
     "torch",
@@ -37,7 +39,8 @@ def write_plan(store: Store, plan: Plan) -> Plan:
 
     PlanMismatch names the fields in which the standing fingerprint differs from ours.
     """
-    if store.put_new(PLAN, json.dumps(plan.to_json(), allow_nan=False).encode()):
+    store.expect_inside()
+    if store.put_new(PLAN, sealed(plan.to_json(), indent=None)):
         return plan
     standing = read_plan(store)
     ours, theirs = plan.fingerprint, standing.fingerprint
@@ -53,25 +56,44 @@ def write_plan(store: Store, plan: Plan) -> Plan:
 
 
 def read_plan(store: Store) -> Plan:
-    """The plan of a run folder; FileNotFoundError if it is none, BadRecord if it is damaged."""
+    """The plan of a run folder; FileNotFoundError if it is none, BadRecord if it is damaged,
+    BadPath if a folder of the run is a link to elsewhere.
+    """
+    store.expect_inside()
     try:
         data = store.read(PLAN)
     except FileNotFoundError:
         raise FileNotFoundError(
             f"expected a run folder with a {PLAN} at {store.uri}, got none"
         ) from None
-    return Plan.from_json(_mapping(data, store.url(PLAN)), store.url(PLAN))
+    return Plan.from_json(unsealed(data, store.url(PLAN)), store.url(PLAN))
 
 
 def write_manifest(store: Store, manifest: dict[str, Any]) -> None:
-    """Close a run (last write of a stage): resolved config, versions, models'
-    fingerprints, totals."""
-    store.replace(MANIFEST, json.dumps(manifest, indent=1, allow_nan=False).encode())
+    """Close a run (last write of a stage): resolved config, versions, models' fingerprints, totals,
+    and the digest of every product.
+    """
+    before = read_manifest(store).get("products") if store.exists(MANIFEST) else None
+    products = product_digests(store, before)
+    store.replace(MANIFEST, sealed({**manifest, "products": products}))
+
+
+def add_products(store: Store) -> None:
+    """Bring the digests of a closed run's manifest up to date after a command that is no stage."""
+    if store.exists(MANIFEST):
+        write_manifest(store, read_manifest(store))
 
 
 def read_manifest(store: Store) -> dict[str, Any]:
-    """The manifest; FileNotFoundError if no stage has been closed yet."""
-    return _mapping(store.read(MANIFEST), store.url(MANIFEST))
+    """The manifest; FileNotFoundError if no stage has been closed yet, BadRecord if it is
+    damaged.
+    """
+    try:
+        manifest = read_sealed(store, MANIFEST)
+    except BadRecord as error:
+        raise BadRecord(f"{error}: move it away, and the next command writes another") from None
+    checked(manifest, store.url(MANIFEST), {}, {"products": DIGESTS})
+    return manifest
 
 
 def versions() -> dict[str, str]:
@@ -88,15 +110,3 @@ def _versions() -> dict[str, str]:
         with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
-
-
-def _mapping(data: bytes, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(data)
-    except ValueError:
-        raise BadRecord(
-            f"{where}: expected JSON, got {len(data)} bytes of something else"
-        ) from None
-    if not isinstance(value, dict):
-        raise BadRecord(f"{where}: expected a JSON object, got {type(value).__name__}")
-    return value

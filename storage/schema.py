@@ -8,6 +8,9 @@ import re
 
 import pyarrow as pa
 
+# Of ids, seeds and fingerprints: raised when a plan's rows would get other answers than before.
+FORMAT = 2
+
 # what Hugging Face `datasets` reads as an Image
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import builtins
+import hashlib
 import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import nullcontext
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
@@ -18,6 +20,7 @@ from pyarrow import parquet as pq
 from storage import local, remote
 from storage.errors import BadPath
 from storage.secrets import hide, holds_secret
+from storage.tables import is_damage, open_parquet, read_footer
 
 GLOB = set("*?[")
 REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://[^/]")
@@ -47,13 +50,23 @@ class Entry(NamedTuple):
     written: float
 
 
+class Digest(NamedTuple):
+    """What a file's bytes are known by."""
+
+    bytes: int
+    sha256: str
+
+
 class Store:
     """A folder: local path, file://..., s3://bucket/prefix, or another URL that is only read; paths
     given to it are relative and cannot leave it.
+
+    replaced: what this object wrote by `replace`, by path: the manifest's digests come from here.
     """
 
     def __init__(self, uri: str) -> None:
         self._kind, self._root, self.uri = _split(uri)
+        self.replaced: dict[str, Digest] = {}
 
     def __repr__(self) -> str:
         return f"Store({self.uri!r})"
@@ -92,6 +105,7 @@ class Store:
     def replace(self, path: str, data: bytes) -> None:
         """Write a file over an older one, atomically: a reader sees the old one or the new one."""
         self._kind.write(self._at(path), data)
+        self.replaced[path] = digest_of(data)
 
     def exists(self, path: str) -> bool:
         """Is there a file or folder of this name."""
@@ -125,6 +139,16 @@ class Store:
         """
         self._kind.remove(self._at(path), self._root)
 
+    def expect_inside(self) -> None:
+        """BadPath where a folder in this one, or in one of those, is a link that leads out of it:
+        a run's files are its own.
+        """
+        for path in local.links_out(self._root) if self._kind is local else ():
+            raise BadPath(
+                f"expected a folder of the run at {self.url(path)}, got a link to elsewhere: put"
+                " the folder itself there"
+            )
+
     def folders(self, prefix: str) -> builtins.list[str]:
         """Names of the folders right under a folder ("" for the store), sorted; [] if none."""
         return sorted(self._kind.folders(self._at(prefix) if prefix else self._root))
@@ -138,27 +162,34 @@ class Store:
         except FileNotFoundError:
             raise FileNotFoundError(f"expected a file at {self.url(path)}, got none") from None
 
-    def parquet(self, path: str, *, streamed: bool = False) -> pq.ParquetFile:
+    def parquet(
+        self, path: str, *, streamed: bool = False, footer: str | None = None
+    ) -> pq.ParquetFile:
         """Open a Parquet file: only its footer is read. Close it (`with`). ValueError names a file
         that is none.
 
         streamed: of what is read afterwards no more is held than a page of each column, else all of
-        it at once.
+        it at once. footer: the digest that its footer must have. Pages are verified by their
+        checksums, where they have any, when they are read.
         """
         at = self._at(path)
         try:
             source, buffer = self._kind.open_file(at)
-            return pq.ParquetFile(source, buffer_size=buffer, pre_buffer=not streamed)
+            known = None
+            if footer is not None:
+                with open(source, "rb") if isinstance(source, str) else nullcontext(source) as file:
+                    known = read_footer(file, footer)
+            return open_parquet(source, metadata=known, buffer_size=buffer, pre_buffer=not streamed)
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"expected a Parquet file at {self.url(path)}, got no such file"
             ) from None
-        except (pa.ArrowInvalid, OSError) as error:
-            if not isinstance(error, pa.ArrowInvalid) and "thrift" not in str(error).lower():
+        except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+            if not is_damage(error):
                 raise  # a disk or a server that failed, not the file's fault
-            size = self._kind.size(at)
+            size, what = self._kind.size(at), "no Parquet" if footer is None else "others"
             raise ValueError(
-                f"expected a Parquet file at {self.url(path)}, got {size} bytes of no Parquet"
+                f"expected a Parquet file at {self.url(path)}, got {size} bytes of {what}"
             ) from None
 
     def url(self, path: str) -> str:
@@ -173,6 +204,11 @@ class Store:
 
     def _at(self, path: str) -> str:
         return f"{self._root.rstrip('/')}/{_inside(path)}"
+
+
+def digest_of(data: bytes) -> Digest:
+    """The digest of a file's bytes."""
+    return Digest(len(data), hashlib.sha256(data).hexdigest())
 
 
 def open_store(uri: str | os.PathLike[str]) -> Store:

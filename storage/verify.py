@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-from pyarrow import parquet as pq
+import pyarrow.compute as pc
 
 from storage.check import (
     NAMED,
@@ -21,88 +21,201 @@ from storage.check import (
     open_lines,
     plan_lines,
 )
-from storage.commit import GENERATE, commit_path, data_path, read_commit, revisions, stages
+from storage.commit import (
+    GENERATE,
+    all_revisions,
+    commit_path,
+    committed_bytes,
+    parse_commit,
+    read_commit,
+    revisions,
+    stages,
+)
 from storage.names import COLUMNS, Hashes, doubled, hashes, keys, unpack
+from storage.products import product_lines
 from storage.records import Commit, Plan
-from storage.run import read_plan
+from storage.run import MANIFEST, PLAN, read_manifest, read_plan
+from storage.schema import FORMAT, counterfactual_id
+from storage.seal import has_seal, read_sealed
+from storage.tables import footer_digest, open_parquet
 from storage.uri import Store
 
 DAMAGE = (
     ValueError,
     FileNotFoundError,
 )  # other OSErrors say nothing about the run: they are raised
+CONFIG, REPORT = "config.yaml", "report.html"
+TABLES = ("score/table.json", "attribution/table.json")
+JUDGED = ("target", "flipped")  # columns that are read beside those that name rows
+
+
+@dataclass
+class Given:
+    """What the plan, and then `generate`, gave to each shard: rows, and hashes of their names."""
+
+    rows: dict[int, int]
+    names: dict[int, Hashes] = field(default_factory=dict)
 
 
 def verify(store: Store) -> list[str]:
-    """Each broken invariant as a line; [] if all hold.
+    """Each broken invariant as a line; [] if all hold. FileNotFoundError where there is no run.
 
     Of every stage: each shard of the plan has a commit and no other has; rows_in = rows_out +
     quarantined; rows_in is what the plan gave, or after `generate` what generate committed; the
-    data file has the committed sha256, size and rows; no cf_id twice, no id twice with the same k;
-    each row has its answers 0 to k-1, the same k in all shards; a revision has every row of the one
-    before. Holds one shard and 16 bytes a row in memory.
+    data file has the committed sha256, size, rows, ids and flips; no cf_id twice, no id twice with
+    the same k; each cf_id is made of its row and the plan's method; each row has its answers 0 to
+    k-1, the same k in all shards; a later stage has the rows that `generate` has; a revision has
+    every row of the one before. Of the run: plan, commits and manifest are as they were sealed, and
+    every product as the manifest has it. Holds one shard and 24 bytes a row in memory.
     """
-    plan = read_plan(store)
-    lines = list(plan_lines(plan))
-    given = {shard.index: shard.rows for shard in plan.shards}
-    for stage in dict.fromkeys([GENERATE, *stages(store)]):
-        found, rows = _stage_lines(store, plan, stage, given)
+    store.expect_inside()
+    lines = list(_manifest_lines(store))
+    try:
+        plan = read_plan(store)
+    except DAMAGE as error:
+        if not lines and not store.exists(MANIFEST):
+            raise
+        return [_one_line(error), *lines]
+    given = Given({shard.index: shard.rows for shard in plan.shards})
+    lines += plan_lines(plan)
+    for stage in dict.fromkeys([GENERATE, *stages(store), *_told_stages(store)]):
+        found, got = _stage_lines(store, plan, stage, given)
         lines += found
-        given = rows if stage == GENERATE else given
+        given = got if stage == GENERATE else given
     return lines
 
 
-def _stage_lines(
-    store: Store, plan: Plan, stage: str, given: dict[int, int]
-) -> tuple[list[str], dict[int, int]]:
-    """Broken invariants of a stage, and the rows of each of its shards; given: rows that each shard
-    was to read.
+def unkept(store: Store) -> str:
+    """A line on what cannot be checked of a run that was closed before digests were kept; "" where
+    all can.
     """
+    try:
+        old = "products" not in read_manifest(store)
+    except DAMAGE:
+        return ""
+    told = "the manifest is from before digests were kept: tables, sets and report are not checked"
+    return f"{store.uri}: {told}; the next command adds their digests" if old else ""
+
+
+def _manifest_lines(store: Store) -> Iterator[str]:
+    """What the manifest shows broken: itself, the plan behind it, the products."""
+    try:
+        manifest = read_manifest(store)
+    except FileNotFoundError:
+        summed_up = any(store.is_file(path) for path in (*TABLES, REPORT))
+        if summed_up and store.is_file(CONFIG):
+            yield f"{MANIFEST}: expected one, got none: the run's last command did not end"
+        return
+    except ValueError as error:
+        yield _one_line(error)
+        return
+    if "products" not in manifest:
+        return
+    if not has_seal(store.read(MANIFEST)):
+        yield f"{MANIFEST}: expected its seal, got none"
+    yield from product_lines(store, manifest["products"])
+    with suppress(*DAMAGE):  # a damaged plan is named elsewhere
+        plan = read_plan(store)
+        for name, ours in (("fingerprint", plan.fingerprint), ("models", plan.models)):
+            if manifest.get(name) != ours:
+                yield f"{MANIFEST}: expected the plan's {name}, got another"
+
+
+def _told_stages(store: Store) -> Iterator[str]:
+    """The stages that the run's tables were made from, whether anything of them is left or not."""
+    for path in TABLES:
+        with suppress(*DAMAGE, KeyError):  # a damaged table is named as a product
+            yield str(read_sealed(store, path)["stage"])
+
+
+def _stage_lines(store: Store, plan: Plan, stage: str, given: Given) -> tuple[list[str], Given]:
+    """Broken invariants of a stage, and what it gives on; given: what each shard was to read."""
     planned = {shard.index: shard for shard in plan.shards}
+    sealed = has_seal(store.read(PLAN))  # a run of now: so is every commit of it
     done = revisions(store, stage)
     lines = open_lines(stage, planned, done)
-    lines += _revision_lines(store, done) if stage == GENERATE else []
-    rows: dict[int, int] = {}
+    lines += _earlier_lines(store, stage, done)
+    got, others = Given({}), []
     ids: list[Hashes] = []
     answers: list[Hashes] = []
     each: dict[int, int] = {}
     for index, revision in done.items():
         where = f"{stage}: shard {index}"
         try:
-            commit = read_commit(store, commit_path(stage, index, revision))
+            path = commit_path(stage, index, revision)
+            data = store.read(path)
+            commit = parse_commit(store, path, data)
+            if sealed and not has_seal(data):
+                lines.append(f"{where}: {path}: expected its seal, got none")
             lines += [
                 f"{where}: {line}"
-                for line in commit_lines(commit, planned.get(index), given.get(index))
+                for line in commit_lines(commit, planned.get(index), given.rows.get(index))
             ]
-            rows[index] = commit.rows
+            got.rows[index] = commit.rows
             each |= answers_each(commit)
             table = _table(store, commit)
         except DAMAGE as error:
-            lines.append(f"{where}: {' '.join(str(error).split()) or type(error).__name__}")
+            lines.append(f"{where}: {_one_line(error)}")
             continue
         lines += [f"{where}: {line}" for line in _table_lines(commit, table, stage)]
+        lines += [f"{where}: {line}" for line in _name_lines(plan, table)]
         pairs, names = keys(table)
         ids.append(hashes(pairs))
         answers.append(hashes(names))
+        got.names[index] = np.sort(ids[-1])
+        if index in given.names and not np.array_equal(given.names[index], got.names[index]):
+            others.append(f"{where}: expected the rows of {GENERATE}, got others")
     lines += each_lines(stage, each)
+    twice_lines = []
     for what, parts, part in ((TWICE, ids, 0), ("expected each cf_id once", answers, 1)):
         if twice := doubled(parts):
-            lines += [
+            twice_lines += [
                 f"{stage}: {line}"
                 for line in name_doubled(_tables(store, stage, done), twice, what, part)
             ]
-    return lines, rows
+    return [*lines, *(twice_lines or others)], got
 
 
 def _table_lines(commit: Commit, table: pa.Table, stage: str) -> Iterator[str]:
     if table.num_rows != commit.rows:
         yield f"expected {commit.rows} rows in its file, got {table.num_rows}"
+    elif commit.ids is not None and not _are(commit.ids, hashes(keys(table)[0])):
+        yield "expected the ids that its commit holds, got others"
+    flips = commit.extra.get("flipped")
+    if flips is not None and "flipped" in table.column_names:
+        found = pc.sum(table["flipped"]).as_py() or 0
+        if found != flips:
+            yield f"expected {flips} flipped in its file, got {found}"
     ids = set(table["id"].to_pylist()) if "id" in table.column_names else set()
     answered = len(ids) if stage == GENERATE and ids else table.num_rows
     if answered != commit.rows_out:
         yield f"expected {commit.rows_out} rows answered in its file, got {answered}"
     elif {"id", "k"} <= set(table.column_names):
         yield from _answer_lines(table)
+
+
+def _are(packed: str, names: Hashes) -> bool:
+    """Are these the hashes that a commit holds; ValueError where it holds none."""
+    return np.array_equal(np.sort(unpack(packed)), np.sort(names))
+
+
+def _name_lines(plan: Plan, table: pa.Table) -> Iterator[str]:
+    """Counterfactuals whose name is not made of their row, target, k and the plan's method."""
+    method = plan.fingerprint.get("method")
+    ours = plan.fingerprint.get("format") == str(FORMAT)
+    if not ours or method is None or not {*COLUMNS, "target"} <= set(table.column_names):
+        return
+    cells = (table[name].to_pylist() for name in ("cf_id", "id", "target", "k"))
+    wrong = [
+        name
+        for name, row, target, k in zip(*cells, strict=True)
+        if name != counterfactual_id(row, method, target, k)
+    ]
+    if wrong:
+        yield (
+            f"expected each cf_id made of its row and the plan's method, got {len(wrong)} others,"
+            f" such as {wrong[0]}"
+        )
 
 
 def _answer_lines(table: pa.Table) -> Iterator[str]:
@@ -127,22 +240,13 @@ def _answer_lines(table: pa.Table) -> Iterator[str]:
 
 def _table(store: Store, commit: Commit) -> pa.Table:
     """The naming columns of a committed file, once its bytes are the ones committed."""
-    path = data_path(commit)
-    data = store.read(path)
-    digest = hashlib.sha256(data).hexdigest()
-    if (len(data), digest) != (commit.bytes, commit.sha256):
-        told = (
-            f"expected {commit.bytes} bytes with sha256 {commit.sha256}, got {len(data)} with"
-            f" {digest}"
-        )
-        raise ValueError(f"{path}: {told}")
-    with pq.ParquetFile(pa.BufferReader(data)) as file:
-        columns = [name for name in COLUMNS if name in file.schema_arrow.names]
-        return (
-            file.read(columns=columns, use_threads=False)
-            if columns
-            else file.read(use_threads=False)
-        )
+    data = committed_bytes(store, commit)
+    if commit.footer not in (None, footer_digest(data)):
+        raise ValueError(f"{commit.file}: expected the committed footer, got another")
+    with open_parquet(pa.BufferReader(data)) as file:
+        there = file.schema_arrow.names
+        columns = [name for name in (*COLUMNS, *JUDGED) if name in there]
+        return file.read(columns=columns or None, use_threads=False)
 
 
 def _tables(store: Store, stage: str, done: Mapping[int, int]) -> Iterator[tuple[int, pa.Table]]:
@@ -153,22 +257,31 @@ def _tables(store: Store, stage: str, done: Mapping[int, int]) -> Iterator[tuple
             yield index, _table(store, read_commit(store, commit_path(stage, index, revision)))
 
 
-def _revision_lines(store: Store, done: Mapping[int, int]) -> list[str]:
-    """Rows that were answered and that the revision which counts no longer has."""
+def _earlier_lines(store: Store, stage: str, done: Mapping[int, int]) -> list[str]:
+    """What is wrong in the revisions that no longer count, and rows that were answered in one and
+    that the one that counts no longer has.
+    """
     lines = []
-    for index, revision in done.items():
-        for earlier in range(revision):
-            where = f"{GENERATE}: shard {index}: revision {revision}"
+    for index, numbers in all_revisions(store, stage).items():
+        counts = done.get(index, numbers[-1])
+        for earlier in range(counts) if stage == GENERATE else set(numbers) - {counts}:
+            where = f"{stage}: shard {index}: revision {counts}"
             try:
-                before, now = (
-                    read_commit(store, commit_path(GENERATE, index, r)) for r in (earlier, revision)
-                )
+                before = read_commit(store, commit_path(stage, index, earlier))
+                committed_bytes(store, before)
+                if stage != GENERATE:
+                    continue
+                now = read_commit(store, commit_path(stage, index, counts))
                 missing = len(np.setdiff1d(unpack(before.ids or ""), unpack(now.ids or "")))
             except DAMAGE as error:
-                lines.append(f"{where}: {' '.join(str(error).split()) or type(error).__name__}")
+                lines.append(f"{where}: {_one_line(error)}")
                 continue
             if missing:
                 lines.append(
                     f"{where}: expected every row of revision {earlier}, got {missing} fewer"
                 )
     return lines
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

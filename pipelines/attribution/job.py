@@ -4,7 +4,6 @@ the whole.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -27,6 +26,7 @@ from pipelines.engine.runner import run_stage
 from storage.codec import sides
 from storage.commit import todo
 from storage.records import Shard
+from storage.seal import sealed
 from storage.uri import Store
 
 VERSION = 1  # of what the worker computes: a change here attributes every run again
@@ -58,7 +58,7 @@ def attribute(
             sums, names, [names[place] for place in continuous], class_names(store, config)
         ),
     }
-    store.replace(ATTRIBUTED, json.dumps(table, indent=1, allow_nan=False).encode())
+    store.replace(ATTRIBUTED, sealed(table))
     store.replace(TABLE_CSV, to_csv(table))
     return table
 

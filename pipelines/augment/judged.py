@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.judge.job import SCORES
+from storage.products import read_batches
 from storage.uri import Store
 
 
@@ -36,16 +37,11 @@ def read_judged(store: Store) -> Judged:
     """The scores of a run's judge; none where no answers were parsed."""
     ids, values = [np.zeros(0, "S1")], [np.zeros(0)]
     if store.exists(SCORES):
-        with store.parquet(SCORES) as file:
-            for batch in file.iter_batches(columns=["cf_id", "judge"]):
-                rows = batch.filter(batch.column("judge").is_valid())
-                ids.append(
-                    np.array(
-                        [name.encode() for name in rows.column("cf_id").to_pylist()],
-                        dtype=np.bytes_,
-                    )
-                )
-                values.append(rows.column("judge").to_numpy(zero_copy_only=False))
+        for batch in read_batches(store, SCORES, ["cf_id", "judge"]):
+            rows = batch.filter(batch.column("judge").is_valid())
+            names = [name.encode() for name in rows.column("cf_id").to_pylist()]
+            ids.append(np.array(names, dtype=np.bytes_))
+            values.append(rows.column("judge").to_numpy(zero_copy_only=False))
     joined = np.concatenate(ids)
     order = np.argsort(joined)
     return Judged(joined[order], np.concatenate(values)[order])

@@ -8,9 +8,9 @@ import json
 from typing import Any
 
 import pyarrow as pa
-from pyarrow import parquet as pq
 
 from storage.schema import IMAGE
+from storage.tables import parquet_writer, to_parquet
 from storage.uri import Store
 
 PARTS = "augment/data/part-"
@@ -87,14 +87,12 @@ class Parts:
             self._end()
         for path in self.store.list("augment"):
             if path.startswith(PARTS) and path not in self.files:
-                none = io.BytesIO()
-                pq.write_table(self.schema.empty_table(), none)
-                self.store.replace(path, none.getvalue())
+                self.store.replace(path, to_parquet(self.schema.empty_table()))
         return self.files
 
     def _begin(self) -> None:
         self.out, self.empty = io.BytesIO(), True
-        self.writer = pq.ParquetWriter(self.out, self.schema, compression="zstd")
+        self.writer = parquet_writer(self.out, self.schema)
         self.rows: list[dict[str, Any]] = []
         self.bytes = 0
 

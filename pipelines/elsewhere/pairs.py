@@ -4,7 +4,6 @@ run's folder.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -13,11 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-from pyarrow import parquet as pq
 
 from configs.schema import fingerprint
 from configs.strict import UserError, nearest
 from storage.schema import IMAGE
+from storage.seal import read_sealed, sealed
+from storage.tables import to_parquet
 from storage.uri import Store, data_files
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
@@ -216,7 +216,7 @@ def write_pairs(store: Store, pairs: Pairs) -> str:
     """
     told = json.dumps(pairs.of, sort_keys=True)
     if store.exists(MARK):
-        if json.loads(store.read(MARK)) != json.loads(told):
+        if read_sealed(store, MARK) != json.loads(told):
             raise UserError(
                 f"{store.uri} holds other pairs, or the files have changed; nothing was changed:"
                 " give another --name"
@@ -235,12 +235,11 @@ def write_pairs(store: Store, pairs: Pairs) -> str:
                 for name, kind in pairs.types.items()
             },
         }
-        out = io.BytesIO()
         # images are compressed
-        pq.write_table(pa.table(columns), out, row_group_size=100, compression="none")
-        store.write(f"{FOLDER}/pairs-{number:05d}.parquet", out.getvalue())
+        data = to_parquet(pa.table(columns), row_group_size=100, compression="none")
+        store.write(f"{FOLDER}/pairs-{number:05d}.parquet", data)
         number += 1
-    store.replace(MARK, told.encode())
+    store.replace(MARK, sealed(json.loads(told)))
     return store.url(FOLDER)
 
 

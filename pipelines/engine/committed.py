@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 from configs.schema import RunConfig
 from configs.strict import UserError
 from counterfactory.metrics.catalogue import outdated
 from storage.commit import committed, iterate_commits
-from storage.records import Commit, Plan
+from storage.records import TEXT, Commit, Plan, checked
 from storage.run import read_plan
+from storage.seal import read_sealed
 from storage.uri import Store
 
 GENERATE, TABLE, ATTRIBUTED = "generate", "score/table.json", "attribution/table.json"
@@ -47,7 +47,7 @@ def generated(store: Store) -> Iterator[Commit]:
 def scored_stage(store: Store) -> str:
     """The stage of the scores in the run's table; UserError where there is none yet."""
     try:
-        return str(json.loads(store.read(TABLE))["stage"])
+        return _stage_of(store, TABLE)
     except FileNotFoundError:
         raise UserError(
             f"expected scores in {store.uri}, got none: run the score stage first"
@@ -59,7 +59,7 @@ def outdated_scores(store: Store) -> str:
     not, or where there is none."""
     if not store.exists(TABLE):
         return ""
-    what = outdated(json.loads(store.read(TABLE)).get("versions"))
+    what = outdated(read_sealed(store, TABLE).get("versions"))
     return f"the scores are of another version ({what})" if what else ""
 
 
@@ -68,11 +68,16 @@ def attributed_stage(store: Store) -> str:
     none yet.
     """
     try:
-        return str(json.loads(store.read(ATTRIBUTED))["stage"])
+        return _stage_of(store, ATTRIBUTED)
     except FileNotFoundError:
         raise UserError(
             f"expected importances in {store.uri}, got none: `counterfactory attribution` first"
         ) from None
+
+
+def _stage_of(store: Store, path: str) -> str:
+    """The stage that a table was made from; BadRecord where it is damaged."""
+    return str(checked(read_sealed(store, path), store.url(path), {"stage": TEXT})["stage"])
 
 
 def class_names(store: Store, config: RunConfig) -> list[str]:

@@ -17,10 +17,8 @@ from storage.inputs import read_footers, unchanged
 from storage.plan import cut
 from storage.records import InputFile, Plan, Shard
 from storage.run import PLAN, PlanMismatch, read_plan, versions, write_plan
+from storage.schema import FORMAT
 from storage.uri import Store, data_files, open_store
-
-# Of ids, seeds and fingerprints: raised when a plan's rows would get other answers than before.
-FORMAT = 2
 
 
 def open_run(config: RunConfig) -> Store:

@@ -5,14 +5,12 @@ from __future__ import annotations
 
 import heapq
 import io
-import json
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow import parquet as pq
 
 from configs.schema import RunConfig
 from configs.strict import UserError
@@ -20,6 +18,9 @@ from counterfactory.metrics.judge import CRITERIA
 from pipelines.engine.committed import class_name, class_names, generated, made_shards
 from pipelines.judge.prompts import BadAnswer, read_line, read_wording, request
 from storage.commit import read_committed
+from storage.records import TEXT_OR_NONE, checked
+from storage.seal import read_sealed, sealed
+from storage.tables import parquet_writer
 from storage.uri import Store, open_store, split_url
 
 PROMPTS, SCORES = "judge/prompts.json", "judge/scores.parquet"
@@ -88,7 +89,7 @@ def build_prompts(store: Store, config: RunConfig) -> dict[str, Any]:
         "model": config.judge.model,
         "last_id": last,
     }
-    store.replace(PROMPTS, json.dumps(told, indent=1).encode())
+    store.replace(PROMPTS, sealed(told))
     return told
 
 
@@ -115,7 +116,7 @@ def _rows(store: Store, last: str | None) -> Iterator[dict[str, Any]]:
             names = read_committed(store, commit, ["cf_id"])["cf_id"]
             if not len(names) or pc.min(names).as_py() > last:
                 continue
-        table = read_committed(store, commit, columns)
+        table = read_committed(store, commit).select(columns)  # all but the whole of it
         wanted = table if last is None else table.filter(pc.less_equal(table["cf_id"], last))
         for batch in wanted.to_batches(max_chunksize=64):
             yield from batch.to_pylist()
@@ -131,11 +132,13 @@ def parse_answers(store: Store, config: RunConfig, answers_path: str) -> dict[st
     """
     answers, counts = _read_answers(answers_path)
     if store.exists(PROMPTS):
-        last = json.loads(store.read(PROMPTS))["last_id"]
+        last = checked(read_sealed(store, PROMPTS), store.url(PROMPTS), {"last_id": TEXT_OR_NONE})[
+            "last_id"
+        ]
     else:
         last = last_id(store, config.judge.max_rows)
     out, reasons = io.BytesIO(), Counter[str]()
-    with pq.ParquetWriter(out, ANSWERS, compression="zstd") as writer:
+    with parquet_writer(out, ANSWERS) as writer:
         for commit in generated(store):
             rows = []
             for row in read_committed(

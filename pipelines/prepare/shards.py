@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
 from configs.strict import UserError, parse_yaml
@@ -19,6 +18,7 @@ from pipelines.engine.progress import Progress
 from pipelines.prepare.source import Row, Skipped, Source
 from storage.records import Receipt
 from storage.schema import IMAGE, REGIONS
+from storage.tables import to_parquet
 from storage.uri import Store, open_store
 
 GROUP = 100  # rows per row group: what a reader must fetch for one row
@@ -124,12 +124,10 @@ def parquet(rows: Sequence[Row], schema: pa.Schema) -> bytes:
             for cell, r in zip(cells, rows, strict=True)
         ]
     plain = [field.name for field in schema if field.type != IMAGE]
-    sink = pa.BufferOutputStream()
     # Images are compressed already and never alike: no dictionary, and no minimum and maximum of
     # them in the footer.
     settings = {"row_group_size": GROUP, "use_dictionary": plain, "write_statistics": plain}
-    pq.write_table(pa.Table.from_pylist(cells, schema=schema), sink, compression="zstd", **settings)
-    return bytes(sink.getvalue())
+    return to_parquet(pa.Table.from_pylist(cells, schema=schema), **settings)
 
 
 def _stream(source: Source, store: Store, shard_rows: int, what: str) -> Written:

@@ -4,10 +4,11 @@ its tables.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from typing import Any
 
+from storage.products import read_batches
+from storage.seal import read_sealed
 from storage.uri import Store
 
 JUDGED = ("validity", "sparsity", "proximity", "realism")
@@ -19,14 +20,11 @@ def judge_means(store: Store) -> dict[str, tuple[float, int]]:
         return {}
     sums = dict.fromkeys(JUDGED, 0.0)
     seen: Counter[str] = Counter()
-    with store.parquet("judge/scores.parquet") as file:
-        for batch in file.iter_batches(
-            columns=[name for name in JUDGED if name in file.schema_arrow.names]
-        ):
-            for name in batch.schema.names:
-                values = batch.column(name).drop_null().to_numpy(zero_copy_only=False).astype(float)
-                sums[name] += float(values.sum())
-                seen[name] += len(values)
+    for batch in read_batches(store, "judge/scores.parquet", list(JUDGED)):
+        for name in batch.schema.names:
+            values = batch.column(name).drop_null().to_numpy(zero_copy_only=False).astype(float)
+            sums[name] += float(values.sum())
+            seen[name] += len(values)
     return {name: (sums[name] / seen[name], seen[name]) for name in JUDGED if seen[name]}
 
 
@@ -43,8 +41,8 @@ def augment_counts(store: Store) -> dict[str, Any] | None:
 
 
 def read_json(store: Store, path: str) -> dict[str, Any] | None:
+    """A JSON product; None where the run has none, BadRecord where it is damaged."""
     try:
-        value = json.loads(store.read(path))
+        return read_sealed(store, path)
     except FileNotFoundError:
         return None
-    return value if isinstance(value, dict) else None

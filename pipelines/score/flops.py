@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from typing import Any
 
@@ -22,6 +21,7 @@ from pipelines.engine.fingerprints import worker_config
 from storage.commit import GENERATE, iterate_commits, read_committed
 from storage.records import Commit, Shard
 from storage.schema import seed_of
+from storage.seal import read_sealed, sealed
 from storage.uri import Store
 
 
@@ -41,11 +41,11 @@ def count_tflops(store: Store, config: RunConfig) -> Estimate | None:
     pinned, job = worker_config(config, digests)
     path = f"score/tflops-{job.method_fingerprint}-{rows}.json"
     if store.exists(path):
-        found = json.loads(store.read(path))
+        found = read_sealed(store, path)
     else:
         commit = next((c for c in iterate_commits(store, GENERATE) if c.rows), None)
         found = _count(store, pinned, names, commit, rows) if commit else {"tflops": []}
-        store.replace(path, json.dumps(found).encode())
+        store.replace(path, sealed(found))
     if not found["tflops"]:
         return NOTHING
     weights = means.bootstrap_weights(found["ids"], config.score.bootstrap)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +33,9 @@ from pipelines.score.set_figures import add_set_figures
 from pipelines.score.sums import sum_up
 from pipelines.score.table import build_line, build_table, to_csv
 from storage.commit import iterate_commits, todo
+from storage.products import read_batches
 from storage.records import Shard
+from storage.seal import sealed
 from storage.uri import Store
 
 TABLE_CSV = "score/table.csv"
@@ -69,7 +70,7 @@ def score(
         **told,
         **{part: [line.to_json() for line in told[part]] for part in ("metrics", "subsets")},
     }
-    store.replace(TABLE, json.dumps(result, indent=1, allow_nan=False).encode())
+    store.replace(TABLE, sealed(result))
     store.replace(TABLE_CSV, to_csv(told["metrics"]))
     return result
 
@@ -117,18 +118,15 @@ def judge_figures(store: Store, config: RunConfig) -> dict[str, Any]:
     figures = METRIC["judge"].figures
     sums = table.zero(figures, config.score.bootstrap)
     missing = unparsable = 0
-    with store.parquet(JUDGE_SCORES) as file:
-        for batch in file.iter_batches(batch_size=4096):
-            rows = pa.Table.from_batches([batch])
-            numbers = {
-                name: floats(rows[name])
-                for name in ("correct", "flipped", *(m.column for m in figures))
-            }
-            weights = bootstrap_weights(rows["id"].to_pylist(), config.score.bootstrap)
-            sums = table.add(sums, table.update(figures, numbers, weights))
-            errors = [error for error in rows["error"].to_pylist() if error is not None]
-            missing += errors.count("no answer")
-            unparsable += len(errors) - errors.count("no answer")
+    names = ["correct", "flipped", *(m.column for m in figures)]
+    for batch in read_batches(store, JUDGE_SCORES, ["id", "error", *names]):
+        rows = pa.Table.from_batches([batch])
+        numbers = {name: floats(rows[name]) for name in names}
+        weights = bootstrap_weights(rows["id"].to_pylist(), config.score.bootstrap)
+        sums = table.add(sums, table.update(figures, numbers, weights))
+        errors = [error for error in rows["error"].to_pylist() if error is not None]
+        missing += errors.count("no answer")
+        unparsable += len(errors) - errors.count("no answer")
     note = f"{unparsable} unparsable, {missing} without an answer" if unparsable or missing else ""
     return {
         "metrics": [

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
-from pyarrow import parquet as pq
 
 from configs.sweep import Cell, SweepConfig, axis
 from counterfactory.metrics.estimate import Measure
@@ -21,6 +20,8 @@ from pipelines.sweep.pairs import pairs
 from pipelines.sweep.plots import plot
 from pipelines.sweep.table import Grid, grids, latex, markdown, notes, page, select_figures
 from storage.records import Line
+from storage.seal import read_sealed
+from storage.tables import to_parquet
 from storage.uri import Store
 
 FIGURES = ("metric", "subset", "n", "value", "low", "high", "better", "unit", "note")
@@ -76,7 +77,7 @@ def axes_of(sweep: SweepConfig, cells: Sequence[Cell]) -> list[str]:
 
 def tidy(sweep: SweepConfig, axes: list[str], cell: Cell, store: Store) -> Iterator[dict[str, Any]]:
     """One cell's figures, a line each."""
-    table = json.loads(store.read(TABLE))
+    table = read_sealed(store, TABLE)
     values = {axis(sweep, key): _shown(value) for key, value in cell.settings.items()}
     place = {"cell": cell.run.name, **{name: values.get(name, "") for name in axes}}
     for i, value in enumerate(table["metrics"]):
@@ -179,9 +180,7 @@ def parquet(lines: list[dict[str, Any]], axes: list[str]) -> bytes:
     """Tidy lines as Parquet; axes are text, so that sweeps of numbers and of names read alike."""
     kinds = {"n": pa.int64(), "value": pa.float64(), "low": pa.float64(), "high": pa.float64()}
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in ["cell", *axes, *FIGURES]])
-    out = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(lines, schema=schema), out)
-    return out.getvalue()
+    return to_parquet(pa.Table.from_pylist(lines, schema=schema))
 
 
 def text_of(lines: list[dict[str, Any]], columns: list[str]) -> bytes:

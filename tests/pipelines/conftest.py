@@ -177,7 +177,7 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., R
                 "rows_in": n,
                 "rows_out": n,
                 "quarantined": [],
-                "extra": {"flipped": 0},
+                "extra": {"flipped": sum(r["flipped"] for r in mine)},
             }
             commit_shard(store, "generate", shard, table, seconds=1.0, **said)
         return Run(store, config, [r for r, _, _ in made], [(x, y) for _, x, y in made])

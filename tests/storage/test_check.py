@@ -14,6 +14,7 @@ from storage.commit import commit_path, commit_shard, read_commits
 from storage.names import doubled, hashes, keys, pack, unpack
 from storage.records import Plan, Shard
 from storage.run import write_plan
+from storage.seal import read_sealed, sealed
 from storage.uri import Store, open_store
 
 ROWS = 4
@@ -62,7 +63,7 @@ def run(tmp_path: Any) -> Store:
 
 def edit(store: Store, index: int, stage: str = "generate", **fields: Any) -> None:
     path = commit_path(stage, index)
-    store.replace(path, json.dumps({**json.loads(store.read(path)), **fields}).encode())
+    store.replace(path, sealed({**read_sealed(store, path), **fields}))
 
 
 def test_a_good_stage_has_nothing_to_say_and_opens_no_data(
@@ -143,7 +144,7 @@ def test_an_id_in_two_shards_is_named_with_both(tmp_path: Any, old: bool) -> Non
     for i, names in enumerate([named(0), ["row-0-1", *named(1)[1:]], named(2)]):
         commit(store, "generate", i, names)
         if old:
-            made = json.loads(store.read(commit_path("generate", i)))
+            made = read_sealed(store, commit_path("generate", i))
             del made["ids"]
             store.replace(commit_path("generate", i), json.dumps(made).encode())
     line = 'generate: expected each id and k once, got ["row-0-1", 0] 2 times, in shards [0, 1]'

@@ -81,7 +81,7 @@ def test_the_manifest_is_the_latest(store: Store) -> None:
         read_manifest(store)
     write_manifest(store, {"totals": {"rows": 1}})
     write_manifest(store, {"totals": {"rows": 2}})
-    assert read_manifest(store) == {"totals": {"rows": 2}}
+    assert read_manifest(store) == {"totals": {"rows": 2}, "products": {}}
 
 
 def test_versions_are_the_packages_own_and_import_none() -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,8 +12,11 @@ import pytest
 
 from storage.check import NAMED
 from storage.commit import commit_path, commit_shard, read_commits
+from storage.names import hashes, keys, pack
 from storage.records import Plan, Shard
 from storage.run import write_plan
+from storage.seal import read_sealed, sealed
+from storage.tables import footer_digest
 from storage.uri import Store
 from storage.verify import verify
 
@@ -63,7 +65,7 @@ def run(store: Store) -> Store:
 def edit(store: Store, index: int, stage: str = "generate", **fields: Any) -> None:
     """Rewrite some fields of a commit."""
     path = commit_path(stage, index)
-    store.replace(path, json.dumps({**json.loads(store.read(path)), **fields}).encode())
+    store.replace(path, sealed({**read_sealed(store, path), **fields}))
 
 
 def swap(store: Store, index: int, new: pa.Table, stage: str = "generate") -> None:
@@ -80,6 +82,8 @@ def swap(store: Store, index: int, new: pa.Table, stage: str = "generate") -> No
         sha256=hashlib.sha256(data).hexdigest(),
         bytes=len(data),
         rows=new.num_rows,
+        ids=pack(hashes(keys(new)[0])),
+        footer=footer_digest(data),
     )
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +25,7 @@ from pipelines.engine.part import Part
 from pipelines.report import job as report
 from pipelines.run import STAGE_JOBS, run
 from storage.commit import iterate_commits, read_committed
+from storage.seal import read_sealed
 from storage.verify import verify
 from tests.pipelines.conftest import ATTRIBUTES, CLASSES, PIXELS, SIZE, Run
 
@@ -272,4 +272,4 @@ def test_more_than_two_classes_have_sizes_and_signs_by_direction(attributed: Run
     told = {line["descriptor"]: line["value"] for line in table["global"]}
     want = np.abs(by_hand(attributed))[flipped].mean(0).tolist()
     assert [told[name] for name in ATTRIBUTES] == pytest.approx(want, abs=1e-5)
-    assert json.loads(attributed.store.read("attribution/table.json")) == table
+    assert read_sealed(attributed.store, "attribution/table.json") == table

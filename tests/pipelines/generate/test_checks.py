@@ -15,6 +15,7 @@ from pipelines.generate.checks import check_needs
 from pipelines.generate.job import generate
 from pipelines.generate.plan import open_run
 from storage.run import PLAN
+from storage.seal import read_sealed
 
 
 def config(*sets: str) -> RunConfig:
@@ -58,7 +59,7 @@ def test_a_run_that_an_older_version_planned_is_refused_in_a_line(
     run = config(f"data.path={faces}", f"out={tmp_path}")
     store = open_run(run)
     generate(store, run)
-    plan: dict[str, Any] = json.loads(store.read(PLAN))
+    plan: dict[str, Any] = read_sealed(store, PLAN)
     del plan["fingerprint"]["format"]
     plan["fingerprint"]["code"] = plan["versions"]["counterfactory"] = "0.1.0"
     store.replace(PLAN, json.dumps(plan).encode())

@@ -3,7 +3,7 @@ at a time."""
 
 from __future__ import annotations
 
-import json
+import gc
 import tracemalloc
 import weakref
 from collections.abc import Callable, Iterator
@@ -28,6 +28,7 @@ from pipelines.score import job as score
 from pipelines.score import sums
 from storage.codec import encode
 from storage.schema import IMAGE
+from storage.seal import read_sealed, sealed
 from storage.uri import Store
 
 ROWS, FILES = 6, 4
@@ -189,12 +190,13 @@ def test_later_stages_hold_one_shard_and_no_stage_s_commits(
     for shards in (40, 120):
         run = make_run(rows=3 * shards, shards=shards)
         for path in run.store.list("commit/generate"):
-            made = json.loads(run.store.read(path))
-            run.store.replace(path, json.dumps({**made, "quarantined": entries}).encode())
+            made = read_sealed(run.store, path)
+            run.store.replace(path, sealed({**made, "quarantined": entries}))
         score.score(run.store, run.config)
         for name, job in STAGES.items():
             job(run)  # what is imported or cached once is none of its growth
             tables.clear()
+            gc.collect()
             tracemalloc.start()
             job(run)
             peaks[name].append(tracemalloc.get_traced_memory()[1])

@@ -32,6 +32,7 @@ from storage.commit import commit_shard
 from storage.records import Plan, Shard
 from storage.run import read_plan, versions, write_plan
 from storage.schema import COUNTERFACTUALS, counterfactual_id
+from storage.seal import read_sealed
 from storage.uri import Store, open_store
 
 CLASSES = ["not smiling", "smiling"]
@@ -337,7 +338,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Store:
         classifier=classes,
         report={"title": f"title {PLANTED}"},
     )
-    table = json.loads(store.read("score/table.json"))
+    table = read_sealed(store, "score/table.json")
     table["attributes"]["names"] = [f"{name} {PLANTED}" for name in ATTRIBUTES]
     table["attributes"]["causal"] = [f"Smiling {PLANTED}"]
     table["audit"]["verdict"] += PLANTED
@@ -373,7 +374,7 @@ def cards_of(page: str) -> list[str]:
 def test_a_scored_run_is_told_whole(pair: tuple[Store, Store]) -> None:
     page = page_of(pair[0])
     text = text_of(page)
-    table = json.loads(pair[0].read("score/table.json"))
+    table = read_sealed(pair[0], "score/table.json")
     rate = next(m for m in table["metrics"] if m["subset"] == "all" and m["metric"] == "flip_rate")
     assert table["audit"]["verdict"] in text
     assert f"{100 * rate['value']:.1f} %" in text
@@ -513,7 +514,7 @@ def test_judge_and_augment_are_told_where_they_are(tmp_path: Path) -> None:
 
 def test_scores_of_an_older_state_are_said_to_be_that(tmp_path: Path) -> None:
     store = make_run(tmp_path, "stale")
-    table = json.loads(store.read("score/table.json"))
+    table = read_sealed(store, "score/table.json")
     store.replace("score/table.json", json.dumps({**table, "rows": 20}).encode())
     assert "scores are of 20 of 27 counterfactuals" in text_of(page_of(store))
 

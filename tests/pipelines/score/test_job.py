@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from pipelines.report.show import show
 from pipelines.run import STAGE_JOBS
 from pipelines.score.job import score
 from storage.commit import read_commits
+from storage.seal import read_sealed
 from storage.verify import verify
 
 
@@ -208,10 +210,9 @@ def test_one_shard_is_seven_shards(make_run: Callable[..., Any]) -> None:
 def test_files_hold_no_nan_and_the_csv_is_the_table(make_run: Callable[..., Any]) -> None:
     run = make_run(rows=1, shards=1)
     table = score(run.store, run.config)
-    assert (
-        json.loads(run.store.read("score/table.json"), parse_constant=lambda c: pytest.fail(c))
-        == table
-    )
+    assert json.loads(
+        run.store.read("score/table.json"), parse_constant=lambda c: pytest.fail(c)
+    ) == {"seal": ANY, **table}
     lines = list(csv.DictReader(io.StringIO(run.store.read("score/table.csv").decode())))
     assert [line["metric"] for line in lines] == [m["metric"] for m in table["metrics"]]
     # The one row has no label and did not flip: nothing is measured on correct or flipped rows.
@@ -295,7 +296,7 @@ def test_scores_of_another_version_are_told_and_made_again(
     assert f"  note        {what}: `counterfactory score` measures again" in show(run.store)
     STAGE_JOBS["score"](run.store, run.config, WHOLE)
     assert capsys.readouterr().out.startswith(f"score: {what}: they are made again\n")
-    table = json.loads(run.store.read("score/table.json"))
+    table = read_sealed(run.store, "score/table.json")
     assert table["stage"] != first["stage"]
     assert table["versions"] == {**first["versions"], "cout": 2}
     assert figure(table, "cout")["value"] == figure(first, "cout")["value"]

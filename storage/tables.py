@@ -1,0 +1,71 @@
+"""Parquet as this tool writes and reads it: every page has a checksum, which is verified."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+from pyarrow import parquet as pq
+
+AHEAD = 64 << 10  # bytes at a file's end that hold most footers
+
+
+def to_parquet(table: pa.Table, **settings: Any) -> bytes:
+    """A table as the bytes of one Parquet file; settings: `write_table`'s, compression zstd."""
+    out = io.BytesIO()
+    settings = {"compression": "zstd", **settings}
+    pq.write_table(table, out, write_page_checksum=True, **settings)
+    return out.getvalue()
+
+
+def parquet_writer(out: BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
+    """A writer of row groups into an open file."""
+    return pq.ParquetWriter(out, schema, compression="zstd", write_page_checksum=True)
+
+
+def open_parquet(source: Any, **settings: Any) -> pq.ParquetFile:
+    """A Parquet file whose pages are verified when they are read; those of a file without
+    checksums are not.
+    """
+    return pq.ParquetFile(source, page_checksum_verification=True, **settings)
+
+
+def footer_digest(data: bytes) -> str:
+    """sha256 of a Parquet file's footer, its length and magic included: what pages' checksums leave
+    out.
+    """
+    return hashlib.sha256(data[-_footer_bytes(data) :]).hexdigest()
+
+
+def read_footer(file: BinaryIO, digest: str) -> pq.FileMetaData:
+    """The footer of an open Parquet file; pa.ArrowInvalid if it has not the digest."""
+    tail = _tail(file, AHEAD)
+    if _footer_bytes(tail) > len(tail):
+        tail = _tail(file, _footer_bytes(tail))
+    if footer_digest(tail) != digest:
+        raise pa.ArrowInvalid("its footer is not the one that was committed")
+    return pq.read_metadata(pa.BufferReader(tail))
+
+
+def is_damage(error: BaseException) -> bool:
+    """Does an error say that a Parquet file is broken: a disk that fails gives a number, and a
+    store a type of its own.
+    """
+    if isinstance(error, OSError):
+        return type(error) is OSError and error.errno is None
+    if isinstance(error, MemoryError | pa.ArrowCancelled):
+        return False
+    return isinstance(error, pa.ArrowException | UnicodeDecodeError)
+
+
+def _tail(file: BinaryIO, count: int) -> bytes:
+    """The last bytes of an open file, as many as there are."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(size - count, 0))
+    return file.read(min(size, count))
+
+
+def _footer_bytes(data: bytes) -> int:
+    return int.from_bytes(data[-8:-4], "little") + 8
