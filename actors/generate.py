@@ -117,7 +117,11 @@ class Generate:
                 f"shard {shard.index}: a worker ended over it ({start.deaths} so far): {how}"
             )
         if not careful:  # else it is noted at its turn: while it waits, a death is another shard's
-            attempts.enter(self.store, start)
+            try:
+                attempts.enter(self.store, start)
+            except BaseException:
+                begun.close()  # its note may have arrived
+                raise
             rows_of = self._decoded(self._read(shard), shard, set())
             begun.rows = Ahead(unanswered(rows_of, begun.before), self.modality.ahead())
         return begun

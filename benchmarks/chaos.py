@@ -54,7 +54,7 @@ SETS = (
 )
 AGAIN = 8  # times that the command is given before a run counts as lost
 LONG = 300.0  # seconds after which a command counts as hung
-STOPPED = "what is committed stays"
+CLOCK = re.compile(r"\d{1,2} [A-Z][a-z]+ \d{4}, \d\d:\d\d UTC")
 KEYS = {"AWS_ACCESS_KEY_ID": "chaos", "AWS_SECRET_ACCESS_KEY": "chaos"}
 # patterns below a run's folder whose files tell how far it is, with how many there will be
 PROGRESS = {
@@ -205,7 +205,8 @@ class Product:
             for n, line in enumerate(lines):
                 self.leaves |= flat(f"{name}#{n}", json.loads(line))
         else:  # text: how often it has each of its pieces
-            pieces = Counter(re.split(r"[<\n]", path.read_text(errors="replace")))
+            text = CLOCK.sub("now", path.read_text(errors="replace"))
+            pieces = Counter(re.split(r"[<\n]", text))
             self.leaves |= {
                 f"{name}#{hashlib.sha256(piece.encode()).hexdigest()[:16]}": count
                 for piece, count in pieces.items()
@@ -702,13 +703,16 @@ def prepare(folder: Path, kinds: list[str], jobs: int) -> References:
     """
     data = Run(folder / "prepare", folder / "data")
     argv = [sys.executable, "-m", "counterfactory", "prepare", "faces", str(data.data)]
-    data.expect(data.end(data.start([*argv, "--rows", str(ROWS), "--test-rows", "0"])), 0)
+    if not data.data.exists():
+        data.expect(data.end(data.start([*argv, "--rows", str(ROWS), "--test-rows", "0"])), 0)
     places = {place_of(kind) for kind in kinds}
 
     def make(place: str, n: int) -> Product:
         engine = "ray" if place == "ray" and n else "local"
         run = Run(folder / f"undisturbed-{place}-{n}", data.data, engine)
-        if place == "s3":
+        if (run.home / "MANIFEST.json").exists():
+            pass  # the campaign goes on in a folder that has it
+        elif place == "s3":
             bad_line("faults", 0.0)(run, random.Random(0))
         else:
             run.expect(run.end(run.start()), 0)
@@ -760,7 +764,7 @@ def campaign(
 
 
 def table(
-    outcomes: list[Outcome], kinds: list[str], against: References, argv: list[str], left_out: str
+    outcomes: list[Outcome], kinds: list[str], against: References, given: str, left_out: str
 ) -> str:
     """The campaign as Markdown."""
     one = next(iter(against.values()))
@@ -778,7 +782,7 @@ def table(
         " runs (times, folders, on Ray the engine) is not compared, nor is the count of",
         "attempts in the MANIFEST. A negative exit code is the signal that ended the process.",
         "",
-        f"    python -m benchmarks.chaos {' '.join(argv)}",
+        f"    python -m benchmarks.chaos {given}",
         "",
         f"{today}, {machine}. {len(outcomes)} trials, {sum(len(o.codes) for o in outcomes)}"
         f" commands; {len(one.rows)} rows and {len(one.leaves)} values of products compared in"
@@ -813,7 +817,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first trial")
     parser.add_argument("--only", help=f"kinds, by commas, of {', '.join(FAULTS)}")
     parser.add_argument("--jobs", type=int, default=1, help="trials at a time")
-    parser.add_argument("--keep", type=Path, help="folder for the runs; those that differ stay")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        help="folder for the runs: undisturbed ones are used again, those that differ stay",
+    )
     parser.add_argument("--out", type=Path, help="write the table here, too")
     args = parser.parse_args(argv)
     kinds = args.only.split(",") if args.only else list(FAULTS)
@@ -835,7 +843,8 @@ def main(argv: list[str] | None = None) -> int:
             jobs=args.jobs,
             folder=folder,
         )
-    text = table(outcomes, kinds, against, list(argv or sys.argv[1:]), left_out)
+    given = " ".join(argv or sys.argv[1:]).replace(f" --keep {args.keep}", "")
+    text = table(outcomes, kinds, against, given, left_out)
     print(text)
     if args.out:
         args.out.write_text(text)

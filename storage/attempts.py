@@ -9,16 +9,23 @@ import re
 import socket
 import uuid
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
+from storage import local
+from storage.cache import home
 from storage.commit import STAGE, shard_name
 from storage.records import Shard
+from storage.s3_retry import at_most
 from storage.uri import Store
 
 # the session of a driver that works itself: what kills the worker kills the driver, too
 LOCAL = "local"
 SESSION = re.compile(r"[a-z0-9]{1,32}")
 HUNG, RAISED = "hung", "raised"
+NOTE_SECONDS = 5.0  # that a note may wait for its store: the process is to end, and is late already
 DEADLY = 2  # deaths on a row before it is blamed: one may be a person's kill, or the machine's
 
 
@@ -60,7 +67,7 @@ def next_start(store: Store, stage: str, shard: Shard, session: str) -> Start:
     folder = f"attempt/{_place(stage, shard)}"
     earlier = [path.rpartition("/")[2].split("-") for path in store.list(folder)]
     path = f"{folder}/{session}-{uuid.uuid4().hex}"
-    raised = {parts[1] for parts in earlier if parts[2:] == [RAISED]}
+    raised = {parts[1] for parts in earlier if parts[2:] == [RAISED]} | _ends_here()
     open_starts = Counter(
         parts[0] for parts in earlier if len(parts) == 2 and parts[1] not in raised
     )
@@ -72,7 +79,8 @@ def next_start(store: Store, stage: str, shard: Shard, session: str) -> Start:
 
 def note(store: Store, start: Start, how: str) -> None:
     """Note how a start ended where it left no commit: HUNG or RAISED."""
-    store.put_new(f"{start.path}-{how}", b"")
+    with _kept_here(start.path if how == RAISED else None), at_most(NOTE_SECONDS):
+        store.put_new(f"{start.path}-{how}", b"")
 
 
 def deadly_rows(store: Store, stage: str, shard: Shard, session: str) -> dict[int, str]:
@@ -96,13 +104,15 @@ def count_row_deaths(store: Store, stage: str, shard: Shard, session: str) -> in
 def begin_row(store: Store, stage: str, shard: Shard, row: int, session: str) -> str:
     """Note that a row is worked on alone; returns the note, which `end_row` closes."""
     begun = f"poison/{_place(stage, shard)}/{row}-{session}-{uuid.uuid4().hex}"
-    store.write(f"{begun}-begun", f"{socket.gethostname()} {os.getpid()}".encode())
+    with _kept_here(begun):  # a note whose reply was lost may have arrived
+        store.write(f"{begun}-begun", f"{socket.gethostname()} {os.getpid()}".encode())
     return begun
 
 
 def end_row(store: Store, begun: str) -> None:
     """Note that the worker came back from a row."""
-    store.put_new(f"{begun}-ended", b"")
+    with _kept_here(begun):
+        store.put_new(f"{begun}-ended", b"")
 
 
 def note_hung_row(store: Store, stage: str, shard: Shard, row: int) -> None:
@@ -121,14 +131,42 @@ def _row_deaths(names: set[str], session: str) -> Counter[int]:
     end is forgiven, but of LOCAL none.
     """
     opened: Counter[tuple[int, str]] = Counter()
+    here = _ends_here()
     for name in names:
         if name.endswith("-begun") and f"{name.removesuffix('-begun')}-ended" not in names:
-            row, owner = name.split("-")[:2]
-            opened[int(row), owner] += 1
+            row, owner, *mark = name.removesuffix("-begun").split("-")
+            if here.isdisjoint(mark):
+                opened[int(row), owner] += 1
     found: Counter[int] = Counter()
     for (number, owner), count in opened.items():
         found[number] += count if owner in (session, LOCAL) else count - 1
     return found
+
+
+@contextmanager
+def _kept_here(path: str | None) -> Iterator[None]:
+    """Keep on this machine that a start or a row ended, where the note of it cannot be written: an
+    outage and a stop are no deaths.
+    """
+    try:
+        yield
+    except BaseException:
+        if path is not None:
+            with suppress(OSError):
+                local.write(str(_here() / path.rpartition("-")[2]), b"")
+        raise
+
+
+def _ends_here() -> set[str]:
+    """The marks of starts and rows whose end could only be noted on this machine."""
+    try:
+        return set(os.listdir(_here()))
+    except OSError:
+        return set()
+
+
+def _here() -> Path:
+    return home() / "ended"
 
 
 def _place(stage: str, shard: Shard) -> str:

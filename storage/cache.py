@@ -33,7 +33,7 @@ def cached(uri: str) -> Path:
             f"expected a folder with safetensors and json files at {store.uri}, got none"
         )
     told = "\n".join([store.uri, *(f"{name} {store.version(name)}" for name in names)])
-    note = _home() / "listings" / hashlib.sha256(told.encode()).hexdigest()
+    note = home() / "listings" / hashlib.sha256(told.encode()).hexdigest()
     if there := _noted(note):
         return there
     with _alone(note.name):
@@ -64,7 +64,7 @@ def _noted(note: Path) -> Path | None:
     """The folder that a listing's note names, where both are there."""
     if not note.is_file():
         return None
-    there = _home() / "folders" / note.read_text()
+    there = home() / "folders" / note.read_text()
     return there if there.is_dir() else None
 
 
@@ -75,14 +75,14 @@ def _alone(listing: str) -> Iterator[None]:
 
     A file system without locks is done without: several may fetch then, and nothing is cleared.
     """
-    (_home() / "listings").mkdir(parents=True, exist_ok=True)
-    with open(_home() / "listings" / f".{listing}.lock", "wb") as lock:
+    (home() / "listings").mkdir(parents=True, exist_ok=True)
+    with open(home() / "listings" / f".{listing}.lock", "wb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError:
             yield
             return
-        for half in (_home() / "folders").glob(".*.tmp"):
+        for half in (home() / "folders").glob(".*.tmp"):
             other = half.name[1:].partition("-")[0]
             if other == listing or _is_free(other):
                 shutil.rmtree(half, ignore_errors=True)
@@ -93,7 +93,7 @@ def _is_free(listing: str) -> bool:
     """Does nobody fetch this listing? The lock is let go at once: a fetch that begins now uses
     another folder.
     """
-    with open(_home() / "listings" / f".{listing}.lock", "ab") as lock:
+    with open(home() / "listings" / f".{listing}.lock", "ab") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -103,7 +103,7 @@ def _is_free(listing: str) -> bool:
 
 def _fetch(store: Store, names: list[str], listing: str) -> Path:
     """Fetch into a folder that nobody sees, then give it its name."""
-    half = _home() / "folders" / f".{listing}-{uuid.uuid4().hex}.tmp"
+    half = home() / "folders" / f".{listing}-{uuid.uuid4().hex}.tmp"
     try:
         for name in names:
             (half / name).parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +123,7 @@ def _fetch(store: Store, names: list[str], listing: str) -> Path:
         shutil.rmtree(half, ignore_errors=True)
 
 
-def _home() -> Path:
+def home() -> Path:
     base = os.environ.get(HOME)
     return (
         Path(base)

@@ -7,9 +7,10 @@ from __future__ import annotations
 import os
 import random
 import sys
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -25,7 +26,9 @@ TELL = 10.0  # seconds after which whoever waits is told why
 # seconds; each wait is drawn from 0 to a bound that doubles ("full jitter")
 FIRST_WAIT, LONGEST_WAIT = 0.25, 20.0
 STEP = 0.5  # seconds after which a wait looks whether the process is to end
-HURRY = threading.Event()
+HURRIED = 5.0  # seconds that requests have where it is
+_end = float("inf")  # when the process is to end, by time.monotonic
+_at_most: ContextVar[float] = ContextVar("at_most", default=float("inf"))
 BUSY = {
     "SlowDown",
     "Throttling",
@@ -146,14 +149,25 @@ def no_answer(path: str, last: str, tries: int) -> NoAnswer:
     )
 
 
-def hurry() -> None:
-    """Make no request wait any longer: the process is to end now."""
-    HURRY.set()
+def hurry(seconds: float = HURRIED) -> None:
+    """Let no request of this process wait longer than so many seconds from now: it is to end."""
+    global _end
+    _end = time.monotonic() + seconds
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Let requests in the block wait no longer than so many seconds: what they do is no must."""
+    token = _at_most.set(seconds)
+    try:
+        yield
+    finally:
+        _at_most.reset(token)
 
 
 class Patience:
-    """The time that a request's failures may take, from the first of them on; none after
-    `hurry`.
+    """The time that a request's failures may take, from the first of them on; see also `hurry` and
+    `at_most`.
     """
 
     def __init__(self, who: str, url: str) -> None:
@@ -170,13 +184,13 @@ class Patience:
                 f" {max(left, 0):.0f} s more"
             )
             print(f"counterfactory: {hide(line)}", file=sys.stderr, flush=True)
-        return now >= self.until or HURRY.is_set()
+        return now >= min(self.until, _end)
 
     def wait(self, tries: int) -> None:
         """Wait before the next try, the last of which is made when the time is up."""
         drawn = random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(tries - 1, 30)))
         end = min(time.monotonic() + drawn, self.until)
-        while (left := end - time.monotonic()) > 0 and not HURRY.is_set():
+        while (left := min(end, _end) - time.monotonic()) > 0:
             time.sleep(min(left, STEP))
 
 
@@ -188,7 +202,7 @@ def _seconds() -> float:
         seconds = -1.0
     if not 0 <= seconds < float("inf"):
         raise StorageError(f"{SECONDS}: expected seconds like 600, got {told!r}")
-    return seconds
+    return min(seconds, _at_most.get())
 
 
 def is_passing(error: Exception) -> bool:

@@ -208,12 +208,20 @@ def test_a_node_that_meets_an_outage_lacks_nothing(
 def test_no_request_waits_once_the_process_is_to_end(
     s3_folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_retry, "HURRY", threading.Event())
+    monkeypatch.setattr(s3_retry, "_end", float("inf"))  # and so afterwards
     monkeypatch.setattr(s3_retry, "FIRST_WAIT", 60.0)
     monkeypatch.setattr(s3_retry, "LONGEST_WAIT", 60.0)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    threading.Timer(0.3, s3_retry.hurry).start()
+    threading.Timer(0.3, s3_retry.hurry, (0.5,)).start()
     began = time.monotonic()
     with pytest.raises(StorageError, match="expected S3 to answer"):
         open_store(s3_folder).read("x")
     assert time.monotonic() - began < 20
+
+
+def test_what_is_no_must_is_not_waited_for_as_long(
+    s3_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    with pytest.raises(StorageError, match=r"times in 0.2 s"), s3_retry.at_most(0.2):
+        open_store(s3_folder).read("x")

@@ -20,6 +20,7 @@ from pipelines.cli import main
 from pipelines.engine import cluster
 from pipelines.engine.runner import KINDS, _to_answer
 from storage import s3_retry
+from storage.attempts import LOCAL, begin
 from storage.cache import cached, folder_digest
 from storage.commit import read_commits
 from storage.errors import NoAnswer
@@ -245,6 +246,37 @@ def test_a_bucket_that_fails_mid_run_is_gone_on_from(
     assert main(["generate", config, *TINY]) == 0
     assert store.version("commit/generate/000000.json") == first
     assert verify(store) == []
+
+
+def test_a_row_is_not_blamed_for_outages(
+    proxy: Any,
+    config: str,
+    s3_folder: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """The bucket goes away at the same point of a shard again and again, for good each time, after
+    kills: row by row, and on the same row.
+    """
+    monkeypatch.setenv("COUNTERFACTORY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(s3_retry, "FIRST_WAIT", 0.0001)
+    store = open_store(f"{s3_folder}/runs/x")
+    proxy.fail("slow-down", "PUT", "/attempt/", times=9999)
+    monkeypatch.setenv(s3_retry.SECONDS, "0.1")
+    assert main(["generate", config, *TINY]) == 75  # it is planned
+    proxy.faults.clear()
+    for _ in range(3):
+        begin(store, "generate", read_plan(store).shards[0], LOCAL)
+    for _ in range(3):
+        proxy.fail("slow-down", path="-ended", times=9999)
+        assert main(["generate", config, *TINY]) == 75
+        proxy.faults.clear()
+    assert len([name for name in store.list("poison") if name.endswith("-begun")]) == 3
+    assert main(["generate", config, *TINY]) == 0
+    assert verify(store) == []
+    assert not any(commit.quarantined for commit in read_commits(store, "generate").values())
+    assert "(3 so far)" in capsys.readouterr().err  # the kills, and no outage
 
 
 def test_no_answer_is_told_from_a_mistake_on_ray_too() -> None:

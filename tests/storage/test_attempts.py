@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,8 @@ from storage.attempts import (
     note,
     note_hung_row,
 )
+from storage.cache import HOME
+from storage.errors import NoAnswer
 from storage.records import Shard
 from storage.uri import Store, open_store
 
@@ -106,6 +109,49 @@ def test_a_row_that_hung_is_not_begun_by_anyone(store: Store) -> None:
     note_hung_row(store, "generate", SHARD, 7)
     reason = deadly_rows(store, "generate", SHARD, "two")[7]
     assert "engine.row_seconds" in reason
+
+
+@pytest.mark.parametrize("stop", [NoAnswer("away"), KeyboardInterrupt()])
+def test_an_end_that_cannot_be_noted_is_no_death_on_this_machine(
+    store: Store, stop: BaseException, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An outage of S3, or a stop while it is waited for."""
+
+    def fails(*_: Any) -> bool:
+        raise stop
+
+    monkeypatch.setenv(HOME, str(tmp_path / "cache"))
+    for _ in range(3):
+        start = begin(store, "generate", SHARD, LOCAL)
+        row = begin_row(store, "generate", SHARD, 7, LOCAL)
+        with monkeypatch.context() as away:
+            away.setattr(Store, "put_new", fails)
+            with pytest.raises(type(stop)):
+                end_row(store, row)
+            with pytest.raises(type(stop)):
+                note(store, start, RAISED)
+    assert begin(store, "generate", SHARD, LOCAL).deaths == 0
+    assert deadly_rows(store, "generate", SHARD, LOCAL) == {}
+    monkeypatch.setenv(HOME, str(tmp_path / "elsewhere"))  # another machine cannot know
+    assert list(deadly_rows(store, "generate", SHARD, LOCAL)) == [7]
+
+
+def test_a_row_whose_note_may_have_arrived_is_not_blamed(
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real = Store.write
+
+    def lost(*args: Any) -> None:
+        real(*args)
+        raise NoAnswer("the reply")
+
+    monkeypatch.setenv(HOME, str(tmp_path / "cache"))
+    monkeypatch.setattr(Store, "write", lost)
+    for _ in range(3):
+        with pytest.raises(NoAnswer):
+            begin_row(store, "generate", SHARD, 7, LOCAL)
+    assert len(store.list("poison")) == 3
+    assert deadly_rows(store, "generate", SHARD, LOCAL) == {}
 
 
 @pytest.mark.parametrize("session", ["", "../x", "A", "a-b", "a/b"])
