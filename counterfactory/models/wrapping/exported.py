@@ -85,7 +85,7 @@ def network_of_program(program: torch.export.ExportedProgram) -> nn.Module:
     """An exported program as a network for batches of any size; ValueError where it was exported in
     training mode.
 
-    Its `fixed_channels` are those of the images that it was exported with.
+    Its `fixed_channels` and `fixed_side` are those of the images that it was exported with.
     """
     graphs = [
         part.graph for part in program.graph_module.modules() if isinstance(part, GraphModule)
@@ -98,6 +98,8 @@ def network_of_program(program: torch.export.ExportedProgram) -> nn.Module:
         network = InBatches(network, shape[0])
     if len(shape) == 4 and isinstance(shape[1], int):
         network.fixed_channels = shape[1]  # type: ignore[assignment]
+    if len(shape) == 4 and isinstance(shape[2], int) and shape[2] == shape[3]:
+        network.fixed_side = shape[2]  # type: ignore[assignment]
     return network
 
 

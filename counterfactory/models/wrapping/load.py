@@ -83,7 +83,8 @@ def wrap(
     known = ROLES[expect_role(role, tuple(name for name, one in ROLES.items() if one.wrapper))]
     wrapper = find(str(known.wrapper))
     takes = inspect.signature(wrapper).parameters
-    given: dict[str, Any] = {**spec, "size": spec.get("size") or found.get("size")}
+    side = spec.get("size") or found.get("size") or getattr(network, "fixed_side", None)
+    given: dict[str, Any] = {**spec, "size": side}
     # Mean and std belong together: both are the config's, or both the folder's.
     norms = spec if spec.get("mean") else found
     given |= {norm: norms.get(norm) or [] for norm in ("mean", "std")}

@@ -138,6 +138,14 @@ def test_an_archive_for_one_batch_takes_any(form: Any, made_for: int, rows: int)
     torch.testing.assert_close(got, want)
 
 
+def test_an_archive_for_one_size_is_shown_images_of_it() -> None:
+    net = OneImage().eval()
+    larger = torch.rand(2, 3, 32, 32)
+    model = build(SPEC, exported(net), CPU)
+    assert model.size == 16
+    torch.testing.assert_close(model(larger), net(model.prepare(larger)))
+
+
 def test_another_reason_to_fail_is_told_as_it_is() -> None:
     model = build(SPEC, traced(OneImage().eval(), IMAGES[:1]), CPU)
     with pytest.raises(RuntimeError, match="shape"):
