@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import torch
@@ -117,14 +117,22 @@ def measure(
     # a row alone: on a GPU as long as a few together, on a CPU not much longer than its share
     count = seconds if queries.source.is_cuda else 1.5 * each
     if config.score.flops_rows and seconds <= LONG and (one := ask(1)) is not None:
+        made: list[Answers] = []
         started = time.perf_counter()
-        tflops(partial(call, one))
-        count = time.perf_counter() - started
+        tflops(lambda: made.append(call(one)))
+        spent = time.perf_counter() - started
+        # rows differ in how often they ask the models, and this one is not the mean
+        count = spent * _evaluations(answers) / _evaluations(made[0])
     scoring = pictures = 0.0
     if isinstance(queries, ImageQueries) and isinstance(answers, ImageAnswers):
         scoring = _score_seconds(config, loaded, queries, answers) / len(queries)
         pictures = _picture_seconds(answers) / len(queries)
     return Costs(import_seconds(), loads, each, scoring, pictures, count)
+
+
+def _evaluations(answers: Answers) -> float:
+    """Of models, forward and backward, for an answer on the mean."""
+    return max(float((answers.forward + answers.backward).double().mean()), 1.0)
 
 
 def _score_seconds(
