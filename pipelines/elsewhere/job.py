@@ -232,12 +232,13 @@ def first_side(path: str, image: str) -> int:
     """The larger side of the first image that can be read; UserError where there is none."""
     from actors.elsewhere import content
     from storage.codec import BadRow, dimensions
+    from storage.tables import damage_named
     from storage.uri import data_files
 
     if image not in columns(path):
         raise UserError(f"{path}: expected a column {image!r}: {nearest(image, columns(path))}")
     for store, name in data_files(path):
-        with store.parquet(name) as file:
+        with damage_named(store.url(name)), store.parquet(name) as file:
             for batch in file.iter_batches(batch_size=16, columns=[image]):
                 for cell in batch.to_pydict()[image]:
                     try:

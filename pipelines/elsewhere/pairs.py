@@ -17,7 +17,7 @@ from configs.schema import fingerprint
 from configs.strict import UserError, nearest
 from storage.schema import IMAGE
 from storage.seal import read_sealed, sealed
-from storage.tables import to_parquet
+from storage.tables import damage_named, to_parquet
 from storage.uri import Store, data_files
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
@@ -179,7 +179,7 @@ class Side:
             [[name, store.version(name)] for store, name in self.files] + [column]
         )
         for number, (store, name) in enumerate(self.files):
-            with store.parquet(name) as file:
+            with damage_named(store.url(name)), store.parquet(name) as file:
                 self.types = {field.name: field.type for field in file.schema_arrow}
                 for wanted in (column, key, *further):
                     if wanted not in self.types:
@@ -206,7 +206,7 @@ class Side:
 
     def _read(self, number: int, group: int, further: tuple[str, ...]) -> pa.Table:
         store, name = self.files[number]
-        with store.parquet(name) as file:
+        with damage_named(store.url(name)), store.parquet(name) as file:
             return file.read_row_group(group, columns=list(dict.fromkeys([self.column, *further])))
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from configs.schema import ImageData
 from configs.strict import UserError, nearest
 from storage.codec import BadRow, decode, decode_mask, dimensions
+from storage.tables import damage_named
 from storage.uri import data_files
 
 
@@ -61,7 +62,8 @@ def load(data: ImageData, columns: list[str], log: Callable[[str], None] = print
             position += rows
             if position <= first or position - rows >= last:
                 continue
-            table = parquet.read_row_group(group, columns=read).to_pylist()
+            with damage_named(store.url(path)):
+                table = parquet.read_row_group(group, columns=read).to_pylist()
             for offset, row in enumerate(table, position - rows):
                 if not first <= offset < last:
                     continue
