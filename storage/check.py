@@ -22,6 +22,7 @@ from storage.commit import (
 from storage.names import COLUMNS, Hashes, doubled, hashes, keys, unpack
 from storage.records import Commit, Plan, Shard
 from storage.run import read_plan
+from storage.tables import damage_named
 from storage.uri import Store
 
 NAMED = 10  # doubled ids named per stage; the rest is counted
@@ -178,7 +179,8 @@ def _ids(store: Store, commit: Commit) -> Hashes:
 
 def _names(store: Store, commit: Commit) -> pa.Table:
     """The columns of a committed file that name its rows."""
-    with store.parquet(data_path(commit)) as file:
+    path = data_path(commit)
+    with damage_named(store.url(path)), store.parquet(path) as file:
         return file.read(
             columns=[name for name in COLUMNS if name in file.schema_arrow.names], use_threads=False
         )

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 from pyarrow import parquet as pq
+
+from storage.errors import BadData
 
 AHEAD = 64 << 10  # bytes at a file's end that hold most footers
 
@@ -58,6 +62,18 @@ def is_damage(error: BaseException) -> bool:
     if isinstance(error, MemoryError | pa.ArrowCancelled):
         return False
     return isinstance(error, pa.ArrowException | UnicodeDecodeError)
+
+
+@contextmanager
+def damage_named(where: str) -> Iterator[None]:
+    """Turn the error of a broken Parquet file into BadData that names it."""
+    try:
+        yield
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        if not is_damage(error):
+            raise
+        told = " ".join(str(error).split())
+        raise BadData(f"{where}: expected Parquet that can be read, got {told}") from None
 
 
 def _tail(file: BinaryIO, count: int) -> bytes:

@@ -20,7 +20,7 @@ from configs.strict import UserError
 from storage.columns import assemble, expect_columns, physical, with_partitions
 from storage.schema import IMAGE
 from storage.seal import read_sealed, sealed
-from storage.tables import to_parquet
+from storage.tables import damage_named, to_parquet
 from storage.uri import Store, data_files, printable
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
@@ -187,7 +187,7 @@ class Side:
         self.types: dict[str, pa.DataType] = {}  # of the columns, however each file writes them
         wanted = [column, key, *further]
         for number, (store, name) in enumerate(self.files):
-            with store.parquet(name) as file:
+            with damage_named(store.url(name)), store.parquet(name) as file:
                 if not file.metadata.num_rows:
                     continue
                 schema = with_partitions(file.schema_arrow, store.url(name))
@@ -217,7 +217,7 @@ class Side:
 
     def _read(self, number: int, group: int, further: tuple[str, ...]) -> pa.Table:
         store, name = self.files[number]
-        with store.parquet(name) as file:
+        with damage_named(store.url(name)), store.parquet(name) as file:
             columns = list(dict.fromkeys([self.column, *further]))
             return self._columns(file, group, columns, store.url(name))
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 from configs.strict import UserError, nearest
 from counterfactory.metrics import correlation
 from counterfactory.metrics.correlation import CorrelationSums
+from storage.tables import damage_named
 from storage.uri import data_files
 
 
@@ -23,7 +24,7 @@ def label_sums(path: str, names: list[str], query: int) -> CorrelationSums:
     except FileNotFoundError as error:
         raise UserError(f"score.cd_labels: {error}") from None
     for store, name in places:
-        with store.parquet(name) as file:
+        with damage_named(store.url(name)), store.parquet(name) as file:
             found = file.schema_arrow.names
             for wanted in names:
                 if (count := found.count(wanted)) != 1:

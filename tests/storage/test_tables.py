@@ -6,7 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from storage.tables import AHEAD, footer_digest, open_parquet, read_footer, to_parquet
+from storage.errors import BadData
+from storage.tables import AHEAD, damage_named, footer_digest, open_parquet, read_footer, to_parquet
 from storage.uri import Store, open_store
 
 ROOT = Path(__file__).parents[2]
@@ -73,3 +74,18 @@ def test_nobody_else_writes_or_opens_parquet() -> None:
         for path in (ROOT / folder).rglob("*.py"):
             if path.name != "tables.py" or folder != "storage":
                 assert not any(word in path.read_text() for word in words), path
+
+
+def test_a_broken_file_is_named_and_a_failing_disk_is_not_it(tmp_path: Path) -> None:
+    data = bytearray(to_parquet(TABLES["small"]))
+    data[40] ^= 1
+    store = open_store(tmp_path)
+    store.write("x.parquet", bytes(data))
+    with (
+        pytest.raises(BadData, match=r"/x\.parquet: expected Parquet that can be read, got .*CRC"),
+        damage_named(store.url("x.parquet")),
+        store.parquet("x.parquet") as file,
+    ):
+        file.read()
+    with pytest.raises(OSError, match="EIO"), damage_named("x"):
+        raise OSError(5, "EIO")
