@@ -1,4 +1,4 @@
-"""The methods, one file and one paper each."""
+"""The methods, each from one paper and in one file."""
 
 from counterfactory.methods.ace import ACE
 from counterfactory.methods.aip import AIP

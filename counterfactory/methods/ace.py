@@ -1,5 +1,5 @@
-"""ACE, Adversarial Counterfactual Explanations (Jeanneret et al., CVPR 2023): an attack through a
-diffusion model.
+"""ACE, Adversarial Counterfactual Explanations (Jeanneret et al., CVPR 2023): an adversarial attack
+through a diffusion model.
 """
 
 from __future__ import annotations
@@ -25,21 +25,23 @@ from counterfactory.models.interfaces import Classifier, Denoiser
 
 @dataclass(frozen=True, kw_only=True)
 class ACE:
-    """PGD on the image through classifier(denoise(noise(x'))), then inpainting of what hardly
-    changed.
+    """PGD on the image through classifier(denoise(noise(x'))), followed by inpainting of the pixels
+    that hardly changed.
 
-    respaced: steps that the denoiser's schedule is shortened to; levels: K (the paper's tau), how
-    many of them x' is noised by and denoised from; step: of the attack, in 8-bit levels; distance,
-    weight: lambda times the per-sample "l1" sum or "l2" norm of x' - x, in [0,1]; refine, gamma,
-    kernel: inpaint afterwards, the mask's threshold, and the side of its maximum window (odd);
-    draws: refine again, with other noise, where that undid the flip; unrefined: let the
-    pre-explanation be the answer where no refinement flips (it may be noise, and counts as a flip).
-    The paper has draws 1, unrefined false, stop, through and mask_after null and precision float32:
-    how the last ones save work is explained in PurifiedPGD. checkpoint: more denoiser calls for
+    respaced: number of steps that the denoiser's schedule is shortened to. levels: K (the paper's
+    tau), number of steps that x' is noised by and denoised from. step: the attack's step, in 8-bit
+    levels. distance, weight: the loss adds weight (lambda) times the "l1" sum or the "l2" norm of
+    x' - x, per sample, in [0,1]. refine: inpaint after the attack. gamma, kernel: the mask's
+    threshold, and the side of its maximum window (odd). draws: how often refinement is tried, each
+    time with new noise, where it undid the flip. unrefined: the answer is the pre-explanation where
+    no refinement flips; it may be noise, and counts as a flip. checkpoint: more denoiser calls for
     less memory.
 
-    Pixels live in [0,1] as in the public ACE, so that a step of 1 stays on the 8-bit grid; the
-    denoiser sees [-1,1].
+    The paper has draws 1, unrefined false, stop, through and mask_after null, and precision
+    float32. PurifiedPGD explains how stop, through, mask_after and precision save work.
+
+    Pixels are in [0,1] as in the public ACE code, so that a step of 1 stays on the 8-bit grid. The
+    denoiser receives [-1,1].
     """
 
     name: ClassVar[str] = "ace"
@@ -70,8 +72,8 @@ class ACE:
     def __call__(
         self, queries: ImageQueries, *, classifier: Classifier, denoiser: Denoiser
     ) -> ImageAnswers:
-        """Counterfactuals: the refined image; with `unrefined` the pre-explanation where no
-        refined image flips.
+        """Return counterfactuals: the refined image, or with `unrefined` the pre-explanation where
+        no refined image flips.
         """
         x, budget = queries.images, Budget.of(len(queries))
         schedule = respace(denoiser.alphas_cumprod, self.respaced)

@@ -1,6 +1,7 @@
 """AIP, attribute-informed perturbation (Yang et al., "Generative Counterfactuals for Neural
-Networks via Attribute-Informed Perturbation"): gradient descent on a face's latent and on its
-attributes at once."""
+Networks via Attribute-Informed Perturbation"): joint gradient descent on a face's latent and its
+attributes.
+"""
 
 from __future__ import annotations
 
@@ -20,19 +21,20 @@ from counterfactory.models.interfaces import AttributeAutoencoder, Classifier
 
 @dataclass(frozen=True, kw_only=True)
 class AIP:
-    """Algorithm 1: step down eq. 3 with decaying steps until the stored image is its target or
-    n_max is reached.
+    """Algorithm 1: descent on eq. 3 with decaying steps until the stored image has its target class
+    or n_max is reached.
 
-    The printed loop goes on while the image is not its target OR n <= n_max, which never ends
-    early: it is AND here. alpha: weight of ||z - z0|| + ||a - a0||; mu, gamma: first steps on the
-    latent z and on the attributes a; beta: what both are multiplied by after each iteration. z0,
-    a0: the query's latent, and its attributes as the autoencoder reads them, 0 or 1.
+    The printed loop goes on while the image is not its target OR n <= n_max, so it never ends
+    early. Here the condition is AND. alpha: weight of ||z - z0|| + ||a - a0||. mu, gamma: first
+    step sizes on the latent z and on the attributes a. beta: factor on both step sizes after each
+    iteration. z0, a0: the query's latent, and its attributes as the autoencoder predicts them, 0 or
+    1.
 
-    Beyond the paper: floor: the part of mu and gamma that decay leaves (0, the paper: all of the
-    way that a row can go is gradient x mu / (1 - beta)); threshold: probability that the target
-    must pass beside being the prediction (0, the paper); residual: x' = clip(x + dec(z,a) -
-    dec(z0,a0)), which keeps what the autoencoder loses (False: x' = dec(z,a), the paper); clamp: a
-    stays in [0,1].
+    Beyond the paper: floor: lowest share of mu and gamma that decay can reach (0, the paper: a row
+    moves at most gradient x mu / (1 - beta) in total). threshold: probability that the target must
+    exceed, in addition to being the prediction (0, the paper). residual: x' = clip(x + dec(z,a) -
+    dec(z0,a0)), which preserves what the autoencoder loses (False: x' = dec(z,a), the paper).
+    clamp: a stays in [0,1].
     """
 
     name: ClassVar[str] = "aip"
@@ -65,7 +67,9 @@ class AIP:
     def __call__(
         self, queries: ImageQueries, *, classifier: Classifier, attgan: AttributeAutoencoder
     ) -> ImageAnswers:
-        """Counterfactuals; a row that does not flip keeps its iterate of highest p(target)."""
+        """Return counterfactuals; for a row that does not flip, the iterate of highest
+        p(target).
+        """
         x, budget = queries.images, Budget.of(len(queries))
         generators = row_generators(queries.seed)
         with torch.no_grad():
@@ -88,7 +92,7 @@ class AIP:
             decoded = attgan.decode(z_n, a_n, skip[rows])
             x_n = add_residual(x[rows], decoded, x0[rows] if self.residual else None)
             log_p = ascent.judge(x_n, z_n, a_n)
-            # Eq. 3, a sum over rows, so that each has its own gradient.
+            # Eq. 3, summed over rows, so that each row has its own gradient.
             loss = -log_p + self.alpha * (length(z_n - z0[rows]) + length(a_n - a0[rows]))
             grad_z, grad_a = ascent.gradients(loss, z_n, a_n)
             # Eq. 6, and the decay of algorithm 1.
@@ -112,11 +116,11 @@ class AIP:
     def directions(
         self, grad_z: Tensor, grad_a: Tensor, generators: list[Generator]
     ) -> tuple[Tensor, Tensor]:
-        """What z and a step against, per row."""
+        """Return the directions that z and a step against, per row."""
         return grad_z, grad_a
 
 
 def length(difference: Tensor) -> Tensor:
-    """The l2 norm of each row; (B,). Its gradient is 0 where the row is 0."""
+    """Return the l2 norm of each row, (B,); its gradient is 0 where the row is 0."""
     norm: Tensor = torch.linalg.vector_norm(difference.flatten(1), dim=1)
     return norm

@@ -1,5 +1,5 @@
-"""AIP_R, AIP's control (Yang et al., section 4.1.4): the same loop, each update as long as AIP's in
-any direction.
+"""AIP_R, the control of AIP (Yang et al., section 4.1.4): the same loop, whose updates have AIP's
+lengths and random directions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from counterfactory.methods.contract import row_noise
 
 @dataclass(frozen=True, kw_only=True)
 class AIPRandom(AIP):
-    """AIP with its gradients' norms and none of their directions; each row draws from its own
+    """AIP with the gradients' norms but random directions; each row draws from its own
     generator.
     """
 
@@ -25,12 +25,12 @@ class AIPRandom(AIP):
     def directions(
         self, grad_z: Tensor, grad_a: Tensor, generators: list[Generator]
     ) -> tuple[Tensor, Tensor]:
-        """Random vectors of the gradients' lengths, for z and for a."""
+        """Return random vectors with the gradients' lengths, for z and for a."""
         return random_direction(grad_z, generators), random_direction(grad_a, generators)
 
 
 def random_direction(grad: Tensor, generators: list[Generator]) -> Tensor:
-    """A vector of each row's length in a direction drawn evenly from all."""
+    """Return a vector of each row's length, in a uniformly random direction."""
     if not generators:
         return grad
     noise = row_noise(generators, grad.shape[1:], grad.device).to(grad)

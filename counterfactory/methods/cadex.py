@@ -1,5 +1,5 @@
-"""CADEX (arXiv 1906.10671), made for tables, on images: Adam on the few input values that its first
-gradient picks.
+"""CADEX (arXiv 1906.10671), a method for tables, applied to images: Adam on the few input values
+that the first gradient selects.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ class CADEX:
     """Adam descent on the cross-entropy to the target, over n values of the image, until the stored
     image passes.
 
-    n: how many values (one channel of one pixel each) may move; threshold: probability of the
-    target at which a row is done, 0 for the flip alone (the paper); lr: Adam's, in the image's
-    range [0,1].
+    n: how many values may change (a value is one channel of one pixel). threshold: probability of
+    the target at which a row is done; 0 requires only the flip (the paper). lr: Adam's learning
+    rate, in the image's range [0,1].
 
-    The paper's constraints are, on an image, its range: a value that stands at the end of [0,1] to
-    which its gradient points is not picked, and every step is clipped.
+    The paper's constraints become the image's range: a value at one end of [0,1] is not selected
+    where the step would leave the range, and every step is clipped.
     """
 
     name: ClassVar[str] = "cadex"
@@ -45,8 +45,8 @@ class CADEX:
         check_settings(self, n=(1, inf), threshold=(0, 1), lr=(0, inf), max_steps=(0, inf))
 
     def __call__(self, queries: ImageQueries, *, classifier: Classifier) -> ImageAnswers:
-        """Sparse adversarial examples; the best try of a row that never passes is its iterate of
-        highest p(target).
+        """Return sparse adversarial examples; for a row that never passes, the iterate of highest
+        p(target).
         """
         x = queries.images
         x_adv, adam, picked = x.clone(), Adam.of(x), torch.zeros_like(x)
@@ -64,17 +64,16 @@ class CADEX:
             rows = ascent.active
             if step == 1:
                 picked[rows] = strongest(grad, x[rows], self.n)
-            # Moments of what was not picked stay at 0.
+            # The moments of values that were not picked stay at 0.
             way = adam.step(rows, grad * picked[rows], step)
             x_adv[rows] = (x_adv[rows] + self.lr * way).clamp(0, 1)
         return ascent.answers()
 
 
 def strongest(grad: Tensor, x: Tensor, n: int) -> Tensor:
-    """1 at each row's n values of largest ascent gradient, by magnitude, that have room to move;
-    else 0.
+    """Return 1 at each row's n values of largest absolute gradient that can still move, else 0.
 
-    grad, x: (B,3,H,W), x in [0,1].
+    grad, x: (B,3,H,W), grad of the ascent, x in [0,1].
     """
     stuck = ((x <= 0) & (grad < 0)) | ((x >= 1) & (grad > 0))
     strength = grad.abs().masked_fill(stuck, 0).flatten(1)

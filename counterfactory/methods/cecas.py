@@ -1,5 +1,5 @@
-"""CECAS, causally guided adversarial steering (Qiao et al.): ACE's attack with what is spurious
-held still.
+"""CECAS, causally guided adversarial steering (Qiao et al.): ACE's attack, with the spurious
+factors held constant.
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ from counterfactory.models.interfaces import Classifier, Denoiser
 
 @dataclass(frozen=True, kw_only=True)
 class CECAS:
-    """Two attacks through the denoiser in the same batches, x' kept from spurious factors and x''
-    near x; then x' inpainted where x'' hardly changed.
+    """Two attacks through the denoiser in the same batches: x' keeps the spurious factors, x''
+    stays near x. Then x' is inpainted where x'' hardly changed.
 
-    alpha: of L_S, the soft cross-entropy of what the spurious factors say of x' and of x (eq. 6);
-    spurious: None for the model's own factors (role causal), or names of attributes where the model
-    `spurious` predicts attributes: these are then held still, beyond the paper; weight: lambda
-    of x'' (eq. 7); gamma, kernel: of the mask (eq. 8), the threshold and the side d of its maximum
-    window (odd). The rest is as in ACE; eq. 9 as printed pastes the original where the mask says
-    change, the text means its complement, which is done here.
+    alpha: weight of L_S, the soft cross-entropy between the spurious factors' scores of x' and of x
+    (eq. 6). spurious: None for the model's own factors (role causal), or attribute names where the
+    model `spurious` predicts attributes; these are then held constant, beyond the paper. weight:
+    lambda of x'' (eq. 7). gamma, kernel: the mask's threshold and the side d of its maximum window
+    (odd; eq. 8). The other settings are those of ACE.
+
+    Eq. 9 as printed pastes the original where the mask marks change. The text means the complement,
+    which is implemented here.
     """
 
     name: ClassVar[str] = "cecas"
@@ -63,8 +65,8 @@ class CECAS:
         check_attack(self, alpha=(0, inf), weight=(0, inf))
 
     def expect(self, models: dict[str, Any]) -> None:
-        """ValueError where the model `spurious` cannot tell what is to be held still, or not of
-        this classifier.
+        """Raise ValueError where the model `spurious` does not predict what is to be held constant,
+        or does not belong to this classifier.
         """
         known = getattr(models["spurious"], "attributes", None)
         if self.spurious is None and known is not None:
@@ -89,17 +91,18 @@ class CECAS:
     def __call__(
         self, queries: ImageQueries, *, classifier: Classifier, denoiser: Denoiser, spurious: Any
     ) -> ImageAnswers:
-        """Counterfactuals: x' refined; with `unrefined` x' itself where no refined image flips."""
+        """Return counterfactuals: the refined x', or with `unrefined` x' itself where no refined
+        image flips.
+        """
         self.expect({"classifier": classifier, "spurious": spurious})
         x, B = queries.images, len(queries)
         schedule = respace(denoiser.alphas_cumprod, self.respaced)
         budget = Budget.of(2 * B)
-        # Both attacks of a row see the same noise: what differs between x' and x'' is then what
-        # their terms ask for.
+        # Both attacks of a row use the same noise, so that x' and x'' differ only by their terms.
         generators = row_generators(queries.seed.repeat(2))
         with torch.no_grad():
             said = self._spurious_scores(x, classifier, spurious).softmax(2)
-        # the classifier's features, and the factors' predictor on them
+        # One call for the classifier's features, and one for the factors' predictor on them.
         calls = 1 if self.spurious else 2
         budget.spend(torch.arange(B), forward=calls)
 
@@ -158,8 +161,8 @@ class CECAS:
         )
 
     def _spurious_scores(self, images: Tensor, classifier: Classifier, spurious: Any) -> Tensor:
-        """Scores (n,J,K) that the spurious factors alone give: g(S(x)), or (0, logit) for each
-        named attribute.
+        """Return the scores (n,J,K) that the spurious factors alone lead to: g(S(x)), or (0, logit)
+        for each named attribute.
         """
         if self.spurious is None:
             scores: Tensor = spurious(images, classifier)
@@ -169,8 +172,8 @@ class CECAS:
         return torch.stack([torch.zeros_like(logit), logit], 2)
 
     def _held(self, said: Tensor, view: Tensor, classifier: Classifier, spurious: Any) -> Tensor:
-        """L_S (n,): the soft cross-entropy of what is said of the view and of the query, summed
-        over the questions.
+        """Return L_S (n,): the soft cross-entropy between the scores of the view and of the query,
+        summed over the J factors.
         """
         return -(said * self._spurious_scores(view, classifier, spurious).log_softmax(2)).sum(
             (1, 2)
@@ -178,7 +181,7 @@ class CECAS:
 
 
 def doubled(queries: ImageQueries) -> ImageQueries:
-    """The batch, and the batch again."""
+    """Return the batch twice, one copy after the other."""
     return ImageQueries(
         images=torch.cat([queries.images] * 2),
         source=queries.source.repeat(2),

@@ -1,4 +1,6 @@
-"""What every method takes and gives, and the few rules they share."""
+"""The queries that every method takes, the answers that it returns, and the rules that all methods
+share.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,12 @@ from counterfactory.models.interfaces import Classifier
 
 
 class Method(Protocol):
-    """What the factory asks of a method's class; settings are its constructor's keyword arguments.
+    """The interface of a method's class; its settings are its constructor's keyword arguments.
 
-    name, version: what its answers are known by, wherever its code lies; the version is raised when
-    the same settings give other answers. A class that declares none is known by its dotted path.
-    access: what it needs of the classifier: "gradient", "scores" or "labels". needs: the names of
-    the models that it is called with besides the classifier.
+    name, version: identify the method's answers, wherever its code is stored. The version is raised
+    when the same settings lead to other answers. A class that declares no name is identified by its
+    dotted path. access: what the method uses of the classifier: "gradient", "scores" or "labels".
+    needs: the names of the models that it is called with, besides the classifier.
     """
 
     name: ClassVar[str]
@@ -29,16 +31,16 @@ class Method(Protocol):
     def needs(self) -> tuple[str, ...]: ...
 
     def __call__(self, *args: Any, **models: Any) -> Any:
-        """Answers to queries of the method's kind of data; called with its models by name."""
+        """Return answers to queries of the method's kind of data; the models are passed by name."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Queries:
-    """A batch of questions to a method, of whatever kind of data.
+    """A batch of queries to a method, for any kind of data.
 
-    source: (B,) int64, the predicted class; target: (B,) int64, the wanted class; seed: (B,) int64,
-    made from the row's id. ValueError on another shape or dtype.
+    source: (B,) int64, the predicted class. target: (B,) int64, the wanted class. seed: (B,) int64,
+    computed from the row's id. ValueError where the shape or dtype is another.
     """
 
     source: Tensor
@@ -58,11 +60,11 @@ class Queries:
         return len(self.source)
 
     def repeated(self, k: int) -> Self:
-        """Every query k times, one after the other, for methods that give k answers to each."""
+        """Return every query k times in a row, for methods that return k answers to each query."""
         return self.chosen(torch.arange(len(self), device=self.source.device).repeat_interleave(k))
 
     def chosen(self, rows: Tensor) -> Self:
-        """The queries at some places (n,) int64."""
+        """Return the queries at the given places, (n,) int64."""
         columns: dict[str, Any] = {}
         for name in (column.name for column in fields(self)):
             value: Tensor | None = getattr(self, name)
@@ -72,11 +74,11 @@ class Queries:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageQueries(Queries):
-    """Questions about images.
+    """A batch of queries about images.
 
-    images: (B,3,H,W) float32 in [0,1], on the 8-bit grid; masks: (B,H,W) int64, which region every
-    pixel shows, where the data say so (a method that cannot do without has `needs_masks = True`).
-    ValueError on another shape or dtype.
+    images: (B,3,H,W) float32 in [0,1], on the 8-bit grid. masks: (B,H,W) int64, the region that
+    every pixel shows, or None where the data have no masks; a method that requires them sets
+    `needs_masks = True`. ValueError where the shape or dtype is another.
     """
 
     images: Tensor
@@ -101,14 +103,16 @@ class ImageQueries(Queries):
 
 @dataclass(kw_only=True)
 class Answers:
-    """A batch of counterfactuals, one per query and in the queries' order; or k per query, those of
-    one query together.
+    """A batch of counterfactuals, one per query and in the queries' order; or k per query, where
+    the k answers of one query follow each other.
 
-    flipped: (B,) bool, judged on what is stored; steps: (B,) int64, optimisation steps spent;
-    forward, backward: (B,) int64, model evaluations spent on the row (see Budget); reasons: per
-    row, None where it flipped, else why it did not. Where the method has them: latents (B,D);
-    edits, per row what was exchanged, as plain values that JSON holds; condition (B,A): the
-    attributes that a decoder was given.
+    flipped: (B,) bool, judged on the stored counterfactual. steps: (B,) int64, optimisation steps
+    taken. forward, backward: (B,) int64, model evaluations spent on the row (see Budget). reasons:
+    per row, None where it flipped, else the reason why it did not.
+
+    Only where the method has them: latent_before, latent_after: (B,D). edits: per row, what was
+    exchanged, in plain values that JSON can store. condition_before, condition_after: (B,A), the
+    attributes that the decoder received.
     """
 
     flipped: Tensor
@@ -125,10 +129,10 @@ class Answers:
 
 @dataclass(kw_only=True)
 class ImageAnswers(Answers):
-    """Counterfactual images.
+    """A batch of counterfactual images.
 
-    counterfactual: like the queries' images, on the 8-bit grid; mask: (B,1,H,W) in [0,1], 1 where
-    the row was allowed to change, where the method has one.
+    counterfactual: shaped like the queries' images, on the 8-bit grid. mask: (B,1,H,W) in [0,1], 1
+    where the image was allowed to change; None where the method has no mask.
     """
 
     counterfactual: Tensor
@@ -136,13 +140,15 @@ class ImageAnswers(Answers):
 
 
 def to_8bit(images: Tensor) -> Tensor:
-    """Round images in [0,1] to the 256 levels that are stored (rounding, never truncation)."""
+    """Return images in [0,1] rounded to the 256 levels that are stored (rounded, never
+    truncated).
+    """
     return images.clamp(0, 1).mul(255).round().div(255)
 
 
 def row_generators(seed: Tensor) -> list[torch.Generator]:
-    """One CPU generator per row, so that a row's noise does not depend on its batch; seed: (B,)
-    int64.
+    """Return one CPU generator per row, so that a row's noise does not depend on its batch; seed:
+    (B,) int64.
     """
     return [torch.Generator().manual_seed(int(s) & 0x7FFF_FFFF_FFFF_FFFF) for s in seed.tolist()]
 
@@ -150,9 +156,9 @@ def row_generators(seed: Tensor) -> list[torch.Generator]:
 def row_noise(
     generators: Sequence[torch.Generator], shape: Sequence[int], device: torch.device
 ) -> Tensor:
-    """Standard normal noise (B, *shape), row b drawn from generators[b]."""
+    """Return standard normal noise (B, *shape); row b is drawn from generators[b]."""
     noise = torch.stack([torch.randn(tuple(shape), generator=g) for g in generators])
-    # from pinned memory, or the copy would wait for all that the device has still to do
+    # Copied from pinned memory, because otherwise the copy waits until the device has no work left.
     if device.type == "cuda":
         return noise.pin_memory().to(device, non_blocking=True)
     return noise.to(device)
@@ -160,11 +166,11 @@ def row_noise(
 
 @dataclass
 class Budget:
-    """Model evaluations spent per row; (B,) int64 each.
+    """The number of model evaluations spent on each row: forward and backward, (B,) int64 each.
 
-    Every network call that a row takes part in counts one, whichever network it is, and so does
-    every pass back through one. A row is charged for what it would cost alone, so that its count
-    does not depend on its batch.
+    Every call of any network that a row takes part in counts as one, and so does every backward
+    pass through a network. A row is charged what it would cost alone, so that its count does not
+    depend on its batch.
     """
 
     forward: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
@@ -175,7 +181,7 @@ class Budget:
         return cls(torch.zeros(rows, dtype=torch.int64), torch.zeros(rows, dtype=torch.int64))
 
     def spend(self, rows: Tensor, *, forward: int = 0, backward: int = 0) -> None:
-        """Charge evaluations to rows, a (n,) index into the batch."""
+        """Add evaluations to the counts of rows; rows: (n,) indices into the batch."""
         rows = rows.cpu()
         if forward:
             self.forward[rows] += forward
@@ -184,19 +190,19 @@ class Budget:
 
 
 def target_log_prob(classifier: Classifier, images: Tensor, target: Tensor) -> Tensor:
-    """Log-probability of each row's target class; (B,)."""
+    """Return the log-probability of each row's target class; (B,)."""
     return classifier(images).log_softmax(1).gather(1, target[:, None])[:, 0]
 
 
 def stored_verdict(classifier: Classifier, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Is each image, as stored in 8 bits, classified as its target, and with what probability; (B,)
-    bool, (B,).
+    """Return whether each image, rounded to 8 bits, is classified as its target, (B,) bool, and the
+    target's probability, (B,).
 
     A row whose scores are not finite is not flipped, and its probability is NaN.
     """
     with torch.no_grad():
         probabilities = classifier(to_8bit(images)).softmax(1)
-    # argmax takes a NaN for the largest value, so the flip must ask for finite scores as well.
+    # argmax treats a NaN as the largest value, so the flip also requires finite scores.
     flipped = (probabilities.argmax(1) == target) & probabilities.isfinite().all(1)
     return flipped, probabilities.gather(1, target[:, None])[:, 0]
 
@@ -210,10 +216,11 @@ def passes_stored(
     rows: Tensor,
     budget: Budget,
 ) -> Tensor:
-    """Which images pass the threshold as stored in 8 bits, and are their target there; (n,) bool.
+    """Return which images, rounded to 8 bits, have their target as the prediction and pass the
+    threshold; (n,) bool.
 
-    p: (n,) p(target) of the images as they are: only those that pass so are stored and looked at;
-    rows: (n,) their places in the batch, for the budget.
+    p: (n,) p(target) of the images before rounding; only images that pass with it are rounded and
+    classified again. rows: (n,) their places in the batch, for the budget.
     """
     passes = p > threshold
     near = passes.nonzero()[:, 0]
@@ -234,10 +241,11 @@ def settle(
     steps: Tensor,
     **kept: Any,
 ) -> ImageAnswers:
-    """Store each row's best try in 8 bits and judge it there: how every method ends.
+    """Return the answers: round each row's best try to 8 bits and judge the result. Every method
+    ends with this call.
 
-    images: (B,3,H,W); reasons: per row, why it failed if it did; steps: (B,); kept: what else of
-    ImageAnswers the method has. A try that is not finite is replaced by its query.
+    images: (B,3,H,W). reasons: per row, why it failed, used only where it did. steps: (B,). kept:
+    further fields of ImageAnswers. A try that is not finite is replaced by its query.
     """
     finite = images.isfinite().flatten(1).all(1)
     images = images.where(finite[:, None, None, None], queries.images)
