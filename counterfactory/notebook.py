@@ -1,4 +1,6 @@
-"""A method on images in memory: counterfactuals in a notebook, without Ray and files."""
+"""Counterfactuals of images in memory, for notebooks: a method runs without Ray and without
+files.
+"""
 
 from __future__ import annotations
 
@@ -44,9 +46,11 @@ def explain(
     images: (B,3,H,W) floats in [0,1], or (B,H,W,3) uint8. classifier: a torch module, a
     transformers model or any callable from images (B,3,H,W) in [0,1] to scores: (B,K) logits, or
     (B,1), the second class's logit. target: "opposite", "runner-up", a class's name, its index, or
-    an index for every image. models: what the method needs, by name: a network of the role, or a
-    diffusers pipeline with `unet` and `scheduler` as `denoiser`. The models are in eval mode and
-    frozen while the method works, and then as they were. ValueError says what was expected.
+    one index per image. models: the models that the method needs, by name: a network of the role,
+    or as `denoiser` a diffusers pipeline with `unet` and `scheduler`.
+
+    The models are in eval mode and frozen while the method runs, and are restored afterwards.
+    ValueError where an argument is invalid, with the value that was expected.
     """
     pixels = _pixels(images)
     missing = [name for name in method.needs if name not in models]
@@ -83,7 +87,9 @@ def explain(
 
 
 def _pixels(images: Images) -> Tensor:
-    """Images (B,3,H,W) float32 on the 8-bit grid."""
+    """Return images (B,3,H,W) float32 on the 8-bit grid; ValueError on another shape, dtype or
+    range.
+    """
     if isinstance(images, np.ndarray) or images.dtype == torch.uint8:
         whole = torch.as_tensor(images)
         if whole.ndim != 4 or whole.shape[-1] != 3 or whole.dtype != torch.uint8:
@@ -100,7 +106,7 @@ def _pixels(images: Images) -> Tensor:
 
 
 class _Called(nn.Module):
-    """A callable as a network."""
+    """A callable wrapped as a torch module."""
 
     def __init__(self, call: Callable[[Tensor], Any]) -> None:
         super().__init__()
@@ -111,7 +117,9 @@ class _Called(nn.Module):
 
 
 def _classifier(network: nn.Module, one: Tensor, classes: Sequence[str] | None) -> Classifier:
-    """A network as a Classifier; one: an image, which it is asked about."""
+    """Return a network as a Classifier; one: an image, for which the network's outputs are
+    counted.
+    """
     if isinstance(network, ClassifierWrapper):
         return network
     with torch.no_grad():
@@ -129,7 +137,9 @@ def _classifier(network: nn.Module, one: Tensor, classes: Sequence[str] | None) 
 
 
 def _model(role: str, model: Any) -> nn.Module:
-    """A model with its role's interface: itself where it has it, else wrapped."""
+    """Return a model with its role's interface: the model itself where it has the interface, else
+    wrapped.
+    """
     if type(model).__module__.startswith("counterfactory.models.wrapping"):
         return model  # type: ignore[no-any-return]
     if role == "denoiser" and not hasattr(model, "alphas_cumprod"):
@@ -160,7 +170,7 @@ def _expect_gradients(classifier: Classifier, one: Tensor, method: Method) -> No
 
 
 def _targets(target: Target, scores: Tensor, classes: Sequence[str]) -> Tensor:
-    """The target class of every row, (B,) int64."""
+    """Return the target class of every row, (B,) int64."""
     rows, count = scores.shape
     if isinstance(target, str):
         if target == "opposite":
@@ -183,7 +193,7 @@ def _targets(target: Target, scores: Tensor, classes: Sequence[str]) -> Tensor:
 
 @contextmanager
 def _frozen(*models: nn.Module) -> Iterator[None]:
-    """Models in eval mode and without parameters that learn; afterwards they are as they were."""
+    """Set models to eval mode and freeze their parameters; restore both at the end."""
     parts = {part: part.training for model in models for part in model.modules()}
     learnt = {p: p.requires_grad for model in models for p in model.parameters()}
     try:
@@ -200,7 +210,7 @@ def _frozen(*models: nn.Module) -> Iterator[None]:
 
 
 def _joined(parts: Sequence[ImageAnswers]) -> ImageAnswers:
-    """The answers of several batches as one."""
+    """Return the answers of several batches as one batch."""
     found: dict[str, Any] = {}
     for name in (field.name for field in fields(ImageAnswers)):
         values = [getattr(part, name) for part in parts]

@@ -32,10 +32,10 @@ class ACE:
     tau), number of steps that x' is noised by and denoised from. step: the attack's step, in 8-bit
     levels. distance, weight: the loss adds weight (lambda) times the "l1" sum or the "l2" norm of
     x' - x, per sample, in [0,1]. refine: inpaint after the attack. gamma, kernel: the mask's
-    threshold, and the side of its maximum window (odd). draws: how often refinement is tried, each
-    time with new noise, where it undid the flip. unrefined: the answer is the pre-explanation where
-    no refinement flips; it may be noise, and counts as a flip. checkpoint: more denoiser calls for
-    less memory.
+    threshold, and the side of its maximum window (odd). draws: highest number of refinements; each
+    after the first uses new noise, where the one before undid the flip. unrefined: the answer is
+    the pre-explanation where no refinement flips; it may be noise, and counts as a flip.
+    checkpoint: more denoiser calls for less memory.
 
     The paper has draws 1, unrefined false, stop, through and mask_after null, and precision
     float32. PurifiedPGD explains how stop, through, mask_after and precision save work.

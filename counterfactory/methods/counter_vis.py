@@ -1,5 +1,6 @@
-"""Counterfactual Visual Explanations (arXiv 1904.07451), Counter_Vis in tables: which cells of
-another image, put in the place of which of this one's, would turn the decision."""
+"""Counterfactual Visual Explanations (arXiv 1904.07451), named Counter_Vis in tables: exchange of
+cells of the image with cells of another image, until the decision changes.
+"""
 
 from __future__ import annotations
 
@@ -22,30 +23,29 @@ from counterfactory.methods.contract import (
 from counterfactory.methods.parts.settings import check_settings
 from counterfactory.models.interfaces import Distractors, SplitClassifier
 
-CHUNK = 256  # exchanges that the head looks at in one call
+CHUNK = 256  # exchanges that the head scores in one call
 NONE = "no distractor: the classifier takes none of them for the target"
 Head = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CounterVis:
-    """Greedy exchange of spatial cells with a distractor's, the best of all pairs each time, until
-    the decision turns.
+    """Greedy exchange of spatial cells with a distractor's cells: the best of all pairs each time,
+    until the decision changes.
 
-    layer: whose maps the cells are of: a layer's dotted name, or "last" for the last with more than
-    one cell (the paper); None for cells of the image itself, `cells` x `cells` of them, judged by
-    the whole classifier (black box). distractor: "random" among those that the classifier takes for
-    the target (the paper), or the "nearest" of them. until: what has to turn, the decision on the
-    edited "features" (the paper), or also on the "image" pasted together from the cells' pixels,
-    which is what is stored. max_edits: at most so many exchanges. screen: the head looks at so many
-    pairs, those of the largest gain to first order; None for all (the paper).
+    layer: the layer whose maps hold the cells: a dotted name, or "last" for the last layer with
+    more than one cell (the paper). None: `cells` x `cells` cells of the image itself, judged by the
+    whole classifier (black box). distractor: "random" among the images that the classifier takes
+    for the target (the paper), or the "nearest" of them. until: the search ends when the decision
+    changes on the edited "features" (the paper), or only when it changes also on the "image" pasted
+    together from the cells' pixels, which is the stored image. max_edits: the highest number of
+    exchanges. screen: the head scores only this number of pairs, those of the largest gain to first
+    order; None: all pairs (the paper).
     """
 
     name: ClassVar[str] = "counter-vis"
     version: ClassVar[int] = 1
-    access: ClassVar[str] = (
-        "gradient"  # it cuts the network in two, which scores alone do not allow
-    )
+    access: ClassVar[str] = "gradient"  # it splits the network, for which scores are not enough
     needs: ClassVar[tuple[str, ...]] = ("distractors",)
 
     layer: str | None = "last"
@@ -70,11 +70,11 @@ class CounterVis:
     def __call__(
         self, queries: ImageQueries, *, classifier: SplitClassifier, distractors: Distractors
     ) -> ImageAnswers:
-        """Composite images: the flip is theirs, and what was exchanged and what the features said
-        are in the edits.
+        """Return composite images; a flip is judged on the composite. The edits hold the exchanged
+        cells and the features' decision.
 
-        A row is charged one evaluation for each exchange that the head looks at, though that is a
-        part of the network.
+        A row is charged one evaluation for each exchange that the head scores, although the head is
+        only a part of the network.
         """
         x, target = queries.images, queries.target
         budget, reasons = Budget.of(len(x)), ["the edits did not turn the decision"] * len(x)
@@ -126,7 +126,10 @@ class CounterVis:
         )
 
     def _cells(self, images: Tensor, classifier: SplitClassifier) -> tuple[Tensor, Head]:
-        """The cells' values (B,D,h,w), and what turns such values into scores (B,K)."""
+        """Return the cells' values (B,D,h,w), and the function from such values to scores (B,K).
+
+        ValueError where square cells do not fill the image.
+        """
         if self.layer is not None:
             return classifier.split(images, self.layer)
         side = images.shape[-1] // self.cells
@@ -143,11 +146,11 @@ class CounterVis:
     def _edits(
         self, cells: Tensor, spare: Tensor, head: Head, target: int, row: int, budget: Budget
     ) -> Iterator[tuple[tuple[int, int], bool]]:
-        """The greedy search (algorithm 1): each exchange (i,j), and whether the target is the class
-        after it.
+        """Yield each exchange (i,j) of the greedy search (algorithm 1), and whether the target is
+        the class after it.
 
-        cells, spare: (D,h,w) the query's and the distractor's. Ends early where no pair's scores
-        are finite.
+        cells, spare: (D,h,w), of the query and of the distractor. Ends early where no pair has
+        finite scores.
         """
         edits: list[tuple[int, int]] = []
         one = torch.tensor([row])
@@ -168,14 +171,14 @@ class CounterVis:
     def _flips(
         self, classifier: SplitClassifier, images: Tensor, target: Tensor, row: int, budget: Budget
     ) -> bool:
-        """Is a row's image, as it would be stored, its target."""
+        """Return whether a row's image, rounded to 8 bits, is classified as its target."""
         budget.spend(torch.tensor([row]), forward=1)
         flipped, _ = stored_verdict(classifier, images[row : row + 1], target[row : row + 1])
         return bool(flipped)
 
 
 def free_pairs(cells: Tensor, edits: Sequence[tuple[int, int]]) -> Tensor:
-    """The pairs (N,2) of a cell and a distractor's cell that the edits so far have not used; cells:
+    """Return the pairs (N,2) of a cell and a distractor's cell that no edit has used yet; cells:
     (D,h,w).
     """
     places = range(cells[0].numel())
@@ -187,8 +190,8 @@ def free_pairs(cells: Tensor, edits: Sequence[tuple[int, int]]) -> Tensor:
 def promising(
     cells: Tensor, spare: Tensor, pairs: Tensor, head: Head, target: int, most: int
 ) -> Tensor:
-    """The pairs of the largest gain in log p(target), to first order: the gradient's product with
-    the exchange.
+    """Return the pairs of the largest gain in log p(target), to first order: the product of the
+    gradient and the exchange.
     """
     with torch.enable_grad():
         at = cells.clone().requires_grad_()
@@ -201,11 +204,11 @@ def promising(
 def best_exchange(
     cells: Tensor, spare: Tensor, pairs: Tensor, head: Head, target: int
 ) -> tuple[tuple[int, int], bool] | None:
-    """The pair (i,j) by whose exchange log p(target) is highest, and whether the target then is the
-    class.
+    """Return the pair (i,j) whose exchange leads to the highest log p(target), and whether the
+    target is then the class.
 
-    cells, spare: (D,h,w) the query's and the distractor's; pairs: (N,2). None where no pair's
-    scores are finite.
+    cells, spare: (D,h,w), of the query and of the distractor. pairs: (N,2). Returns None where no
+    pair has finite scores.
     """
     log_p, right = [], []
     for part in torch.split(pairs, CHUNK):
@@ -222,27 +225,27 @@ def best_exchange(
 
 
 def exchanged(cells: Tensor, spare: Tensor, i: int, j: int) -> Tensor:
-    """Cells (D,h,w) with the distractor's cell j in the place of cell i."""
+    """Return the cells (D,h,w) with cell i replaced by the distractor's cell j."""
     flat = cells.flatten(1).clone()
     flat[:, i] = spare.flatten(1)[:, j]
     return flat.view_as(cells)
 
 
 def paste(image: Tensor, mask: Tensor, other: Tensor, i: int, j: int, grid: Sequence[int]) -> None:
-    """Put the pixels of the distractor's cell j in the place of cell i's, and mark these in the
-    mask (1,H,W).
+    """Replace the pixels of cell i by those of the distractor's cell j, and set the mask (1,H,W) to
+    1 there.
     """
     to, source = block(i, grid, image.shape[1:]), block(j, grid, image.shape[1:])
     patch = other[:, *source]
-    # where the cells do not divide the image, they differ by a pixel
+    # Cells differ by a pixel where the grid does not divide the image.
     if patch.shape != image[:, *to].shape:
         patch = F.interpolate(patch[None], image[:, *to].shape[1:], mode="bilinear")[0]
     image[:, *to], mask[:, *to] = patch, 1.0
 
 
 def block(cell: int, grid: Sequence[int], size: Sequence[int]) -> tuple[slice, slice]:
-    """The rows and columns of an image of some size that a cell, counted along the rows of the
-    grid, stands for.
+    """Return the rows and columns of an image that belong to a cell; size: the image's (H,W); cells
+    are counted along the rows of the grid.
     """
     at = divmod(cell, grid[1])
     ends = [

@@ -32,18 +32,20 @@ class CounterfactualAttack:
     """Adam ascent on the target's probability over the latent, until the stored image passes a
     threshold.
 
-    threshold: probability of the target at which a row is done; objective: what is ascended,
-    "probability" (the paper) or "log_probability" (does not saturate); residual: x' = clip(x +
-    dec(z) - dec(z0)), which keeps what the autoencoder loses (False: x' = dec(z), the paper).
+    threshold: probability of the target at which a row is done. objective: the quantity that is
+    maximised, "probability" (the paper) or "log_probability" (does not saturate). residual: x' =
+    clip(x + dec(z) - dec(z0)), which preserves what the autoencoder loses (False: x' = dec(z), the
+    paper).
 
-    Beyond the paper, each off by default: distance_weight of -||z - z0||^2 and pixel_weight of -|x'
-    - x| (a sum over the image), added to the objective; smoothing: standard deviation of noise on
-    the latent at which the gradient is taken, new every step, so that only a change that survives
-    it counts; second_moment: Adam's, one per "coordinate" (the paper: latents move alike, whether
-    they matter or not) or one per "row" (the step follows the gradient); shrink: bisections from z
-    back towards z0 for the smallest change that still passes; precision: "bfloat16" computes the
-    networks in it while the gradient is sought (a third off on a CPU with AVX512-BF16 or AMX); the
-    verdict and the answer are in float32 always.
+    Beyond the paper, each off by default: distance_weight: weight of -||z - z0||^2 in the
+    objective. pixel_weight: weight of -|x' - x|, summed over the image. smoothing: standard
+    deviation of noise on the latent at which the gradient is computed; the noise is drawn again at
+    every step, so that only a change that survives it counts. second_moment: Adam's second moment
+    per "coordinate" (the paper: all coordinates move by similar amounts, whether they matter or
+    not) or per "row" (the step follows the gradient). shrink: number of bisections from z towards
+    z0 for the smallest change that still passes. precision: "bfloat16" computes the networks in
+    bfloat16 during the search (a third less time on a CPU with AVX512-BF16 or AMX); the verdict and
+    the answer are always in float32.
     """
 
     name: ClassVar[str] = "counterfactual-attack"
@@ -81,8 +83,8 @@ class CounterfactualAttack:
     def __call__(
         self, queries: ImageQueries, *, classifier: Classifier, autoencoder: Autoencoder
     ) -> ImageAnswers:
-        """Counterfactuals by latent ascent; a row that never passes keeps its latent of highest
-        p(target).
+        """Return counterfactuals by latent ascent; for a row that never passes, the latent of
+        highest p(target).
         """
         budget = Budget.of(len(queries))
         with torch.no_grad():
@@ -101,7 +103,9 @@ class CounterfactualAttack:
         generators: Sequence[torch.Generator],
         budget: Budget,
     ) -> ImageAnswers:
-        """The ascent from the queries' latents z0 (B,...), wherever they are from."""
+        """Return the answers of the ascent from the queries' latents z0 (B,...), from any
+        encoder.
+        """
         x, everything = queries.images, torch.arange(len(queries), device=queries.images.device)
         x0 = None
         if self.residual:
@@ -110,12 +114,12 @@ class CounterfactualAttack:
             budget.spend(everything, forward=1)
 
         def image(rows: Tensor, z_rows: Tensor) -> Tensor:
-            """x' of some rows' latents."""
+            """Return x' of some rows' latents."""
             return add_residual(x[rows], decode(z_rows), None if x0 is None else x0[rows])
 
         def passes_at(rows: Tensor, z_rows: Tensor) -> Tensor:
-            """Which rows pass with a latent whose image is still to be made; the answers are those
-            images.
+            """Return which rows pass with the given latents, and store the images of those that
+            pass as the answers.
             """
             with torch.no_grad():
                 made = image(rows, z_rows)
@@ -129,7 +133,7 @@ class CounterfactualAttack:
             return image(rows, z[rows])
 
         half = self.precision == "bfloat16"
-        apart = half or self.smoothing > 0  # the ascent's image is not the one that is stored
+        apart = half or self.smoothing > 0  # the ascent's image differs from the stored image
         z, adam = z0.clone(), Adam.of(z0)
         ascent = Ascent(
             queries=queries,
@@ -165,7 +169,7 @@ class CounterfactualAttack:
 
         (best,) = ascent.best
         best = shrunk(z0, best, everything[ascent.passed], passes_at, self.shrink)
-        # asked for what it is: no try is better than the query
+        # The row already has its target, and no try is better than the query.
         there = (queries.source == queries.target) & ~ascent.passed
         best[there], ascent.images[there] = z0[there], x[there]
         left = everything[~ascent.known]
@@ -179,8 +183,7 @@ class CounterfactualAttack:
 def shrunk(
     z0: Tensor, z: Tensor, rows: Tensor, passes: Callable[[Tensor, Tensor], Tensor], bisections: int
 ) -> Tensor:
-    """z with some rows drawn back towards z0: the end of a bisection whose far end
-    always passes."""
+    """Return z with some rows moved back towards z0, by a bisection whose far end always passes."""
     across = (-1,) + (1,) * (z.ndim - 1)
     low, high = z.new_zeros(len(rows)), z.new_ones(len(rows))
     for _ in range(bisections if len(rows) else 0):

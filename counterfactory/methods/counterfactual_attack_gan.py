@@ -1,5 +1,5 @@
-"""Counterfactual Attacks with a GAN (arXiv 2504.15479): its latent is found by inversion, and then
-attacked.
+"""Counterfactual Attacks with a GAN (arXiv 2504.15479): an inversion finds the image's latent,
+which is then attacked.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from counterfactory.models.interfaces import Classifier, Generator, PerceptualDi
 
 @dataclass(frozen=True, kw_only=True)
 class CounterfactualAttackGAN(CounterfactualAttack):
-    """The latent attack from where a generator comes nearest to the query.
+    """The latent attack, started at the latent whose generated image is nearest to the query.
 
-    starts, spread: random latents to begin from, of which the nearest is kept, and their standard
-    deviation (0.7 is the truncation that the authors draw with); inversion_steps, inversion_lr,
-    inversion_decay: AdamW's; perceptual, pixels: what is near: a perceptual distance (the paper's)
-    and the squared pixel error, a sum over the image. Beyond the paper: patience, tolerance: an
-    inversion ends when for `patience` steps the distance did not fall by that share (0: never).
+    starts, spread: number of random latents, of which the nearest is the start of the inversion,
+    and their standard deviation (0.7 is the truncation that the authors use). inversion_steps,
+    inversion_lr, inversion_decay: AdamW's settings. perceptual, pixels: weights of the distance: a
+    perceptual distance (the paper's), and the squared pixel error summed over the image. Beyond the
+    paper: patience, tolerance: a row's inversion ends when its distance did not fall by this share
+    for `patience` steps (patience 0: never).
 
-    Without the residual, x' = G(z) is a rebuilt face, and what the inversion lost may flip it
-    before any step: the query's class is then no longer what is attacked. residual: true moves the
-    query itself by what G(z) moves.
+    Without the residual, x' = G(z) is a rebuilt face. The loss of the inversion may then flip it
+    before the first step, so that the attack no longer starts from the query's class. residual:
+    true adds the change of G(z) to the query itself.
     """
 
     name: ClassVar[str] = "counterfactual-attack-gan"
@@ -66,7 +67,9 @@ class CounterfactualAttackGAN(CounterfactualAttack):
 
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The perceptual model only where it weighs something."""
+        """Return the models that the method needs; the perceptual model only where its weight is
+        not 0.
+        """
         return ("gan", "perceptual") if self.perceptual else ("gan",)
 
     def __call__(  # type: ignore[override]
@@ -77,11 +80,11 @@ class CounterfactualAttackGAN(CounterfactualAttack):
         gan: Generator,
         perceptual: PerceptualDistance | None = None,
     ) -> ImageAnswers:
-        """Counterfactuals; a row that never passes keeps its latent of highest p(target)."""
+        """Return counterfactuals; for a row that never passes, the latent of highest p(target)."""
         looks = perceptual if self.perceptual else None
 
         def distance(made: Tensor, images: Tensor) -> Tensor:
-            """How far images are apart; (n,)."""
+            """Return the distance of each pair of images; (n,)."""
             far = self.pixels * (made - images).square().flatten(1).sum(1)
             return far if looks is None else far + self.perceptual * looks(made, images)
 

@@ -1,9 +1,9 @@
 """DiME, Diffusion Models for Counterfactual Explanations (Jeanneret et al., ACCV 2022): guided
 denoising of a noised x.
 
-Where the paper leaves a choice, the authors' code decides (github.com/guillaumejs2403/DiME, commit
-46acad0); for the one-step estimate and the mask that of FastDiME (Weng et al., ECCV 2024;
-github.com/ppegiosk/FastDiME_CelebA).
+Where the paper leaves a choice, this file follows the authors' code
+(github.com/guillaumejs2403/DiME, commit 46acad0). The one-step estimate and the mask follow the
+code of FastDiME (Weng et al., ECCV 2024; github.com/ppegiosk/FastDiME_CelebA).
 """
 
 from __future__ import annotations
@@ -40,26 +40,26 @@ from counterfactory.models.interfaces import Classifier, Denoiser, PerceptualDis
 
 @dataclass(frozen=True, kw_only=True)
 class DiME:
-    """Noise x, then denoise it step by step, each mean shifted against the gradient of a loss at a
-    clean estimate.
+    """Noising of x, then step-by-step denoising; each step's mean is shifted against the gradient
+    of a loss at a clean estimate.
 
-    respaced: steps that the denoiser's schedule is shortened to; tau: how many of them x is noised
-    by; scales: the classifier's weight (the paper's lambda_c), the next one for rows that the one
-    before did not flip; l1, perceptual: weights of the distances to x (lambda_l and lambda_p);
-    loss: of the classifier, the target's log-odds ("logit"; for two classes the sigmoid's logit, as
-    the paper has it) or its log-probability ("log-prob").
+    respaced: number of steps that the denoiser's schedule is shortened to. tau: how many of them x
+    is noised by. scales: weights of the classifier's loss (the paper's lambda_c), tried in turn on
+    the rows that the previous scale did not flip. l1, perceptual: weights of the distances to x
+    (lambda_l and lambda_p). loss: the classifier's loss, from the target's log-odds ("logit"; with
+    two classes the sigmoid's logit, as in the paper) or its log-probability ("log-prob").
 
-    inner: how x_t is made clean: "full" denoises it through all the steps that are left, "one-step"
-    takes the estimate that the step has at hand (FastDiME). rescale: divide gradients at the clean
-    estimate by sqrt(alpha_bar), of which FastDiME does without. guided: only so many first steps
-    are guided; None: all. mask: None, or after `warmup` steps whatever differs by less of the
-    largest change is x again, noised alike (FastDiME); kernel: the side of the mask's maximum
-    window (odd).
+    inner: how the clean estimate of x_t is made: "full" denoises x_t through all remaining steps,
+    "one-step" uses the estimate of the current step (FastDiME). rescale: divide gradients at the
+    clean estimate by sqrt(alpha_bar); FastDiME does not. guided: number of first steps that are
+    guided; None: all. mask: None, or a share of the largest change: after `warmup` steps, pixels
+    that differ from x by less are replaced by x, noised to the same level (FastDiME). kernel: the
+    side of the mask's maximum window (odd).
 
-    The denoiser's and the losses' pixels live in [-1,1], as in the authors' code. Its perceptual
-    distance is the mean squared difference of VGG-19's features after relu3_4
-    (counterfactory.models.wrapping.perceptual.VGG19Distance); another distance has another size,
-    and wants another weight.
+    The pixels of the denoiser and of the losses are in [-1,1], as in the authors' code. Their
+    perceptual distance is the mean squared difference of VGG-19's features after relu3_4
+    (counterfactory.models.wrapping.perceptual.VGG19Distance). Another distance has another scale
+    and needs another weight.
     """
 
     name: ClassVar[str] = "dime"
@@ -99,7 +99,9 @@ class DiME:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The perceptual model only where it weighs something."""
+        """Return the models that the method needs; the perceptual model only where its weight is
+        not 0.
+        """
         return ("denoiser", "perceptual") if self.perceptual else ("denoiser",)
 
     def __call__(
@@ -110,8 +112,9 @@ class DiME:
         denoiser: Denoiser,
         perceptual: PerceptualDistance | None = None,
     ) -> ImageAnswers:
-        """Counterfactuals: of each row the first try that flips, else the one of
-        highest p(target)."""
+        """Return counterfactuals: for each row the first try that flips, else the try of highest
+        p(target).
+        """
         x, target = queries.images, queries.target
         schedule = respace(denoiser.alphas_cumprod, self.respaced)
         generators, budget = row_generators(queries.seed), Budget.of(len(x))
@@ -164,8 +167,8 @@ class DiME:
 
     @property
     def denoiser_calls(self) -> int:
-        """Of one scale, a row: tau; for `full` also what makes x_t clean for each guided step but
-        the first.
+        """Return the denoiser calls of one row at one scale: tau, and for `full` also the calls
+        that make x_t clean for each guided step but the first.
         """
         return self.tau + (
             sum(self.tau - j for j in range(1, self._guided)) if self.inner == "full" else 0
@@ -183,15 +186,17 @@ class DiME:
         guide: Guide,
         denoiser: Denoiser,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Algorithm 1 at one scale: the image in [0,1], where x was kept (B,1,H,W), the guided
-        steps that a row took, and whether its gradients were finite throughout (B,)."""
+        """Return the result of algorithm 1 at one scale: the image in [0,1], where x was kept
+        (B,1,H,W), the guided steps of each row (B,), and whether its gradients were always finite
+        (B,).
+        """
 
         def draw() -> Tensor:
             return row_noise(generators, x.shape[1:], x.device)
 
         signal = to_signal(x)
-        # Noised to level tau as in public code, one above the first that is denoised (to the last
-        # where there is none above). The first gradient is at x itself.
+        # Noised to level tau as in the authors' code: one level above the first denoised level, or
+        # the last level where there is none above. The first gradient is at x itself.
         start = min(self.tau, self.respaced - 1)
         x_t, clean = q_sample(schedule, signal, start, first), signal
         keep = torch.zeros_like(x[:, :1], dtype=torch.bool)
@@ -202,8 +207,8 @@ class DiME:
                 grad = guide(clean, x_t, signal, target, scale, i)
                 alive &= grad.isfinite().flatten(1).all(1)
                 taken += alive
-                # A row whose gradient is not finite goes on without one, and what comes of it is no
-                # try.
+                # A row whose gradient is not finite continues without guidance, and its result is
+                # discarded.
                 mean = mean - deviation**2 * grad.where(
                     alive[:, None, None, None], torch.zeros_like(grad)
                 )
@@ -226,7 +231,7 @@ class DiME:
 
 @dataclass(frozen=True)
 class Guide:
-    """The gradient that shifts a step's mean."""
+    """The gradient that shifts the mean of each denoising step."""
 
     settings: DiME
     schedule: Schedule
@@ -236,12 +241,13 @@ class Guide:
     def __call__(
         self, clean: Tensor, x_t: Tensor, x: Tensor, target: Tensor, scale: float, i: int
     ) -> Tensor:
-        """Like x_t: lambda_c and lambda_p times the gradients at the clean estimate, as if at x_t,
-        and lambda_l times that of |x_t - x|, which the authors take at x_t itself; all in [-1,1], i
-        the level of x_t.
+        """Return the gradient, shaped like x_t: lambda_c and lambda_p times the gradients at the
+        clean estimate, plus lambda_l times the gradient of |x_t - x| at x_t itself, as in the
+        authors' code.
 
-        No gradient passes through the denoiser: by x_t = sqrt(alpha_bar) x_0 + noise, a gradient at
-        the clean estimate counts 1 / sqrt(alpha_bar) times at x_t.
+        All images are in [-1,1]; i: the level of x_t. No gradient passes through the denoiser:
+        because x_t = sqrt(alpha_bar) x_0 + noise, a gradient at the clean estimate is multiplied by
+        1 / sqrt(alpha_bar) at x_t.
         """
         settings, image = self.settings, to_image(x)
         with torch.enable_grad():
@@ -255,7 +261,7 @@ class Guide:
         return grad + settings.l1 * (x_t - x).sign()
 
     def _class_loss(self, scores: Tensor, target: Tensor) -> Tensor:
-        """(B,), the less the likelier the target."""
+        """Return the classifier's loss (B,), lower where the target is more likely."""
         log_p = scores.log_softmax(1)
         this = log_p.gather(1, target[:, None])[:, 0]
         if self.settings.loss == "log-prob":

@@ -1,5 +1,5 @@
 """DiVE (Rodriguez et al. 2021, arXiv 2103.10226): several counterfactuals of a query at once, each
-by another way.
+in another direction.
 """
 
 from __future__ import annotations
@@ -36,26 +36,27 @@ from counterfactory.models.interfaces import (
 
 @dataclass(frozen=True, kw_only=True)
 class DiVE:
-    """Adam on k perturbations of the latent jointly, which turn the decision, stay near, and differ
-    in direction.
+    """Joint Adam descent on k perturbations of the latent, which change the decision, stay near the
+    query and differ in direction.
 
-    A row's loss is the mean of its answers' cross-entropies towards the target, plus, divided by
-    the number of coordinates that are free to move in all its answers (the authors' code):
-    pixel_weight * |x - x'| (mean over pixels, sum over channels, images in [-1,1]), latent_weight *
-    |e| and diversity_weight * cos(e_i, e_j)^2 over ordered pairs.
+    A row's loss is the mean of its answers' cross-entropies to the target, plus three terms divided
+    by the number of free coordinates of all its answers (the authors' code): pixel_weight * |x -
+    x'| (mean over pixels, sum over channels, images in [-1,1]), latent_weight * |e|, and
+    diversity_weight * cos(e_i, e_j)^2 over ordered pairs.
 
-    groups: of coordinates, one for each answer: "fisher_spectral", by spectral clustering of their
-    Fisher information; "random"; "none", all are free. mask: "keep", an answer moves its own group
-    alone (the authors' fisher_spectral), or "hide", all but its own (their fisher_spectral_inv and
-    random). stop_share: a row is done when so many of its answers pass, the authors' rule for a
-    batch. threshold: probability that the target must pass beside being the prediction; init:
-    standard deviation of the first perturbations; residual: x' = clip(x + dec(z) - dec(z0)), which
-    keeps what the autoencoder loses (False: x' = dec(z), the paper).
+    groups: how the coordinates are divided into one group per answer: "fisher_spectral", by
+    spectral clustering of their Fisher information; "random"; or "none", where all coordinates are
+    free. mask: "keep": an answer moves only its own group (the authors' fisher_spectral); "hide":
+    it moves all groups except its own (their fisher_spectral_inv and random). stop_share: a row is
+    done when this share of its answers passes, the authors' rule for a batch. threshold:
+    probability that the target must exceed, in addition to being the prediction. init: standard
+    deviation of the first perturbations. residual: x' = clip(x + dec(z) - dec(z0)), which preserves
+    what the autoencoder loses (False: x' = dec(z), the paper).
 
-    Beyond the paper, off by default: smoothing, standard deviation of noise on the latent at which
-    the gradient is taken, new every step, so that only a change that survives it counts;
-    second_moment: Adam's, one per "coordinate" (latents move alike, whether they matter or not) or
-    one per "answer" (the step follows the gradient).
+    Beyond the paper, off by default: smoothing: standard deviation of noise on the latent at which
+    the gradient is computed; the noise is drawn again at every step, so that only a change that
+    survives it counts. second_moment: Adam's second moment per "coordinate" (all coordinates move
+    by similar amounts, whether they matter or not) or per "answer" (the step follows the gradient).
     """
 
     name: ClassVar[str] = "dive"
@@ -97,8 +98,8 @@ class DiVE:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Models beside the classifier; Fisher information is taken over the distractors, never
-        over a batch.
+        """Return the models that the method needs; Fisher information is computed over the
+        distractors, never over a batch.
         """
         return (
             ("autoencoder", "distractors") if self.groups == "fisher_spectral" else ("autoencoder",)
@@ -112,11 +113,11 @@ class DiVE:
         autoencoder: Autoencoder | AttributeAutoencoder,
         distractors: Distractors | None = None,
     ) -> ImageAnswers:
-        """B*k answers; one that does not flip keeps its iterate of highest p(target), one that does
-        its last that does.
+        """Return B*k answers: the last iterate that flips, or where none flips the iterate of
+        highest p(target).
 
-        An answer is charged what it would cost alone. Fisher information is taken once for the
-        models, and not charged.
+        An answer is charged what it would cost alone. Fisher information is computed once for the
+        models and is not charged.
         """
         k, x, all_queries = self.answers, queries.images, queries.repeated(self.answers)
         budget, reasons = Budget.of(len(x) * k), ["not converged"] * (len(x) * k)
@@ -132,13 +133,13 @@ class DiVE:
         adam = Adam.of(e)
 
         def images(rows: Tensor, e_rows: Tensor) -> Tensor:
-            """x' (n*k,3,H,W) of some rows under their perturbations (n,k,D)."""
+            """Return x' (n*k,3,H,W) of some rows under their perturbations (n,k,D)."""
             z = (flat[rows, None] + e_rows).view(len(rows) * k, *z0.shape[1:])
             return image(rows.repeat_interleave(k), z)
 
         best, best_p = torch.zeros_like(e), x.new_full((len(x), k), -1.0)
         passed = torch.zeros_like(best_p, dtype=torch.bool)
-        # who has the target already keeps it
+        # A row that already has its target does not take part.
         active = (queries.source != queries.target).nonzero()[:, 0]
         for step in range(1, self.max_steps + 2):
             if not len(active):
@@ -153,7 +154,7 @@ class DiVE:
             budget.spend(of, forward=2)
 
             p, here = log_target.detach().exp(), log_p.detach().argmax(1) == target
-            # only where it is the prediction need it be looked at
+            # Only images with the target as prediction are rounded and classified again.
             hoped = p.where(here, torch.full_like(p, -1.0))
             passes = passes_stored(
                 classifier, x_n.detach(), target, hoped, self.threshold, of, budget
@@ -166,7 +167,7 @@ class DiVE:
             if step > self.max_steps or done.all():
                 break
 
-            if self.smoothing:  # the verdict is on the latent itself, the gradient beside it
+            if self.smoothing:  # the verdict is at the latent itself, the gradient at a noised one
                 shake = row_noise(
                     [generators[row] for row in active.tolist()], e.shape[1:], x.device
                 )
@@ -207,7 +208,9 @@ class DiVE:
         )
 
     def _free(self, classifier: Any, autoencoder: Any, bank: Any, flat: Tensor) -> Tensor:
-        """Which coordinates each answer may move, (k,D) of 0 and 1; flat: (B,D) latents."""
+        """Return which coordinates each answer may move, (k,D) of 0 and 1; flat: (B,D) latents.
+        ValueError where Fisher information has no distractors.
+        """
         k, d = self.answers, flat.shape[1]
         if self.groups == "none":
             return flat.new_ones(k, d)
@@ -225,7 +228,7 @@ class DiVE:
 
 
 def likeness(e: Tensor) -> Tensor:
-    """Sum over ordered pairs of cos^2 between a row's perturbations; e: (n,k,D), gives (n,)."""
+    """Return the sum of cos^2 over ordered pairs of a row's perturbations, (n,); e: (n,k,D)."""
     direction = F.normalize(e, dim=2)
     cosines = (direction[:, :, None] * direction[:, None]).sum(3)
     return cosines.square().sum((1, 2)) - cosines.diagonal(dim1=1, dim2=2).square().sum(1)

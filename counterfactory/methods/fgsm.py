@@ -1,5 +1,5 @@
-"""The fast gradient sign method (Goodfellow et al. 2015), the cheapest adversarial example: one
-step.
+"""The fast gradient sign method (Goodfellow et al. 2015): the cheapest adversarial example, made in
+one step.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from counterfactory.models.interfaces import Classifier
 
 @dataclass(frozen=True, kw_only=True)
 class FGSM:
-    """x' = clip(x + eps sign(d log p(target) / dx)): equation (1) of arXiv 1412.6572, towards a
-    class instead of away.
+    """x' = clip(x + eps sign(d log p(target) / dx)): equation (1) of arXiv 1412.6572, towards the
+    target class instead of away from the source class.
 
     eps: in 8-bit levels, 1/255 of the range.
     """
@@ -39,7 +39,7 @@ class FGSM:
         check_settings(self, eps=(0, 255))
 
     def __call__(self, queries: ImageQueries, *, classifier: Classifier) -> ImageAnswers:
-        """Every row's one step; a row that has its target already is left as it is."""
+        """Return every row after one step; a row that already has its target is not changed."""
         x, target = queries.images, queries.target
         budget, reasons = (
             Budget.of(len(x)),

@@ -1,5 +1,5 @@
-"""Projected gradient descent on pixels (Madry et al. 2018), the adversarial control: it flips, and
-explains nothing.
+"""Projected gradient descent on pixels (Madry et al. 2018): the adversarial control, which flips
+the decision and explains nothing.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class PixelPGD:
     """Sign ascent on the target's log-probability inside an l_inf ball, until the stored image
     passes a threshold.
 
-    step, eps: in 8-bit levels, 1/255 of the range; threshold: as the method that this one is the
-    control of.
+    step, eps: in 8-bit levels, 1/255 of the range. threshold: the same as in the method that
+    PixelPGD is the control of.
     """
 
     name: ClassVar[str] = "pixel-pgd"
@@ -37,7 +37,7 @@ class PixelPGD:
         check_settings(self, threshold=(0, 1), step=(0, 255), eps=(0, 255), max_steps=(0, inf))
 
     def __call__(self, queries: ImageQueries, *, classifier: Classifier) -> ImageAnswers:
-        """Adversarial examples; the best try of a row that never passes is its iterate of highest
+        """Return adversarial examples; for a row that never passes, the iterate of highest
         p(target).
         """
         x = queries.images

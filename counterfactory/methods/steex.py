@@ -1,4 +1,6 @@
-"""STEEX (Jacob et al. 2022): descent on the styles of an image's regions, its layout held fixed."""
+"""STEEX (Jacob et al. 2022): gradient descent on the styles of an image's regions, with a fixed
+layout.
+"""
 
 from __future__ import annotations
 
@@ -21,18 +23,18 @@ from counterfactory.models.interfaces import Classifier, SemanticAutoencoder
 @dataclass(frozen=True, kw_only=True)
 class STEEX:
     """Adam on CE(F(dec(z, mask)), target) + distance_weight * sum over regions of ||z_r - z0_r||^2,
-    over the styles z of the regions of a mask.
+    over the styles z of the mask's regions.
 
-    regions: the names of those whose styles may move, default all of them (the paper's general
-    setting); confine: only their pixels may change, x' = x + M * (x' - x), for a decoder's
-    convolutions reach over their borders (beyond the paper; nothing where all regions may move);
-    residual: x' = clip(x + dec(z) - dec(z0)), which keeps what the autoencoder loses (False: x' =
-    dec(z), the paper); threshold: a row is done where its target has passed this probability as
-    stored (1, the paper: every row takes all steps).
+    regions: names of the regions whose styles may change; None: all (the paper's general setting).
+    confine: only the pixels of these regions may change, x' = x + M * (x' - x), because a decoder's
+    convolutions reach over the regions' borders (beyond the paper; no effect where all regions may
+    change). residual: x' = clip(x + dec(z) - dec(z0)), which preserves what the autoencoder loses
+    (False: x' = dec(z), the paper). threshold: a row is done when the stored image's p(target)
+    exceeds it (1, the paper: every row takes all steps).
 
-    Beyond the paper, off by default: pixel_weight of |x' - x|, a sum over the image; second_moment:
-    Adam's, one per "coordinate" (the paper: styles move alike, whether they matter or not) or one
-    per "row" (the step follows the gradient).
+    Beyond the paper, off by default: pixel_weight: weight of |x' - x|, summed over the image.
+    second_moment: Adam's second moment per "coordinate" (the paper: all styles move by similar
+    amounts, whether they matter or not) or per "row" (the step follows the gradient).
     """
 
     name: ClassVar[str] = "steex"
@@ -63,7 +65,7 @@ class STEEX:
         )
 
     def expect(self, models: Mapping[str, Any]) -> None:
-        """ValueError where a region is none of the model's."""
+        """Raise ValueError where the model has no region of a given name."""
         known = models["semantic"].regions
         for name in self.regions or ():
             if name not in known:
@@ -72,8 +74,8 @@ class STEEX:
     def __call__(
         self, queries: ImageQueries, *, classifier: Classifier, semantic: SemanticAutoencoder
     ) -> ImageAnswers:
-        """Counterfactuals; a row keeps its last iterate that is its target, or its one of highest
-        p(target).
+        """Return counterfactuals: the last iterate that is classified as its target, else the
+        iterate of highest p(target). ValueError where the queries have no masks.
         """
         x, masks, budget = queries.images, queries.masks, Budget.of(len(queries))
         if masks is None:
@@ -83,7 +85,7 @@ class STEEX:
         moving = torch.tensor(
             [name in (self.regions or semantic.regions) for name in semantic.regions]
         ).to(x.device)
-        inside = moving[masks][:, None]  # (B,1,H,W), what may change
+        inside = moving[masks][:, None]  # (B,1,H,W), the pixels that may change
         confined = self.confine and self.regions is not None
 
         with torch.no_grad():
@@ -92,7 +94,9 @@ class STEEX:
         budget.spend(everything, forward=2)
 
         def image(rows: Tensor, z_rows: Tensor) -> Tensor:
-            """x' of some rows: what their styles draw, or the query moved by what that moved."""
+            """Return x' of some rows: the decoded styles, or with the residual the query plus the
+            decoded change.
+            """
             made = semantic.decode(z_rows, masks[rows])
             made = add_residual(x[rows], made, x0[rows] if self.residual else None)
             return torch.where(inside[rows], made, x[rows]) if confined else made

@@ -21,14 +21,14 @@ from counterfactory.models.interfaces import AttributeAutoencoder, Autoencoder, 
 @dataclass(frozen=True, kw_only=True)
 class XGEMs:
     """Descent on CE(F(dec(z)), target) + distance_weight * ||x' - x||^2 over z, until the stored
-    image is its target.
+    image has its target class.
 
-    distance_weight: of the squared pixel distance, a sum over the image; optimizer: "gradient" (the
-    paper's plain steps) or "adam"; threshold: probability that the target must pass beside being
-    the prediction; residual: x' = clip(x + dec(z) - dec(z0)), which keeps what the autoencoder
-    loses (False: x' = dec(z), the paper).
+    distance_weight: weight of the squared pixel distance, summed over the image. optimizer:
+    "gradient" (the paper's plain steps) or "adam". threshold: probability that the target must
+    exceed, in addition to being the prediction. residual: x' = clip(x + dec(z) - dec(z0)), which
+    preserves what the autoencoder loses (False: x' = dec(z), the paper).
 
-    An autoencoder that takes attributes (AttGAN) gets the query's throughout.
+    An autoencoder with attributes (AttGAN) always receives the query's attributes.
     """
 
     name: ClassVar[str] = "xgems"
@@ -60,7 +60,9 @@ class XGEMs:
         classifier: Classifier,
         autoencoder: Autoencoder | AttributeAutoencoder,
     ) -> ImageAnswers:
-        """Counterfactuals; a row that does not flip keeps its iterate of highest p(target)."""
+        """Return counterfactuals; for a row that does not flip, the iterate of highest
+        p(target).
+        """
         x, budget = queries.images, Budget.of(len(queries))
         everything = torch.arange(len(x), device=x.device)
         with torch.no_grad():

@@ -1,5 +1,5 @@
-"""Adam with moments for each row, so that rows may leave a batch without touching the others'
-steps.
+"""Adam with separate moments for each row, so that a row can leave a batch without an effect on the
+other rows' steps.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # as torch has them
+BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # torch's defaults
 
 
 @dataclass
 class Adam:
-    """Kingma & Ba 2015, algorithm 1; m, v: the moments of all rows, shaped like what is moved
-    (B,...).
+    """Adam's state (Kingma & Ba 2015, algorithm 1); m, v: the moments of all rows, shaped like the
+    moved tensor (B,...).
     """
 
     m: Tensor
@@ -26,10 +26,11 @@ class Adam:
         return cls(torch.zeros_like(moved), torch.zeros_like(moved))
 
     def step(self, rows: Tensor, grad: Tensor, count: int, square: Tensor | None = None) -> Tensor:
-        """The steps (n,...) of some rows, to be scaled by the learning rate.
+        """Update the moments of some rows, and return their steps (n,...), before the learning
+        rate.
 
-        rows: (n,) their places in the batch; grad: (n,...) their count-th gradient, from 1; square:
-        what the second moment is of, default the gradient's square.
+        rows: (n,) their places in the batch. grad: (n,...) their count-th gradient, counted from 1.
+        square: the values that the second moment averages, by default the gradient's square.
         """
         m = BETA1 * self.m[rows] + (1 - BETA1) * grad
         v = BETA2 * self.v[rows] + (1 - BETA2) * (grad.square() if square is None else square)
@@ -38,8 +39,8 @@ class Adam:
 
 
 def row_square(grad: Tensor) -> Tensor:
-    """Each row's mean squared gradient, in the shape of grad (n,...): steps with it as the second
-    moment follow the gradient's direction.
+    """Return each row's mean squared gradient, in the shape of grad (n,...). As the second moment,
+    it makes steps follow the gradient's direction.
     """
     within = tuple(range(1, grad.ndim))
     return grad.square().mean(within, keepdim=True).expand_as(grad)

@@ -1,5 +1,5 @@
-"""The ascent that latent and pixel methods share: which rows are still at it, and the best try of
-each.
+"""The ascent that latent and pixel methods share: it records which rows are active, and the best
+try of each row.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from counterfactory.models.interfaces import Classifier
 
 @dataclass(kw_only=True)
 class Ascent:
-    """Gradient steps towards each row's target. A method's loop, with what it moves in `z`:
+    """Gradient steps towards each row's target. A method runs this loop, where `z` is the tensor
+    that it moves:
 
         for step in ascent.iterations(max_steps):
             z_n = z[ascent.active].requires_grad_()
@@ -32,16 +33,19 @@ class Ascent:
             (grad,) = ascent.gradients(loss of log_p, x_n and z_n, z_n)
             z[ascent.active] -= lr * grad
 
-    A row leaves `active` when its stored image passes the threshold, or its gradient is not finite.
+    A row leaves `active` when its stored image passes the threshold, or when its gradient is not
+    finite.
 
-    moved: what the method moves, (B,...) each, as it begins; threshold: probability that a row's
-    target must pass; predicted: whether an image must have its target before it is looked at as
-    stored; keep_last: whether a row keeps its last try that has its target, not the first that
-    passes; everyone: whether rows that have their target already take part; calls: networks that a
-    pass goes through; precision: of the classifier while the gradient is sought.
+    moved: the initial values of the tensors that the method moves, (B,...) each. threshold:
+    probability that a row's target must exceed. predicted: whether an image must have its target as
+    prediction before it is rounded and judged. keep_last: whether a row stores its last try that
+    has its target, instead of the first that passes. everyone: whether rows that already have their
+    target take part. calls: number of networks in one pass. precision: of the classifier during the
+    search.
 
-    best: `moved` at each row's best try, (B,...) each; images: x' there; known: (B,) bool, where
-    those images have been made; passed: (B,) bool; steps: (B,) int64; reasons: why each ends.
+    best: `moved` at each row's best try, (B,...) each. images: x' at the best try. known: (B,)
+    bool, whether that image has been made. passed: (B,) bool. steps: (B,) int64. reasons: per row,
+    why the search ended.
     """
 
     queries: ImageQueries
@@ -77,7 +81,9 @@ class Ascent:
         self._going, self._last = self.active, False
 
     def iterations(self, most: int) -> Iterator[int]:
-        """Count the steps from 1, and one more, in which the last step's image is judged."""
+        """Yield the step numbers from 1 to `most`, and one more, in which the image of the last
+        step is judged.
+        """
         for step in range(1, most + 2):
             if not len(self.active):
                 return
@@ -90,9 +96,10 @@ class Ascent:
         *moved_n: Tensor,
         remake: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """log p(target) (n,) of the active rows' images x_n; better tries are kept, with moved_n.
+        """Return log p(target) (n,) of the active rows' images x_n, and store better tries, with
+        moved_n.
 
-        remake: makes the images of some rows that the verdict is on, where x_n lies beside them.
+        remake: makes the images of some rows that are judged, where x_n differs from them.
         """
         rows, target = self.active, self.queries.target[self.active]
         with torch.autocast(x_n.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
@@ -108,8 +115,8 @@ class Ascent:
             with torch.no_grad():
                 images[near] = remake(rows[near])
             self.budget.spend(rows[near], forward=1)
-        # Rounding inside the ascent would blow float noise up to 8-bit levels: only the verdict
-        # sees stored images.
+        # Rounding inside the ascent would amplify float noise to 8-bit levels, so that only the
+        # verdict uses rounded images.
         done = passes_stored(
             self.classifier, images, target, hoped, self.threshold, rows, self.budget
         )
@@ -126,8 +133,8 @@ class Ascent:
         return log_p
 
     def gradients(self, loss: Tensor, *moved_n: Tensor) -> tuple[Tensor, ...]:
-        """Gradients of a loss (n,), each row's own, by moved_n: of the rows that go on, which alone
-        are active from here on.
+        """Return each row's gradients of its loss by moved_n, for the rows that continue; only
+        these rows stay active. loss: (n,).
         """
         going = self._going
         if self._last or not going.any():
@@ -144,8 +151,8 @@ class Ascent:
         return tuple(grad[going] for grad in grads)
 
     def answers(self, images: Tensor | None = None, **kept: Any) -> ImageAnswers:
-        """Each row's best try, or other images (B,3,H,W) in its place, stored and judged; kept: see
-        settle.
+        """Return the stored and judged answers: each row's best try, or the given images (B,3,H,W)
+        instead; kept: see settle.
         """
         return settle(
             self.classifier,

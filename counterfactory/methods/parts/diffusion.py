@@ -1,8 +1,8 @@
-"""Denoising diffusion (Ho et al. 2020, DDPM) on a few of its trained steps: noising, one step back,
-a whole way back.
+"""Denoising diffusion (Ho et al. 2020, DDPM) with a few of its trained steps: noising, one step
+back, and all steps back.
 
-Images are in [-1,1] here. A level i counts respaced steps: level 0 is the least noise, N - 1 the
-most.
+Images are in [-1,1] here. A level i counts respaced steps: level 0 has the least noise, level N - 1
+the most.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from counterfactory.models.interfaces import Denoiser
 
 @dataclass(frozen=True)
 class Schedule:
-    """A diffusion process shortened to N of its T trained steps; one value a level each.
+    """A diffusion process shortened to N of its T trained steps, with one value per level.
 
-    trained: the trained step; alpha_bar: the signal's share of variance; alpha_bar_before: that of
-    the next cleaner level (1 at level 0); beta: the variance that this level adds.
+    trained: the trained step. alpha_bar: the signal's share of the variance. alpha_bar_before: that
+    of the next cleaner level (1 at level 0). beta: the variance that this level adds.
     """
 
     trained: tuple[int, ...]
@@ -32,24 +32,24 @@ class Schedule:
     beta: tuple[float, ...]
 
     def posterior_variance(self, i: int) -> float:
-        """Variance of q(x_{t-1} | x_t, x_0), DDPM eq. 7."""
+        """Return the variance of q(x_{t-1} | x_t, x_0), DDPM eq. 7."""
         return (1 - self.alpha_bar_before[i]) / (1 - self.alpha_bar[i]) * self.beta[i]
 
 
 def respace(alphas_cumprod: Tensor, steps: int) -> Schedule:
-    """Keep `steps` trained steps, evenly spread and both ends included, with the betas that join
-    them.
+    """Return the schedule of `steps` evenly spread trained steps, both ends included, with the
+    betas that connect them.
 
     alphas_cumprod: (T,). Nichol & Dhariwal 2021, section 4: beta_i = 1 - alpha_bar_{S_i} /
-    alpha_bar_{S_{i-1}}.
+    alpha_bar_{S_{i-1}}. ValueError where `steps` is not between 1 and T.
     """
     if not 1 <= steps <= len(alphas_cumprod):
         raise ValueError(
             f"expected 1 to {len(alphas_cumprod)} respaced steps (the denoiser's trained steps),"
             f" got {steps}"
         )
-    # Summed up and rounded to even as in guided-diffusion's `space_timesteps`, or a quarter of all
-    # (T, steps) would keep another step somewhere.
+    # Summed up and rounded to even as in guided-diffusion's `space_timesteps`: otherwise a quarter
+    # of all pairs (T, steps) would differ from it in at least one step.
     stride, place, trained = (len(alphas_cumprod) - 1) / max(steps - 1, 1), 0.0, []
     for _ in range(steps):
         trained.append(round(place))
@@ -61,19 +61,19 @@ def respace(alphas_cumprod: Tensor, steps: int) -> Schedule:
 
 
 def q_sample(schedule: Schedule, x0: Tensor, i: int, noise: Tensor) -> Tensor:
-    """x_t ~ q(x_t | x_0), x0 noised to level i; DDPM eq. 4."""
+    """Return x_t ~ q(x_t | x_0): x0 noised to level i; DDPM eq. 4."""
     return sqrt(schedule.alpha_bar[i]) * x0 + sqrt(1 - schedule.alpha_bar[i]) * noise
 
 
 def predicted_x0(schedule: Schedule, x_t: Tensor, i: int, eps: Tensor) -> Tensor:
-    """The clean image that a noise prediction implies, clipped to [-1,1]; DDPM eq. 15."""
+    """Return the clean image that a noise prediction implies, clipped to [-1,1]; DDPM eq. 15."""
     return ((x_t - sqrt(1 - schedule.alpha_bar[i]) * eps) / sqrt(schedule.alpha_bar[i])).clamp(
         -1, 1
     )
 
 
 def posterior_mean(schedule: Schedule, x0: Tensor, x_t: Tensor, i: int) -> Tensor:
-    """Mean of q(x_{t-1} | x_t, x_0); DDPM eq. 7."""
+    """Return the mean of q(x_{t-1} | x_t, x_0); DDPM eq. 7."""
     a, before, beta = schedule.alpha_bar[i], schedule.alpha_bar_before[i], schedule.beta[i]
     return sqrt(before) * beta / (1 - a) * x0 + sqrt(1 - beta) * (1 - before) / (1 - a) * x_t
 
@@ -81,19 +81,19 @@ def posterior_mean(schedule: Schedule, x0: Tensor, x_t: Tensor, i: int) -> Tenso
 def p_mean_deviation(
     denoiser: Denoiser, schedule: Schedule, x_t: Tensor, i: int
 ) -> tuple[Tensor, Tensor, Tensor | float]:
-    """The clean image that the denoiser sees in x_t, and p(x_{t-1} | x_t): its mean and its
-    standard deviation.
+    """Return the clean image that the denoiser predicts from x_t, and the mean and standard
+    deviation of p(x_{t-1} | x_t).
 
-    The deviation is one number where the variance is fixed, a tensor like x_t where the denoiser
-    has learnt it.
+    The deviation is one number where the variance is fixed, and a tensor like x_t where the
+    denoiser has learnt it.
     """
     eps, v = denoiser(x_t, torch.full((len(x_t),), schedule.trained[i], device=x_t.device))
     x0 = predicted_x0(schedule, x_t, i, eps)
     mean, variance = posterior_mean(schedule, x0, x_t, i), schedule.posterior_variance(i)
     if v is None:
         return x0, mean, sqrt(variance)
-    # The learned variance lies between the posterior's and beta, in logarithms: Nichol & Dhariwal
-    # 2021, eq. 15. At level 0 the posterior has none, and their code takes the next level's for it.
+    # The learned variance is between the posterior's and beta, in logarithms: Nichol & Dhariwal
+    # 2021, eq. 15. The posterior's is 0 at level 0, where their code uses that of the next level.
     least = variance or (
         schedule.posterior_variance(1) if len(schedule.beta) > 1 else schedule.beta[0]
     )
@@ -103,9 +103,9 @@ def p_mean_deviation(
 def p_step(
     denoiser: Denoiser, schedule: Schedule, x_t: Tensor, i: int, noise: Tensor | None
 ) -> Tensor:
-    """x_{t-1} ~ p(x_{t-1} | x_t), one ancestral step from level i; DDPM algorithm 2.
+    """Return x_{t-1} ~ p(x_{t-1} | x_t): one ancestral step from level i; DDPM algorithm 2.
 
-    noise: standard normal like x_t; at level 0 the step is its mean and noise is not used.
+    noise: standard normal, like x_t. At level 0 the result is the mean and noise is not used.
     """
     _, mean, deviation = p_mean_deviation(denoiser, schedule, x_t, i)
     return mean if i == 0 or noise is None else mean + deviation * noise
@@ -120,13 +120,14 @@ def purify(
     through: int | None = None,
     checkpointed: bool = False,
 ) -> Tensor:
-    """Noise x to level K - 1 and denoise it in K ancestral steps (F_tau of ACE, section 3.2); x
-    (B,3,H,W).
+    """Return x noised to level K - 1 and denoised in K ancestral steps (F_tau of ACE, section 3.2);
+    x: (B,3,H,W).
 
-    noise: (B,K,3,H,W), in the order of use. Differentiable in x, through all K denoiser calls or
-    only the last `through`: what went before then counts as noising alone, which scales x and adds
-    what does not depend on it. checkpointed: activations inside a call are computed again in the
-    backward pass instead of kept, one more forward call for each that the gradient goes through.
+    noise: (B,K,3,H,W), in the order of use. The result is differentiable in x, through all K
+    denoiser calls or only the last `through`; earlier steps then count as noising alone, which
+    scales x and adds a term that does not depend on x. checkpointed: activations inside a call are
+    not stored but computed again in the backward pass, which costs one more forward call for each
+    call with a gradient.
     """
     K = noise.shape[1]
     cut = 0 if through is None else max(0, K - through)
@@ -148,11 +149,11 @@ def purify(
 def inpaint(
     denoiser: Denoiser, schedule: Schedule, x: Tensor, start: Tensor, keep: Tensor, noise: Tensor
 ) -> Tensor:
-    """Denoise `start` from level K - 1, the noised x pasted where `keep` before every call and x
-    itself at the end.
+    """Return `start` denoised from level K - 1; where `keep`, the noised x is pasted before every
+    call, and x itself at the end.
 
-    x, start: (B,3,H,W); keep: (B,1,H,W) bool; noise: (B,2K,3,H,W), in the order of use. RePaint
-    (Lugmayr et al. 2022) without resampling, as ACE's refinement has it.
+    x, start: (B,3,H,W). keep: (B,1,H,W) bool. noise: (B,2K,3,H,W), in the order of use. This is
+    RePaint (Lugmayr et al. 2022) without resampling, as in ACE's refinement.
     """
     K = noise.shape[1] // 2
     draws = iter(noise.unbind(1))
@@ -164,23 +165,23 @@ def inpaint(
 
 
 def keep_mask(x: Tensor, changed: Tensor, *, gamma: float, kernel: int) -> Tensor:
-    """Where hardly anything changed nearby, (B,1,H,W) bool: ACE section 3.3, the complement of
-    CECAS eq. 8.
+    """Return where hardly anything changed nearby, (B,1,H,W) bool: ACE section 3.3, the complement
+    of CECAS eq. 8.
 
-    |changed - x| summed over channels, divided by its maximum over the image, maximum over kernel x
-    kernel; below gamma.
+    The change is |changed - x| summed over channels, divided by its maximum over the image; its
+    maximum over a kernel x kernel window must be below gamma.
     """
     change = (changed - x).abs().sum(1, keepdim=True)
-    # no change at all: keep everything
+    # Without any change, the mask is true everywhere.
     m = change / change.flatten(1).amax(1)[:, None, None, None].clamp_min(1e-12)
     return F.max_pool2d(m, kernel, stride=1, padding=kernel // 2) < gamma
 
 
 def to_signal(images: Tensor) -> Tensor:
-    """[0,1] to the denoiser's [-1,1]."""
+    """Return images in [0,1] as the denoiser's signal in [-1,1]."""
     return images * 2 - 1
 
 
 def to_image(signal: Tensor) -> Tensor:
-    """The denoiser's [-1,1] to [0,1]."""
+    """Return the denoiser's signal in [-1,1] as images in [0,1]."""
     return (signal + 1) / 2

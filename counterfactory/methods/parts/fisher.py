@@ -1,5 +1,5 @@
-"""Which coordinates of a latent a decision depends on together: Fisher information, and groups of
-them.
+"""Fisher information of a decision in a latent, and groups of the coordinates that the decision
+depends on together.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ BATCH = 32
 def fisher_information(
     classifier: Classifier, autoencoder: Any, images: Tensor, residual: bool
 ) -> Tensor:
-    """E[g g'] over images, g the gradient by the latent of the log-odds of the two likeliest
-    classes; (D,D) float64.
+    """Return E[g g'] over images, where g is the gradient by the latent of the log-odds of the two
+    likeliest classes; (D,D) float64.
 
-    Fisher information is of log p(y|z), y drawn from the classifier, which weighs an image by p (1
-    - p): by nothing where it is sure. Here, as in the code of Rodriguez et al. 2021, the log-odds
-    count alike everywhere. images: (N,3,H,W) uint8; those whose gradient is not finite are left
-    out.
+    Fisher information uses log p(y|z), with y drawn from the classifier, so that an image has the
+    weight p (1 - p), which is almost 0 where the classifier is sure. Here, as in the code of
+    Rodriguez et al. 2021, the log-odds have the same weight everywhere. images: (N,3,H,W) uint8;
+    images whose gradient is not finite are skipped.
     """
     total: Tensor | float = 0.0
     for part in torch.split(images, BATCH):
@@ -52,11 +52,11 @@ def fisher_information(
 
 
 def spectral_groups(information: Tensor, count: int) -> Tensor:
-    """Group (D,) int64 of each coordinate, 0 the group that holds most information; each group has
-    one or more.
+    """Return the group (D,) int64 of each coordinate; group 0 holds the most information, and no
+    group is empty.
 
-    Spectral clustering (Ng et al. 2001) with the information, shifted and scaled to [0,1], as the
-    affinity: the same groups every time. ValueError where there are fewer coordinates than groups,
+    Spectral clustering (Ng et al. 2001); the affinity is the information, shifted and scaled to
+    [0,1]. The groups are deterministic. ValueError where there are fewer coordinates than groups,
     or no information.
     """
     if len(information) < count:
@@ -80,11 +80,11 @@ def spectral_groups(information: Tensor, count: int) -> Tensor:
 
 
 def clusters(points: Tensor, count: int) -> Tensor:
-    """Cluster (N,) int64 of each of the points (N,D) of unit length, none empty: k-means without
-    chance.
+    """Return the cluster (N,) int64 of each point (N,D) of unit length, by deterministic k-means;
+    no cluster is empty.
 
-    The first centres are as Ng et al. 2001 take them: each next point the one most at right angles
-    to those before.
+    The first centres are chosen as in Ng et al. 2001: each next centre is the point closest to a
+    right angle to the centres before.
     """
     chosen = [0]
     for _ in range(count - 1):
@@ -97,7 +97,7 @@ def clusters(points: Tensor, count: int) -> Tensor:
         now = far.argmin(1)
         for lost in (torch.bincount(now, minlength=count) == 0).nonzero()[:, 0].tolist():
             crowded = torch.bincount(now, minlength=count)[now] > 1
-            # the worst placed of those not alone
+            # the point farthest from its centre, among points that share a cluster
             now[far.amin(1).where(crowded, -torch.ones(())).argmax()] = lost
         if torch.equal(now, found):
             break
@@ -106,7 +106,7 @@ def clusters(points: Tensor, count: int) -> Tensor:
     return found
 
 
-@lru_cache(maxsize=4)  # once for a worker's models, whatever the batches
+@lru_cache(maxsize=4)  # computed once for a worker's models, for all batches
 def fisher_groups(
     classifier: Classifier,
     autoencoder: Autoencoder | AttributeAutoencoder,
@@ -114,8 +114,8 @@ def fisher_groups(
     count: int,
     residual: bool,
 ) -> Tensor:
-    """Groups of the latent's coordinates by the Fisher information over a bank of images; see
-    spectral_groups.
+    """Return groups of the latent's coordinates by the Fisher information over a bank of images;
+    see spectral_groups.
     """
     return spectral_groups(
         fisher_information(classifier, autoencoder, distractors.images, residual), count

@@ -1,5 +1,5 @@
-"""GAN inversion: the latent whose image is nearest to a given one (section on CelebA of arXiv
-2504.15479).
+"""GAN inversion: the search for the latent whose image is nearest to a given image (section on
+CelebA of arXiv 2504.15479).
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from counterfactory.methods.contract import Budget, row_noise
 from counterfactory.methods.parts.adam import Adam
 from counterfactory.models.interfaces import Generator
 
-AT_ONCE = 64  # starts that are looked at in one call
+AT_ONCE = 64  # starts that are generated in one call
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inversion:
-    """Many random starts, the nearest of them kept, and AdamW down the distance from there.
+    """AdamW descent on the distance, from the nearest of many random starts.
 
-    starts, spread: how many, and their standard deviation (the prior's is 1); steps, lr, decay:
-    AdamW's. patience, tolerance: a row leaves when for so many steps its distance did not fall by
-    that share; patience 0: never. precision: of the networks, "float32" or "bfloat16".
+    starts, spread: number of starts, and their standard deviation (the prior's is 1). steps, lr,
+    decay: AdamW's settings. patience, tolerance: a row ends when its distance did not fall by the
+    share `tolerance` for `patience` steps; patience 0: never. precision: of the networks, "float32"
+    or "bfloat16".
     """
 
     starts: int
@@ -47,11 +48,12 @@ class Inversion:
         *,
         calls: int,
     ) -> Tensor:
-        """Latents (B, *gan.latent_shape) of images (B,3,H,W): of all that each row tried, the
-        nearest.
+        """Return latents (B, *gan.latent_shape) of images (B,3,H,W): for each row, the nearest
+        latent that was tried.
 
-        distance: (n,3,H,W) twice to (n,), each row's own; calls: network evaluations that one takes
-        beside the generator's; generators: one per row, which draws its starts.
+        distance: a function from two (n,3,H,W) to (n,), each row's own. calls: network evaluations
+        of one distance, without the generator's. generators: one per row, which draws the row's
+        starts.
         """
         half = torch.autocast(
             images.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"
@@ -60,7 +62,7 @@ class Inversion:
             z = self.nearest_start(gan, distance, images, generators)
         budget.spend(torch.arange(len(z)), forward=self.starts * (1 + calls))
         best, least = z.clone(), z.new_full((len(z),), inf)
-        # the distance when it last fell, and steps since
+        # The distance at its last fall, and the number of steps since then.
         fallen, since = least.clone(), torch.zeros_like(least)
         adam, active = Adam.of(z), torch.arange(len(z), device=z.device)
         for step in range(1, self.steps + 2):
@@ -81,7 +83,7 @@ class Inversion:
 
             (grad,) = torch.autograd.grad(far.sum(), z_a)
             budget.spend(active[stays], backward=1 + calls)
-            # a row without a gradient keeps its best
+            # A row whose gradient is not finite ends with its best latent.
             stays = stays & grad.isfinite().flatten(1).all(1)
             active, grad = active[stays], grad[stays]
             if not len(active):
@@ -100,7 +102,10 @@ class Inversion:
         images: Tensor,
         generators: Sequence[RandomState],
     ) -> Tensor:
-        """The best of each row's random starts; (B, *gan.latent_shape)."""
+        """Return the nearest of each row's random starts; (B, *gan.latent_shape).
+
+        ValueError where the generator's images and the queries differ in shape.
+        """
         drawn = self.spread * row_noise(generators, (self.starts, *gan.latent_shape), images.device)
         row = torch.arange(len(images), device=images.device).repeat_interleave(self.starts)
         far = []

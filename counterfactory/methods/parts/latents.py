@@ -1,4 +1,6 @@
-"""From images to an autoencoder's latents, and from latents to counterfactuals of the images."""
+"""Conversion of images to an autoencoder's latents, and of latents to counterfactuals of the
+images.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +14,16 @@ Image = Callable[[Tensor, Tensor], Tensor]
 
 
 def add_residual(x: Tensor, decoded: Tensor, x0: Tensor | None) -> Tensor:
-    """x' of queries x: the decoded latent, or where x0, the decoded start, is given, the query
-    moved by what the decoded latent moved; (n,3,H,W) each.
+    """Return x' of queries x, (n,3,H,W) each: the decoded latent, or with the decoded start x0 the
+    query plus the decoded change.
     """
-    # The difference first, so that z = z0 gives x to the last bit.
+    # The difference is computed first, so that z = z0 leads to exactly x.
     return decoded if x0 is None else (x + (decoded - x0)).clamp(0, 1)
 
 
 def encoded(autoencoder: Any, x: Tensor) -> tuple[Tensor, Image, int]:
-    """Latents of the queries, what decodes some rows' latents, and the passes through the network
-    that it took.
+    """Return the queries' latents, a function that decodes some rows' latents, and the number of
+    passes through the network.
     """
     z0: Tensor = autoencoder.encode(x)
     if not hasattr(autoencoder, "attributes_of"):
@@ -31,11 +33,11 @@ def encoded(autoencoder: Any, x: Tensor) -> tuple[Tensor, Image, int]:
 
 
 def start(autoencoder: Any, x: Tensor, residual: bool) -> tuple[Tensor, Image, int]:
-    """The latents z0 of images, the image x' of some rows' latents, and the passes through the
-    network that it took.
+    """Return the images' latents z0, a function from some rows' latents to their images x', and the
+    number of passes through the network.
 
-    residual: x' = clip(x + dec(z) - dec(z0)), else x' = dec(z). An autoencoder that is told
-    attributes (AttGAN) gets the image's throughout.
+    residual: x' = clip(x + dec(z) - dec(z0)), else x' = dec(z). An autoencoder with attributes
+    (AttGAN) always receives the image's attributes.
     """
     with torch.no_grad():
         z0, decode, calls = encoded(autoencoder, x)

@@ -1,4 +1,4 @@
-"""Projected gradient descent through a denoiser: the loop that ACE and CECAS share."""
+"""The loop that ACE and CECAS share: projected gradient descent through a denoiser."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ on the CPU) to (n,), a sum over each sample and never over the batch, whose size
 class PurifiedPGD:
     """x' -= step * sign(grad of CE(classifier(denoise(noise(x'))), target) + term), in [0,1].
 
-    levels: K, denoiser calls that x' is noised for and denoised by, with fresh noise every
-    iteration; step: in 8-bit levels; stop: None for fixed iterations, else the p(target) at which a
-    row is done, on the stored x' and on its last view (the stored image alone passes early, by
-    noise that refinement takes away again); through: how many of the K calls the gradient goes back
-    through, None for all; mask_after: iterations after which pixels that hardly changed (keep_mask
-    of gamma, kernel) return to the query's and stay, None for never; checkpoint: see purify;
-    precision: of the denoiser.
+    levels: K, the denoiser calls that x' is noised for and denoised by, with new noise in every
+    iteration. step: in 8-bit levels. stop: None for a fixed number of iterations, else the
+    p(target) at which a row is done, on the stored x' and also on its last view (the stored image
+    alone often passes early through noise, which refinement removes again). through: number of the
+    K calls that the gradient passes through; None: all. mask_after: number of iterations after
+    which pixels that hardly changed (keep_mask of gamma, kernel) are set back to the query's and
+    stay fixed; None: never. checkpoint: see purify. precision: of the denoiser.
     """
 
     levels: int
@@ -54,11 +54,11 @@ class PurifiedPGD:
 
     @classmethod
     def of(cls, method: Any) -> PurifiedPGD:
-        """With the settings of a method that has them by the same names."""
+        """Return an attack with the settings of a method that have the same names."""
         return cls(**{setting.name: getattr(method, setting.name) for setting in fields(cls)})
 
     def cost(self) -> dict[str, int]:
-        """Evaluations of one iteration, without the term's."""
+        """Return the evaluations of one iteration, without those of the term."""
         through = self.levels if self.through is None else min(self.through, self.levels)
         return {"forward": self.levels + 1 + through * self.checkpoint, "backward": through + 1}
 
@@ -73,15 +73,15 @@ class PurifiedPGD:
         denoiser: Denoiser,
         term: Term,
     ) -> Attacked:
-        """Attack every row; the host waits for the device only where a look decides which rows are
-        done.
+        """Attack every row, and return the result. The host waits for the device only where `stop`
+        needs to know which rows are done.
         """
         x, target, everything = queries.images, queries.target, torch.arange(len(queries))
-        # still attacked; on the CPU, so that no list of rows is fetched from the device
+        # Rows under attack; on the CPU, so that no list of rows is fetched from the device.
         rows = everything
         x_pre, best, best_p = x.clone(), x.clone(), x.new_full((len(x),), -1.0)
         alive, turned = x.new_ones(len(x), dtype=torch.bool), x.new_zeros(len(x), dtype=torch.bool)
-        # p(target) in the view; before the first one only the stored image counts
+        # p(target) in the view; before the first view only the stored image counts.
         seen = x.new_ones(len(x))
         free = x.new_ones((len(x), 1, *x.shape[2:]), dtype=torch.bool)  # pixels that may move
         steps = torch.zeros(len(x), dtype=torch.int64, device=x.device)
@@ -120,8 +120,8 @@ class PurifiedPGD:
             (grad,) = torch.autograd.grad((term(x_a, view, rows) - log_p_target).sum(), x_a)
             budget.spend(rows, **self.cost())
 
-            # A row whose gradient is not finite stands still from then on; no value is fetched from
-            # the device for it.
+            # A row whose gradient is not finite does not move any more; this check fetches no value
+            # from the device.
             alive[at] &= grad.isfinite().flatten(1).all(1)
             moved = (x_a.detach() - self.step / 255 * grad.sign()).clamp(0, 1)
             moved = torch.where(free[at], moved, x[at])
@@ -140,9 +140,12 @@ class PurifiedPGD:
 
 @dataclass(frozen=True)
 class Attacked:
-    """What an attack ends with: x' (n,3,H,W) in [0,1], the last one or with `stop` the one of
-    highest stored p(target); steps taken (n,) int64; sound (n,) bool, no bad gradient; turned (n,)
-    bool, the last view had the target's class."""
+    """The result of an attack.
+
+    images: (n,3,H,W) in [0,1], the last x', or with `stop` the x' of highest stored p(target).
+    steps: (n,) int64, steps taken. sound: (n,) bool, whether all gradients were finite. turned:
+    (n,) bool, whether the last view had the target's class.
+    """
 
     images: Tensor
     steps: Tensor
@@ -150,7 +153,7 @@ class Attacked:
     turned: Tensor
 
     def reasons(self, *, refined: bool) -> list[str]:
-        """Per row, why it will have failed if it does."""
+        """Return per row the reason of a failure, for rows that will turn out to have failed."""
         return [
             "non-finite gradient"
             if not sound
@@ -175,19 +178,19 @@ def refine(
     classifier: Classifier,
     denoiser: Denoiser,
 ) -> tuple[Tensor, Tensor]:
-    """The pre-explanation inpainted, the query's pixels held where `keep`: image (B,3,H,W) and mask
-    (B,1,H,W).
+    """Return the pre-explanation inpainted, with the query's pixels where `keep`: image (B,3,H,W)
+    and mask (B,1,H,W).
 
-    Refinement may undo the flip: then it is tried again with other noise, at most `draws` times in
-    all (the papers: once). Where no try flips the best try is the answer, or with `unrefined` the
-    better of pre-explanation and tries (beyond the papers). pre: (B,3,H,W) in [0,1]; keep:
-    (B,1,H,W) bool; the mask is 1 where the answer was allowed to change.
+    Where refinement undoes the flip, it is tried again with new noise, at most `draws` times in
+    total (the papers: once). Where no try flips, the best try is the answer, or with `unrefined`
+    the better of pre-explanation and tries (beyond the papers). pre: (B,3,H,W) in [0,1]. keep:
+    (B,1,H,W) bool. The mask is 1 where the answer was allowed to change.
     """
     x, target, rows = queries.images, queries.target, torch.arange(len(queries))
     best, mask = pre.clone(), torch.ones_like(x[:, :1])
     flipped, best_p = stored_verdict(classifier, pre, target)
     budget.spend(rows, forward=1)
-    if not unrefined:  # where no try can be judged the answer is the query, which has not flipped
+    if not unrefined:  # the answer is the query, not flipped, where no try can be judged
         best = x.clone()
         flipped, best_p = torch.zeros_like(flipped), torch.full_like(best_p, -1.0)
     for _ in range(draws):
@@ -199,7 +202,7 @@ def refine(
             tried = inpaint(
                 denoiser, schedule, to_signal(x[at]), to_signal(pre[at]), keep[at], noise
             )
-        tried = torch.where(keep[at], x[at], to_image(tried))  # to the last bit
+        tried = torch.where(keep[at], x[at], to_image(tried))  # exactly equal there
         flips, p = stored_verdict(classifier, tried, target[at])
         budget.spend(rows, forward=levels + 1)
         better = flips | (~flipped[at] & (p > best_p[at]))
@@ -217,13 +220,13 @@ def refine(
 
 
 def l1(x_pre: Tensor, x: Tensor) -> Tensor:
-    """Sum of absolute changes in each sample; (n,)."""
+    """Return the sum of absolute changes in each sample; (n,)."""
     return (x_pre - x).flatten(1).abs().sum(1)
 
 
 def check_attack(method: Any, **more: Any) -> None:
     """Check the settings of a method that attacks through a denoiser; ValueError names the first
-    that is off.
+    invalid setting.
     """
     most = method.levels if isinstance(method.levels, int) else inf
     check_settings(

@@ -1,4 +1,4 @@
-"""Checking a method's settings: the right type, and within what makes sense."""
+"""Checks of a method's settings: each has the right type and a valid value."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ KINDS: dict[str, tuple[type, ...]] = {
 
 
 def check_settings(method: Any, **allowed: tuple[float, float] | tuple[str, ...]) -> None:
-    """Check a method's settings (a dataclass) against their annotations, and against what each is
-    allowed to be.
+    """Check a method's settings (a dataclass) against their annotations and their allowed values.
 
-    allowed: per setting (lowest, highest), or its names; of a list, for each of its values. An
-    annotation is one of KINDS, that `| None`, or `tuple[KIND, ...]` for a list of one or more.
-    ValueError names the first setting that is off; text where a number belongs is off too.
+    allowed: per setting (lowest, highest) or the valid names; for a list, they hold for each of its
+    values. An annotation is one of KINDS, one of KINDS followed by `| None`, or `tuple[KIND, ...]`
+    for a list of one or more. ValueError names the first invalid setting; text in place of a number
+    is invalid too.
     """
     for setting in fields(method):
         value = getattr(method, setting.name)
@@ -40,7 +40,7 @@ def check_settings(method: Any, **allowed: tuple[float, float] | tuple[str, ...]
 def check_value(
     name: str, value: Any, kind: str, limits: tuple[float, float] | tuple[str, ...] | None
 ) -> None:
-    """Check one value against its kind and its limits; ValueError names it."""
+    """Check one value against its kind and its limits; ValueError names the setting."""
     good = isinstance(value, KINDS[kind]) and (kind == "bool" or not isinstance(value, bool))
     if not good:
         raise ValueError(f"expected {name} of type {kind}, got {value!r}")
