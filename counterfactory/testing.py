@@ -1,10 +1,10 @@
-"""The contracts of methods, classifiers and metrics as functions to call on a class of one's own:
+"""Checks of the contracts of methods, classifiers and metrics, to call on a class of your own:
 
     from counterfactory.testing import check_method
     check_method(MyMethod(max_steps=4))
 
-Each raises AssertionError at the first broken rule, in one line: the rule, what was expected, what
-was got. pytest is not needed.
+Each check raises AssertionError at the first broken rule. Its message is one line: the rule, the
+expected value and the actual value. pytest is not needed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ COUNTS = ("steps", "forward", "backward")
 
 
 def expect(good: bool, rule: str, expected: str, got: object) -> None:
-    """AssertionError in one line where a rule is broken."""
+    """Raise AssertionError with a message of one line where a rule is broken."""
     if not good:
         line = f"{rule}: expected {expected}, got {got}"
         raise AssertionError(" ".join(line.split()))
@@ -41,13 +41,13 @@ def expect(good: bool, rule: str, expected: str, got: object) -> None:
 
 
 def check_method(method: Any, *, size: int = 16, atol: float = 1e-5, **models: Any) -> None:
-    """Check the rules that hold for every method; AssertionError names the first that is broken.
+    """Check the rules that hold for every method; AssertionError names the first broken rule.
 
-    method: an instance; with few steps, for it answers about 25 times, 8 queries at most. models:
-    by the names in the method's `needs`, and `classifier`; a tiny one (counterfactory.models.tiny)
-    stands for each that is not given. size: the queries' side, a multiple of 4. atol: how far
-    images and latents may differ between batches; more than rounding where your own networks'
-    results depend on the batch size. Nothing is read from files.
+    method: an instance; give it few steps, because it is called about 25 times with up to 8
+    queries. models: by the names in the method's `needs`, and `classifier`; each missing model is
+    replaced by a tiny one (counterfactory.models.tiny). size: the queries' side in pixels, a
+    multiple of 4. atol: how far images and latents may differ between batches; set it above
+    rounding where the results of your networks depend on the batch size. The check reads no files.
     """
     tiny = tiny_models(size, spurious=getattr(method, "spurious", None))
     names = ("classifier", *declared_needs(method))
@@ -72,9 +72,10 @@ def check_method(method: Any, *, size: int = 16, atol: float = 1e-5, **models: A
 
 
 def tiny_queries(models: Mapping[str, Any], size: int = 16) -> ImageQueries:
-    """Eight rows on the 8-bit grid, their source the classifier's; the last has its target already.
+    """Return eight queries on the 8-bit grid, whose source is the classifier's prediction; the last
+    one already has its target.
 
-    models: `classifier`, and `semantic` where the masks shall keep to its regions.
+    models: `classifier`, and `semantic` where the masks must use its regions.
     """
     draw = torch.Generator().manual_seed(3)
     images = torch.randint(0, 256, (ROWS, 3, size, size), generator=draw).float() / 255
@@ -84,7 +85,7 @@ def tiny_queries(models: Mapping[str, Any], size: int = 16) -> ImageQueries:
     target = (source + 1) % scores.shape[1]
     target[-1] = source[-1]
     masks = torch.zeros(ROWS, 16, 16, dtype=torch.int64)
-    for row in range(ROWS):  # a box on each side of the middle, of another height in every row
+    for row in range(ROWS):  # a box on each side of the middle; the heights differ between rows
         masks[row, 2 : 8 + row, 2:7], masks[row, 4 : 7 + row, 9:14] = 1, 2
     at = torch.arange(size) * 16 // size
     regions = len(getattr(models.get("semantic"), "regions", "012"))
@@ -98,7 +99,7 @@ def tiny_queries(models: Mapping[str, Any], size: int = 16) -> ImageQueries:
 
 
 def pick(queries: ImageQueries, rows: Sequence[int]) -> ImageQueries:
-    """Some rows of a batch of queries, as a batch of their own."""
+    """Return some rows of a batch of queries as a new batch."""
     columns: dict[str, Any] = {f.name: getattr(queries, f.name) for f in fields(queries)}
     for name, column in columns.items():
         columns[name] = None if column is None else column[list(rows)].clone()
@@ -107,7 +108,7 @@ def pick(queries: ImageQueries, rows: Sequence[int]) -> ImageQueries:
 
 @dataclass(frozen=True)
 class Trial:
-    """A method with the models and the queries that it is tried on."""
+    """A method, with the models and queries that it is checked with."""
 
     method: Any
     models: dict[str, Any]
@@ -115,14 +116,14 @@ class Trial:
     atol: float
 
     def answer(self, queries: ImageQueries | None = None, **models: Any) -> ImageAnswers:
-        """The method's answers, under models that replace the trial's."""
+        """Return the method's answers; `models` replace models of the trial."""
         given = {**self.models, **models}
         answers: ImageAnswers = self.method(self.queries if queries is None else queries, **given)
         return answers
 
 
 def declared_needs(method: Any) -> tuple[str, ...]:
-    """The names of the models that a method needs, after a check of what its class declares."""
+    """Check what the method's class declares, and return the names of the models that it needs."""
     access = getattr(method, "access", "gradient")
     kinds = ("gradient", "scores", "labels")
     expect(access in kinds, "access", f"one of {', '.join(kinds)}", repr(access))
@@ -134,8 +135,8 @@ def declared_needs(method: Any) -> tuple[str, ...]:
 
 
 def answers_and_nothing_else(trial: Trial) -> ImageAnswers:
-    """The answers to all queries, after a check that the call left queries and models as they
-    were.
+    """Check that the call does not change queries and models, and return the answers to all
+    queries.
     """
     queries, before = trial.queries, pick(trial.queries, range(ROWS))
     networks = {name: m for name, m in trial.models.items() if isinstance(m, nn.Module)}
@@ -163,7 +164,9 @@ def answers_and_nothing_else(trial: Trial) -> ImageAnswers:
 
 
 def images_are_well_formed(trial: Trial, answers: ImageAnswers) -> None:
-    """Shape, dtype, finite, in range, on the 8-bit grid, k to a query, and no graph behind them."""
+    """Check the images: shape, dtype, finite, range, 8-bit grid, k per query, and no gradient
+    graph.
+    """
     for name, value in columns_of(answers).items():
         attached = isinstance(value, Tensor) and value.requires_grad
         expect(not attached, "no gradients left behind", f"{name} detached", "a graph behind it")
@@ -181,7 +184,9 @@ def images_are_well_formed(trial: Trial, answers: ImageAnswers) -> None:
 
 
 def counts_are_whole(trial: Trial, answers: ImageAnswers) -> None:
-    """Steps and evaluations: one an answer, int64, none negative, no more back than forward."""
+    """Check steps and evaluations: one per answer, int64, not negative, no more backward than
+    forward.
+    """
     n = len(answers.counterfactual)
     for name in COUNTS:
         counts: Tensor = getattr(answers, name)
@@ -196,7 +201,9 @@ def counts_are_whole(trial: Trial, answers: ImageAnswers) -> None:
 
 
 def latents_and_masks_fit(trial: Trial, answers: ImageAnswers) -> None:
-    """Latents (n,D), finite; a mask (n,1,H,W), outside which the answer is the query."""
+    """Check that latents are (n,D) and finite, and that the mask is (n,1,H,W) and the answer equals
+    the query outside it.
+    """
     image, n = answers.counterfactual, len(answers.counterfactual)
     for name in ("latent_before", "latent_after"):
         latent = getattr(answers, name)
@@ -214,8 +221,8 @@ def latents_and_masks_fit(trial: Trial, answers: ImageAnswers) -> None:
 
 
 def flips_are_those_of_the_stored_image(trial: Trial, answers: ImageAnswers) -> None:
-    """`flipped` is the classifier's verdict on the image as answered, and its reasons go with
-    it.
+    """Check that `flipped` is the classifier's verdict on the answered image, and that the reasons
+    agree with it.
     """
     n = len(answers.counterfactual)
     target = trial.queries.target.repeat_interleave(n // len(trial.queries))
@@ -232,14 +239,16 @@ def flips_are_those_of_the_stored_image(trial: Trial, answers: ImageAnswers) -> 
 
 
 def a_row_that_has_its_target_keeps_it(trial: Trial, answers: ImageAnswers) -> None:
-    """The last row is of its target's class already."""
+    """Check that the last row, which already has its target class, keeps it."""
     k = len(answers.counterfactual) // ROWS
     last = answers.flipped[-k:].tolist()
     expect(all(last), "target", "a row that has its target to keep it", f"flipped {last}")
 
 
 def the_same_seed_gives_the_same_bytes(trial: Trial, answers: ImageAnswers) -> None:
-    """Queries, seeds among them, decide on the answer; the global generators do not."""
+    """Check that the answer depends only on the queries and their seeds, not on the global
+    generators.
+    """
     with global_noise(2):
         again = trial.answer()
     rule = "same seed, same bytes"
@@ -250,22 +259,22 @@ def the_same_seed_gives_the_same_bytes(trial: Trial, answers: ImageAnswers) -> N
 
 
 def a_batch_is_its_rows_one_by_one(trial: Trial, answers: ImageAnswers) -> None:
-    """Each row alone has the answer that it has in the batch."""
+    """Check that each row alone has the same answer as in the batch."""
     for row in range(ROWS):
         alone = trial.answer(pick(trial.queries, [row]))
         expect_same(f"row {row} alone", answers, [row], alone, trial.atol)
 
 
 def answers_permute_with_the_rows(trial: Trial, answers: ImageAnswers) -> None:
-    """Rows in another order have the same answers."""
+    """Check that rows in another order have the same answers."""
     order = [5, 0, 7, 2, 6, 1, 4, 3]
     mixed = trial.answer(pick(trial.queries, order))
     expect_same("permutation", answers, order, mixed, trial.atol)
 
 
 def declared_access_is_enough(trial: Trial, answers: ImageAnswers) -> None:
-    """A method whose access is `scores` or `labels` answers alike where there is no more than
-    that.
+    """Check that a method whose access is `scores` or `labels` returns the same answers when the
+    classifier provides only these.
     """
     access = getattr(trial.method, "access", "gradient")
     if access != "gradient":
@@ -279,8 +288,8 @@ def declared_access_is_enough(trial: Trial, answers: ImageAnswers) -> None:
 
 
 def a_bad_row_ends_alone(trial: Trial, answers: ImageAnswers) -> None:
-    """Where the classifier gives NaN on one row, that row ends, and the others have their
-    answers.
+    """Check that where the classifier returns NaN on one row, that row ends and the other rows have
+    their usual answers.
     """
     rule = "a bad row ends alone"
     queries, corner = pick(trial.queries, range(ROWS)), trial.queries.images.shape[-1] // 4
@@ -293,7 +302,9 @@ def a_bad_row_ends_alone(trial: Trial, answers: ImageAnswers) -> None:
     k = len(found.counterfactual) // ROWS
     good = bool(found.counterfactual.isfinite().all())
     expect(good, rule, "finite images", "NaN or infinity")
-    for one in range(BAD * k, (BAD + 1) * k):  # where the method loses the mark, it may flip
+    for one in range(
+        BAD * k, (BAD + 1) * k
+    ):  # the row may flip where the method removes the white corner
         good = (found.reasons[one] is None) == bool(found.flipped[one])
         expect(good, rule, "a reason where it does not flip", found.reasons[one])
     healthy = [row for row in range(ROWS) if row != BAD]
@@ -303,7 +314,9 @@ def a_bad_row_ends_alone(trial: Trial, answers: ImageAnswers) -> None:
 def expect_same(
     rule: str, answers: ImageAnswers, rows: Sequence[int], others: ImageAnswers, atol: float
 ) -> None:
-    """Rows of a batch have the answers that are the whole of another; k may belong to a query."""
+    """Check that the given rows of `answers` equal all of `others`; each query may have k
+    answers.
+    """
     k = len(others.reasons) // len(rows)
     at = [row * k + j for row in rows for j in range(k)]
     for name, one in columns_of(answers).items():
@@ -324,13 +337,15 @@ def expect_same(
 
 
 def columns_of(answers: ImageAnswers) -> dict[str, Any]:
-    """What answers hold, by name."""
+    """Return the fields of answers, by name."""
     return {field.name: getattr(answers, field.name) for field in fields(answers)}
 
 
 @contextmanager
 def global_noise(seed: int) -> Iterator[None]:
-    """The global generators of torch, NumPy and Python at a seed, and as they were afterwards."""
+    """Set the global generators of torch, NumPy and Python to a seed, and restore them at the
+    end.
+    """
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -344,7 +359,7 @@ def global_noise(seed: int) -> Iterator[None]:
 
 
 class Sick(nn.Module):
-    """A classifier that gives NaN on an image as long as its first corner is white."""
+    """A classifier that returns NaN on an image while its first corner is white."""
 
     def __init__(self, classifier: Any, corner: int) -> None:
         super().__init__()
@@ -365,7 +380,7 @@ class Sick(nn.Module):
 
 
 class Blind(nn.Module):
-    """A classifier that gives scores without a gradient, or no more than the label."""
+    """A classifier that returns scores without a gradient, or only the label."""
 
     def __init__(self, classifier: Any, access: str) -> None:
         super().__init__()
@@ -383,10 +398,11 @@ class Blind(nn.Module):
 
 
 def check_classifier(classifier: Classifier, images: Tensor, *, atol: float = 1e-4) -> None:
-    """Check what methods rely on in a classifier; AssertionError names the first broken rule.
+    """Check the rules that methods rely on in a classifier; AssertionError names the first broken
+    rule.
 
-    images: (B,3,H,W) float32 in [0,1], two or more; atol: how far a row's scores alone may be from
-    those in the batch, of which convolutions round differently.
+    images: (B,3,H,W) float32 in [0,1], two or more. atol: how far a row's scores alone may differ
+    from its scores in the batch; convolutions round differently there.
     """
     expect(len(images) >= 2, "images", "two or more", len(images))
     if isinstance(classifier, nn.Module):
@@ -419,12 +435,12 @@ def check_classifier(classifier: Classifier, images: Tensor, *, atol: float = 1e
 
 
 def check_metric(metric: Any, *batches: Any, rtol: float = 1e-5, atol: float = 1e-6) -> None:
-    """Check that a torchmetrics.Metric is sums that add and one closing formula; AssertionError
-    names the first broken rule.
+    """Check that the states of a torchmetrics.Metric are sums over batches, and that its figures
+    follow from them by one formula; AssertionError names the first broken rule.
 
-    batches: two or more, each what `update` takes: a tuple of arguments, a mapping of them by name,
-    or one alone. rtol, atol: how far figures may differ by the order of a sum. The metric itself is
-    not updated.
+    batches: two or more, each an argument of `update`: a tuple of arguments, a mapping of arguments
+    by name, or one argument alone. rtol, atol: how far figures may differ through the order of a
+    sum. The metric itself is not updated.
     """
     from torchmetrics import Metric
     from torchmetrics.utilities import dim_zero_sum
@@ -437,7 +453,7 @@ def check_metric(metric: Any, *batches: Any, rtol: float = 1e-5, atol: float = 1
         expect(good, "states", f"{name} a tensor, for it is a sum", type(value).__name__)
         good = metric._reductions[name] is dim_zero_sum
         expect(good, "states", f'{name} with dist_reduce_fx="sum"', metric._reductions[name])
-    # A state that starts as NaN stays so: it keeps a MetricCollection from sharing states.
+    # A state that starts as NaN stays NaN: it prevents a MetricCollection from sharing states.
     names = [name for name, value in metric._defaults.items() if not bool(value.isnan().all())]
     empty = updated(metric)
     for name in names:
@@ -470,7 +486,7 @@ def check_metric(metric: Any, *batches: Any, rtol: float = 1e-5, atol: float = 1
 
 
 def updated(metric: Any, *batches: Any) -> Any:
-    """A fresh copy of a metric, updated with some batches."""
+    """Return a new copy of a metric, updated with some batches."""
     fresh = deepcopy(metric)
     fresh.reset()
     for batch in batches:
@@ -482,7 +498,7 @@ def updated(metric: Any, *batches: Any) -> Any:
 
 
 def merged(parts: Sequence[Any]) -> Any:
-    """A metric whose states are the sums of those of several."""
+    """Return a metric whose states are the sums of several metrics' states."""
     total = deepcopy(parts[0])
     for name in total._defaults:
         setattr(total, name, torch.stack([getattr(part, name) for part in parts]).sum(0))
@@ -491,15 +507,17 @@ def merged(parts: Sequence[Any]) -> Any:
 
 
 def figures(metric: Any) -> list[tuple[str, Any]]:
-    """What compute() gives, as named arrays: of a tensor or number, or a mapping, sequence or
-    dataclass of such.
+    """Return the result of compute() as named arrays; it may be a tensor or number, or a mapping,
+    sequence or dataclass of them.
     """
-    metric._update_count = max(1, metric._update_count)  # or torchmetrics warns of an empty one
+    metric._update_count = max(
+        1, metric._update_count
+    )  # otherwise torchmetrics warns of an empty metric
     return list(flattened("the figure", metric.compute()))
 
 
 def flattened(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Each number or tensor in a value, by name."""
+    """Yield each number or tensor in a value, with its name."""
     if is_dataclass(value):
         value = {field.name: getattr(value, field.name) for field in fields(value)}
     if isinstance(value, Mapping):

@@ -1,8 +1,8 @@
-"""Drawn faces: cartoon portraits whose every attribute is caused by exactly one visible thing.
+"""Drawn faces: cartoon portraits in which every attribute has exactly one visible cause.
 
-Row i of seed s is the same face in whatever chunk, order or table it is drawn: each of its
-parameters is a hash of (seed, row, parameter's name). Flipping one bit of a row's attributes
-redraws the same head with that one thing changed: its true counterfactual.
+Row i of seed s is the same face in every chunk, order and table: each of its parameters is a hash
+of (seed, row, parameter's name). With one bit of a row's attributes flipped, the same head is drawn
+with only that one thing changed: its true counterfactual.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ ATTRIBUTES: tuple[str, ...] = (
     "Bushy_Eyebrows",  # thick brows, else thin ones
     "Wearing_Lipstick",  # saturated red lips, else lips near the skin's colour
 )
-# faces painted together: some megabytes of float32, and long enough an inner loop for numpy
+# Faces painted together: a few megabytes of float32, and an inner loop long enough for numpy.
 CHUNK = 64
 
 Bits = NDArray[np.bool_]
@@ -37,12 +37,13 @@ Rows = NDArray[np.int64]
 def labels(
     seed: int, rows: Rows, *, label: str = "Smiling", correlations: Mapping[str, float] = {}
 ) -> Bits:
-    """Deal each row its attributes: fair coins, but for those tied to the label.
+    """Return random attributes of each row, (N, A) in the order of ATTRIBUTES: fair coins, except
+    for attributes that are correlated with the label.
 
     correlations[name] is the agreement probability P(name == label) within [0, 1]: 0.5 is
-    independent, 1 fully confounded, 0 always opposite. Every attribute's own probability stays 0.5.
-    Returns (N, A) in the order of ATTRIBUTES; raises ValueError on unknown names, values outside
-    [0, 1] and the label tied to itself.
+    independent, 1 fully confounded, 0 always opposite. The probability of every single attribute
+    stays 0.5. ValueError where a name is unknown, a value is outside [0, 1], or the label is
+    correlated with itself.
     """
     expect_name(label)
     for name, agreement in correlations.items():
@@ -62,8 +63,8 @@ def labels(
 
 
 def draw(seed: int, rows: Rows, *, attributes: Bits, size: int = 64) -> NDArray[np.uint8]:
-    """Draw rows (N,) with attributes (N, A): (N, size, size, 3) RGB; the shapes are made for size
-    32 to 128.
+    """Return pictures (N, size, size, 3) in RGB of rows (N,) with attributes (N, A); the shapes are
+    designed for sizes 32 to 128.
     """
     expect_drawable(rows, attributes, size)
     images = np.empty((len(rows), size, size, 3), dtype=np.uint8)
@@ -74,7 +75,7 @@ def draw(seed: int, rows: Rows, *, attributes: Bits, size: int = 64) -> NDArray[
 
 
 def masks(seed: int, rows: Rows, *, attributes: Bits, size: int = 64) -> NDArray[np.uint8]:
-    """What every pixel of `draw`'s pictures shows: (N, size, size), indices into
+    """Return the region that every pixel of `draw`'s pictures shows: (N, size, size), indices into
     counterfactory.worlds.faces_masks.REGIONS.
     """
     expect_drawable(rows, attributes, size)
@@ -101,8 +102,8 @@ def expect_name(name: str) -> None:
 
 
 def uniform(seed: int, rows: Rows, name: str) -> NDArray[np.float64]:
-    """The named number of each row, uniform in [0, 1): a hash, so that a new name moves no old
-    number.
+    """Return the named number of each row, uniform in [0, 1). It is a hash, so that a new name does
+    not change the existing numbers.
     """
     key = np.array(
         [(seed * 0x9E3779B97F4A7C15 + (crc32(name.encode()) << 20)) % 2**64], dtype=np.uint64
@@ -112,7 +113,9 @@ def uniform(seed: int, rows: Rows, name: str) -> NDArray[np.float64]:
 
 
 def mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """splitmix64's finaliser (Steele, Lea and Flood, 2014), uint64 wrapping around."""
+    """Return splitmix64's finaliser of the bits (Steele, Lea and Flood, 2014), with uint64
+    overflow.
+    """
     bits = bits + np.uint64(0x9E3779B97F4A7C15)
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -120,8 +123,8 @@ def mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def appearance(seed: int, rows: Rows, attributes: Bits) -> Look:
-    """All numbers the painter needs: (N,) lengths in 1/64 of the picture, y down; (3, N) colours in
-    0 to 255.
+    """Return all numbers that the painter needs: (N,) lengths in 1/64 of the picture, y downwards;
+    (3, N) colours in 0 to 255.
     """
 
     def between(name: str, low: float, high: float) -> Array:
@@ -131,21 +134,19 @@ def appearance(seed: int, rows: Rows, attributes: Bits) -> Look:
         return np.asarray(attributes)[:, ATTRIBUTES.index(name)]
 
     def either(name: str, on: tuple[float, float], off: tuple[float, float]) -> Array:
-        """One number in one of two ranges that do not meet; where in its range it lies does not
-        depend on the bit.
+        """Return a number in one of two ranges that do not overlap; its relative place in the range
+        does not depend on the bit.
         """
         return np.where(has(name), between(name, *on), between(name, *off))
 
     def shade(name: str, *stops: tuple[int, int, int]) -> Array:
-        """A colour somewhere between the stops: a corner, then where the other two of a triangle
-        pull it.
-        """
+        """Return a random colour between two stops, or in the triangle of three stops."""
         corner, *others = (np.array(stop, dtype=np.float32)[:, None] for stop in stops)
         far = others[0] + (others[-1] - others[0]) * between(f"{name} kind", 0, 1)
         return np.asarray(corner + (far - corner) * between(name, 0, 1), dtype=np.float32)
 
     def paint_pot(name: str, saturation: tuple[float, float], value: tuple[float, float]) -> Array:
-        """Any hue, as HSV: (3, N)."""
+        """Return a colour (3, N) of any hue, from HSV."""
         hue = between(f"{name} hue", 0, 6) + np.array([[5], [3], [1]], dtype=np.float32)
         ramp = np.clip(np.minimum(hue % 6, 4 - hue % 6), 0, 1)
         grey = 1 - between(f"{name} saturation", *saturation) * ramp

@@ -1,9 +1,10 @@
-"""The painter of drawn faces: signed-distance shapes with smooth edges over float32 grids, faces in
-the last axis.
+"""The painter of drawn faces: signed-distance shapes with smooth edges on float32 grids, with the
+faces in the last axis.
 
-With faces last, a number per face broadcasts without reshaping, and every shape looks only at the
-part of the picture that it can reach. Only sums, products, quotients and square roots are used,
-which IEEE 754 rounds in one way: the same bytes on every machine, in every chunk.
+With faces last, a number per face broadcasts without reshaping, and every shape uses only the part
+of the picture that it can reach. The code uses only sums, products, quotients and square roots,
+which IEEE 754 rounds in exactly one way, so that the bytes are the same on every machine and in
+every chunk.
 """
 
 from collections.abc import Mapping
@@ -13,18 +14,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[Any]  # float32 throughout; numpy's stubs lose that in arithmetic with Python floats
+Array = NDArray[Any]  # always float32; numpy's stubs lose the type in arithmetic with Python floats
 Look = Mapping[str, Array]
 
-CENTRE = 31.5  # of the unmoved head in the picture of 64 x 64 units
-# how far centre, scale and tilt may carry a point of the head away from its unmoved place, in units
+CENTRE = 31.5  # centre of the unmoved head, in a picture of 64 x 64 units
+# The farthest that centre, scale and tilt may move a point of the head, in units.
 REACH = 4.5
 
 
 @dataclass(frozen=True)
 class Patch:
-    """A window of all pictures: rgb (3, h, w, N), the head's coordinates x and y (h, w, N), a
-    pixel's width (N,).
+    """A window of all pictures: rgb (3, h, w, N), the head's coordinates x and y (h, w, N), and the
+    width of a pixel (N,).
     """
 
     rgb: Array
@@ -33,7 +34,9 @@ class Patch:
     pixel: Array
 
     def cut(self, top: float, bottom: float, half: float) -> "Patch":
-        """The part where the head's own box of y in top..bottom, x in -half..half can lie."""
+        """Return the part that can contain the head's own box: y in top..bottom, x in
+        -half..half.
+        """
         size = self.rgb.shape[1]
 
         def span(low: float, high: float) -> slice:
@@ -48,8 +51,9 @@ class Patch:
         )
 
     def cover(self, distance: Array) -> Array:
-        """How much of each pixel lies inside a shape, 0 to 1, from the signed distance
-        to its edge."""
+        """Return how much of each pixel lies inside a shape, 0 to 1, from the signed distance to
+        its edge.
+        """
         share = distance / -self.pixel
         share += 0.5
         return np.clip(share, 0, 1, out=share)
@@ -62,7 +66,7 @@ class Patch:
 
 
 def paint(look: Look, size: int) -> NDArray[np.uint8]:
-    """Paint N faces back to front: (N, size, size, 3)."""
+    """Return N faces, painted back to front: (N, size, size, 3)."""
     sheet = backdrop(look, size)
     hair_behind(sheet, look)
     body(sheet, look)
@@ -78,7 +82,9 @@ def paint(look: Look, size: int) -> NDArray[np.uint8]:
 
 
 def ellipse(x: Array, y: Array, width: Array | float, height: Array | float) -> Array:
-    """Where a point lies within an ellipse around the origin: 0 in the middle, 1 on the edge."""
+    """Return where a point lies within an ellipse around the origin: 0 in the middle, 1 on the
+    edge.
+    """
     across, down = x / width, y / height
     across *= across
     down *= down
@@ -88,13 +94,15 @@ def ellipse(x: Array, y: Array, width: Array | float, height: Array | float) -> 
 
 
 def bump(share: Array) -> Array:
-    """A smooth hill: 1 where share is 0, down to 0 where it is 1 and beyond."""
+    """Return a smooth hill: 1 where share is 0, falling to 0 where share is 1 or more."""
     hill = np.clip(1 - share * share, 0, 1)
     return np.asarray(hill * hill)
 
 
 def backdrop(look: Look, size: int) -> Patch:
-    """An empty sheet: one colour with a soft glow behind the head, and the head's coordinates."""
+    """Return an empty sheet: one colour with a soft glow behind the head, and the head's
+    coordinates.
+    """
     units = units_of(size)
     glow = bump(
         ellipse(units[None, :, None] - 18 * look["glow x"], units[:, None, None] + 10, 52.0, 52.0)
@@ -104,7 +112,7 @@ def backdrop(look: Look, size: int) -> Patch:
 
 
 def sheet_of(look: Look, rgb: Array) -> Patch:
-    """A whole picture (C, size, size, N) with the head's coordinates."""
+    """Return a whole picture (C, size, size, N) with the head's coordinates."""
     size = rgb.shape[1]
     units = units_of(size)
     across, down = units[None, :, None] - look["centre x"], units[:, None, None] - look["centre y"]
@@ -116,14 +124,16 @@ def sheet_of(look: Look, rgb: Array) -> Patch:
 
 
 def units_of(size: int) -> Array:
-    """The pixels' middles along a side, in units from the unmoved head's."""
+    """Return the centres of the pixels along a side, in units from the centre of the unmoved
+    head.
+    """
     return (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(
         64 / size
     ) - np.float32(CENTRE)
 
 
 def body(sheet: Patch, look: Look) -> None:
-    """Shoulders in clothes, and the neck with the chin's shadow."""
+    """Draw shoulders in clothes, and the neck with the chin's shadow."""
     low = sheet.cut(12, 40, 40)
     shoulders = low.cover(shoulders_edge(low, look))
     lit = 1 + 0.1 * (look["light x"] * low.x / 20) - 0.012 * (low.y - 28)
@@ -134,19 +144,19 @@ def body(sheet: Patch, look: Look) -> None:
 
 
 def shoulders_edge(patch: Patch, look: Look) -> Array:
-    """Signed distance to the clothes' outline."""
+    """Return the signed distance to the clothes' outline."""
     return np.asarray((ellipse(patch.x, patch.y - 36, look["shoulders"], 13.5) - 1) * 15)
 
 
 def neck_edge(patch: Patch) -> Array:
-    """Signed distance to the neck's outline."""
+    """Return the signed distance to the neck's outline."""
     width = np.abs(patch.x) - (6 + 0.03 * np.square(np.clip(patch.y - 21, 0, None)))
     return np.asarray(np.maximum(width, (ellipse(patch.x, patch.y - 14, 10.5, 14.5) - 1) * 12))
 
 
 def head(sheet: Patch, look: Look) -> None:
-    """Ears, then the head: an ellipse that narrows towards the chin, rounded by light and flushed
-    at the cheeks.
+    """Draw the ears, then the head: an ellipse that narrows towards the chin, shaded by light and
+    with red cheeks.
     """
     width, height = look["width"], look["height"]
     sides = sheet.cut(-5, 8, 20)
@@ -163,24 +173,24 @@ def head(sheet: Patch, look: Look) -> None:
 
 
 def ear_ellipse(patch: Patch, look: Look) -> Array:
-    """Where a point lies within an ear: 1 on its edge."""
+    """Return where a point lies within an ear: 1 on its edge."""
     return ellipse(np.abs(patch.x) - look["width"], patch.y - 1.2, 2.7, 4.0)
 
 
 def head_ellipse(patch: Patch, look: Look) -> Array:
-    """Where a point lies within the head, which narrows towards the chin: 1 on its edge."""
+    """Return where a point lies within the head, which narrows towards the chin: 1 on its edge."""
     lower = np.clip(patch.y / look["height"], 0, 1)
     return ellipse(patch.x * (1 + look["jaw"] * lower), patch.y, look["width"], look["height"])
 
 
 def wrinkles(sheet: Patch, look: Look) -> None:
-    """Age: lines on the forehead (under a fringe), bags under the eyes, and folds from the nose to
-    beside the mouth.
+    """Draw age: lines on the forehead (under a fringe), bags under the eyes, and folds from the
+    nose to the sides of the mouth.
     """
     colour = look["skin"] * np.array([[0.55], [0.46], [0.42]], dtype=np.float32)
 
     def stroke(patch: Patch, off: Array, along: Array, strength: float) -> None:
-        """A soft line where off is 0, fading towards where along is 1."""
+        """Draw a soft line where off is 0, fading towards where along is 1."""
         line = bump(off / (0.45 + 0.5 * patch.pixel)) * np.clip(2 - 2 * np.abs(along), 0, 1)
         patch.lay(colour, line * (strength * look["age"]))
 
@@ -198,7 +208,7 @@ def wrinkles(sheet: Patch, look: Look) -> None:
 
 
 def nose(sheet: Patch, look: Look) -> None:
-    """A ridge lit on one side, and a soft shadow under the tip."""
+    """Draw a ridge lit on one side, and a soft shadow under the tip."""
     patch = sheet.cut(-3, 9, 5)
     tip = patch.y - look["nose"]
     side = np.where(look["light x"] > 0, patch.x, -patch.x)
@@ -213,15 +223,15 @@ def nose(sheet: Patch, look: Look) -> None:
 
 
 def mouth(sheet: Patch, look: Look) -> None:
-    """Two lips along a parabola whose corners are lifted or not; opened, the lower lip drops from
-    teeth and dark.
+    """Draw two lips along a parabola whose corners may be lifted; in an open mouth the lower lip
+    drops and shows teeth and dark.
     """
     patch = sheet.cut(6, 17, 8)
     across = patch.x / look["mouth width"]
     across *= across
     arc = np.clip(1 - across, 0, 1)
     slope = np.sqrt(1 + np.square(2 * look["lift"] * patch.x / np.square(look["mouth width"])))
-    # of the seam that the upper lip ends at
+    # distance below the seam at which the upper lip ends
     below = patch.y - look["mouth y"] + look["lift"] * (across - 0.4)
     gap = look["open"] * arc
     round_off = np.sqrt(arc) * look["lips"]
@@ -242,7 +252,7 @@ def mouth(sheet: Patch, look: Look) -> None:
 
 
 def eyes(sheet: Patch, look: Look) -> None:
-    """Whites, irises looking one way, pupils with a glint, lashes above."""
+    """Draw whites, irises looking one way, pupils with a glint, and lashes above."""
     patch = sheet.cut(-4, 4, 11)
     across = patch.x - np.copysign(look["eye x"], patch.x)
     share = ellipse(across, patch.y, look["eye width"], look["eye height"])
@@ -258,7 +268,7 @@ def eyes(sheet: Patch, look: Look) -> None:
 
 
 def brows(sheet: Patch, look: Look) -> None:
-    """Two arched strokes, thick or thin, tapering outwards."""
+    """Draw two arched strokes, thick or thin, tapering outwards."""
     patch = sheet.cut(-9, -3, 12)
     across = np.abs(patch.x) - look["eye x"] - 0.2
     along = across / 4.1
@@ -271,7 +281,7 @@ def brows(sheet: Patch, look: Look) -> None:
 
 
 def glasses(sheet: Patch, look: Look) -> None:
-    """Two rims with faintly white lenses, a bridge, and arms to the ears."""
+    """Draw two rims with faintly white lenses, a bridge, and arms to the ears."""
     patch = sheet.cut(-5, 5, 17)
     lens, frame = lens_and_frame(patch, look)
     patch.lay(
@@ -281,7 +291,7 @@ def glasses(sheet: Patch, look: Look) -> None:
 
 
 def lens_and_frame(patch: Patch, look: Look) -> tuple[Array, Array]:
-    """Signed distances to the outlines of the lenses, and of rims, bridge and arms."""
+    """Return the signed distances to the outlines of the lenses, and of rims, bridge and arms."""
     out = np.abs(patch.x)
     lens = ellipse(out - look["eye x"], patch.y - 0.3, look["lens width"], look["lens height"]) - 1
     lens *= 4.2
@@ -291,27 +301,29 @@ def lens_and_frame(patch: Patch, look: Look) -> tuple[Array, Array]:
 
 
 def hair_ellipse(patch: Patch, look: Look) -> Array:
-    """Where a point lies within the hair's outline above the head: 1 on its edge."""
+    """Return where a point lies within the hair's outline above the head: 1 on its edge."""
     return ellipse(
         patch.x, patch.y + 1, look["width"] + look["volume"], look["height"] + look["volume"]
     )
 
 
 def hair_colour(patch: Patch, look: Look, share: Array) -> Array:
-    """The hair's colour under the light, with a glossy band along its outline: (3, h, w, N)."""
+    """Return the hair's colour under the light, with a glossy band along its outline: (3, h, w,
+    N).
+    """
     lit = 0.96 + 0.1 * (look["light x"] * patch.x / 16 + look["light y"] * patch.y / 24)
     band = bump((share - 0.88) / 0.13) * np.clip(patch.y / -14, 0, 1) * look["gloss"]
     return np.asarray(look["hair"][:, None, None] * (lit + 0.4 * band) + 70 * band)
 
 
 def hair_behind(sheet: Patch, look: Look) -> None:
-    """What of long hair hangs behind neck and shoulders."""
+    """Draw the part of long hair that hangs behind neck and shoulders."""
     patch = sheet.cut(-14, 30, 22)
     patch.lay(look["hair"] * np.float32(0.74), patch.cover(behind_edge(patch, look)) * look["long"])
 
 
 def behind_edge(patch: Patch, look: Look) -> Array:
-    """Signed distance to the outline of long hair behind the neck."""
+    """Return the signed distance to the outline of long hair behind the neck."""
     share = ellipse(
         patch.x, patch.y - 5, look["width"] + look["volume"] + 0.8, 1.25 * look["length"]
     )
@@ -319,7 +331,9 @@ def behind_edge(patch: Patch, look: Look) -> Array:
 
 
 def hair(sheet: Patch, look: Look) -> None:
-    """The cap down to hairline or fringe, and long hair's two locks over ears and shoulders."""
+    """Draw the hair above the face down to hairline or fringe, and long hair's two locks over ears
+    and shoulders.
+    """
     side = sheet.cut(-12, 26, 22)
     lock = side.cover(lock_edge(side, look))
     side.lay(hair_colour(side, look, hair_ellipse(side, look)), lock * look["long"])
@@ -330,7 +344,7 @@ def hair(sheet: Patch, look: Look) -> None:
 
 
 def lock_edge(patch: Patch, look: Look) -> Array:
-    """Signed distance to the outline of long hair's two locks."""
+    """Return the signed distance to the outline of long hair's two locks."""
     lock = ellipse(
         np.abs(patch.x) - look["width"] - 0.5 * look["volume"] + 0.012 * np.square(patch.y - 2),
         patch.y - 4,
@@ -341,7 +355,9 @@ def lock_edge(patch: Patch, look: Look) -> Array:
 
 
 def cap_edge(patch: Patch, look: Look, share: Array) -> Array:
-    """Signed distance to the outline of the hair above the face; share: of hair_ellipse."""
+    """Return the signed distance to the outline of the hair above the face; share: of
+    hair_ellipse.
+    """
     bend = look["temple"] * (patch.x - 0.7 * look["part"])
     line = look["hairline"] + bend * (patch.x - 0.7 * look["part"])
     wave = patch.x / 5 + look["strands"]

@@ -1,10 +1,10 @@
-"""Which part of a drawn face every pixel shows: segmentation masks, exact to the drawing.
+"""Segmentation masks of drawn faces: the region that every pixel shows, exact to the drawing.
 
-A pixel belongs to the last region drawn that covers at least half of it. What an attribute may
-change the shape of without anything being put on or taken off is held by a region wider than any
-shape it may take: `mouth` reaches around every mouth this face could have, smiling or not, open or
-not, and `brows` around thick ones and thin ones. So a mask tells hair, glasses and where things
-are, and nothing of what the mouth does: that is the region's style.
+A pixel belongs to the last drawn region that covers at least half of it. Some attributes change a
+part's shape but add or remove nothing. Such a part has a region wider than any shape it may take:
+`mouth` surrounds every mouth that this face could have, smiling or not, open or not, and `brows`
+surrounds thick and thin brows. A mask therefore shows hair, glasses and the places of all parts,
+but nothing about the mouth's shape: that belongs to the region's style.
 """
 
 import numpy as np
@@ -27,7 +27,7 @@ from counterfactory.worlds.faces_draw import (
     shoulders_edge,
 )
 
-# In their index's order.
+# In the order of their indices.
 REGIONS = (
     "background",
     "cloth",
@@ -44,8 +44,8 @@ BACKGROUND, CLOTH, NECK, SKIN, NOSE, MOUTH, EYES, BROWS, GLASSES, HAIR = range(l
 
 
 def outline(look: Look, size: int) -> NDArray[np.uint8]:
-    """The masks of N faces, back to front as they are painted: (N, size, size), indices into
-    REGIONS.
+    """Return the masks of N faces, drawn back to front like the pictures: (N, size, size), indices
+    into REGIONS.
     """
     sheet = sheet_of(look, np.zeros((1, size, size, len(look["width"])), dtype=np.float32))
     patch = sheet.cut(-14, 30, 22)
@@ -76,15 +76,15 @@ def outline(look: Look, size: int) -> NDArray[np.uint8]:
 
 
 def stamp(patch: Patch, region: int, distance: Array, there: Array | float = 1.0) -> None:
-    """Give a region every pixel that it covers at least half of; there: (N,) 0 for faces without
-    it.
+    """Assign to a region every pixel that it covers at least half of; there: (N,), 0 for faces
+    without the region.
     """
     patch.rgb[0][patch.cover(distance) * there >= 0.5] = region
 
 
 def mouth_room(patch: Patch, look: Look) -> Array:
-    """A box with round corners around every mouth that this face may have, whatever `lift` and
-    `open`.
+    """Return the signed distance to a box with round corners around every mouth that this face may
+    have, for any `lift` and `open`.
     """
     across, down = (
         np.square(patch.x / (look["mouth width"] + 1.6)),
@@ -94,7 +94,7 @@ def mouth_room(patch: Patch, look: Look) -> Array:
 
 
 def eye_room(patch: Patch, look: Look) -> Array:
-    """Around each eye and its lashes."""
+    """Return the signed distance to an outline around each eye and its lashes."""
     across = patch.x - np.copysign(look["eye x"], patch.x)
     return np.asarray(
         (ellipse(across, patch.y, look["eye width"] * 1.35, look["eye height"] * 1.35) - 1) * 3
@@ -102,7 +102,7 @@ def eye_room(patch: Patch, look: Look) -> Array:
 
 
 def brow_room(patch: Patch, look: Look) -> Array:
-    """Around each brow, were it the thickest."""
+    """Return the signed distance to an outline around each brow at its thickest."""
     across = np.abs(patch.x) - look["eye x"] - 0.2
     along = across / 4.1
     along *= along
@@ -113,7 +113,7 @@ def brow_room(patch: Patch, look: Look) -> Array:
 
 
 def nose_room(patch: Patch, look: Look) -> Array:
-    """Around the nose's ridge and wings."""
+    """Return the signed distance to an outline around the nose's ridge and wings."""
     tip = patch.y - look["nose"]
     wings = (ellipse(patch.x, tip - 0.3, look["nose width"] + 1.4, 2.3) - 1) * 2.3
     ridge = (ellipse(patch.x, tip + 3.2, 2.9, 4.8) - 1) * 3
