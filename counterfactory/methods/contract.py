@@ -40,7 +40,7 @@ class Queries:
     """A batch of queries to a method, for any kind of data.
 
     source: (B,) int64, the predicted class. target: (B,) int64, the wanted class. seed: (B,) int64,
-    computed from the row's id. ValueError where the shape or dtype is another.
+    computed from the row's id. ValueError where a shape or dtype differs.
     """
 
     source: Tensor
@@ -78,7 +78,7 @@ class ImageQueries(Queries):
 
     images: (B,3,H,W) float32 in [0,1], on the 8-bit grid. masks: (B,H,W) int64, the region that
     every pixel shows, or None where the data have no masks; a method that requires them sets
-    `needs_masks = True`. ValueError where the shape or dtype is another.
+    `needs_masks = True`. ValueError where a shape or dtype differs.
     """
 
     images: Tensor

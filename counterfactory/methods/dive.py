@@ -209,7 +209,7 @@ class DiVE:
 
     def _free(self, classifier: Any, autoencoder: Any, bank: Any, flat: Tensor) -> Tensor:
         """Return which coordinates each answer may move, (k,D) of 0 and 1; flat: (B,D) latents.
-        ValueError where Fisher information has no distractors.
+        ValueError where Fisher information is needed and there are no distractors.
         """
         k, d = self.answers, flat.shape[1]
         if self.groups == "none":
