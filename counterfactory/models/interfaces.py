@@ -44,7 +44,7 @@ class Distractors(Protocol):
 
     @property
     def images(self) -> Tensor:
-        """All images of the bank, (N,3,S,S) uint8: a reference set that does not depend on a batch."""
+        """All images, (N,3,S,S) uint8: a reference set that does not depend on a batch."""
         ...
 
     def __call__(
@@ -128,7 +128,9 @@ class AttributeAutoencoder(Protocol):
         ...
 
     def skip(self, images: Tensor) -> Tensor:
-        """Return the decoder's second input from the images, (B,...). A method does not change it."""
+        """Return the decoder's second input from the images, (B,...); a method does not change
+        it.
+        """
         ...
 
     def decode(self, latents: Tensor, attributes: Tensor, skip: Tensor) -> Tensor:
@@ -200,7 +202,7 @@ class PerceptualDistance(Protocol):
 
 
 class FaceEmbedder(Protocol):
-    """A model that maps faces to identity embeddings; fva and fs use the cosine of two embeddings."""
+    """A model that maps faces to identity embeddings; fva and fs use the cosine of two of them."""
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return embeddings (B,D) float32, not normalised; images (B,3,H,W) in [0,1] at any size,
