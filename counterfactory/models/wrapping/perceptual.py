@@ -52,7 +52,7 @@ class BlurPool(nn.Module):
         self.register_buffer("filt", torch.outer(row, row).expand(channels, 1, 3, 3).clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B,C,H/2,W/2) for x (B,C,H,W)."""
+        """Return x (B,C,H,W) filtered, with about half its height and width."""
         return F.conv2d(
             F.pad(x, (2, 2, 2, 2), mode="reflect"), self.filt, stride=2, groups=x.shape[1]
         )
