@@ -1,7 +1,8 @@
-"""The command's door: whatever lies on the user's path, the tool's own folders are imported.
+"""The entry point of the command. It imports the tool's own folders, even where the user's path has
+packages of the same names.
 
-The only file of the library that knows the workflow, since only the library's name is safe: a
-user's project may well have packages called `storage` or `pipelines`.
+This is the only file of the library that imports the workflow, because only the library's name is
+unique: a user's project may have packages called `storage` or `pipelines`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from counterfactory.precedence import hidden_packages, put_own_folders_first
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; modules of the current folder are importable, as with `python -m`."""
+    """Run one command and return its exit code; modules of the current folder are importable, as
+    with `python -m`.
+    """
     put_own_folders_first()
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))

@@ -1,4 +1,4 @@
-"""The tool's own folders come before the user's packages of the same names."""
+"""Import the tool's own folders before the user's packages of the same names."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class OwnFolders:
-    """Finds the workflow's packages beside the library, before any path is searched."""
+    """An import finder that finds the workflow's packages beside the library before any path is
+    searched.
+    """
 
     @staticmethod
     def find_spec(
         name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The spec of a workflow package; None for every other name."""
+        """Return the spec of a workflow package, or None for every other name."""
         return PathFinder.find_spec(name, [str(ROOT)]) if name in WORKFLOW else None
 
 
 def put_own_folders_first() -> None:
-    """Let the four workflow names mean the tool's own packages in this process."""
+    """Make the four workflow names refer to the tool's own packages in this process."""
     if OwnFolders not in sys.meta_path:
         sys.meta_path.insert(0, OwnFolders)
 
 
 def hidden_packages() -> dict[str, str]:
-    """The user's packages and modules that the four names hide: name to the file's place."""
+    """Return the user's packages and modules that the four names hide, as name to file path."""
     elsewhere = [path for path in sys.path if Path(path or ".").resolve() != ROOT]
     found = {}
     for name in WORKFLOW:

@@ -1,5 +1,6 @@
 """AttGAN (He et al. 2019): an autoencoder whose decoder takes attributes, with the reader and the
-critic it is trained against."""
+critic of its training.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +13,13 @@ WIDTHS = (64, 128, 256, 512, 1024)
 
 
 def down(before: int, after: int, norm: bool = True) -> nn.Sequential:
-    """Half the side: (B,before,H,W) to (B,after,H/2,W/2)."""
+    """Return a stage that halves the side: (B,before,H,W) to (B,after,H/2,W/2)."""
     conv = nn.Conv2d(before, after, 4, 2, 1, bias=not norm)
     return nn.Sequential(conv, *([nn.BatchNorm2d(after)] if norm else []), nn.LeakyReLU(0.2))
 
 
 def up(before: int, after: int) -> nn.Sequential:
-    """Twice the side: (B,before,H,W) to (B,after,2H,2W)."""
+    """Return a stage that doubles the side: (B,before,H,W) to (B,after,2H,2W)."""
     return nn.Sequential(
         nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False),
         nn.BatchNorm2d(after),
@@ -27,7 +28,7 @@ def up(before: int, after: int) -> nn.Sequential:
 
 
 def network(size: int, widths: tuple[int, ...], outputs: int, *, norm: bool) -> nn.Sequential:
-    """Images (B,3,size,size) in [-1,1] to (B,outputs)."""
+    """Return a network from images (B,3,size,size) in [-1,1] to (B,outputs)."""
     stages = [down(before, after, norm) for before, after in pairwise((3, *widths))]
     return nn.Sequential(
         *stages, nn.Flatten(), nn.Linear(widths[-1] * (size >> len(widths)) ** 2, outputs)
@@ -35,20 +36,20 @@ def network(size: int, widths: tuple[int, ...], outputs: int, *, norm: bool) -> 
 
 
 class AttGAN(nn.Module):
-    """Images (B,3,size,size) in [0,1] to latents (B,widths[-1],s,s), s = size / 2^len(widths), and
-    back under attributes (Yang et al., "Generative Counterfactuals for Neural Networks via
-    Attribute-Informed Perturbation", table 3).
+    """An autoencoder from images (B,3,size,size) in [0,1] to latents (B,widths[-1],s,s), s = size /
+    2^len(widths), and back under attributes (Yang et al., "Generative Counterfactuals for Neural
+    Networks via Attribute-Informed Perturbation", table 3).
 
-    attributes: how many; the decoder gets (2a - 1) / 2 at every place of the latent. shortcut:
-    so many stages of the encoder, from the last but one up, also go to the decoder (He et al.,
-    3.4): pictures are rebuilt better, and whoever moves the latent holds them still. inject: so
-    many further stages of the decoder get the attributes again, as the authors' code has it.
-    judge: widths of critic and reader; default the encoder's.
+    attributes: their number; the decoder gets (2a - 1) / 2 at every place of the latent. shortcut:
+    the number of encoder stages, from the last but one up, whose output also goes to the decoder
+    (He et al., 3.4). Shortcuts improve reconstruction; a method that changes the latent does not
+    change them. inject: the number of further decoder stages that get the attributes again, as in
+    the authors' code. judge: widths of critic and reader; default the encoder's.
 
-    The reader of attributes is kept, since it also says which ones a query has; the critic is for
-    training alone. He et al. have one trunk for both: but the gradient penalty is of each image by
-    itself, which forbids the critic batch norm (Gulrajani et al. 2017, section 4), and without it
-    attributes are learnt many times slower.
+    The model stores the reader, since it also predicts the attributes of a query. The critic is
+    used in training only. He et al. share one trunk between both. But the gradient penalty is
+    computed per image, which rules out batch norm in the critic (Gulrajani et al. 2017, section 4),
+    and without batch norm the attributes are learnt many times slower.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class AttGAN(nn.Module):
             inject,
             tuple(judge or widths),
         )
-        # Of each shortcut: how many channels, and the side.
+        # For each shortcut: its number of channels and its side.
         self.skipped = [(widths[-2 - place], side << (place + 1)) for place in range(self.shortcut)]
         self.encoder = nn.ModuleList(
             down(before, after) for before, after in pairwise((3, *widths))
@@ -99,8 +100,9 @@ class AttGAN(nn.Module):
         self.reader = network(size, self.judge, attributes, norm=True)
 
     def encoded(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents (B,C,s,s), and the shortcuts, laid end to end (B,N); N is 0 where
-        there is none."""
+        """Return latents (B,C,s,s) and the shortcuts, flattened and concatenated (B,N); N is 0
+        without shortcuts.
+        """
         x, stages = images * 2 - 1, []
         for stage in self.encoder:
             x = stage(x)
@@ -109,25 +111,27 @@ class AttGAN(nn.Module):
         return x, torch.cat([x.new_zeros(len(x), 0), *skipped], 1)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Latents (B,C,s,s)."""
+        """Return latents (B,C,s,s)."""
         return self.encoded(images)[0]
 
     def skip(self, images: Tensor) -> Tensor:
-        """What the decoder is given of images beside the latent: (B,N)."""
+        """Return the decoder's second input from the images: the shortcuts (B,N)."""
         return self.encoded(images)[1]
 
     def read(self, images: Tensor) -> Tensor:
-        """Logits (B,A) of the attributes of images."""
+        """Return logits (B,A) of the attributes of images."""
         logits: Tensor = self.reader(images * 2 - 1)
         return logits.float()
 
     def attributes_of(self, images: Tensor) -> Tensor:
-        """Probabilities (B,A) of the attributes of images."""
+        """Return probabilities (B,A) of the attributes of images."""
         return self.read(images).sigmoid()
 
     def decode(self, latents: Tensor, attributes: Tensor, skip: Tensor) -> Tensor:
-        """Images (B,3,size,size) in [0,1]; attributes (B,A), 0 without and 1 with, and anything
-        between and beyond.
+        """Return images (B,3,size,size) in [0,1].
+
+        attributes: (B,A), 0 without and 1 with the attribute. Values between and outside are
+        allowed.
         """
         told = ((2 * attributes - 1) / 2).to(latents)[:, :, None, None]
         skips: list[Tensor] = []
@@ -145,7 +149,7 @@ class AttGAN(nn.Module):
         return (torch.tanh(x.float()) + 1) / 2
 
     def critic(self) -> nn.Sequential:
-        """A new opponent for training: images (B,3,size,size) in [-1,1] to how real they look,
-        (B,1), of no scale.
+        """Return a new critic for training: images (B,3,size,size) in [-1,1] to realness (B,1)
+        without a scale.
         """
         return network(self.size, self.judge, 1, norm=False)

@@ -1,5 +1,5 @@
-"""Light predictors of image descriptors on an encoder's latents: what a counterfactual's
-importances are read from.
+"""Linear predictors of image descriptors on an encoder's latents, from which a counterfactual's
+importances are computed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# mean distance of one picture's latent, in standard deviations, that rounding does not explain
+# mean distance of one picture's latent, in standard deviations, that is more than rounding
 FOREIGN = 0.1
 Size = tuple[int, int]
 
@@ -19,8 +19,8 @@ class Descriptors(nn.Module):
     """One linear predictor per descriptor on standardised latents: logistic for a binary
     descriptor, ridge for a continuous one (Goldwasser & Hooker 2025, arXiv 2504.15479).
 
-    latent: how many numbers a latent has; descriptors: how many there are; continuous: the places
-    of those that are not binary.
+    latent: length of a latent; descriptors: their number; continuous: indices of the descriptors
+    that are not binary.
     """
 
     mean: Tensor
@@ -43,18 +43,20 @@ class Descriptors(nn.Module):
         self.register_buffer("std", torch.ones(latent))
         self.register_buffer("weight", torch.zeros(descriptors, latent))
         self.register_buffer("bias", torch.zeros(descriptors))
-        # of one known picture: whose latents these are
+        # latent of one known picture, which identifies the encoder
         self.register_buffer("sample", torch.zeros(latent))
 
     def standardise(self, latents: Tensor) -> None:
-        """Take mean and standard deviation from latents (N,L)."""
+        """Set mean and standard deviation from latents (N,L)."""
         spread = latents.double().std(0, correction=0)
         self.mean.copy_(latents.double().mean(0))
-        # what hardly varies stays near 0
+        # a number that hardly varies stays near 0
         self.std.copy_(spread.clamp(min=max(1e-3 * float(spread.max()), 1e-4)))
 
     def normal(self, latents: Tensor) -> Tensor:
-        """Latents (B,...) as (B,L), in standard deviations from the mean."""
+        """Return latents (B,...) as (B,L), in standard deviations from the mean; ValueError where L
+        differs.
+        """
         flat = latents.flatten(1).float()
         if flat.shape[1] != len(self.mean):
             raise ValueError(
@@ -64,13 +66,16 @@ class Descriptors(nn.Module):
         return (flat - self.mean) / self.std
 
     def scores(self, latents: Tensor) -> Tensor:
-        """(B,D) of latents (B,...): log-odds of binary descriptors; of continuous ones the standard
-        deviations, of the data they were fitted on, from their mean."""
+        """Return scores (B,D) of latents (B,...).
+
+        Binary descriptors have log-odds. Continuous ones have the distance from their mean in
+        standard deviations, both of the data they were fitted on.
+        """
         return self.normal(latents) @ self.weight.T + self.bias
 
     def to_probabilities(self, scores: Tensor) -> Tensor:
-        """What importances are differences of, (B,D): probabilities of binary descriptors, else the
-        scores.
+        """Return the values (B,D) whose differences are importances: probabilities of binary
+        descriptors, scores of continuous ones.
         """
         found = scores.sigmoid()
         for place in self.continuous:
@@ -78,12 +83,14 @@ class Descriptors(nn.Module):
         return found
 
     def forward(self, latents: Tensor) -> Tensor:
-        """The predictors' output for latents (B,...): (B,D), as `to_probabilities` returns it."""
+        """Return the predictors' output (B,D) for latents (B,...), as `to_probabilities` returns
+        it.
+        """
         return self.to_probabilities(self.scores(latents))
 
 
 class AttributionWrapper(nn.Module):
-    """Descriptors with their names, and the encoder that they know."""
+    """Descriptors with their names and a check of the encoder that they were fitted with."""
 
     def __init__(self, network: nn.Module, *, descriptors: Sequence[str]) -> None:
         super().__init__()
@@ -99,15 +106,17 @@ class AttributionWrapper(nn.Module):
         self.network, self.descriptors = network, tuple(descriptors)
 
     def forward(self, latents: Tensor) -> Tensor:
-        """(B,D) as Descriptors gives them."""
+        """Return the output (B,D) of Descriptors."""
         told: Tensor = self.network(latents)
         return told
 
     @torch.no_grad()
     def expect(self, encoder: Any, size: Size) -> None:
-        """ValueError where the encoder gives latents of another size than the predictors were
-        fitted on, or other ones of one picture: they would make nothing of them. size: (height,
-        width) of the images."""
+        """Raise ValueError where the encoder is not the one that the predictors were fitted with.
+
+        Its latents then have another length, or it returns another latent for one known picture,
+        and the predictions would be meaningless. size: (height, width) of the images.
+        """
         found = self.network.normal(sample_of(encoder, size, self.network.sample.device))
         away = float((found[0] - self.network.sample).abs().mean())
         if not away < FOREIGN:
@@ -119,7 +128,7 @@ class AttributionWrapper(nn.Module):
 
 
 def sample_of(encoder: Any, size: Size, device: torch.device) -> Tensor:
-    """The latent (1,...) of a picture that anybody can draw: three ramps."""
+    """Return the encoder's latent (1,...) of a fixed synthetic picture: three ramps."""
     height, width = size
     down = torch.linspace(0, 1, height, device=device)[:, None].expand(height, width)
     across = torch.linspace(0, 1, width, device=device)[None, :].expand(height, width)

@@ -1,4 +1,4 @@
-"""A convolutional variational autoencoder whose latent vector is meant to be moved by gradient."""
+"""A convolutional variational autoencoder, whose latent vector methods change by gradient."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch.nn import functional as F
 class Block(nn.Module):
     """Two 3x3 convolutions with group norm and SiLU beside a shortcut.
 
-    style > 0: a vector of that length scales and shifts the second norm's channels (as in Dhariwal
-    & Nichol 2021), so that what holds for the whole image, such as a colour, need not pass through
+    style > 0: length of a vector that scales and shifts the second norm's channels (as in Dhariwal
+    & Nichol 2021), so that a property of the whole image, such as a colour, need not pass through
     the coarse layers.
     """
 
@@ -26,7 +26,7 @@ class Block(nn.Module):
         self.style = nn.Linear(style, 2 * channels) if style else None
 
     def forward(self, x: Tensor, style: Tensor | None = None) -> Tensor:
-        """Like x (B,C,H,W); style (B,S)."""
+        """Return a tensor shaped like x (B,C,H,W); style (B,S)."""
         change: Tensor = self.norm2(self.conv1(F.silu(self.norm1(x))))
         if self.style is not None and style is not None:
             scale, shift = self.style(style)[:, :, None, None].chunk(2, dim=1)
@@ -36,10 +36,10 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent vectors (B,latent) to images (B,3,size,size) before the sigmoid.
+    """A network from latent vectors (B,latent) to images (B,3,size,size) before the sigmoid.
 
-    Every level adds a learned map to its input: faces are aligned, so where something is says much
-    about what it is.
+    Every level adds a learned map to its input. Faces are aligned, so the position of a part
+    contains much information about which part it is.
     """
 
     def __init__(self, *, size: int, latent: int, widths: tuple[int, ...]) -> None:
@@ -58,7 +58,7 @@ class Decoder(nn.Module):
         self.last = nn.Conv2d(widths[0], 12, 3, 1, 1)
 
     def forward(self, latents: Tensor) -> Tensor:
-        """(B,3,size,size)."""
+        """Return images (B,3,size,size) before the sigmoid."""
         x: Tensor = self.start(latents).unflatten(1, (self.top, self.side, self.side))
         for level, (block, position) in enumerate(zip(self.blocks, self.maps, strict=True)):
             if level:
@@ -68,12 +68,12 @@ class Decoder(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """Images (B,3,size,size) in [0,1] to a latent vector (B,latent) and back.
+    """A VAE from images (B,3,size,size) in [0,1] to a latent vector (B,latent) and back.
 
     The image is folded 2x2 into channels at both ends, so that every convolution runs at half the
-    side or less; `widths` are the channels at size/2, size/4, ... The encoder gives mean and
-    log-variance; `encode` is the mean, deterministic. `attributes` > 0 adds a linear head on the
-    latent, a training aid that makes labelled attributes directions of it.
+    side or less; `widths` are the channels at size/2, size/4, ... The encoder computes mean and
+    log-variance; `encode` returns the mean, which is deterministic. `attributes` > 0 adds a linear
+    head on the latent, a training aid: it makes labelled attributes directions of the latent.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Autoencoder(nn.Module):
         self.latent_shape = (latent,)
         self.encoder = nn.Sequential(*layers, nn.GroupNorm(8, widths[-1]), nn.SiLU(), nn.Flatten())
         self.moments = nn.Linear(widths[-1] * side**2, 2 * latent)
-        # start with little noise on the latent: what is worth its nats is learnt from there
+        # start with little noise on the latent; training adjusts it from there
         with torch.no_grad():
             self.moments.weight[latent:] *= 0.1
             self.moments.bias[latent:] = -6.0
@@ -103,12 +103,12 @@ class Autoencoder(nn.Module):
         self.probe = nn.Linear(latent, attributes) if attributes else None
 
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the latent, (B,latent) each."""
+        """Return mean and log-variance of the latent, (B,latent) each."""
         mean, log_variance = self.moments(self.encoder(images * 2 - 1)).float().chunk(2, dim=1)
         return mean, log_variance.clamp(-12, 4)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """What the encoder's blocks give, finest first; each (B,C,H,W)."""
+        """Return the outputs of the encoder's blocks, finest first; each (B,C,H,W)."""
         x, out = images * 2 - 1, []
         for layer in self.encoder:
             x = layer(x)
@@ -117,9 +117,9 @@ class Autoencoder(nn.Module):
         return out
 
     def encode(self, images: Tensor) -> Tensor:
-        """Latent means (B,latent)."""
+        """Return latent means (B,latent)."""
         return self.posterior(images)[0]
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images (B,3,size,size) in [0,1]."""
+        """Return images (B,3,size,size) in [0,1]."""
         return torch.sigmoid(self.decoder(latents).float())

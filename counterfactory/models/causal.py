@@ -1,4 +1,6 @@
-"""Penultimate features R split into causal and spurious factors, C and S: the h and g of CECAS."""
+"""A split of penultimate features R into causal factors C and spurious factors S: the h and g of
+CECAS.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,14 @@ class CausalVAE(nn.Module):
     """A VAE of a classifier's penultimate features whose latent is (C, S), and a classifier g of S
     alone.
 
-    C is trained to predict the classifier's output (`flow`), C and S together to rebuild R
-    (O'Shaughnessy et al. 2020, "Generative causal explanations of black-box classifiers"; CECAS,
-    section 4.1).
+    C is trained to predict the classifier's output (`flow`). C and S together are trained to
+    rebuild R (O'Shaughnessy et al. 2020, "Generative causal explanations of black-box classifiers";
+    CECAS, section 4.1).
 
-    features: size of R; directions: its principal directions that are kept, each counting alike (R
-    is whitened inside by `mean`, `basis` and `std`); causal, spurious: sizes of C and S; answers:
-    classes that g separates; hidden: width of the encoder's and decoder's hidden layers; guess:
-    of g's, 0 for a linear g.
+    features: size of R; directions: number of its principal directions that are used, with equal
+    weight (`mean`, `basis` and `std` whiten R inside); causal, spurious: sizes of C and S; answers:
+    number of classes that g separates; hidden: width of the encoder's and decoder's hidden layers;
+    guess: width of g's hidden layer, 0 for a linear g.
     """
 
     mean: Tensor
@@ -59,21 +61,23 @@ class CausalVAE(nn.Module):
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("basis", torch.eye(features)[:, :directions].clone())
         self.register_buffer("std", torch.ones(directions))
-        # of one known picture: whose features these are
+        # features of one known picture, which identify the classifier
         self.register_buffer("sample", torch.zeros(directions))
 
     def standardise(self, features: Tensor) -> None:
-        """Take mean, principal directions and their standard deviations from R (N,F)."""
+        """Set mean, principal directions and their standard deviations from R (N,F)."""
         self.mean.copy_(features.mean(0))
         variance, basis = torch.linalg.eigh(torch.cov(features.T.double(), correction=0))
         kept = len(self.std)
         self.basis.copy_(basis.flip(1)[:, :kept])
         spread = variance.flip(0)[:kept].clamp(min=0).sqrt()
-        # what hardly varies stays near 0
+        # a direction that hardly varies stays near 0
         self.std.copy_(spread.clamp(min=max(1e-3 * float(spread[0]), 1e-4)))
 
     def normal(self, features: Tensor) -> Tensor:
-        """R (B,F) along its principal directions (B,D), in their standard deviations."""
+        """Return R (B,F) along its principal directions (B,D), in their standard deviations;
+        ValueError where F differs.
+        """
         if features.ndim != 2 or features.shape[1] != len(self.mean):
             raise ValueError(
                 f"expected features (B,{len(self.mean)}), as the classifier gave that h was trained"
@@ -82,12 +86,12 @@ class CausalVAE(nn.Module):
         return (features - self.mean) @ self.basis / self.std
 
     def posterior(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance (B,C+S) of the codes of R (B,F)."""
+        """Return mean and log-variance (B,C+S) of the codes of R (B,F)."""
         mean, log_variance = self.encoder(self.normal(features)).chunk(2, 1)
         return mean, log_variance.clamp(-12, 6)
 
     def sampled(self, features: Tensor, generator: torch.Generator) -> Tensor:
-        """Codes (B,C+S) of R (B,F), drawn from the posterior."""
+        """Return codes (B,C+S) of R (B,F), drawn from the posterior."""
         mean, log_variance = self.posterior(features)
         return (
             mean
@@ -95,23 +99,23 @@ class CausalVAE(nn.Module):
         )
 
     def decode(self, codes: Tensor) -> Tensor:
-        """R (B,F) of codes (B,C+S), C first."""
+        """Return R (B,F) of codes (B,C+S), C first."""
         features: Tensor = (self.decoder(codes) * self.std) @ self.basis.T + self.mean
         return features
 
     def split(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """C (B,causal) and S (B,spurious) of R (B,F): the posterior's means."""
+        """Return C (B,causal) and S (B,spurious) of R (B,F): the posterior's means."""
         mean, _ = self.posterior(features)
         return mean[:, : self.causal], mean[:, self.causal :]
 
     def forward(self, features: Tensor) -> Tensor:
-        """g(S): scores (B,answers) of what the spurious factors in R (B,F) alone say."""
+        """Return g(S): scores (B,answers) from only the spurious factors of R (B,F)."""
         scores: Tensor = self.g(self.split(features)[1])
         return scores
 
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """Two hidden layers with SiLU."""
+    """Return a network with two hidden layers and SiLU."""
     first, second = nn.Linear(inputs, hidden), nn.Linear(hidden, hidden)
     return nn.Sequential(first, nn.SiLU(), second, nn.SiLU(), nn.Linear(hidden, outputs))
 
@@ -119,10 +123,11 @@ def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 def elbo(
     net: CausalVAE, features: Tensor, generator: torch.Generator, *, noise: float, kl: float = 1.0
 ) -> Tensor:
-    """Evidence lower bound of R's directions (B,D) in nats per row, up to a constant (B,).
+    """Return the evidence lower bound (B,) of R's directions (B,D) in nats per row, up to a
+    constant.
 
-    noise: standard deviation of the decoder's Gaussian, in the directions' own; kl: weight of the
-    divergence from the normal.
+    noise: standard deviation of the decoder's Gaussian, relative to that of the directions; kl:
+    weight of the divergence from the normal.
     """
     mean, log_variance = net.posterior(features)
     eps = torch.randn(mean.shape, generator=generator).to(mean)
@@ -142,12 +147,13 @@ def flow(
     draws: int = 100,
     others: int = 25,
 ) -> Tensor:
-    """Information flow from C (or, of="spurious", from S) to the classifier's decision, in nats.
+    """Return the information flow from C (or, with of="spurious", from S) to the classifier's
+    decision, in nats.
 
-    I(C; Y) where C and S are set to independent draws of the normal (Ay & Polani 2008;
-    O'Shaughnessy et al. 2020, eq. 3 and its estimate in their appendix): `draws` values of the one,
-    for each of them `others` values of the other. It is at most ln K; the estimate is too high by
-    about (K-1) / (2 others) where the factor says nothing.
+    It is I(C; Y) where C and S are set to independent draws of the normal (Ay & Polani 2008;
+    O'Shaughnessy et al. 2020, eq. 3 and its estimate in their appendix): `draws` values of the one
+    factor and, for each, `others` values of the other. It is at most ln K. Where the factor has no
+    effect, the estimate is too high by about (K-1) / (2 others).
     """
     size = net.causal + net.spurious
     codes = torch.randn(draws, others, size, generator=generator).to(net.mean)
@@ -158,37 +164,42 @@ def flow(
 
 
 def information(probabilities: Tensor) -> Tensor:
-    """I(C; Y) in nats of p(y | c_i, s_ij) (N,M,K): the mean over i of KL(p(y | c_i) from p(y))."""
+    """Return I(C; Y) in nats of p(y | c_i, s_ij) (N,M,K): the mean over i of KL(p(y | c_i) from
+    p(y)).
+    """
     given = probabilities.mean(1)
     return entropy(given.mean(0)) - entropy(given).mean()
 
 
 def entropy(probabilities: Tensor) -> Tensor:
-    """Entropy in nats over the last axis."""
+    """Return the entropy in nats over the last axis."""
     nats: Tensor = -torch.special.xlogy(probabilities, probabilities.clamp(min=1e-12)).sum(-1)
     return nats
 
 
 class CausalWrapper(nn.Module):
-    """A CausalVAE as a SpuriousModel: one question, g's."""
+    """A CausalVAE as a SpuriousModel with one question: that of g."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network: Any = network
-        # classifiers that were found to be the one of the training
+        # classifiers that passed the check
         self.known: WeakSet[nn.Module] = WeakSet()
 
     def forward(self, images: Tensor, classifier: Any) -> Tensor:
-        """g(S) as scores (B,1,K); images (B,3,H,W) in [0,1]. ValueError as `expect` has it."""
+        """Return g(S) as scores (B,1,K); images (B,3,H,W) in [0,1]. ValueError as in `expect`."""
         self.expect(classifier)
         scores: Tensor = self.network(classifier.features(images))
         return scores[:, None]
 
     @torch.no_grad()
     def expect(self, classifier: Any) -> None:
-        """ValueError where the classifier has no penultimate features, or is not the one that h was
-        trained on: another gives other features of one picture, and g would make nothing of them.
-        Looked at once."""
+        """Raise ValueError where the classifier is not the one that h was trained on, or has no
+        penultimate features.
+
+        Another classifier has other features for one known picture, and the output of g would be
+        meaningless. Each classifier is checked once.
+        """
         if classifier in self.known:
             return
         if not callable(getattr(classifier, "features", None)):
@@ -211,11 +222,11 @@ class CausalWrapper(nn.Module):
         self.known.add(classifier)
 
 
-FOREIGN = 0.1  # mean distance, in standard deviations, that rounding does not explain
+FOREIGN = 0.1  # mean distance, in standard deviations, that is more than rounding
 
 
 def features_of_sample(classifier: Any, device: torch.device) -> Tensor:
-    """R (1,F) of a picture that anybody can draw: three ramps."""
+    """Return the classifier's features R (1,F) of a fixed synthetic picture: three ramps."""
     ramp = torch.linspace(0, 1, 64, device=device)
     down, across = ramp[:, None].expand(64, 64), ramp[None, :].expand(64, 64)
     features: Tensor = classifier.features(torch.stack([down, across, (down + across) / 2])[None])

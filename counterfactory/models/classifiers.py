@@ -1,5 +1,7 @@
-"""Two small convolutional classifiers of different families, for 32 to 128 px; also used with
-sigmoid outputs for attributes."""
+"""Two small convolutional classifiers of different families for images of 32 to 128 px.
+
+With sigmoid outputs they are also used for attributes.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,8 @@ from torch.nn import functional as F
 
 
 class ConvNet(nn.Module):
-    """Plain strided convolutions with batch norm and ReLU, then an average over what is left of the
-    image.
+    """Plain strided convolutions with batch norm and ReLU, then an average over the remaining
+    places.
 
     outputs: scores per image; width: channels of the first stage, doubled at each of `stages`
     halvings (at most 8 x width).
@@ -41,19 +43,19 @@ class ConvNet(nn.Module):
         self.head = nn.Linear(before, outputs)
 
     def features(self, images: Tensor) -> Tensor:
-        """Penultimate features (B,F)."""
+        """Return penultimate features (B,F)."""
         pooled: Tensor = self.body(images).mean((2, 3))
         return pooled
 
     def forward(self, images: Tensor) -> Tensor:
-        """Scores (B,outputs) of normalised images (B,3,H,W)."""
+        """Return scores (B,outputs) of normalised images (B,3,H,W)."""
         scores: Tensor = self.head(self.dropout(self.features(images)))
         return scores
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions before which come norm and SiLU, and a shortcut (pre-activation, He et
-    al. 2016).
+    """Two 3x3 convolutions, each after norm and SiLU, and a shortcut (pre-activation, He et al.
+    2016).
     """
 
     def __init__(self, before: int, after: int, stride: int) -> None:
@@ -66,7 +68,7 @@ class ResidualBlock(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B,after,H/stride,W/stride)."""
+        """Return (B,after,H/stride,W/stride)."""
         short = F.avg_pool2d(x, self.stride) if self.stride > 1 else x
         if self.short is not None:
             short = self.short(short)
@@ -75,8 +77,10 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A small pre-activation residual network: a strided stem, then one block per width, each but
-    the first halving the image."""
+    """A small pre-activation residual network: a strided stem, then one block per width.
+
+    Each block but the first halves the image.
+    """
 
     def __init__(
         self, *, outputs: int, widths: tuple[int, ...] = (24, 48, 96, 128), dropout: float = 0.0
@@ -93,11 +97,11 @@ class ResNet(nn.Module):
         self.head = nn.Linear(widths[-1], outputs)
 
     def features(self, images: Tensor) -> Tensor:
-        """Penultimate features (B,F)."""
+        """Return penultimate features (B,F)."""
         pooled: Tensor = F.silu(self.norm(self.blocks(self.stem(images)))).mean((2, 3))
         return pooled
 
     def forward(self, images: Tensor) -> Tensor:
-        """Scores (B,outputs) of normalised images (B,3,H,W)."""
+        """Return scores (B,outputs) of normalised images (B,3,H,W)."""
         scores: Tensor = self.head(self.dropout(self.features(images)))
         return scores

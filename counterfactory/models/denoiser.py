@@ -49,16 +49,17 @@ class FoldedUNet(nn.Module):
         )
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """The network's raw prediction, like x_t."""
+        """Return the network's raw prediction, shaped like x_t."""
         folded = F.pixel_unshuffle(x_t, self.fold)
         return F.pixel_shuffle(self.unet(folded, t).sample.float(), self.fold)
 
 
 def alphas_cumprod(schedule: str, steps: int, *, first: float = 1e-4, last: float = 0.02) -> Tensor:
-    """The signal's share of variance at each of `steps` trained steps, (T,) float64.
+    """Return the signal's share of variance at each of `steps` trained steps, (T,) float64.
 
     linear: betas from `first` to `last` (Ho et al. 2020); scaled_linear: linear in their roots
-    (latent diffusion); squaredcos_cap_v2: Nichol & Dhariwal 2021. Names are diffusers'.
+    (latent diffusion); squaredcos_cap_v2: Nichol & Dhariwal 2021. The names are those of diffusers.
+    ValueError on any other schedule.
     """
     if schedule == "linear":
         betas = torch.linspace(first, last, steps, dtype=torch.float64)

@@ -1,5 +1,4 @@
-"""DenseNet-121 (Huang et al. 2017, arXiv 1608.06993), its weights named as torchvision
-names them."""
+"""DenseNet-121 (Huang et al. 2017, arXiv 1608.06993) with the weight names of torchvision."""
 
 from __future__ import annotations
 
@@ -18,7 +17,9 @@ BLOCKS = (6, 12, 24, 16)
 
 
 class DenseLayer(nn.Module):
-    """A 1x1 and a 3x3 convolution, norms first; what they give is put beside what came in."""
+    """A 1x1 and a 3x3 convolution, each after a norm; their output is concatenated to their
+    input.
+    """
 
     def __init__(self, before: int) -> None:
         super().__init__()
@@ -30,36 +31,38 @@ class DenseLayer(nn.Module):
         self.conv2 = nn.Conv2d(BOTTLENECK * GROWTH, GROWTH, 3, 1, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B,before + GROWTH,H,W)."""
+        """Return (B,before + GROWTH,H,W)."""
         new = self.conv2(F.relu(self.norm2(self.conv1(F.relu(self.norm1(x))))))
         return torch.cat([x, new], 1)
 
 
 class DenseNet121(nn.Module):
-    """7,978,856 weights for 1000 classes; normalised images (B,3,H,W) of 32 px and more."""
+    """DenseNet-121, with 7,978,856 weights for 1000 classes; normalised images (B,3,H,W) of 32 px
+    and more.
+    """
 
     def __init__(self, *, outputs: int = 1000) -> None:
         super().__init__()
-        # The weights' names want a submodule `features` and the house a method of that name. In
+        # The weights' names need a submodule `features`, and wrappers use a method of that name. In
         # look-ups the method wins, so the submodule is registered past nn.Module's check.
         self._modules["features"], width = body()
         self.classifier = nn.Linear(width, outputs)
 
     def features(self, images: Tensor) -> Tensor:
-        """Penultimate features (B,1024)."""
+        """Return penultimate features (B,1024)."""
         layers = self._modules["features"]
         assert layers is not None
         maps: Tensor = layers(images)
         return F.relu(maps).mean((2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Scores (B,outputs)."""
+        """Return scores (B,outputs)."""
         scores: Tensor = self.classifier(self.features(images))
         return scores
 
 
 def body() -> tuple[nn.Sequential, int]:
-    """Everything before the last ReLU, and how many channels it gives."""
+    """Return all layers before the last ReLU and their number of output channels."""
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         conv0=nn.Conv2d(3, STEM, 7, 2, 3, bias=False),
         norm0=nn.BatchNorm2d(STEM),
@@ -80,7 +83,7 @@ def body() -> tuple[nn.Sequential, int]:
 
 
 def transition(width: int) -> nn.Sequential:
-    """Half the channels at half the side."""
+    """Return a stage that halves the channels and the side."""
     return nn.Sequential(
         OrderedDict(
             norm=nn.BatchNorm2d(width),

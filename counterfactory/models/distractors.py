@@ -1,5 +1,5 @@
-"""Images of a data set for methods that lay one beside the query (Counter_Vis' distractors) or ask
-all (DiVE).
+"""Images of a data set for methods that compare the query with one of them (Counter_Vis'
+distractors) or use all of them (DiVE).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ BATCH = 64
 
 
 class Distractors(nn.Module):
-    """A bank of images, of which each row is given one that the classifier takes for the row's
+    """A bank of images, from which each row gets one that the classifier assigns to the row's
     target.
 
-    images: (N,3,S,S) uint8; numbers: (N,), the place of each in the data set.
+    images: (N,3,S,S) uint8; numbers: (N,), the index of each in the data set.
     """
 
     images: Tensor
@@ -39,12 +39,12 @@ class Distractors(nn.Module):
         classifier: Classifier,
         choice: str = "random",
     ) -> tuple[Tensor, Tensor]:
-        """A distractor of each row (B,3,H,W) in [0,1], and its place in the data set (B,) int64, -1
-        where none fits.
+        """Return a distractor for each row (B,3,H,W) in [0,1], and its index in the data set (B,)
+        int64, -1 where none fits.
 
         images: (B,3,H,W) the queries; target, seed: (B,) int64. choice: at random by the row's
         seed, or the nearest to the query by the sum of squared differences. ValueError where the
-        bank's images are of another size.
+        bank's images have another size.
         """
         if images.shape[1:] != self.images.shape[1:]:
             want, got = tuple(self.images.shape[1:]), tuple(images.shape[1:])
@@ -68,8 +68,10 @@ class Distractors(nn.Module):
         return chosen, numbers
 
     def classes_by(self, classifier: Classifier) -> Tensor:
-        """The class (N,) that a classifier sees in each image, -1 where its scores are not finite;
-        looked at once.
+        """Return the class (N,) that a classifier predicts for each image, -1 where its scores are
+        not finite.
+
+        The classes are computed once for each classifier.
         """
         if classifier not in self._seen:
             scores = torch.cat(

@@ -6,12 +6,12 @@ from torch import Tensor, nn
 
 
 class DCGAN(nn.Module):
-    """Latents (B,latent), standard normal, to images (B,3,size,size) in [0,1].
+    """A generator from latents (B,latent), standard normal, to images (B,3,size,size) in [0,1].
 
-    A transposed convolution to 4x4, then one for each doubling of the side, with batch norm and
-    ReLU between them and tanh at the end. width: channels before the last one, twice as many at
-    each level below (size 64: 8, 4, 2, 1 times). Weights are named as in the many public ones that
-    follow PyTorch's DCGAN tutorial, so that they load as they are.
+    It is a transposed convolution to 4x4, then one for each doubling of the side, with batch norm
+    and ReLU between them and tanh at the end. width: channels before the last convolution, twice as
+    many at each level below (size 64: 8, 4, 2, 1 times). Weights have the names of the many public
+    checkpoints that follow PyTorch's DCGAN tutorial, so that these load unchanged.
     """
 
     def __init__(self, *, size: int = 64, latent: int = 100, width: int = 64) -> None:
@@ -33,6 +33,6 @@ class DCGAN(nn.Module):
         self.main = nn.Sequential(*layers, nn.Tanh())
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images (B,3,size,size) in [0,1]."""
+        """Return images (B,3,size,size) in [0,1]."""
         pictures: Tensor = self.main(latents[:, :, None, None])
         return (pictures.float() + 1) / 2

@@ -1,5 +1,8 @@
-"""The UNet of guided-diffusion (Dhariwal & Nichol 2021, arXiv 2105.05233), its weights named as the
-published checkpoints name them: those of DiME, ACE and CECAS load as they are."""
+"""The UNet of guided-diffusion (Dhariwal & Nichol 2021, arXiv 2105.05233) with the weight names of
+the published checkpoints.
+
+The checkpoints of DiME, ACE and CECAS load unchanged.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ Resample = Callable[[Tensor], Tensor]
 
 class ResBlock(nn.Module):
     """Two convolutions and a shortcut, scaled and shifted by the noise level; `resample` changes
-    the side within.
+    the side between the layers.
     """
 
     def __init__(
@@ -26,7 +29,7 @@ class ResBlock(nn.Module):
         self.resample = resample
         self.in_layers = nn.Sequential(norm(before), nn.SiLU(), conv(before, after))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(level, 2 * after))
-        # The published networks drop nothing, but their weights' numbers count a dropout layer.
+        # The published networks use no dropout, but their weights' numbers count a dropout layer.
         self.out_layers = nn.Sequential(
             norm(after), nn.SiLU(), nn.Identity(), zeroed(conv(after, after))
         )
@@ -35,7 +38,7 @@ class ResBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        """(B,after,H',W'); x (B,before,H,W), level (B,E)."""
+        """Return (B,after,H',W'); x (B,before,H,W), level (B,E)."""
         h = self.in_layers[:-1](x)
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
@@ -47,8 +50,8 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over places; a head's queries, keys and values lie side by side in `qkv`'s
-    channels.
+    """Self-attention over places; a head's queries, keys and values are adjacent channels of
+    `qkv`.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -58,7 +61,7 @@ class Attention(nn.Module):
         self.qkv, self.proj_out = nn.Conv1d(width, 3 * width, 1), zeroed(nn.Conv1d(width, width, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Like x, (B,width,H,W)."""
+        """Return a tensor shaped like x, (B,width,H,W)."""
         flat = x.flatten(2)
         # (B,heads,HW,3c)
         heads = self.qkv(self.norm(flat)).unflatten(1, (self.heads, -1)).transpose(2, 3)
@@ -68,13 +71,13 @@ class Attention(nn.Module):
 
 
 class GuidedUNet(nn.Module):
-    """An unconditional UNet (x_t, t) -> noise and, with learned_variance, its 3 further channels
-    (B,6,H,W).
+    """An unconditional UNet (x_t, t) -> noise. With learned_variance it has 3 further output
+    channels (B,6,H,W).
 
     The settings are guided-diffusion's flags: size (--image_size), channels (--num_channels),
     multiples (--channel_mult, which follows from the size there), blocks (--num_res_blocks),
-    attention (--attention_resolutions: sides of the maps that have it, at the size; the middle
-    always has it), heads (--num_heads) or head_channels (--num_head_channels). Its flags
+    attention (--attention_resolutions: sides of the maps that have it, for images of `size`; the
+    middle always has it), heads (--num_heads) or head_channels (--num_head_channels). Its flags
     --resblock_updown and --use_scale_shift_norm are true, --class_cond is false and --dropout is 0,
     as in all published weights of the counterfactual papers. Images may have other sides than
     `size`.
@@ -100,7 +103,7 @@ class GuidedUNet(nn.Module):
         )
 
         def block(before: int, after: int, depth: int) -> nn.ModuleList:
-            """A residual block, and attention where maps of this depth have it."""
+            """Return a residual block, with attention where maps of this depth have it."""
             attended = (
                 [attend(after)] if any(size // side == 2**depth for side in attention) else []
             )
@@ -140,8 +143,10 @@ class GuidedUNet(nn.Module):
         )
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Raw output (B,6 or 3,H,W); x_t (B,3,H,W) in the scale where images are [-1,1], t (B,)
-        trained steps.
+        """Return the raw output (B,6 or 3,H,W).
+
+        x_t: (B,3,H,W) in the scale where images are [-1,1]; t: (B,) trained steps. ValueError where
+        the sides are not divisible by `fold`.
         """
         if x_t.shape[2] % self.fold or x_t.shape[3] % self.fold:
             raise ValueError(
@@ -160,15 +165,16 @@ class GuidedUNet(nn.Module):
 
 
 def through(layers: nn.Module, x: Tensor, level: Tensor) -> Tensor:
-    """x through a list of layers, of which residual blocks take the noise level."""
+    """Return x after a list of layers; residual blocks also get the noise level."""
     for layer in layers.children():
         x = layer(x, level) if isinstance(layer, ResBlock) else layer(x)
     return x
 
 
 def sinusoids(t: Tensor, width: int) -> Tensor:
-    """Cosines, then sines, of t at frequencies from 1 to 1/10,000 (Vaswani et al.
-    2017); (B,width)."""
+    """Return cosines, then sines, of t at frequencies from 1 to 1/10,000 (Vaswani et al. 2017);
+    (B,width).
+    """
     half = width // 2
     rates = torch.exp(
         torch.arange(half, device=t.device, dtype=torch.float32) * (-math.log(10_000) / half)
@@ -178,12 +184,12 @@ def sinusoids(t: Tensor, width: int) -> Tensor:
 
 
 def smaller(x: Tensor) -> Tensor:
-    """Half the side, by means."""
+    """Return maps at half the side, by means."""
     return F.avg_pool2d(x, 2)
 
 
 def larger(x: Tensor) -> Tensor:
-    """Twice the side, by repetition."""
+    """Return maps at twice the side, by repetition."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
@@ -196,7 +202,7 @@ def conv(before: int, after: int) -> nn.Conv2d:
 
 
 def zeroed(layer: nn.Conv1d | nn.Conv2d) -> nn.Module:
-    """The layer with weights of 0, so that an untrained block changes nothing."""
+    """Return the layer with weights of 0, so that an untrained block changes nothing."""
     nn.init.zeros_(layer.weight)
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)

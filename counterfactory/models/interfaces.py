@@ -1,4 +1,4 @@
-"""The few things that methods may ask of a model, whoever made it."""
+"""The interfaces through which methods use a model, independent of its source."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Classifier(Protocol):
-    """Images to class scores."""
+    """A model that maps images to class scores."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -17,9 +17,10 @@ class Classifier(Protocol):
         ...
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Scores (B,K), K >= 2, whose softmax over K is the probability; images (B,3,H,W) in [0,1].
+        """Return scores (B,K), K >= 2, whose softmax over K is the probability; images (B,3,H,W) in
+        [0,1].
 
-        A sigmoid head is given as two scores (0, logit), so that methods see one form only.
+        A sigmoid head returns two scores (0, logit), so that methods see one form only.
         """
         ...
 
@@ -28,29 +29,29 @@ class SplitClassifier(Classifier, Protocol):
     """A classifier that can be cut in two behind a layer."""
 
     def split(self, images: Tensor, layer: str) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """The maps (B,D,h,w) that a layer gives of images (B,3,H,W), and what turns such maps into
+        """Return a layer's maps (B,D,h,w) for images (B,3,H,W), and a function from such maps to
         scores (B,K).
 
-        layer: its dotted name, or `last`, for the last whose maps have more than one cell.
+        layer: its dotted name, or `last` for the last layer whose maps have more than one cell.
         """
         ...
 
 
 class Distractors(Protocol):
-    """Images of a data set, of which a row is given one that the classifier takes for the row's
-    target.
+    """A bank of data set images, from which each query gets one that the classifier assigns to the
+    query's target.
     """
 
     @property
     def images(self) -> Tensor:
-        """All of them, (N,3,S,S) uint8: a reference set that does not depend on a batch."""
+        """All images, (N,3,S,S) uint8: a reference set that does not depend on a batch."""
         ...
 
     def __call__(
         self, images: Tensor, target: Tensor, seed: Tensor, classifier: Classifier, choice: str
     ) -> tuple[Tensor, Tensor]:
-        """A distractor of each query (B,3,H,W) in [0,1], and its place in the data set (B,) int64,
-        -1 where none fits.
+        """Return a distractor for each query (B,3,H,W) in [0,1], and its index in the data set (B,)
+        int64, -1 where no image fits.
 
         choice: `random`, by the row's seed, or `nearest` to the query.
         """
@@ -58,7 +59,7 @@ class Distractors(Protocol):
 
 
 class AttributeModel(Protocol):
-    """Images to independent attribute probabilities (an oracle)."""
+    """A model that maps images to independent attribute probabilities (an oracle)."""
 
     @property
     def attributes(self) -> tuple[str, ...]:
@@ -66,79 +67,85 @@ class AttributeModel(Protocol):
         ...
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Probabilities (B,A) in [0,1]; images (B,3,H,W) in [0,1]."""
+        """Return probabilities (B,A) in [0,1]; images (B,3,H,W) in [0,1]."""
         ...
 
 
 class SpuriousModel(Protocol):
-    """Images to what their spurious factors alone say: g(S(x)) of CECAS."""
+    """A model that predicts answers from the spurious factors of images alone: g(S(x)) of CECAS."""
 
     def __call__(self, images: Tensor, classifier: Classifier) -> Tensor:
-        """Scores (B,J,K): J questions of K answers each, softmax over K; images (B,3,H,W) in [0,1].
+        """Return scores (B,J,K): J questions of K answers each, softmax over K; images (B,3,H,W) in
+        [0,1].
 
-        classifier: the one that is explained, whose penultimate features the factors may be taken
-        from.
+        classifier: the classifier that is explained. The factors may come from its penultimate
+        features.
         """
         ...
 
 
 class Autoencoder(Protocol):
-    """Images to latents and back."""
+    """A model that maps images to latents and back."""
 
     def encode(self, images: Tensor) -> Tensor:
-        """Latents (B,...), float32, deterministic (a VAE gives its mean); images (B,3,H,W) in
-        [0,1].
+        """Return latents (B,...), float32, deterministic (a VAE returns its mean); images (B,3,H,W)
+        in [0,1].
         """
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images (B,3,H,W) in [0,1]."""
+        """Return images (B,3,H,W) in [0,1]."""
         ...
 
 
 class Generator(Protocol):
-    """Latents to images, without a way back: a GAN."""
+    """A model that maps latents to images and has no encoder: a GAN."""
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
-        """Shape of one image's latent; a random image's is standard normal in it."""
+        """Shape of one image's latent. Random images have standard normal latents of this shape."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images (B,3,H,W) in [0,1]; latents (B, *latent_shape) float32."""
+        """Return images (B,3,H,W) in [0,1]; latents (B, *latent_shape) float32."""
         ...
 
 
 class AttributeAutoencoder(Protocol):
-    """Images to latents and back; the decoder takes attributes."""
+    """A model that maps images to latents and back; its decoder also takes attributes."""
 
     @property
     def attributes(self) -> tuple[str, ...]:
-        """Attribute names, in their vector's order."""
+        """Attribute names, in the order of the attribute vector."""
         ...
 
     def encode(self, images: Tensor) -> Tensor:
-        """Latents (B,...), float32; images (B,3,H,W) in [0,1]."""
+        """Return latents (B,...), float32; images (B,3,H,W) in [0,1]."""
         ...
 
     def attributes_of(self, images: Tensor) -> Tensor:
-        """Probabilities (B,A) of the attributes that images have."""
+        """Return probabilities (B,A) of the attributes of images."""
         ...
 
     def skip(self, images: Tensor) -> Tensor:
-        """What the decoder is given of images beside the latent, (B,...): a method
-        holds it still."""
+        """Return the decoder's second input from the images, (B,...); a method does not change
+        it.
+        """
         ...
 
     def decode(self, latents: Tensor, attributes: Tensor, skip: Tensor) -> Tensor:
-        """Images (B,3,H,W) in [0,1]; attributes (B,A), 0 without and 1 with, and anything between
-        and beyond.
+        """Return images (B,3,H,W) in [0,1].
+
+        attributes: (B,A), 0 without and 1 with the attribute. Values between and outside are
+        allowed.
         """
         ...
 
 
 class SemanticAutoencoder(Protocol):
-    """Images under masks to a style vector for every region, and back under the same masks."""
+    """A model that maps images and masks to a style vector per region, and back with the same
+    masks.
+    """
 
     @property
     def regions(self) -> tuple[str, ...]:
@@ -146,12 +153,14 @@ class SemanticAutoencoder(Protocol):
         ...
 
     def encode(self, images: Tensor, masks: Tensor) -> Tensor:
-        """Styles (B,R,S), float32, zeros for a region that a mask has nothing of; images (B,3,H,W)
-        in [0,1], masks (B,H,W) int64 of indices below R."""
+        """Return styles (B,R,S), float32, zeros for a region that is absent from a mask.
+
+        images: (B,3,H,W) in [0,1]; masks: (B,H,W) int64 region indices below R.
+        """
         ...
 
     def decode(self, styles: Tensor, masks: Tensor) -> Tensor:
-        """Images (B,3,H,W) in [0,1]."""
+        """Return images (B,3,H,W) in [0,1]."""
         ...
 
 
@@ -164,37 +173,39 @@ class Denoiser(Protocol):
         ...
 
     def __call__(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(eps, v) of x_t (B,3,H,W) at t, (B,) int64 trained steps in [0,T).
+        """Return (eps, v) for x_t (B,3,H,W) at t, (B,) int64 trained steps in [0,T).
 
-        eps: the predicted noise, like x_t. v: the learned variance's interpolation weight in [0,1]
-        (1 = beta, 0 = the posterior's beta), or None where the variance is fixed.
+        eps: the predicted noise, shaped like x_t. v: the learned variance's interpolation weight in
+        [0,1] (1 = beta, 0 = the posterior's beta), or None where the variance is fixed.
         """
         ...
 
 
 class FeatureNetwork(Protocol):
-    """Images to feature vectors: what fid, sfid, kid and s3 (there a SimSiam projector's output)
-    look through.
+    """A model that maps images to feature vectors, for fid, sfid, kid and s3 (s3 uses a SimSiam
+    projector's output).
     """
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Features (B,D) float32; images (B,3,H,W) in [0,1] at any size."""
+        """Return features (B,D) float32; images (B,3,H,W) in [0,1] at any size."""
         ...
 
 
 class PerceptualDistance(Protocol):
-    """How different two images look: lpips."""
+    """A measure of how different two images look, for lpips."""
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        """Distances (B,) float32, 0 for equal images; a and b (B,3,H,W) in [0,1] at any size."""
+        """Return distances (B,) float32, 0 for equal images; a and b (B,3,H,W) in [0,1] at any
+        size.
+        """
         ...
 
 
 class FaceEmbedder(Protocol):
-    """Faces to identity embeddings: fva and fs take the cosine of two of them."""
+    """A model that maps faces to identity embeddings; fva and fs use the cosine of two of them."""
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Embeddings (B,D) float32, not normalised; images (B,3,H,W) in [0,1] at any size, one face
-        in each.
+        """Return embeddings (B,D) float32, not normalised; images (B,3,H,W) in [0,1] at any size,
+        one face in each.
         """
         ...

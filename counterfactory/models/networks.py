@@ -1,4 +1,4 @@
-"""Which network each metric looks through, and what its figures are then called."""
+"""The network that each metric uses, and the name of the metric's figure with that network."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 from counterfactory.models.roles import roles_of
 from counterfactory.models.wrapping.load import find
 
-# The names in a run's `models` that a metric can look through, the best first.
+# The names in a run's `models` that a metric can use, in order of preference.
 WANTED: dict[str, tuple[str, ...]] = {
-    "fid": ("features", "oracle"),  # an oracle gives its penultimate features
+    "fid": ("features", "oracle"),  # an oracle provides its penultimate features
     "sfid": ("features", "oracle"),
     "kid": ("features", "oracle"),
     "kid_apart": ("features", "oracle"),
@@ -21,14 +21,14 @@ WANTED: dict[str, tuple[str, ...]] = {
     "fs": ("faces",),
     "cd": ("oracle",),
     "mnac": ("oracle",),
-    # encoder: either kind, for runs of several methods
+    # encoder: an autoencoder or an AttGAN, for runs of several methods
     "lpr": ("encoder", "autoencoder", "attgan"),
 }
-# of those names that have one role each
+# the names above that have only one role
 ROLE = {name: roles_of(name)[0] for name in ("features", "simsiam", "perceptual", "faces")}
 
-# The networks of the literature, by the `target` that makes them: figures made with one bear the
-# plain name.
+# The networks of the literature, by the `target` that makes them. Figures of these networks have
+# the plain name.
 PLAIN = {
     "fid": "counterfactory.models.wrapping.features.inception",
     "sfid": "counterfactory.models.wrapping.features.inception",
@@ -41,8 +41,11 @@ PLAIN = {
 
 
 def network_of(metric: str, models: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The name in a run's `models` (ModelConfigs as dicts) that a metric looks through; None: there
-    is none, and the metric is left out."""
+    """Return the name in a run's `models` (ModelConfigs as dicts) of the network that a metric
+    uses.
+
+    Returns None where there is no such network; the metric is then skipped.
+    """
     for name in WANTED[metric]:
         if name in models and not (
             name == "oracle" and "features" in WANTED[metric] and not _gives(models[name])
@@ -52,10 +55,10 @@ def network_of(metric: str, models: Mapping[str, Mapping[str, Any]]) -> str | No
 
 
 def figure_name(metric: str, models: Mapping[str, Mapping[str, Any]]) -> str:
-    """`fid` where the literature's network is used, else with the network in brackets:
-    `fid[faces-oracle]`.
+    """Return the name of a metric's figure: `fid` with the literature's network, else with the
+    network in brackets: `fid[faces-oracle]`.
 
-    Metrics that read attributes or latents (cd, mnac, lpr) bear the plain name.
+    Metrics that read attributes or latents (cd, mnac, lpr) have the plain name.
     """
     name = network_of(metric, models)
     if name is None or name == "autoencoder" or metric in ("cd", "mnac"):
@@ -67,8 +70,9 @@ def figure_name(metric: str, models: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def display_name(spec: Mapping[str, Any]) -> str:
-    """What figures call a network: its `label`, else its preset, else what makes it,
-    or its file."""
+    """Return the name of a network in figures: its `label`, else its preset, else its target, or
+    its file.
+    """
     name = (
         spec.get("label")
         or spec.get("preset")
@@ -81,7 +85,7 @@ def display_name(spec: Mapping[str, Any]) -> str:
 
 
 def _gives(spec: Mapping[str, Any]) -> bool:
-    """Whether a network can be asked for its features."""
+    """Return whether a network provides features."""
     if spec.get("layer"):
         return True
     try:

@@ -1,5 +1,6 @@
-"""ResNet-50 (He et al. 2016, with the stride in the 3x3 convolution), its weights named as
-everybody's checkpoints name them."""
+"""ResNet-50 (He et al. 2016, with the stride in the 3x3 convolution) with the weight names of
+common checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ class Bottleneck(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B,4 width,H/stride,W/stride)."""
+        """Return (B,4 width,H/stride,W/stride)."""
         short = x if self.downsample is None else self.downsample(x)
         x = F.relu(self.bn1(self.conv1(x)))
         x = F.relu(self.bn2(self.conv2(x)))
@@ -34,7 +35,9 @@ class Bottleneck(nn.Module):
 
 
 class ResNet50(nn.Module):
-    """25.6 million weights for 1000 classes; normalised images (B,3,H,W), usually of 224 px."""
+    """ResNet-50, with 25.6 million weights for 1000 classes; normalised images (B,3,H,W), usually
+    of 224 px.
+    """
 
     def __init__(self, *, outputs: int = 1000) -> None:
         super().__init__()
@@ -46,18 +49,18 @@ class ResNet50(nn.Module):
         self.fc: nn.Module = nn.Linear(2048, outputs)
 
     def features(self, images: Tensor) -> Tensor:
-        """Penultimate features (B,2048)."""
+        """Return penultimate features (B,2048)."""
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(images))), 3, 2, 1)
         pooled: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(x)))).mean((2, 3))
         return pooled
 
     def forward(self, images: Tensor) -> Tensor:
-        """Scores (B,outputs)."""
+        """Return scores (B,outputs)."""
         scores: Tensor = self.fc(self.features(images))
         return scores
 
 
 def stage(before: int, width: int, *, blocks: int, stride: int) -> nn.Sequential:
-    """Bottlenecks of one width, the first with the stride."""
+    """Return bottlenecks of one width, the first with the stride."""
     rest = (Bottleneck(4 * width, width, 1) for _ in range(blocks - 1))
     return nn.Sequential(Bottleneck(before, width, stride), *rest)

@@ -1,5 +1,7 @@
-"""What a model can be: the one table of roles that the command line, the settings, loading and
-training derive from. Plain data, so that a config can be checked before torch is imported.
+"""The table of the roles that a model can have. The command line, the settings, loading and
+training derive from it.
+
+It is plain data, so that a config can be checked before torch is imported.
 """
 
 from __future__ import annotations
@@ -11,15 +13,16 @@ WRAPPING, TRAINING = "counterfactory.models.wrapping.wrap", "pipelines.train"
 
 @dataclass(frozen=True)
 class Role:
-    """One role.
+    """One role of a model.
 
-    help: one line for people. wrapper: dotted path of the class that puts a network behind the
-    role's interface; it takes of a model's config what its signature names; None where no network
-    is wrapped. trainer: dotted path of the class that trains it; None where we train none. classes:
-    what the wrapper calls the config's `classes`, names in the outputs' order; None where it has
-    none. names: what such a model may be called in a run's `models`, where not as its role is.
-    models: what else its training loads. becomes: the role that its training makes, where that is
-    another.
+    help: one line for the user. wrapper: dotted path of the class that wraps a network in the
+    role's interface, or None where no network is wrapped; it takes those entries of a model's
+    config that its signature names. trainer: dotted path of the class that trains the role, or None
+    where there is no training. classes: the wrapper's argument for the config's `classes`, which
+    are names in the order of the outputs, or None where it has no such argument. names: the keys
+    that such a model may have in a run's `models`, where they differ from the role's name. models:
+    other models that its training loads. becomes: the role of the trained model, where it is
+    another one.
     """
 
     help: str
@@ -106,12 +109,12 @@ TRAINED_ROLES = tuple(name for name, role in ROLES.items() if role.trainer is no
 
 
 def roles_of(name: str) -> tuple[str, ...]:
-    """The roles that a model of this name in a run's `models` may have."""
+    """Return the roles that a model under this key of a run's `models` may have."""
     return tuple(role for role in MODEL_ROLES if name in ROLES[role].names) or (name,)
 
 
 def expect_role(role: str, known: tuple[str, ...]) -> str:
-    """The role; ValueError where it is none of the known."""
+    """Return the role; ValueError where it is not one of the known roles."""
     if role not in known:
         raise ValueError(f"expected a role out of {', '.join(known)}, got {role!r}")
     return role

@@ -1,5 +1,5 @@
-"""A small autoencoder of images by their regions: a style vector for every region, and a decoder of
-mask and styles.
+"""A small autoencoder of images by region: an encoder to a style vector per region, and a decoder
+from mask and styles.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 
 def shares(masks: Tensor, regions: int, side: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """What share of every place each region has, (B,R,h,w) in [0,1], of masks (B,H,W) of indices
-    below R.
+    """Return the share of each region in every place, (B,R,h,w) in [0,1], from masks (B,H,W) of
+    indices below R.
     """
     one_hot = (masks[:, None] == torch.arange(regions, device=masks.device)[:, None, None]).to(
         dtype
@@ -23,9 +23,12 @@ def shares(masks: Tensor, regions: int, side: tuple[int, int], dtype: torch.dtyp
 
 
 def places(share: Tensor) -> Tensor:
-    """Features of every place, (B,8,h,w): where in the picture it lies, x and y from -1 to 1,
-    and 1, u, v, u^2, uv and v^2 of where in its own region, from the region's middle in its
-    standard deviations: so that what a style draws moves and grows with its region."""
+    """Return position features of every place, (B,8,h,w).
+
+    They are x and y in the picture, from -1 to 1, and 1, u, v, u^2, uv and v^2, where (u, v) is the
+    position in the place's own region, measured from the region's middle in its standard
+    deviations. So the pattern that a style draws moves and grows with its region.
+    """
     height, width = share.shape[-2:]
     y, x = (
         torch.linspace(-1, 1, n, device=share.device, dtype=share.dtype) for n in (height, width)
@@ -52,15 +55,18 @@ def places(share: Tensor) -> Tensor:
 
 
 def local_norm(x: Tensor) -> Tensor:
-    """Each place's channels by their root mean square (Karras et al. 2018, 4.2): unlike batch or
-    group norm it carries nothing from one place to another, and so nothing from one region to
-    another."""
+    """Return each place's channels divided by their root mean square (Karras et al. 2018, 4.2).
+
+    Unlike batch or group norm, it transfers nothing from one place to another, and so nothing from
+    one region to another.
+    """
     return x * ((x * x).mean(1, keepdim=True) + 1e-6).rsqrt()
 
 
 class Block(nn.Module):
     """3x3 convolutions beside a shortcut, each after a norm that the styles scale and shift (Zhu et
-    al. 2020, SEAN: a region's style goes to every place of the region)."""
+    al. 2020, SEAN: a region's style goes to every place of the region).
+    """
 
     def __init__(self, channels: int, style: int, convolutions: int = 2) -> None:
         super().__init__()
@@ -70,7 +76,7 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor, styles: Tensor) -> Tensor:
-        """Like x (B,C,h,w); styles (B,S,h,w)."""
+        """Return a tensor shaped like x (B,C,h,w); styles (B,S,h,w)."""
         change = x
         for told, convolution in zip(self.told, self.convolutions, strict=True):
             scale, shift = told(styles).chunk(2, dim=1)
@@ -79,7 +85,7 @@ class Block(nn.Module):
 
 
 class PerRegion(nn.Module):
-    """A linear layer of its own for every region: (B,R,inputs) to (B,R,outputs)."""
+    """A separate linear layer for every region: (B,R,inputs) to (B,R,outputs)."""
 
     def __init__(self, regions: int, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -87,25 +93,25 @@ class PerRegion(nn.Module):
         self.bias = nn.Parameter(torch.zeros(regions, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B,R,outputs)."""
+        """Return (B,R,outputs)."""
         return torch.einsum("bri,rio->bro", x, self.weight) + self.bias
 
 
 class SemanticNet(nn.Module):
-    """Images (B,3,size,size) in [0,1] under masks (B,size,size) to styles (B,R,style), and back
-    under the same masks.
+    """An autoencoder from images (B,3,size,size) in [0,1] under masks (B,size,size) to styles
+    (B,R,style), and back under the same masks.
 
-    The encoder averages convolutional features over each region (SEAN), and their moments in its
-    own frame; the decoder sees the image only through the styles, each of which is spelt as
-    quadratic functions over its region: how a mouth is bent is a number in either. As in a VAE the
-    styles are noisy in training, with a spread learnt per coordinate, so that small steps from a
-    style give an image, too.
+    The encoder averages convolutional features over each region (SEAN), and computes their moments
+    in the region's own coordinates. The decoder sees the image only through the styles; each style
+    becomes quadratic functions over its region. So the bend of a mouth is a number in both parts.
+    As in a VAE, the styles are noisy in training, with a spread learnt per coordinate, so that
+    small steps from a style also decode to an image.
 
-    widths: channels at a quarter, half and the whole of the side. A region that a mask has nothing
-    of has a style of zeros. attributes: None where it is not to be trained, which alone asks for
-    the styles' noise; above 0, a linear head on the styles, a training aid: what decides an
-    attribute, such as how a mouth is bent, is encoded long before the decoder would have asked for
-    it.
+    widths: channels at a quarter, half and the whole of the side. A region that is absent from a
+    mask has a style of zeros. attributes: None where the network is not trained; only training
+    needs the noise of the styles. Above 0 it adds a linear head on the styles, a training aid:
+    features that decide an attribute, such as the bend of a mouth, are then encoded much earlier in
+    training than the decoder alone would need them.
     """
 
     def __init__(
@@ -134,7 +140,7 @@ class SemanticNet(nn.Module):
             None if attributes is None else nn.Parameter(torch.full((regions, style), -4.0))
         )
         quarter, half, whole = widths
-        # SEAN's layer per region, before styles go to their places
+        # SEAN's layer per region, applied before the styles are placed in their regions
         self.spell = PerRegion(regions, style, told * 6)
         self.start = nn.Conv2d(regions + 8, quarter, 3, 1, 1)
         self.low = Block(quarter, told)
@@ -146,7 +152,7 @@ class SemanticNet(nn.Module):
         self.probe = nn.Linear(regions * style, attributes) if attributes else None
 
     def encode(self, images: Tensor, masks: Tensor) -> Tensor:
-        """Styles (B,R,style)."""
+        """Return styles (B,R,style)."""
         share = shares(masks, self.regions, (self.size, self.size), images.dtype)
         seen = torch.cat([images * 2 - 1, share, places(share)], 1)
         fine = F.silu(self.fine(F.silu(self.stem(seen))))
@@ -155,7 +161,7 @@ class SemanticNet(nn.Module):
             :, 2:
         ]
         one, u, v, uu, _, vv = own.unbind(1)
-        # u^2 v: up at the ends and down in the middle, as smiles
+        # u^2 v: up at the ends and down in the middle, as in a smile
         basis = torch.stack([one, u, v, uu, vv, uu * v], 1)
         moments = (self.moments(fine).float()[:, :, None] * basis[:, None]).flatten(1, 2)
         pooled = [average(x.float(), masks, self.regions) for x in (moments, coarse)]
@@ -164,7 +170,7 @@ class SemanticNet(nn.Module):
         return styles
 
     def decode(self, styles: Tensor, masks: Tensor) -> Tensor:
-        """Images (B,3,size,size) in [0,1]."""
+        """Return images (B,3,size,size) in [0,1]."""
         spelt, size = self.spell(styles).unflatten(2, (-1, 6)), self.size
         share = shares(masks, self.regions, (size // 4, size // 4), styles.dtype)
         x = self.low(self.start(torch.cat([share, places(share)], 1)), spread_out(spelt, share))
@@ -179,8 +185,8 @@ class SemanticNet(nn.Module):
 
 
 def spread_out(spelt: Tensor, share: Tensor) -> Tensor:
-    """Styles at their places, (B,S,h,w): the quadratic functions (B,R,S,6) over each region; share
-    (B,R,h,w).
+    """Return styles at their places, (B,S,h,w): the quadratic functions (B,R,S,6) over each region;
+    share (B,R,h,w).
     """
     weights = torch.einsum("brsk,brhw->bskhw", spelt, share.to(spelt))
     told: Tensor = (weights * places(share)[:, None, 2:].to(weights)).sum(2)
@@ -188,7 +194,9 @@ def spread_out(spelt: Tensor, share: Tensor) -> Tensor:
 
 
 def average(x: Tensor, masks: Tensor, regions: int) -> Tensor:
-    """Means of maps (B,C,h,w) over each region, (B,R,C); zeros where a mask has nothing of it."""
+    """Return means of maps (B,C,h,w) over each region, (B,R,C); zeros where the region is absent
+    from a mask.
+    """
     share = shares(masks, regions, (x.shape[-2], x.shape[-1]), x.dtype)
     return torch.einsum("bchw,brhw->brc", x, share) / share.sum((2, 3)).clamp(min=1e-3)[..., None]
 
@@ -212,7 +220,11 @@ class SemanticWrapper(nn.Module):
         self.regions, self.size = tuple(regions), size
 
     def encode(self, images: Tensor, masks: Tensor) -> Tensor:
-        """Styles (B,R,S) float32; masks (B,H,W) int64, indices into the regions."""
+        """Return styles (B,R,S) float32; masks (B,H,W) int64, indices into the regions.
+
+        ValueError where the images have another size, or the number of styles is not that of
+        regions.
+        """
         if self.size is not None and images.shape[-2:] != (self.size, self.size):
             got = tuple(images.shape[-2:])
             raise ValueError(
@@ -226,6 +238,6 @@ class SemanticWrapper(nn.Module):
         return styles.float()
 
     def decode(self, styles: Tensor, masks: Tensor) -> Tensor:
-        """Images (B,3,H,W) in [0,1]."""
+        """Return images (B,3,H,W) in [0,1]."""
         images: Tensor = self.network.decode(styles, masks)
         return images.float().clamp(0, 1)

@@ -1,5 +1,5 @@
-"""SimSiam (Chen & He 2021, arXiv 2011.10566): an encoder with a projector, and the predictor that
-training needs.
+"""SimSiam (Chen & He 2021, arXiv 2011.10566): an encoder with a projector, and a predictor for
+training.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from counterfactory.models.resnet import ResNet50
 
 
 class SimSiam(nn.Module):
-    """An encoder whose last layer, the attribute `last`, gives way to the projector; the output is
-    the projector's.
+    """An encoder whose last layer, the attribute `last`, is replaced by the projector, whose output
+    is returned.
 
-    inputs: what the encoder feeds its last layer; dim: the output's size; hidden: the predictor's
-    bottleneck, 0 for no predictor, which only training asks.
+    inputs: number of inputs of the encoder's last layer; dim: the output's size; hidden: width of
+    the predictor's bottleneck, 0 for no predictor. Only training uses the predictor.
     """
 
     def __init__(
@@ -36,13 +36,15 @@ class SimSiam(nn.Module):
             )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Projections z (B,dim) of normalised images (B,3,H,W)."""
+        """Return projections z (B,dim) of normalised images (B,3,H,W)."""
         z: Tensor = self.encoder(images)
         return z
 
 
 def projector(inputs: int, dim: int) -> nn.Sequential:
-    """Three layers with batch norm, the last norm without weights (section 3 of the paper)."""
+    """Return three layers with batch norm, the last norm without weights (section 3 of the
+    paper).
+    """
     return nn.Sequential(
         *(nn.Linear(inputs, inputs, bias=False), nn.BatchNorm1d(inputs), nn.ReLU()),
         *(nn.Linear(inputs, inputs, bias=False), nn.BatchNorm1d(inputs), nn.ReLU()),
@@ -51,13 +53,13 @@ def projector(inputs: int, dim: int) -> nn.Sequential:
 
 
 def simsiam_resnet50(*, dim: int = 2048, hidden: int = 512) -> SimSiam:
-    """The paper's network; the authors' checkpoints load into it as they are."""
+    """Return the paper's network; the authors' checkpoints load into it unchanged."""
     return SimSiam(ResNet50(outputs=1), "fc", inputs=2048, dim=dim, hidden=hidden)
 
 
 def simsiam_convnet(
     *, width: int = 16, stages: int = 4, dim: int = 128, hidden: int = 32
 ) -> SimSiam:
-    """A small one for images of 32 to 128 px."""
+    """Return a small network for images of 32 to 128 px."""
     encoder = ConvNet(outputs=1, width=width, stages=stages)
     return SimSiam(encoder, "head", inputs=encoder.head.in_features, dim=dim, hidden=hidden)

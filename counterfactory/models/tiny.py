@@ -1,9 +1,9 @@
-"""Tiny models with the interfaces of models/interfaces.py, in place of trained ones.
+"""Tiny models with the interfaces of models/interfaces.py, which replace trained ones.
 
-They are made of elementwise operations and sums within a row, so that their results do not depend
-on the batch size in the last bit, as convolutions and matrix products may: what differs between
-batches is then the method's own doing. Weights are the same in every process; `size`: the images'
-side, a multiple of 4.
+They use only elementwise operations and sums within a row. So their results do not depend on the
+batch size in the last bit, as those of convolutions and matrix products may: a difference between
+batches then comes from the method itself. Weights are the same in every process; `size`: the
+images' side, a multiple of 4.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ CLASSES, REGIONS = ("a", "b", "c"), ("ground", "left", "right")
 
 
 def weights(seed: int, *shape: int) -> Tensor:
-    """Standard normal weights of a seed."""
+    """Return standard normal weights of a seed."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 class TinyClassifier(nn.Module):
-    """Three classes by the overlap of the image with one pattern each."""
+    """A classifier of three classes by the overlap of the image with one pattern each."""
 
     classes = CLASSES
 
@@ -45,8 +45,10 @@ class TinyClassifier(nn.Module):
 
 
 class TinyAutoencoder(nn.Module):
-    """A few smooth directions of image space, and a sigmoid that keeps images in [0,1]; a generator
-    too.
+    """An autoencoder with a few smooth directions of image space, and a sigmoid that limits images
+    to [0,1].
+
+    It is also a generator.
     """
 
     latent_shape = (LATENT,)
@@ -63,9 +65,7 @@ class TinyAutoencoder(nn.Module):
 
 
 class TinyAttGAN(TinyAutoencoder):
-    """The tiny autoencoder with three attributes, each of which is one more direction, beside a
-    skip in grey.
-    """
+    """The tiny autoencoder with three attributes, each one more direction, and a skip in grey."""
 
     attributes = ("one", "two", "three")
 
@@ -87,8 +87,9 @@ class TinyAttGAN(TinyAutoencoder):
 
 
 class TinySemantic(nn.Module):
-    """Regions whose style is their mean colour, bent, beside what it draws over the border next to
-    it.
+    """An autoencoder whose style is a region's mean colour.
+
+    The decoder bends the colour by a sigmoid and also draws it over the border next to the region.
     """
 
     regions = REGIONS
@@ -105,8 +106,8 @@ class TinySemantic(nn.Module):
 
 
 class TinyDenoiser(nn.Module):
-    """Noise as a smooth function of a pixel, its neighbour and the time; learned variance where
-    asked for.
+    """A denoiser whose noise is a smooth function of a pixel, its neighbour and the time; learned:
+    whether it has a learned variance.
     """
 
     alphas_cumprod: Tensor
@@ -125,8 +126,9 @@ class TinyDenoiser(nn.Module):
 
 
 class TinySpurious(nn.Module):
-    """Two answers to one question, by the overlap of the image with a pattern; attributes where it
-    has names.
+    """A model with two answers to one question, by the overlap of the image with a pattern.
+
+    With names in `attributes` it returns probabilities of these attributes.
     """
 
     def __init__(self, attributes: tuple[str, ...] | None = None, size: int = 16) -> None:
@@ -142,7 +144,9 @@ class TinySpurious(nn.Module):
 
 
 class TinyPerceptual(nn.Module):
-    """How much two images differ in a bent difference of neighbours."""
+    """A distance between two images: the mean squared difference of their bent differences of
+    neighbours.
+    """
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         one, other = (torch.tanh(3 * (x - x.roll(1, -2))) for x in (a, b))
@@ -150,7 +154,7 @@ class TinyPerceptual(nn.Module):
 
 
 def tiny_models(size: int = 16, *, spurious: tuple[str, ...] | None = None) -> dict[str, nn.Module]:
-    """A tiny model, in eval mode, for every name that a method may list in `needs`, and a
+    """Return a tiny model, in eval mode, for every name that a method may list in `needs`, and a
     classifier.
 
     spurious: attributes that the model of spurious factors predicts, where the method names some.

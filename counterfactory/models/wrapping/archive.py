@@ -1,9 +1,9 @@
-"""torch.export and TorchScript archives, without what in them could run code of their own.
+"""Reading torch.export and TorchScript archives without running code that they contain.
 
-torch loads both with more trust than a weights file deserves: pickles without `weights_only`,
+torch loads both with more trust than a weights file should get: pickles without `weights_only`,
 symbolic expressions and guards that go through `eval` and `exec`, functions found by name, native
-libraries. Here an archive is rebuilt from the members that a network needs, each looked at first,
-and torch sees nothing else. ValueError says what was refused.
+libraries. This module checks each member that a network needs, rebuilds the archive from these
+members only, and passes nothing else to torch. ValueError names what was refused.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ TARGET = re.compile(
     r"|_operator\.(getitem|add|sub|mul|floordiv|truediv|mod|pow|neg|pos|eq|ne|ge|gt|le|lt|and_|or_)"
     r"|math\.(ceil|floor|trunc)|torch\.sym_(float|int|max|min|not|ite|sqrt)"
 )
-FILES = re.compile(r"file|save|load")  # in an operator's name: it reaches out to the disk
-# any other text of a program: names, numbers, modes, no call and no quote
+FILES = re.compile(r"file|save|load")  # in an operator's name: it accesses the disk
+# any other text of a program: names, numbers and modes, without calls and quotes
 PLAIN = re.compile(r"[\w .,:+>\-/\[\]=]*")
 SYMBOL = re.compile(r"[a-z]+\d+")
 WHOLE_SYMBOL = re.compile(
@@ -57,16 +57,17 @@ FUNCTIONS = {
     "Not",
 }
 FUNCTIONS |= {"Eq", "Ne", "Ge", "Gt", "Le", "Lt", "And", "Or", "floor", "ceiling", "True", "False"}
-# of a TorchScript archive: notes that no call needs
+# members of a TorchScript archive that no call needs
 DROPPED = re.compile(r"\.debug_pkl$|^traced_inputs")
 TREES = {"builtins.tuple", "builtins.list", "builtins.dict", None}
-# bytes by which an archive may grow in unpacking: torch stores its tensors as they are
+# bytes by which an archive may grow in unpacking; torch stores its tensors uncompressed
 SWELL = 64 << 20
 
 
 def archive(data: bytes) -> nn.Module:
-    """The module in a torch.export archive (.pt2) or a TorchScript file (.pt), told apart by what
-    is in the zip.
+    """Return the module in a torch.export archive (.pt2) or a TorchScript file (.pt).
+
+    The members of the zip decide which of the two it is. ValueError where the archive is refused.
     """
     members = _members(data)
     if any(name.startswith("code/") for name in members):
@@ -87,7 +88,7 @@ def archive(data: bytes) -> nn.Module:
             raise ValueError(
                 f"expected plain tensors in the archive, got a pickle that {name} names"
             )
-    members["data/sample_inputs/model.pt"] = b""  # a pickle, and of no use here
+    members["data/sample_inputs/model.pt"] = b""  # a pickle that is not needed
     members["models/model.json"] = json.dumps(
         _program(_json(members["models/model.json"], "model.json"))
     ).encode()
@@ -95,7 +96,7 @@ def archive(data: bytes) -> nn.Module:
 
 
 def _members(data: bytes) -> dict[str, bytes]:
-    """What is in the zip, by name without the folder that torch puts around it."""
+    """Return the zip's members by name, without the folder that torch puts around them."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as file:
             infos = [info for info in file.infolist() if not info.is_dir()]
@@ -120,8 +121,8 @@ def _members(data: bytes) -> dict[str, bytes]:
 
 
 def _packed(members: dict[str, bytes]) -> io.BytesIO:
-    """The zip that torch reads: of these members only, so that no other reading of the first file's
-    bytes matters.
+    """Return the zip that torch reads. It holds these members only, so torch never parses the
+    original file.
     """
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as file:
@@ -156,8 +157,8 @@ def _pickled(config: Any) -> bool:
 
 
 def _program(found: Any, key: str = "") -> Any:
-    """A program's JSON without guards and notes, once every string in it is of a kind that cannot
-    be a call.
+    """Return a program's JSON without guards and notes; ValueError where a string in it could be a
+    call.
     """
     if isinstance(found, dict):
         if key == "range_constraints" and not all(SYMBOL.fullmatch(name) for name in found):
@@ -169,7 +170,7 @@ def _program(found: Any, key: str = "") -> Any:
                 raise ValueError(
                     f"expected a program of plain operators in the archive, got {name[:80]!r}"
                 )
-        # notes are left out unread
+        # notes are removed without reading them
         kept = {
             name: {} if name == "metadata" else _program(value, name)
             for name, value in found.items()
@@ -205,7 +206,7 @@ def _expect_plain(text: str, key: str) -> None:
 
 
 def _plain_tree(tree: Any) -> bool:
-    """Is a description of nested arguments one of tuples, lists and dicts?"""
+    """Return whether a description of nested arguments consists of tuples, lists and dicts only."""
     if isinstance(tree, list):
         return all(isinstance(part, int) or _plain_tree(part) for part in tree)
     return (
@@ -217,7 +218,9 @@ def _plain_tree(tree: Any) -> bool:
 
 
 def _expect_operators(script: nn.Module) -> None:
-    """Refuse operators that reach for files, or that are not torch's own, in whatever method."""
+    """Raise ValueError where any method has an operator that accesses files or is not torch's
+    own.
+    """
     for module in script.modules():
         compiled: Any = module._c
         for method in compiled._method_names():

@@ -1,4 +1,4 @@
-"""Archives as networks: left in training mode or not, and for whatever batch they were made."""
+"""Exported archives as networks: checks for training mode, and batches of any size."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 SWITCHES = ("train", "training")  # arguments of operators that are false in eval mode
-DRAWS = ("bernoulli", "rand_like")  # in an operator's name: dropout, taken apart
+DRAWS = ("bernoulli", "rand_like")  # in an operator's name: decomposed dropout
 RATES = ("dropout_p", "p", "dropout")  # a switch with a rate of 0 does nothing
 Argument = tuple[str, Any]
 
 
 class InBatches(nn.Module):
-    """A program made for batches of `rows`: other batches go through it in parts of so many.
+    """A program exported for batches of `rows` rows, which computes other batches in parts of that
+    size.
 
-    The last part is filled up with its last row, and what comes of that is dropped.
+    The last part is padded with copies of its last row, and their outputs are removed.
     """
 
     def __init__(self, program: nn.Module, rows: int) -> None:
@@ -26,7 +27,7 @@ class InBatches(nn.Module):
         self.program, self.rows = program, rows
 
     def forward(self, *inputs: Tensor) -> Any:
-        """What the program returns, (B,...), of inputs (B,...)."""
+        """Return the program's output (B,...) for inputs (B,...)."""
         count = len(inputs[0])
         outputs = []
         for parts in zip(*(torch.split(one, self.rows) for one in inputs), strict=True):
@@ -36,8 +37,9 @@ class InBatches(nn.Module):
 
 
 class ByItself(nn.Module):
-    """A TorchScript network that is asked row by row where it fails on several rows at once, as one
-    does that was traced with one image.
+    """A TorchScript network that computes row by row where it fails on several rows at once.
+
+    A network that was traced with one image fails so.
     """
 
     def __init__(self, script: nn.Module) -> None:
@@ -45,7 +47,7 @@ class ByItself(nn.Module):
         self.script, self.alone = script, False
 
     def forward(self, *inputs: Tensor) -> Any:
-        """What the script returns, (B,...), of inputs (B,...)."""
+        """Return the script's output (B,...) for inputs (B,...)."""
         count = len(inputs[0])
         if count > 1 and not self.alone:
             try:
@@ -55,7 +57,7 @@ class ByItself(nn.Module):
             except RuntimeError as error:
                 try:
                     outputs = [self.script(*(one[:1] for one in inputs))]
-                except RuntimeError:  # one image fails as well: another reason
+                except RuntimeError:  # one image fails as well, so the reason is another one
                     raise error from None
                 self.alone = True
         if count > 1:
@@ -70,7 +72,9 @@ def _filled(part: Tensor, lacking: int) -> Tensor:
 
 
 def joined(outputs: list[Any], count: int) -> Any:
-    """Outputs of parts as one of `count` rows; tensors, or tuples, lists and dicts of them."""
+    """Return the outputs of parts as one output of `count` rows; tensors, or tuples, lists and
+    dicts of them.
+    """
     first = outputs[0]
     if isinstance(first, Tensor):
         return torch.cat(outputs)[:count]
@@ -82,10 +86,11 @@ def joined(outputs: list[Any], count: int) -> Any:
 
 
 def network_of_program(program: torch.export.ExportedProgram) -> nn.Module:
-    """An exported program as a network for batches of any size; ValueError where it was exported in
-    training mode.
+    """Return an exported program as a network for batches of any size; ValueError where it was
+    exported in training mode.
 
-    Its `fixed_channels` and `fixed_side` are those of the images that it was exported with.
+    Its `fixed_channels` and `fixed_side` are those of the images of the export, where these are
+    fixed.
     """
     graphs = [
         part.graph for part in program.graph_module.modules() if isinstance(part, GraphModule)
@@ -104,7 +109,9 @@ def network_of_program(program: torch.export.ExportedProgram) -> nn.Module:
 
 
 def _input_shape(program: torch.export.ExportedProgram) -> list[Any]:
-    """The first input's sides; a number where one is fixed."""
+    """Return the shape of the first input, with a number for each fixed side; empty where there is
+    no input.
+    """
     names = program.graph_signature.user_inputs
     for node in program.graph_module.graph.nodes:
         if names and node.op == "placeholder" and node.name == names[0]:
@@ -113,7 +120,7 @@ def _input_shape(program: torch.export.ExportedProgram) -> list[Any]:
 
 
 def _arguments(node: Any) -> list[Argument]:
-    """An operator's arguments by their names, those left out with their defaults."""
+    """Return an operator's arguments by name, with the default where one is not passed."""
     schema = getattr(node.target, "_schema", None)
     if schema is None:
         return []
@@ -125,15 +132,16 @@ def _arguments(node: Any) -> list[Argument]:
 
 
 def expect_eval(operators: Iterable[tuple[str, Iterable[Argument]]]) -> None:
-    """ValueError where an operator, by its name and its arguments' values, works as in training.
+    """Raise ValueError where an operator, by its name and its arguments' values, is in training
+    mode.
 
-    A switch that is no constant (None) follows the network's own mode.
+    A switch that is not a constant (None) follows the network's own mode.
     """
     for name, pairs in operators:
         values = dict(pairs)
         on = next((switch for switch in SWITCHES if values.get(switch) is True), None)
         idle = any(values.get(rate, 1) == 0 for rate in RATES)
-        # Batch norm without running figures is the same in both modes.
+        # Batch norm without running statistics is the same in both modes.
         plain = "batch_norm" in name and values.get("running_mean") is None
         rate = values.get("dropout_p")
         draws = any(word in name for word in DRAWS) or (isinstance(rate, float) and rate > 0)
@@ -145,13 +153,13 @@ def expect_eval(operators: Iterable[tuple[str, Iterable[Argument]]]) -> None:
 
 
 def expect_eval_script(script: nn.Module) -> None:
-    """ValueError where a TorchScript network was traced in training mode.
+    """Raise ValueError where a TorchScript network was traced in training mode.
 
-    What stands in a branch is left out: the network's own mode decides about it.
+    Operators inside a branch are skipped: the network's own mode selects the branch.
     """
     try:
         graph: Any = script.inlined_graph
-    except RuntimeError:  # no method forward: it will say so itself
+    except RuntimeError:  # it has no method forward, and a call raises that error itself
         return
     expect_eval(
         (node.kind(), _script_arguments(node))
@@ -161,7 +169,7 @@ def expect_eval_script(script: nn.Module) -> None:
 
 
 def _script_arguments(node: Any) -> Iterator[Argument]:
-    """An operator's arguments by their names; None where one is computed."""
+    """Yield an operator's arguments by name, with the value None where it is computed."""
     names = [one.name for one in torch._C.parse_schema(node.schema()).arguments]
     for name, value in zip(names, node.inputs(), strict=False):
         if name in (*SWITCHES, *RATES):

@@ -1,4 +1,4 @@
-"""Feature networks that other packages define; each is imported here and only when it is made."""
+"""Feature networks from other packages; each package is imported only when its network is made."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ FULL = "pip install 'counterfactory[full]' where torch has a matching torchvisio
 
 
 def inception(*, pretrained: bool = False) -> nn.Module:
-    """The Inception of the FID papers, as torch-fidelity converted it: images (B,3,H,W) in [0,1] to
-    (B,2048).
+    """Return the Inception of the FID papers, as torch-fidelity converted it: images (B,3,H,W) in
+    [0,1] to (B,2048).
 
-    It looks at 8-bit values and enlarges to 299 as TensorFlow did, so no size, mean or std is to be
-    set. pretrained: let the package fetch its weights; else they are to be given. ValueError where
-    the package cannot be imported.
+    It rounds images to 8 bits and enlarges them to 299 px as TensorFlow did, so size, mean and std
+    must not be set. pretrained: whether the package downloads its weights; otherwise the caller
+    loads them. ValueError where the package cannot be imported.
     """
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -25,7 +25,7 @@ def inception(*, pretrained: bool = False) -> nn.Module:
         raise ValueError(f"expected the package torch-fidelity, got {error}: {FULL}") from None
 
     class Inception(FeatureExtractorInceptionV3):  # type: ignore[misc]
-        """The extractor on images in [0,1], made without weights where none are to be fetched."""
+        """The extractor for images in [0,1], made without weights where none are downloaded."""
 
         def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
             return super().load_state_dict(state_dict, *args, **kwargs) if state_dict else None
@@ -36,7 +36,7 @@ def inception(*, pretrained: bool = False) -> nn.Module:
             )[0]
             return features
 
-    # the constructor reads a file or fetches one: this one is empty, and load_state_dict knows
+    # the constructor reads or downloads a file: this file is empty, and load_state_dict skips it
     nothing = io.BytesIO()
     torch.save({}, nothing)
     nothing.seek(0)
@@ -48,8 +48,8 @@ def inception(*, pretrained: bool = False) -> nn.Module:
 
 
 def efficientnet_lite(*, name: str = "efficientnet-lite0") -> nn.Module:
-    """EfficientNet-Lite, an ImageNet classifier; its features are what goes into the layer `_fc`,
-    (B,1280).
+    """Return EfficientNet-Lite, an ImageNet classifier; its features are the input of the layer
+    `_fc`, (B,1280).
 
     ValueError where the package efficientnet-lite-pytorch is not installed.
     """

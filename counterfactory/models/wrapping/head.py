@@ -1,4 +1,4 @@
-"""The last layer of a classifier, by itself: scores of penultimate features."""
+"""The last layer of a classifier as a function from penultimate features to scores."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from counterfactory.models.wrapping.wrap import ClassifierWrapper
 
 @torch.no_grad()
 def head_of(classifier: ClassifierWrapper, images: Tensor) -> Callable[[Tensor], Tensor]:
-    """The scores (B,K) that a classifier gives to features R (B,F), as a function that gradients go
-    through.
+    """Return a differentiable function from features R (B,F) to the classifier's scores (B,K).
 
-    It is the layer that R goes into and that the network's output comes out of, found by looking
-    while the classifier looks at images (B,3,H,W) in [0,1], two or more of them. ValueError where
-    no layer is that.
+    It is the layer whose input is R and whose output is the network's output. The search runs the
+    classifier on images (B,3,H,W) in [0,1], two or more of them. ValueError where there is no such
+    layer.
     """
     features = classifier.features(images)
     seen: list[tuple[nn.Module, Any, Any]] = []

@@ -1,4 +1,6 @@
-"""Networks in Hugging Face folders, or from the hub: whole, and read as their configs say."""
+"""Networks from Hugging Face folders or the hub, loaded completely and used as their configs
+describe.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +13,22 @@ from typing import Any
 
 from torch import Tensor, nn
 
-# no pickles, and no code that comes with a model
+# reads no pickles and runs no code that comes with a model
 SAFE = {"use_safetensors": True, "trust_remote_code": False}
 FILE = re.compile(
     r"(?:diffusion_pytorch_)?model(?:\.(?P<variant>[\w-]+?))?(?:-\d+-of-\d+)?\.safetensors"
 )
-FILTERS = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # PIL's numbers, of those that torch has
+FILTERS = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # PIL's numbers of the filters that torch has
 PREPROCESSOR = "preprocessor_config.json"
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a folder says of its network, where the run's config says nothing.
+    """What a folder states about its network; used where the run's config has no entry.
 
-    mean, std: per channel, in [0,1] scale; size: the input's side; resample: how images get it;
-    head: "sigmoid" where the outputs are independent; alphas_cumprod, prediction: of a denoiser's
-    schedule; notes: what was not understood or contradicts the run's config.
+    mean, std: per channel, in [0,1] scale; size: the input's side; resample: the filter that
+    resizes images; head: "sigmoid" where the outputs are independent; alphas_cumprod, prediction:
+    from a denoiser's schedule; notes: what was not understood or contradicts the run's config.
     """
 
     classes: list[str] = field(default_factory=list)
@@ -41,11 +43,12 @@ class Found:
 
 
 def pretrained(role: str, where: str, spec: Mapping[str, Any]) -> tuple[nn.Module, Found]:
-    """An image classifier, attributes or features of transformers, or a UNet2DModel of diffusers.
+    """Return a network and what its folder states about it.
 
-    where: a folder or a hub id; spec: the model's config, for its revision and to compare.
-    ValueError where weights are missing, left over or of another shape, or the folder holds another
-    kind of network.
+    The network is an image classifier, attributes or features of transformers, or a UNet2DModel of
+    diffusers. where: a folder or a hub id. spec: the model's config, for its revision and for
+    comparison. ValueError where weights are missing, unknown or of another shape, or where the
+    folder holds another kind of network.
     """
     revision = spec.get("revision")
     if role == "denoiser":
@@ -79,7 +82,7 @@ def pretrained(role: str, where: str, spec: Mapping[str, Any]) -> tuple[nn.Modul
 
 
 def _decision(classes: list[str], spec: Mapping[str, Any]) -> list[str]:
-    """The two class names that one output of a multi-label network decides between."""
+    """Return the two class names between which one output of a multi-label network decides."""
     output = spec.get("output")
     if output is None and len(classes) > 1:
         raise ValueError(
@@ -96,7 +99,7 @@ def _decision(classes: list[str], spec: Mapping[str, Any]) -> list[str]:
 def _whole(
     kind: Any, where: str, revision: str | None, role: str, *, subfolder: str | None, safe: Any
 ) -> nn.Module:
-    """A network of which every weight was in the folder, in float32."""
+    """Return a network in float32; ValueError where the folder does not hold all of its weights."""
     folder = Path(where, subfolder or "")
     variant = _variant(folder) if Path(where).is_dir() else None
     more = {"subfolder": subfolder} if subfolder else {}
@@ -107,7 +110,7 @@ def _whole(
             revision=revision,
             variant=variant,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # to be refused here, with their names
+            ignore_mismatched_sizes=True,  # refused below, with their names
             **more,
             **safe,
         )
@@ -117,15 +120,16 @@ def _whole(
     except OSError as error:
         if Path(where).is_dir() or not re.search(r"no file named|not appear to have", str(error)):
             raise
-        network, info = load("fp16")  # of the hub, whose files are not known before
+        network, info = load("fp16")  # from the hub, whose files are not known in advance
     _expect_all(network, info, role)
     return network.float()
 
 
 def _variant(folder: Path) -> str | None:
-    """The variant to read, such as fp16, where a folder has no weights without one.
+    """Return the variant to read, such as fp16, or None where the folder has weights without a
+    variant.
 
-    ValueError with the files that are there where there are no safetensors, or several variants.
+    ValueError with the names of the files where there are no safetensors, or several variants.
     """
     names = sorted(file.name for file in folder.iterdir() if file.is_file())
     weights = [match for name in names if (match := FILE.fullmatch(name))]
@@ -143,7 +147,9 @@ def _variant(folder: Path) -> str | None:
 
 
 def _expect_all(network: nn.Module, info: Mapping[str, Iterable[Any]], role: str) -> None:
-    """ValueError where a weight of the network was not in the folder, or one there is not its."""
+    """Raise ValueError where a weight is missing from the folder, unknown to the network or of
+    another shape.
+    """
     missing = [
         key for key in _names(info["missing_keys"]) if not key.endswith("num_batches_tracked")
     ]
@@ -169,7 +175,9 @@ def _names(keys: Iterable[Any]) -> list[str]:
 
 
 def _json(where: str, name: str, revision: str | None) -> dict[str, Any] | None:
-    """A config file of a folder or a hub id; None where there is none."""
+    """Return a config file of a folder or a hub id, or None where there is none; ValueError where
+    it is not a JSON object.
+    """
     if Path(where).is_dir():
         path: Any = Path(where, name)
         if not path.is_file():
@@ -192,7 +200,7 @@ def _json(where: str, name: str, revision: str | None) -> dict[str, Any] | None:
 
 
 def _preprocessor(where: str, revision: str | None) -> dict[str, Any]:
-    """How a folder's network was shown its images; empty where it does not say."""
+    """Return the folder's preprocessing config; empty where it has none."""
     found = _json(where, PREPROCESSOR, revision)
     if found is None:
         found = (_json(where, "processor_config.json", revision) or {}).get("image_processor")
@@ -202,7 +210,7 @@ def _preprocessor(where: str, revision: str | None) -> dict[str, Any]:
 
 
 def _timm(told: Any) -> dict[str, Any] | None:
-    """timm's words for the same, as a preprocessor's."""
+    """Return timm's preprocessing config in the form of a preprocessor's config."""
     if not isinstance(told, dict) or "mean" not in told:
         return None
     sides = dict(zip(("width", "height"), reversed(told.get("input_size") or []), strict=False))
@@ -218,7 +226,7 @@ def _timm(told: Any) -> dict[str, Any] | None:
 def _reading(
     told: Mapping[str, Any],
 ) -> tuple[list[float], list[float], int | None, str | None, list[str]]:
-    """Mean, std, side and filter that a preprocessor's config describes, and notes."""
+    """Return mean, std, side and filter that a preprocessor's config describes, and notes."""
     if not told:
         return [], [], None, None, []
     notes: list[str] = []
@@ -253,7 +261,9 @@ def _numbers(value: Any) -> list[float]:
 
 
 def _side(size: Any) -> int | None:
-    """The side of a square that a processor's size means."""
+    """Return the side of the square that a processor's size describes, or None where it is no
+    square.
+    """
     if isinstance(size, Mapping):
         known = [size.get(key) for key in ("height", "width", "shortest_edge") if key in size]
         size = known[0] if known and len(set(known)) == 1 else None
@@ -263,7 +273,7 @@ def _side(size: Any) -> int | None:
 def _contradictions(
     spec: Mapping[str, Any], mean: Sequence[float], std: Sequence[float], side: int | None
 ) -> list[str]:
-    """Where a model's config says otherwise than its folder."""
+    """Return notes on where a model's config contradicts its folder."""
     notes = []
     for name, theirs in (("mean", mean), ("std", std)):
         ours = list(spec.get(name) or [])
@@ -275,16 +285,17 @@ def _contradictions(
 
 
 def _alike(ours: Sequence[float], theirs: Sequence[float]) -> bool:
-    """Do two lists of one or three channels mean the same?"""
+    """Return whether two lists of one or three channels have the same meaning."""
     long = max(len(ours), len(theirs))
     a, b = (list(one) * long if len(one) == 1 else list(one) for one in (ours, theirs))
     return len(a) == len(b) and all(abs(x - y) <= 1e-3 for x, y in zip(a, b, strict=True))
 
 
 def _unet(where: str, revision: str | None, settings: Mapping[str, Any]) -> tuple[nn.Module, Found]:
-    """A UNet2DModel from its own folder or a pipeline's (then with the pipeline's schedule).
+    """Return a UNet2DModel from its own folder, or from a pipeline's folder with the pipeline's
+    schedule.
 
-    ValueError on a pipeline without a schedule of betas.
+    ValueError where a pipeline has no schedule of betas.
     """
     from diffusers import DDPMScheduler, UNet2DModel
 
@@ -296,7 +307,10 @@ def _unet(where: str, revision: str | None, settings: Mapping[str, Any]) -> tupl
         name = told.get("_class_name", "UNet2DModel")
         if name != "UNet2DModel":
             raise ValueError(f"expected a UNet2DModel in {where}, got {name}")
-    safe = {"use_safetensors": True, "low_cpu_mem_usage": False}  # the latter needs no package
+    safe = {
+        "use_safetensors": True,
+        "low_cpu_mem_usage": False,
+    }  # low_cpu_mem_usage: False needs no further package
     network = _whole(UNet2DModel, where, revision, "denoiser", subfolder=inner, safe=safe)
     if folder.is_dir() and not (folder / "scheduler" / "scheduler_config.json").is_file():
         note = "no schedule lies in the folder, and none is set: linear, 1000 steps, epsilon"

@@ -1,5 +1,6 @@
-"""From a model's config and its weights to a frozen, wrapped model with the interface
-of its role."""
+"""Loading a model: from its config and its weights to a frozen, wrapped model with its role's
+interface.
+"""
 
 from __future__ import annotations
 
@@ -25,17 +26,17 @@ SCHEDULE = (
     "prediction",
 )  # settings of a denoiser's wrapper, not of its network
 
-# Names of ours that a user's package may have too, and those that moved into the library.
+# Names of this project that a user's package may also have, and names that moved into the library.
 OURS, MOVED = ("actors", "configs", "pipelines", "storage"), ("methods", "models", "metrics")
 
 
 def build(spec: Mapping[str, Any], weights: bytes | Path | None, device: torch.device) -> nn.Module:
-    """The model that `spec` (a ModelConfig as a dict) names, wrapped for its role, frozen, in eval
-    mode and on `device`.
+    """Return the model that `spec` (a ModelConfig as a dict) describes: wrapped for its role,
+    frozen, in eval mode and on `device`.
 
-    weights: the file's bytes or its path (a folder for Hugging Face); None takes spec["weights"]
-    for Hugging Face, and leaves a torch network as its constructor made it. ValueError or
-    FileNotFoundError say what was expected and what was found.
+    weights: the file's bytes or its path (a folder for Hugging Face). Where it is None, Hugging
+    Face models use spec["weights"] and torch networks stay as their constructor made them.
+    ValueError or FileNotFoundError with what was expected and what was found.
     """
     source, role = spec.get("source", "torch"), spec["role"]
     settings = dict(spec.get("settings") or {})
@@ -76,9 +77,11 @@ def wrap(
     found: Mapping[str, Any],
     diffusion: Mapping[str, Any],
 ) -> nn.Module:
-    """The wrapper of a role around a network; its `notes` are what people should know of it.
+    """Return a network in its role's wrapper; the wrapper's `notes` hold what the user should know
+    about it.
 
-    found: what a Hugging Face folder says (huggingface.Found's fields), where `spec` says nothing.
+    found: what a Hugging Face folder states (the fields of huggingface.Found), used where `spec`
+    has no entry. ValueError where a sigmoid classifier has not two classes.
     """
     known = ROLES[expect_role(role, tuple(name for name, one in ROLES.items() if one.wrapper))]
     wrapper = find(str(known.wrapper))
@@ -115,8 +118,9 @@ def wrap(
 
 
 def schedule_of(settings: Mapping[str, Any]) -> tuple[Tensor, str]:
-    """alphas_cumprod (T,) and the kind of prediction that a denoiser's settings state; 1000 linear
-    steps and epsilon by default."""
+    """Return alphas_cumprod (T,) and the kind of prediction from a denoiser's settings; the default
+    is 1000 linear steps and epsilon.
+    """
     first, last = float(settings.get("beta_start", 1e-4)), float(settings.get("beta_end", 0.02))
     bar = alphas_cumprod(
         settings.get("schedule", "linear"), int(settings.get("steps", 1000)), first=first, last=last
@@ -125,7 +129,9 @@ def schedule_of(settings: Mapping[str, Any]) -> tuple[Tensor, str]:
 
 
 def find(target: str) -> Any:
-    """What a dotted path names, in whatever package; ValueError says which part fails."""
+    """Return the object that a dotted path names, from any package; ValueError with the part that
+    fails.
+    """
     path, _, name = target.rpartition(".")
     if not path:
         raise ValueError(
@@ -136,7 +142,7 @@ def find(target: str) -> Any:
         return getattr(importlib.import_module(path), name)
     except AttributeError:
         raise ValueError(f"expected {name!r} in the module {path}, got no such name") from None
-    except Exception as error:  # whatever a user's module does when it is imported
+    except Exception as error:  # the import of a user's module may raise any error
         why = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
         raise ValueError(
             f"expected target {target!r} to be importable, got: {why}{_hint(path)}"
@@ -153,8 +159,8 @@ def _hint(path: str) -> str:
 
 
 def make(target: str, settings: Mapping[str, Any]) -> nn.Module:
-    """The torch module that a dotted path and its arguments make; ValueError names the part that
-    fails.
+    """Return the torch module that a dotted path makes with these arguments; ValueError with the
+    part that fails.
     """
     try:
         network = find(target)(**settings)
@@ -168,7 +174,9 @@ def make(target: str, settings: Mapping[str, Any]) -> nn.Module:
 
 
 def archived(weights: bytes | Path | None) -> nn.Module:
-    """The module in a torch.export archive (.pt2) or a TorchScript file (.pt)."""
+    """Return the module in a torch.export archive (.pt2) or a TorchScript file (.pt); ValueError
+    where there are no weights.
+    """
     from counterfactory.models.wrapping.archive import archive
 
     if weights is None:

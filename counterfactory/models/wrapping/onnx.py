@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 
 class Onnx(nn.Module):
-    """An ONNX file's network with one input and one output, as a torch module that has no
+    """The network of an ONNX file with one input and one output, as a torch module without
     gradients.
 
-    data: the file's bytes. ValueError where OpenCV is missing, or cannot read the file.
+    data: the file's bytes. ValueError where OpenCV is missing or cannot read the file.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -35,7 +35,7 @@ class Onnx(nn.Module):
         self.channels = self._channels()
 
     def _channels(self) -> int | None:
-        """What the first convolution takes; None where there is none."""
+        """Return the input channels of the first convolution, or None where there is none."""
         for name in self.net.getLayerNames():
             layer = self.net.getLayer(self.net.getLayerId(name))
             if layer.type == "Convolution" and layer.blobs:
@@ -44,12 +44,12 @@ class Onnx(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        """(B,...) float32 of normalised images (B,3,H,W)."""
+        """Return outputs (B,...) float32 for normalised images (B,3,H,W)."""
         rows = []
-        # one by one: a file made for one image gives noise for several
+        # one at a time: a file exported for one image returns noise for several
         for row in x.detach().float().cpu().numpy():
             self.net.setInput(np.ascontiguousarray(row[None]))
-            # a copy: OpenCV writes over it
+            # a copy, because OpenCV overwrites its output
             rows.append(np.array(self.net.forward(), dtype=np.float32))
         out = np.concatenate(rows) if rows else np.zeros((0, 0), dtype=np.float32)
         return torch.from_numpy(out).to(x.device)

@@ -1,5 +1,5 @@
-"""Perceptual distances: LPIPS by its package, shift-tolerant LPIPS whose weights a package ships,
-and DiME's own.
+"""Perceptual distances: LPIPS from its package, shift-tolerant LPIPS whose weights a package ships,
+and DiME's own distance.
 """
 
 from __future__ import annotations
@@ -10,23 +10,25 @@ from torch.nn import functional as F
 
 from counterfactory.models.wrapping.features import FULL
 
-CHANNELS = (64, 192, 384, 256, 256)  # of AlexNet's five stages
+CHANNELS = (64, 192, 384, 256, 256)  # output channels of AlexNet's five stages
 
 
 def lpips_alex(*, pretrained: bool = True) -> nn.Module:
-    """LPIPS 0.1 (Zhang et al. 2018) with AlexNet, on images in [-1,1]; see `lpips_of`."""
+    """Return LPIPS 0.1 (Zhang et al. 2018) with AlexNet, for images in [-1,1]; see `lpips_of`."""
     return lpips_of("alex", pretrained)
 
 
 def lpips_vgg(*, pretrained: bool = True) -> nn.Module:
-    """LPIPS 0.1 (Zhang et al. 2018) with VGG-16, on images in [-1,1]; see `lpips_of`."""
+    """Return LPIPS 0.1 (Zhang et al. 2018) with VGG-16, for images in [-1,1]; see `lpips_of`."""
     return lpips_of("vgg", pretrained)
 
 
 def lpips_of(net: str, pretrained: bool) -> nn.Module:
-    """The package's network. pretrained: let it fetch the trunk and read its own linear layers;
-    else the weights are to be given, whole, as torch saves them. ValueError where the package
-    cannot be imported."""
+    """Return the network of the package lpips; ValueError where the package cannot be imported.
+
+    pretrained: whether the package downloads the trunk and reads its own linear layers. Otherwise
+    the caller loads all weights, as torch saves them.
+    """
     try:
         from lpips import LPIPS
     except (ImportError, RuntimeError) as error:
@@ -38,8 +40,8 @@ def lpips_of(net: str, pretrained: bool) -> nn.Module:
 
 
 class BlurPool(nn.Module):
-    """A 3x3 binomial filter on every second place (Zhang 2019, arXiv 1904.11486), two reflected
-    pixels around.
+    """A 3x3 binomial filter with stride 2 (Zhang 2019, arXiv 1904.11486) and reflection padding of
+    two pixels.
     """
 
     filt: Tensor
@@ -50,7 +52,7 @@ class BlurPool(nn.Module):
         self.register_buffer("filt", torch.outer(row, row).expand(channels, 1, 3, 3).clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B,C,H,W) at half size."""
+        """Return x (B,C,H,W) filtered, with about half its height and width."""
         return F.conv2d(
             F.pad(x, (2, 2, 2, 2), mode="reflect"), self.filt, stride=2, groups=x.shape[1]
         )
@@ -59,7 +61,7 @@ class BlurPool(nn.Module):
 class ShiftTolerantAlexNet(nn.Module):
     """ST-LPIPS (Ghildyal & Liu 2022, arXiv 2207.13686): LPIPS over an AlexNet that pools with blur.
 
-    Layers are named as in the authors' weight file. The filters of its blur are in that file, too.
+    Layers have the names of the authors' weight file, which also holds the blur filters.
     """
 
     def __init__(self) -> None:
@@ -82,7 +84,7 @@ class ShiftTolerantAlexNet(nn.Module):
             linear = nn.Module()
             linear.model = numbered(1, nn.Conv2d(width, 1, 1, bias=False))
             setattr(self, f"lin{k}", linear)
-        self.scaling_layer = nn.Module()  # of ImageNet's mean and deviation, for images in [-1,1]
+        self.scaling_layer = nn.Module()  # ImageNet's mean and deviation, for images in [-1,1]
         self.scaling_layer.register_buffer(
             "shift", torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1)
         )
@@ -91,7 +93,9 @@ class ShiftTolerantAlexNet(nn.Module):
         )
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """The five stages' outputs, each place's vector of length 1; images (B,3,H,W) in [-1,1]."""
+        """Return the five stages' outputs, with unit length at each place; images (B,3,H,W) in
+        [-1,1].
+        """
         scaling = self.scaling_layer
         x, out = (images - scaling.shift) / scaling.scale, []  # type: ignore[operator]
         for stage in self.net.values():
@@ -100,7 +104,7 @@ class ShiftTolerantAlexNet(nn.Module):
         return out
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Distances (B,): weighted squared differences, averaged over places and summed over
+        """Return distances (B,): weighted squared differences, averaged over places and summed over
         stages.
         """
         total = a.new_zeros(len(a))
@@ -114,8 +118,8 @@ class VGG19Distance(nn.Module):
     """DiME's perceptual distance (Jeanneret et al. 2022): mean squared difference of VGG-19's
     features after relu3_4.
 
-    Layers are named as in torchvision's weight file, of which it takes the first eight convolutions
-    and no more. Images come normalised by ImageNet's mean and deviation.
+    Layers have the names of torchvision's weight file, and only its first eight convolutions are
+    used. Input images are normalised by ImageNet's mean and deviation.
     """
 
     def __init__(self) -> None:
@@ -130,13 +134,13 @@ class VGG19Distance(nn.Module):
         self.features = nn.Sequential(*layers[:-1])
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Distances (B,); a and b (B,3,H,W), normalised."""
+        """Return distances (B,); a and b (B,3,H,W), normalised."""
         distances: Tensor = (self.features(a) - self.features(b)).square().flatten(1).mean(1)
         return distances
 
 
 def numbered(first: int, *layers: nn.Module) -> nn.Sequential:
-    """Layers in a row, named by consecutive numbers."""
+    """Return a sequence of layers named by consecutive numbers from `first`."""
     out = nn.Sequential()
     for number, layer in enumerate(layers, first):
         out.add_module(str(number), layer)

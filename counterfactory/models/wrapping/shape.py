@@ -1,8 +1,8 @@
-"""Networks that are called with few shapes, so that an answer does not depend on the rows beside
-it.
+"""Networks that are called with few input shapes, so that a row's result does not depend on the
+other rows.
 
-A kernel may add in another order when it has other rows to compute. The difference is rounding, but
-200 steps of an attack make it visible.
+A kernel may add in another order when the number of rows differs. The difference is a rounding
+error, but 200 steps of an attack make it visible.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Methods of the models that compute each row by itself.
+# Methods of the models that compute each row independently.
 ROW_WISE = ("encode", "decode", "skip", "attributes_of", "features")
 LEAST = 4
 EMPTY: Mapping[str, Any] = MappingProxyType({})
@@ -23,26 +23,26 @@ EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 @dataclass
 class Shape:
-    """How many rows a network computes at a time.
+    """The number of rows that a network computes at a time.
 
-    rows: a call with fewer is padded to this number. exact: a call with more is computed in parts
-    of this number, so that there is one shape only. Without `exact` the same answers need kernels
-    that round alike from `rows` rows on: the CPU kernels of torch 2.13 do from 4.
+    rows: a call with fewer rows is padded to this number. exact: a call with more rows is computed
+    in parts of this number, so that there is only one shape. Without `exact`, equal results need
+    kernels that round alike from `rows` rows on: the CPU kernels of torch 2.13 do from 4.
     """
 
     rows: int = LEAST
     exact: bool = False
 
     def limit(self, rows: int) -> None:
-        """Compute at most `rows` at a time from here on: more did not fit in memory."""
+        """Limit the number of rows at a time to `rows`, because more did not fit in memory."""
         self.rows = min(self.rows, rows)
 
 
 class Shaped(nn.Module):
-    """A model behind its interface whose networks see the rows of `shape`.
+    """A model with the same interface whose networks compute the number of rows in `shape`.
 
-    The rows that pad are copies of the last one, carry no gradient and are cut off again. Inputs
-    and outputs are contiguous, since sums over another memory layout round differently, too.
+    The rows that pad are copies of the last one, carry no gradient and are removed from the output.
+    Inputs and outputs are contiguous, since sums over another memory layout also round differently.
     """
 
     def __init__(self, model: Any, shape: Shape) -> None:
@@ -57,13 +57,17 @@ class Shaped(nn.Module):
         return self._in_shape(value) if name in ROW_WISE else value
 
     def forward(self, *given: Any, **named: Any) -> Any:
-        """What the model gives of its rows; given, named: tensors (B,...), and what the model takes
-        beside them.
+        """Return the model's output.
+
+        given, named: the model's arguments. Tensors (B,...) are padded or split by rows; other
+        arguments are passed unchanged.
         """
         return self._in_shape(self.model)(*given, **named)
 
     def split(self, images: Tensor, layer: str) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """The model's own `split`, its maps and its head in the same shapes."""
+        """Return the result of the model's own `split`, with its maps and its head computed in the
+        same shapes.
+        """
         cut = [(self.model.split(*part, layer), rows) for part, _, rows in self._parts((images,))]
         maps = torch.cat([maps[:rows] for (maps, _), rows in cut])
         return maps.contiguous(), self._in_shape(cut[0][0][1])
@@ -81,7 +85,7 @@ class Shaped(nn.Module):
     def _parts(
         self, given: Sequence[Any], named: Mapping[str, Any] = EMPTY
     ) -> Iterator[tuple[list[Any], dict[str, Any], int]]:
-        """A call's arguments in parts, each with its number of rows before it was padded."""
+        """Yield a call's arguments in parts, each with its number of rows before padding."""
         total = next(len(v) for v in (*given, *named.values()) if isinstance(v, Tensor))
         size = self.shape.rows if self.shape.exact else max(total, self.shape.rows)
         for at in range(0, max(total, 1), size):
@@ -103,14 +107,14 @@ def _padded(value: Tensor, rows: int) -> Tensor:
 
 
 def _first(output: Any, rows: int) -> Any:
-    """The first rows of every tensor in an output."""
+    """Return the first rows of every tensor in an output."""
     if isinstance(output, tuple):
         return tuple(_first(part, rows) for part in output)
     return output[:rows].contiguous() if isinstance(output, Tensor) else output
 
 
 def _joined(parts: list[Any]) -> Any:
-    """Outputs of several calls as one."""
+    """Return the outputs of several calls as one."""
     if isinstance(parts[0], tuple):
         return tuple(_joined(list(part)) for part in zip(*parts, strict=True))
     return torch.cat(parts) if isinstance(parts[0], Tensor) else parts[0]

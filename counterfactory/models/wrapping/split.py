@@ -1,5 +1,5 @@
-"""A network cut in two behind one of its layers: images to that layer's maps, and maps to what the
-network returns.
+"""A network cut in two behind one of its layers: from images to that layer's maps, and from maps to
+the network's output.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Tracer
 
 Head = Callable[[Tensor], Any]
-LAST = "last"  # the layer that a network's last maps of more than one cell come from
+LAST = "last"  # the layer whose maps are the network's last with more than one cell
 
 
 def last_maps(network: nn.Module, images: Tensor) -> str:
-    """The dotted name of the last layer to give maps (B,D,h,w) of more than one cell; images as the
-    network wants them.
+    """Return the dotted name of the last layer whose maps (B,D,h,w) have more than one cell.
 
-    Of layers within each other that end together, it is the outermost.
+    Where nested layers end together, it is the outermost. images: prepared for the network.
+    ValueError where no layer has such maps.
     """
     seen: list[str] = []
 
@@ -48,9 +48,7 @@ def last_maps(network: nn.Module, images: Tensor) -> str:
 
 
 def maps_of(network: nn.Module, layer: str, images: Tensor) -> Tensor:
-    """What a layer gives (B,D,h,w) while the network looks at images; ValueError where that is
-    something else.
-    """
+    """Return a layer's maps (B,D,h,w) for images; ValueError where its output is something else."""
     seen: list[Any] = []
     hook = layer_of(network, layer).register_forward_hook(
         lambda _, given, output: seen.append(output)
@@ -72,18 +70,18 @@ def maps_of(network: nn.Module, layer: str, images: Tensor) -> Tensor:
 
 
 def head_of(network: nn.Module, layer: str, images: Tensor) -> Head:
-    """What turns a layer's maps into what the network returns.
+    """Return the function from a layer's maps to the network's output.
 
-    It is the part of the network's graph behind the layer. A network that torch.fx cannot trace is
-    run as a whole, the maps put in the layer's place: the same, and slower by the part in front of
-    the layer. images: to try it on. ValueError where something else than the layer's output reaches
-    the end.
+    It is the part of the network's graph behind the layer. Where torch.fx cannot trace the network,
+    the whole network runs and the maps replace the layer's output: the result is the same, and the
+    part before the layer costs extra time. images: used to test the function. ValueError where the
+    output also depends on something other than the layer's output.
     """
     head = traced_head(network, layer) or whole_with(network, layer, images)
     with torch.no_grad():
         maps, other = maps_of(network, layer, images), torch.zeros_like(images)
         want, got = first_tensor(network(images)), first_tensor(head(maps))
-        # The head of a whole run must not look at the images either, and these it was not given.
+        # The head of a whole run must not depend on the images either: test it with other images.
         again = first_tensor(whole_with(network, layer, other)(maps))
     if not (
         torch.allclose(got, want, rtol=1e-3, atol=1e-4)
@@ -98,8 +96,9 @@ def head_of(network: nn.Module, layer: str, images: Tensor) -> Head:
 
 
 def traced_head(network: nn.Module, layer: str) -> Head | None:
-    """The network's graph from behind a layer on; None where it cannot be traced, or is not cut by
-    the layer.
+    """Return the part of the network's graph behind a layer.
+
+    Returns None where the graph cannot be traced, or where the layer does not cut it.
     """
 
     class Leaves(Tracer):
@@ -111,7 +110,7 @@ def traced_head(network: nn.Module, layer: str) -> Head | None:
     try:
         module = GraphModule(network, Leaves().trace(network))
     except Exception:
-        # a foreign network's code may fail in any way where it is given a stand-in for a tensor
+        # a network from elsewhere may raise any error when its input is not a real tensor
         return None
     graph = module.graph
     cuts = [node for node in graph.nodes if node.op == "call_module" and node.target == layer]
@@ -131,8 +130,8 @@ def traced_head(network: nn.Module, layer: str) -> Head | None:
 
 
 def whole_with(network: nn.Module, layer: str, images: Tensor) -> Head:
-    """The whole network, run on a stand-in for the images, with the maps put in place of a layer's
-    output.
+    """Return a function that runs the whole network on placeholder images, with the maps in place
+    of a layer's output.
     """
 
     def head(maps: Tensor) -> Any:
@@ -146,7 +145,9 @@ def whole_with(network: nn.Module, layer: str, images: Tensor) -> Head:
 
 
 def layer_of(network: nn.Module, layer: str) -> nn.Module:
-    """A layer by its dotted name; ValueError names the last ones there are."""
+    """Return a layer by its dotted name; ValueError with the network's last layer names where there
+    is none.
+    """
     names: dict[str, nn.Module] = dict(network.named_modules())
     if not layer or layer not in names:
         ends = ", ".join(list(names)[-5:])
@@ -158,7 +159,7 @@ def layer_of(network: nn.Module, layer: str) -> nn.Module:
 
 
 def first_tensor(output: Any) -> Tensor:
-    """The tensor that a network's output is, or starts with."""
+    """Return a network's output where it is a tensor, else its logits or its first tensor."""
     while not isinstance(output, Tensor):
         output = (
             output["logits"]

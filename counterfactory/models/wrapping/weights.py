@@ -1,4 +1,4 @@
-"""Weights files: the state dict in them, and loading it as strictly as torch does, and no more."""
+"""Reading weights files and loading their state dict strictly, as torch does."""
 
 from __future__ import annotations
 
@@ -13,34 +13,38 @@ import torch
 from torch import Tensor, nn
 
 State = Mapping[str, Any]
-# names that torch.compile, DataParallel and FSDP put around a network or a part of it
+# names that torch.compile, DataParallel and FSDP add to a network's names
 WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 BESIDE = {"n_averaged"}  # AveragedModel's own buffer
-COUNTER = "num_batches_tracked"  # younger than many a file; torch's strict loading sets it too
-OPTIMIZER = ("optim", "sched", "scaler")  # entries that have a network's names and not its weights
-DEPTH = 3  # of entries within entries
-# Packages whose settings and figures trainers save beside the weights.
+COUNTER = "num_batches_tracked"  # newer than many files; torch's strict loading fills it, too
+OPTIMIZER = ("optim", "sched", "scaler")  # entries with a network's names but without its weights
+DEPTH = 3  # of nested entries
+# Packages whose settings and metrics trainers save beside the weights.
 SETTINGS = {"argparse", "datetime", "easydict", "lightning", "ml_collections", "mmcv", "mmengine"}
 SETTINGS |= {"numpy", "omegaconf", "pathlib", "pytorch_lightning", "timm", "torch", "transformers"}
 SETTINGS |= {"types", "typing", "yacs", "collections"}
 
 
 class Dropped:
-    """Stands for an object that a weights file holds beside its tensors; nothing of it is made."""
+    """A placeholder for an object that a weights file holds beside its tensors; the object is never
+    created.
+    """
 
     def __new__(cls, *_given: Any, **_named: Any) -> Dropped:
         return super().__new__(cls)
 
     def __setstate__(self, state: Any) -> None:
-        """Keep nothing."""
+        """Store nothing."""
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        """Keep nothing."""
+        """Store nothing."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One way to read a file as a network's weights; place: entries and prefix, joined by dots."""
+    """One way to read a file as a network's weights; place: its entries and prefix, joined by
+    dots.
+    """
 
     place: str
     state: State
@@ -50,26 +54,27 @@ class Reading:
 
     @property
     def wrong(self) -> int:
-        """How many names and shapes differ from the network's."""
+        """The number of names and shapes that differ from the network's."""
         return len(self.missing) + len(self.unknown) + len(self.shapes)
 
 
 def read_weights(weights: bytes | Path) -> dict[str, Any]:
-    """What a weights file holds, by name: a state dict, or the entries of a training checkpoint.
+    """Return the content of a weights file by name: a state dict, or the entries of a training
+    checkpoint.
 
-    Safetensors, or a file of torch.save read with weights_only=True. Settings and figures that
-    trainers save beside the weights (SETTINGS) are left out and never made. ValueError on any other
-    file.
+    Reads safetensors, or a file of torch.save with weights_only=True. Settings and metrics that
+    trainers save beside the weights (SETTINGS) are skipped, and their objects are never created.
+    ValueError on any other file.
     """
     from safetensors.torch import load as load_safetensors
 
     data = weights.read_bytes() if isinstance(weights, Path) else weights
     content: Any
-    # safetensors starts with its header's length in 8 bytes, which may look like anything, and then
-    # the header's brace.
+    # A safetensors file starts with its header's length in 8 bytes, which may have any value, and
+    # continues with the header's brace.
     try:
         content = load_safetensors(data) if data[8:9] == b"{" else _unpickled(data)
-    except Exception as error:  # zip, pickle and safetensors errors of many kinds, all meaning this
+    except Exception as error:  # zip, pickle and safetensors raise many kinds of errors
         raise ValueError(
             "expected a safetensors or torch weights file, got"
             f" {len(data)} bytes: {_why(data, error)}"
@@ -83,14 +88,14 @@ def read_weights(weights: bytes | Path) -> dict[str, Any]:
 
 
 def _unpickled(data: bytes) -> Any:
-    """The content of a file of torch.save, its settings and figures left out."""
+    """Return the content of a file of torch.save without its settings and metrics."""
     settings: list[Any] = [(Dropped, name) for name in _globals(data) if _package(name) in SETTINGS]
     with torch.serialization.safe_globals(settings):
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
 def _globals(data: bytes) -> list[str]:
-    """The classes and functions that a file of torch.save names and torch does not allow."""
+    """Return the classes and functions that a file of torch.save names and torch does not allow."""
     if not zipfile.is_zipfile(io.BytesIO(data)):
         return []
     return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(data)))
@@ -123,12 +128,12 @@ def _names(data: bytes) -> set[str]:
 
 
 def fill(network: nn.Module, content: State, name: str, entry: str | None = None) -> None:
-    """Load weights into a network called `name`, every one of them.
+    """Load weights into a network called `name`, all of them.
 
-    content: as read_weights returns it. The state dict is found in a training checkpoint's entries;
-    names that wrappers put in front are cut off. entry: which one to take where several fit.
-    Weights that the network ties need to be there once, and batch norm's counters not at all.
-    ValueError, with the first differences and what the file holds, where nothing fits.
+    content: the result of read_weights. The state dict may be in a training checkpoint's entries;
+    prefixes from wrappers are removed. entry: which state dict to use where several fit. Weights
+    that the network ties are needed only once, and batch norm's counters are optional. ValueError,
+    with the first differences and the file's contents, where nothing fits.
     """
     own: dict[str, Any] = network.state_dict()
     known = list(_readings(content, own))
@@ -175,7 +180,7 @@ def _difference(known: list[Reading], own: State, name: str, entry: str | None) 
 
 
 def contents(content: State) -> str:
-    """The top entries of a file, in a few words."""
+    """Return a short description of a file's top entries."""
     shown = []
     for name, value in list(content.items())[:8]:
         size = f" of {len(value)}" if isinstance(value, dict | list) else ""
@@ -196,7 +201,7 @@ def _readings(content: State, own: State) -> Iterator[Reading]:
 
 
 def _states(content: State, place: str, depth: int) -> Iterator[tuple[str, State]]:
-    """Every mapping from names to tensors, with the entries that lead to it."""
+    """Yield every mapping from names to tensors, with the path of entries to it."""
     state = {
         key: value
         for key, value in content.items()
@@ -215,8 +220,8 @@ def _without_wrappers(name: str) -> str:
 
 
 def _prefixes(state: State, own: State) -> list[str]:
-    """What may stand before the network's names in a file's: nothing, and what stands before one of
-    its first three.
+    """Return the prefixes that the network's names may have in a file: none, and those before one
+    of the network's first three names.
     """
     found = {"": None}
     for anchor in [name for name in own if not name.endswith(COUNTER)][:3]:
@@ -243,7 +248,9 @@ def _reading(place: str, cut: State, own: State) -> Reading:
 
 
 def _completed(state: State, own: State) -> dict[str, Any]:
-    """A state with what may be missing: counters as they are, ties as their other half."""
+    """Return the state with optional entries filled: counters from the network, tied weights from
+    their other name.
+    """
     tied = _tied(own)
     whole = dict(state)
     for key in own:
@@ -253,7 +260,7 @@ def _completed(state: State, own: State) -> dict[str, Any]:
 
 
 def _tied(own: State) -> dict[str, list[str]]:
-    """The other names of every tensor that the network has under several."""
+    """Return all names of each tensor that the network has under several names."""
     groups: dict[Any, list[str]] = {}
     for key, value in own.items():
         if isinstance(value, Tensor) and _shape(value) and value.data_ptr():
@@ -263,7 +270,7 @@ def _tied(own: State) -> dict[str, list[str]]:
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:
-    """A tensor's shape; None for what has none, as a lazy layer's weights."""
+    """Return a tensor's shape, or None where it has none, such as a lazy layer's weights."""
     try:
         return tuple(value.shape)
     except (AttributeError, RuntimeError):

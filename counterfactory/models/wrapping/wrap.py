@@ -1,5 +1,7 @@
-"""Wrappers that give any network the interfaces of counterfactory/models/interfaces.py: sizes,
-normalisation and heads live here, not in methods."""
+"""Wrappers that adapt any network to the interfaces of counterfactory/models/interfaces.py.
+
+Sizes, normalisation and heads are handled here, not in the methods.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,14 @@ from torch.nn import functional as F
 from counterfactory.models.wrapping.split import LAST, head_of, last_maps, layer_of, maps_of
 
 Forward = Callable[..., Any]
-# modules of ours whose classes hold a foreign network
+# modules of this library whose classes hold a network from elsewhere
 HOLDERS = [f"counterfactory.models.wrapping.{name}" for name in ("exported", "features", "onnx")]
 
 
 def resize(images: Tensor, size: int | None, resample: str = "bilinear") -> Tensor:
-    """Images (B,3,H,W) at size x size, as they are where size is None or theirs.
+    """Return images (B,3,H,W) at size x size; unchanged where size is None or already theirs.
 
-    resample: bilinear or bicubic, antialiased where images shrink, as PIL has it; or nearest.
+    resample: bilinear or bicubic, antialiased where images shrink, as in PIL; or nearest.
     """
     if size is None or images.shape[-2:] == (size, size):
         return images
@@ -34,24 +36,29 @@ def resize(images: Tensor, size: int | None, resample: str = "bilinear") -> Tens
 
 
 def is_ours(network: object) -> bool:
-    """Is a network's class one of this library's, and does it hold no foreign one?"""
+    """Return whether a network's class is defined in this library and holds no network from
+    elsewhere.
+    """
     module = type(network).__module__
     return module.startswith("counterfactory.models.") and module not in HOLDERS
 
 
 def channels_last(network: nn.Module) -> nn.Module:
-    """A network of ours with its weights in channels last, which convolutions are faster on: a
-    tenth on a CPU, more on a GPU in half precision. A foreign one as it is."""
+    """Convert the weights of a network of this library to channels last; return other networks
+    unchanged.
+
+    Convolutions are faster in this format: by a tenth on a CPU, by more on a GPU in half precision.
+    """
     if is_ours(network):
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # no such form in torch's stub
     return network
 
 
 def gray(images: Tensor) -> Tensor:
-    """Images (B,3,H,W) as (B,1,H,W), with the weights of PIL's mode L (ITU-R 601).
+    """Return images (B,3,H,W) as (B,1,H,W), with the weights of PIL's mode L (ITU-R 601).
 
-    Of an image that is gray already every channel counts the same: the value does not differ, and
-    its gradient is gray, too.
+    Where an image is gray already, all channels have equal weight: the value is the same, and its
+    gradient is gray, too.
     """
     if images.shape[1] == 1:
         return images
@@ -64,14 +71,16 @@ def gray(images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def channels_of(network: nn.Module, size: int | None = None) -> int:
-    """How many channels of an image a network takes: 3, or 1 where it looks like that (an archive
-    or config says so, or a first layer) and fails on 3 and not on 1. size: of its input's side.
+    """Return the number of image channels that a network takes: 3 or 1.
+
+    It is 1 where an archive, a config or the first layer indicates it and the network fails on 3
+    channels and not on 1. size: side of the network's input.
     """
     sides = _sides_of_gray(network)
     if isinstance(sides, int):
         return sides
     modes = {layer: layer.training for layer in network.modules()}
-    network.eval()  # a try leaves no trace in batch norm
+    network.eval()  # so that a try does not change batch norm
     try:
         with torch.random.fork_rng(devices=[]):
             for side in [size, *sides] if sides and size else sides:
@@ -85,8 +94,10 @@ def channels_of(network: nn.Module, size: int | None = None) -> int:
 
 
 def _sides_of_gray(network: nn.Module) -> int | list[int]:
-    """Sides to try a network on that may be for gray images; the channels, where an archive says
-    them; none where nothing speaks for gray.
+    """Return image sides for trying whether a network takes gray images.
+
+    Returns the number of channels where an archive states it, and an empty list where nothing
+    indicates gray images.
     """
     if isinstance(told := getattr(network, "fixed_channels", None), int):
         return 1 if told == 1 else 3
@@ -116,23 +127,29 @@ def _takes(network: nn.Module, channels: int, side: int) -> bool:
 
 
 def _kind(layer: nn.Module) -> str:
-    """The name of a layer's class, also in TorchScript."""
+    """Return the name of a layer's class, also in TorchScript."""
     if isinstance(layer, nn.Conv2d):
         return "Conv2d"
     return "Linear" if isinstance(layer, nn.Linear) else getattr(layer, "original_name", "")
 
 
 def as_tried(network: object, images: Tensor) -> Tensor:
-    """Images in the memory format that a foreign network was tried in, the usual one: torch 2.13
-    crashes in the backward pass of some in channels last, which a network of ours before it may
-    give. Ours take them as they are.
+    """Return images in the usual memory format for a network from elsewhere, since it was tested in
+    that format.
+
+    torch 2.13 crashes in the backward pass of some such networks in channels last, and a network of
+    this library may return that format. Images for networks of this library are returned unchanged.
     """
     return images if is_ours(network) else images.contiguous()
 
 
 def scores_of(output: Any) -> Tensor:
-    """The scores (B,K) float32 in whatever a network returns: a tensor, an object with `.logits`,
-    or a tuple or dict that starts with them."""
+    """Return the scores (B,K) float32 in a network's output; ValueError where it has no tensor of
+    scores.
+
+    The output may be a tensor, an object with `.logits`, or a tuple or dict that starts with the
+    scores.
+    """
     if isinstance(output, dict):
         output = output["logits"] if "logits" in output else next(iter(output.values()))
     elif hasattr(output, "logits"):
@@ -148,13 +165,13 @@ def scores_of(output: Any) -> Tensor:
 
 
 class Normalised(nn.Module):
-    """A network with its input side, mean and std; images come in [0,1] at any size."""
+    """A network with its input side, mean and std; its input images are in [0,1] at any size."""
 
     mean: Tensor
     std: Tensor
 
     layer: str | None = None
-    resample: str = "bilinear"  # how images get the network's size
+    resample: str = "bilinear"  # how images are resized to the network's size
 
     def __init__(
         self, network: nn.Module, *, size: int | None, mean: Sequence[float], std: Sequence[float]
@@ -165,8 +182,9 @@ class Normalised(nn.Module):
         self.register_buffer("std", torch.tensor(list(std) or [1.0]).view(1, -1, 1, 1))
 
     def expect_one_norm(self) -> None:
-        """Of a network of one channel, take one mean and std for three that are the same;
-        ValueError where they are not."""
+        """Reduce three equal values of mean and std to one, for a network of one channel;
+        ValueError where they differ.
+        """
         for name in ("mean", "std"):
             value: Tensor = getattr(self, name)
             if self.channels == 1 and value.numel() > 1:
@@ -179,14 +197,16 @@ class Normalised(nn.Module):
                 setattr(self, name, value[:, :1].clone())
 
     def prepare(self, images: Tensor) -> Tensor:
-        """What the network itself sees of images (B,3,H,W) in [0,1]: (B,C,size,size)."""
+        """Return the network's input (B,C,size,size) for images (B,3,H,W) in [0,1]."""
         sized = resize(images, self.size, self.resample)
         shown = gray(sized) if self.channels == 1 else sized
         return as_tried(self.network, (shown - self.mean) / self.std)
 
     def features(self, images: Tensor) -> Tensor:
-        """Penultimate features (B,F): what goes into `layer`, else what the network's own method
-        `features` gives.
+        """Return penultimate features (B,F): the input of `layer`, or else the output of the
+        network's own method `features`.
+
+        ValueError where the network has neither.
         """
         if self.layer is not None:
             return flat(input_of(self.network, self.layer, self.prepare(images)))
@@ -201,15 +221,14 @@ class Normalised(nn.Module):
 
 
 def has_features(network: nn.Module) -> bool:
-    """Whether a network has a method `features` (some have a layer of that name, which is another
-    thing).
+    """Return whether a network has a method `features`. Some networks have a layer of that name,
+    which does not count.
     """
     return callable(getattr(type(network), "features", None))
 
 
 def input_of(network: nn.Module, layer: str, images: Tensor) -> Any:
-    """What goes into a layer of the network, by the layer's dotted name, while it
-    looks at images."""
+    """Return the input of a layer, by its dotted name, while the network runs on images."""
     seen: list[Any] = []
     hook = layer_of(network, layer).register_forward_pre_hook(
         lambda _, given: seen.append(given[0])
@@ -222,11 +241,12 @@ def input_of(network: nn.Module, layer: str, images: Tensor) -> Any:
 
 
 def flat(output: Any) -> Tensor:
-    """Feature vectors (B,D) float32 in whatever a network returns; maps (B,D,h,w) are averaged over
-    their places.
+    """Return feature vectors (B,D) float32 from a network's output; ValueError where it has none.
+
+    Maps (B,D,h,w) are averaged over their places.
     """
     output = output[0] if isinstance(output, (tuple, list)) else output
-    # of what transformers gives, the vector first
+    # of the outputs of transformers, the vector first
     for name in ("pooler_output", "logits", "last_hidden_state"):
         output = getattr(output, name) if getattr(output, name, None) is not None else output
     if not isinstance(output, Tensor) or output.ndim < 2:
@@ -237,8 +257,8 @@ def flat(output: Any) -> Tensor:
 class FeatureWrapper(Normalised):
     """A network as a FeatureNetwork or FaceEmbedder.
 
-    The vector is what goes into `layer`; without one, what the method `features` gives; without
-    that, the output.
+    The vector is the input of `layer` where it is set, else the result of the method `features`
+    where the network has one, else the output.
     """
 
     def __init__(
@@ -254,17 +274,21 @@ class FeatureWrapper(Normalised):
         self.layer = layer
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (B,D) float32; images (B,3,H,W) in [0,1]."""
+        """Return features (B,D) float32; images (B,3,H,W) in [0,1]."""
         if self.layer is not None or has_features(self.network):
             return self.features(images)
         return flat(self.network(self.prepare(images)))
 
 
 class PerceptualWrapper(Normalised):
-    """A network (a, b) -> distances of any shape that has B values, as a PerceptualDistance."""
+    """A network (a, b) -> distances as a PerceptualDistance; the distances may have any shape with
+    B values.
+    """
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Distances (B,) float32; a and b (B,3,H,W) in [0,1]."""
+        """Return distances (B,) float32; a and b (B,3,H,W) in [0,1]. ValueError where there are not
+        B values.
+        """
         distances: Tensor = self.network(self.prepare(a), self.prepare(b))
         if distances.numel() != len(a):
             raise ValueError(
@@ -276,9 +300,9 @@ class PerceptualWrapper(Normalised):
 class ClassifierWrapper(Normalised):
     """A network as a Classifier.
 
-    head softmax: K outputs are the K classes' scores. head sigmoid: one output (`output` picks it
-    where there are several) is the second class's logit, given as the two scores (0, logit). layer:
-    whose input its features are.
+    head softmax: K outputs are the K classes' scores. head sigmoid: one output is the second
+    class's logit, and the two scores are (0, logit). output: the index of that output where there
+    are several. layer: the layer whose input is used as features.
     """
 
     def __init__(
@@ -297,15 +321,15 @@ class ClassifierWrapper(Normalised):
         self.classes, self.head, self.output, self.layer = tuple(classes), head, output, layer
 
     def forward(self, images: Tensor) -> Tensor:
-        """Scores (B,K) whose softmax is the probability; images (B,3,H,W) in [0,1]."""
+        """Return scores (B,K) whose softmax is the probability; images (B,3,H,W) in [0,1]."""
         return self.read(self.network(self.prepare(images)))
 
     def split(self, images: Tensor, layer: str) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """The maps (B,D,h,w) that a layer gives of images (B,3,H,W), and what turns such maps into
+        """Return a layer's maps (B,D,h,w) for images (B,3,H,W), and a function from such maps to
         scores (B,K).
 
-        layer: its dotted name in the network, or `last`, for the last whose maps have more than one
-        cell.
+        layer: its dotted name in the network, or `last` for the last layer whose maps have more
+        than one cell.
         """
         prepared = self.prepare(images)
         name = last_maps(self.network, prepared) if layer == LAST else layer
@@ -313,7 +337,10 @@ class ClassifierWrapper(Normalised):
         return maps_of(self.network, name, prepared), lambda maps: self.read(head(maps))
 
     def read(self, output: Any) -> Tensor:
-        """Scores (B,K) in what the network, or its last layer, returns."""
+        """Return scores (B,K) from the output of the network or of its last layer.
+
+        ValueError where the number of outputs does not fit the classes, the head or `output`.
+        """
         scores = scores_of(output)
         if self.head == "softmax":
             if scores.shape[1] != len(self.classes):
@@ -351,7 +378,7 @@ class AttributeWrapper(Normalised):
         self.attributes = tuple(attributes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Probabilities (B,A); images (B,3,H,W) in [0,1]."""
+        """Return probabilities (B,A); images (B,3,H,W) in [0,1]."""
         scores = scores_of(self.network(self.prepare(images)))
         if scores.shape[1] != len(self.attributes):
             raise ValueError(
@@ -361,7 +388,7 @@ class AttributeWrapper(Normalised):
 
 
 class AutoencoderWrapper(nn.Module):
-    """A network with `encode` and `decode` as an Autoencoder; both work on images in [0,1] of one
+    """A network with `encode` and `decode` as an Autoencoder. Both work on images in [0,1] of one
     size.
     """
 
@@ -377,7 +404,7 @@ class AutoencoderWrapper(nn.Module):
         self.size = size
 
     def encode(self, images: Tensor) -> Tensor:
-        """Latents (B,...) float32."""
+        """Return latents (B,...) float32; ValueError where the images have another size."""
         if self.size is not None and images.shape[-2:] != (self.size, self.size):
             raise ValueError(
                 f"expected images of {self.size} x {self.size} px (data.size), got"
@@ -387,14 +414,14 @@ class AutoencoderWrapper(nn.Module):
         return latents.float()
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images (B,3,H,W) in [0,1]."""
+        """Return images (B,3,H,W) in [0,1]."""
         images: Tensor = self.network.decode(latents)
         return images.float().clamp(0, 1)
 
 
 class GeneratorWrapper(nn.Module):
-    """A network with `decode` and `latent_shape` as a Generator; an autoencoder's decoder alone is
-    one too.
+    """A network with `decode` and `latent_shape` as a Generator. The decoder of an autoencoder is
+    one, too.
     """
 
     def __init__(self, network: nn.Module, *, size: int | None = None) -> None:
@@ -417,7 +444,7 @@ class GeneratorWrapper(nn.Module):
         self.size, self.latent_shape = size, shape
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images (B,3,H,W) in [0,1]."""
+        """Return images (B,3,H,W) in [0,1]; ValueError where they have another size."""
         images: Tensor = self.network.decode(latents)
         if self.size is not None and images.shape[-2:] != (self.size, self.size):
             raise ValueError(
@@ -446,17 +473,17 @@ class AttGANWrapper(nn.Module):
         self.attributes, self.size = tuple(attributes), size
 
     def encode(self, images: Tensor) -> Tensor:
-        """Latents (B,...) float32."""
+        """Return latents (B,...) float32."""
         latents: Tensor = self.network.encode(self.sized(images))
         return latents.float()
 
     def skip(self, images: Tensor) -> Tensor:
-        """(B,...) float32."""
+        """Return the decoder's second input, (B,...) float32."""
         held: Tensor = self.network.skip(self.sized(images))
         return held.float()
 
     def attributes_of(self, images: Tensor) -> Tensor:
-        """Probabilities (B,A)."""
+        """Return probabilities (B,A)."""
         probabilities: Tensor = self.network.attributes_of(self.sized(images))
         if probabilities.shape[1] != len(self.attributes):
             raise ValueError(
@@ -466,7 +493,7 @@ class AttGANWrapper(nn.Module):
         return probabilities.float()
 
     def decode(self, latents: Tensor, attributes: Tensor, skip: Tensor) -> Tensor:
-        """Images (B,3,H,W) in [0,1]."""
+        """Return images (B,3,H,W) in [0,1]."""
         images: Tensor = self.network.decode(latents, attributes, skip)
         return images.float().clamp(0, 1)
 
@@ -482,9 +509,9 @@ class AttGANWrapper(nn.Module):
 class DenoiserWrapper(nn.Module):
     """A network (x_t, t) -> prediction as a Denoiser.
 
-    prediction: what the network gives: epsilon, v_prediction (v = sqrt(a) eps - sqrt(1-a) x0;
-    Salimans & Ho 2022) or sample (x0). A network of 6 output channels learns the variance too: the
-    last 3 are its interpolation weight in [-1,1] (Nichol & Dhariwal 2021).
+    prediction: the kind of the network's output: epsilon, v_prediction (v = sqrt(a) eps - sqrt(1-a)
+    x0; Salimans & Ho 2022) or sample (x0). A network of 6 output channels also predicts the
+    variance: the last 3 are its interpolation weight in [-1,1] (Nichol & Dhariwal 2021).
     """
 
     alphas_cumprod: Tensor
@@ -501,7 +528,7 @@ class DenoiserWrapper(nn.Module):
         self.register_buffer("alphas_cumprod", alphas_cumprod.double(), persistent=False)
 
     def forward(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(eps, v) as counterfactory.models.interfaces.Denoiser says."""
+        """Return (eps, v) as counterfactory.models.interfaces.Denoiser defines them."""
         form = torch.channels_last if is_ours(self.network) else torch.contiguous_format
         raw = self.network(x_t.contiguous(memory_format=form), t)
         output: Tensor = (
