@@ -1,8 +1,8 @@
 """Buckets of rows by a hash of their ids, and a jackknife interval that removes one at a time.
 
-The sums of buckets add. A bootstrap would need every sum once per replicate, which is too much
-for moments of 2,048 features. Its repeated rows would also bias distances between
-distributions upwards. The jackknife has neither problem.
+The sums of buckets add. A bootstrap would need every sum once per replicate, which is too much for
+moments of 2,048 features. Its repeated rows would also bias distances between distributions
+upwards. The jackknife has neither problem.
 """
 
 from __future__ import annotations
