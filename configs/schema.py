@@ -1,4 +1,4 @@
-"""Every setting there is, what it means and what it may be."""
+"""All settings, with their meanings and allowed values."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from counterfactory.models.roles import MODEL_ROLES, ROLES, TRAINED_ROLES, expec
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
-BANK_ROWS = ":512"  # of a data set whose images stand in a model's place
+BANK_ROWS = ":512"  # the rows of a data set used as a model (source parquet)
 ModelRole = Annotated[str, AfterValidator(partial(expect_role, known=MODEL_ROLES))]
 TrainedRole = Annotated[str, AfterValidator(partial(expect_role, known=TRAINED_ROLES))]
-# a class's name; a number is one, too
+# a class's name; an integer is read as a name, too
 Word = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,100}$")]
 
 
 class DataConfig(Strict):
-    """A data set in Parquet: what every kind of data has."""
+    """A data set in Parquet: the settings that every kind of data has."""
 
     preset: str | None = None
     path: str  # file, folder or glob; local, s3:// or another scheme that fsspec reads
     label: str | None = None  # column: bool, class index or class name
-    id: str | None = None  # column; else sha256 of content and source
+    id: str | None = None  # column; default: sha256 of content and source
     # column with train/test, or the constant `train` / `test` where no such column exists; training
-    # takes the rows of `train`, a holdout the others
+    # uses the rows of `train`, a holdout the other rows
     split: str | None = None
-    # further columns to carry along (a target column, ground-truth attributes)
+    # further columns to store with the rows (a target column, ground-truth attributes)
     columns: list[str] = []
     rows: str | None = None  # "a:b", a slice over all files in name order
 
@@ -46,13 +46,13 @@ class DataConfig(Strict):
 
 
 class ImageData(DataConfig):
-    """Images, and how they become (3,H,W) in [0,1]."""
+    """Images, and the settings that convert them to (3,H,W) in [0,1]."""
 
     kind: Literal["image"] = "image"
     image: str = "image"  # column: struct<bytes, path>, binary, or paths of image files
-    # column: PNG of region indices, the image's size; for methods that work by regions
+    # column: PNG of region indices, of the image's size; for methods that use regions
     mask: str | None = None
-    # of the images that methods work on: the side of a square, or [width, height]
+    # of the images that methods use: the side of a square, or [width, height]
     size: int | tuple[int, int] = 64
     crop: tuple[int, int, int, int] | None = None  # left, top, right, bottom, before resizing
     max_pixels: Count = 50_000_000  # larger images are quarantined
@@ -78,44 +78,44 @@ class ImageData(DataConfig):
 
 
 class ModelConfig(Strict):
-    """A pinned model: where its code and weights come from and how its inputs and
-    outputs are read."""
+    """A pinned model: the source of its code and weights, and the form of its inputs and
+    outputs."""
 
     preset: str | None = None
     role: ModelRole
     source: Literal["torch", "huggingface", "export", "onnx", "parquet"] = "torch"
-    # source torch: dotted path to a torch module class or a function that makes one
+    # source torch: dotted path of a torch module class, or of a function that returns a module
     target: str | None = None
     settings: dict[str, Any] = {}  # its arguments
     # A file (safetensors, or .pt read with weights_only), `zoo:NAME` for a shipped one, a hub id or
-    # a folder; `package:NAME/PATH` for a file of an installed package, `package:NAME` for what that
-    # package brings by itself. Of source parquet, images in the place of a model: as data.path,
-    # default the run's own; settings are ImageData's.
+    # a folder; `package:NAME/PATH` for a file of an installed package, `package:NAME` for weights
+    # that the package finds itself. For source parquet, images are used as a model: weights are
+    # then as data.path (default: the run's data), and settings are those of ImageData.
     weights: str | None = None
     revision: str | None = None  # of a hub id
     sha256: str | None = None  # of the weights file; checked at load
-    # source torch: the entry of a training checkpoint, dotted, where several fit the network
+    # source torch: dotted entry of a training checkpoint, where several entries fit the network
     entry: str | None = None
-    # What a method may use of a classifier; default: gradient, of source onnx scores.
+    # What a method may use of a classifier; default: gradient, or scores for source onnx.
     access: Literal["gradient", "scores", "labels"] | None = None
     classes: list[Word] = []  # class or attribute names, in the outputs' order
     head: Literal["softmax", "sigmoid"] = "softmax"
-    output: int | None = None  # sigmoid: which output is the decision, where there are several
-    # input side the network wants; images are resized to it inside the wrapper
+    output: int | None = None  # sigmoid: index of the decision's output, where there are several
+    # side of the network's input; the wrapper resizes images to it
     size: Count | None = None
-    # Of the network's input; images become gray for 1. Default: what its first layer takes.
+    # Of the network's input; for 1 images are converted to gray. Default: those of its first layer.
     channels: Literal[1, 3] | None = None
     mean: list[float] = []  # per channel, in [0,1] scale; empty: no normalisation
     std: list[float] = []
-    # The layer whose input is the features (role features), or the penultimate features (role
-    # classifier), such as the last; none: what the network's own method `features` gives.
+    # The layer whose input is used as the features (role features) or the penultimate features
+    # (role classifier), such as the last layer; null: the network's own method `features`.
     layer: str | None = None
-    # what figures made with it are called: fid[LABEL]; default: the preset's name
+    # its name in figures computed with it: fid[LABEL]; default: the preset's name
     label: str | None = None
 
     @property
     def given(self) -> str:
-        """What a method may use of it: "gradient", "scores" or "labels"."""
+        """Return what a method may use of it: "gradient", "scores" or "labels"."""
         return self.access or ("scores" if self.source == "onnx" else "gradient")
 
     @model_validator(mode="after")
@@ -156,15 +156,14 @@ class MethodConfig(Strict):
     """A method by the dotted path of its class, and its settings."""
 
     preset: str | None = None
-    # Of whatever module; or `elsewhere` for counterfactuals that were made by others (`score
-    # --originals`).
+    # Of any module; or `elsewhere` for counterfactuals that others made (`score --originals`).
     target: Annotated[str, Field(pattern=r"^(elsewhere|[A-Za-z_]\w*(\.[A-Za-z_]\w*)+)$")]
     settings: dict[str, Any] = {}
     paper: str | None = None
 
 
 class TargetConfig(Strict):
-    """Which class a row should flip to: give one of the three."""
+    """The class that a row should flip to: set exactly one of the three."""
 
     rule: Literal["opposite", "runner-up"] | None = None
     name: Word | None = None  # a class's name
@@ -178,28 +177,29 @@ class TargetConfig(Strict):
 
 
 class EngineConfig(Strict):
-    """Where and how the work is run; shape, device and on a GPU batch may change rounding, nothing
-    else changes a result.
+    """Where and how the work runs.
+
+    shape, device and (on a GPU) batch may change rounding. No other setting changes a result.
     """
 
     kind: Literal["ray", "local"] = "ray"
-    # Default: one per CPU that may be used here (on a cluster all CPUs but one), or as many as its
-    # GPUs hold.
+    # Default: one per CPU that this process may use (on a cluster all CPUs but one), or as many as
+    # fit on the GPUs.
     workers: int | None = Field(default=None, ge=1)
     gpus: float = Field(default=0, ge=0)  # per worker; fractions share a GPU
     device: str = "auto"
     threads: Count = 1  # torch threads per worker
-    # rows per method call; auto: 16, on a GPU doubled while memory holds
+    # rows per method call; auto: 16, on a GPU doubled while memory is enough
     batch: Count | Literal["auto"] = 32
-    # Rows that a network computes at a time, padded where a call has fewer: a number is the only
-    # shape. auto: 4 or more on a CPU, the batch on a GPU (docs/how-it-works.md).
+    # Rows that a network computes at a time; calls with fewer rows are padded. With a number, all
+    # calls have this shape. auto: 4 or more on a CPU, the batch on a GPU (docs/how-it-works.md).
     shape: Count | Literal["auto"] = "auto"
-    # A row that takes longer is set aside, and a batch that takes longer than 4 such rows is gone
-    # through row by row; null: no limit.
+    # A row that takes longer is quarantined. A batch that takes longer than 4 such rows is computed
+    # again row by row. null: no limit.
     row_seconds: float | None = Field(default=900.0, gt=0)
     shard_rows: Count = 64  # rows per shard: aim for 30-120 s of work
     address: str | None = None  # of a running Ray cluster; default: RAY_ADDRESS, else a local one
-    attempts: Count = 3  # starts of one shard before its killer row is searched
+    attempts: Count = 3  # starts of a shard before the row that kills it is searched
 
 
 class ScoreConfig(Strict):
@@ -207,16 +207,16 @@ class ScoreConfig(Strict):
     causal: list[str] = []
     # the attribute that the classifier decides on (cd, mnac); default: the first causal one
     query: str | None = None
-    # reference: as public code has it, up to 1.02; the figure's name shows it
+    # reference: as public code computes it, up to 1.02; the figure's name shows it
     cout: Literal["bounded", "reference"] = "bounded"
     cout_steps: Count = 50
-    # Points of COUT's curve are left out between two that differ by no more; 0: none. Told as
-    # cout[tolerance].
+    # Skip points of COUT's curve between two that differ by no more than this; 0: skip none. The
+    # figure is then named cout[tolerance].
     cout_tolerance: Fraction = 0.0
-    # Parquet with a column of labels for each attribute, for cd; default: the originals as the
-    # oracle sees them.
+    # Parquet with a column of labels for each attribute, for cd; default: the oracle's predictions
+    # of the originals.
     cd_labels: str | None = None
-    cd_target: bool = False  # count the query attribute's own difference, as public code does
+    cd_target: bool = False  # count the query attribute's own difference, as in public code
     lpr_tolerance: Annotated[float, Field(ge=0)] = 0.1  # a latent that moves by more has changed
     kid_rows: Annotated[int, Field(ge=2)] = 2000  # of each side, by a hash of their ids
     # rows whose floating-point operations are counted; 0: not counted
@@ -227,19 +227,19 @@ class ScoreConfig(Strict):
 
 
 class JudgeConfig(Strict):
-    # a wording of configs/judge/, or a YAML file: faces-smile, faces-age, traffic, ...
+    # a wording of configs/judge/ (faces-smile, faces-age, traffic, ...), or a YAML file
     wording: str = "generic"
     model: str = "gpt-4o-mini"
-    # prompts for at most so many answers; default all
+    # the largest number of answers to judge; default: all
     max_rows: int | None = Field(default=None, ge=0)
-    # Of an answer, with a model's thoughts; null: the server's default. auto: 300, of a model that
-    # thinks 4000.
+    # Of an answer, reasoning included; null: the server's default. auto: 300, or 4000 for a
+    # reasoning model.
     max_tokens: Count | Literal["auto"] | None = "auto"
-    # null: the server's default; auto: 0, of a model that thinks null, since it refuses others
+    # null: the server's default; auto: 0, or null for a reasoning model, which refuses numbers
     temperature: Annotated[float, Field(ge=0, le=2)] | Literal["auto"] | None = "auto"
     # of the images; null: the server's default
     detail: Literal["low", "high", "auto"] | None = None
-    # Does the model think first; null: OpenAI's models that do are known by their names.
+    # Whether it is a reasoning model; null: by the name, for OpenAI's models.
     reasoning: bool | None = None
 
 
@@ -253,8 +253,8 @@ class AugmentConfig(Strict):
     balance: bool = True  # same number of rows per target class
     label: Literal["target", "original"] = "target"  # the label a flipped row carries
     # Of several answers to one row:
-    per_row: Count | None = None  # at most so many, the first that pass; default all
-    # each so far from the others, mean absolute difference of a pixel
+    per_row: Count | None = None  # use the first answers that pass, up to this number; default: all
+    # least distance of each to the others, mean absolute difference of a pixel
     min_apart: Fraction = 1 / 255
 
 
@@ -265,7 +265,7 @@ class ReportConfig(Strict):
 
 
 class RunConfig(Strict):
-    """One run: a data set, a classifier, a method, and what is done with the answers."""
+    """One run: a data set, a classifier, a method, and the stages after it."""
 
     name: Name
     data: ImageData
@@ -291,9 +291,7 @@ class RunConfig(Strict):
 
     @model_validator(mode="after")
     def _own_images(self) -> RunConfig:
-        """What is not said of images in the place of a model is as the run's data has it, but for
-        the rows.
-        """
+        """Fill missing settings of images used as a model from the run's data, but not the rows."""
         for name, spec in self.models.items():
             if spec.source == "parquet":
                 alike = {"size"} if spec.weights else {"size", "image", "crop", "max_pixels"}
@@ -307,7 +305,7 @@ class RunConfig(Strict):
 
 
 class TrainConfig(Strict):
-    """Training of one of our own networks from Parquet."""
+    """Training of one of this project's networks from Parquet."""
 
     name: Name
     role: TrainedRole
@@ -315,7 +313,7 @@ class TrainConfig(Strict):
     # causal: the `classifier` whose features are split; attribution: the `autoencoder` whose
     # latents are described
     models: dict[str, ModelConfig] = {}
-    # attributes: columns to learn; classifier, causal: empty, data.label is learnt
+    # role attributes: columns to learn; classifier, causal: empty, they learn data.label
     labels: list[str] = []
     classes: list[Word] = []  # semantic: the masks' regions, in their order
     # rows to measure on; default: those of data.split that are not `train`
@@ -324,13 +322,13 @@ class TrainConfig(Strict):
     settings: dict[str, Any] = {}
     # dotted path of a pipelines.train.trainer.Trainer; default: the role's own
     trainer: str | None = None
-    # weights to start from, as ModelConfig.weights; default: the seed's random ones
+    # initial weights, as ModelConfig.weights; default: random by the seed
     init: str | None = None
     steps: Annotated[int, Field(ge=1)]
     batch: Count = 64
     lr: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    ema: Fraction = 0.0  # decay of the averaged weights that are saved; 0: none
+    ema: Fraction = 0.0  # decay of the averaged weights that are saved; 0: no average
     flip: bool = False  # mirror at random
     objective: dict[str, float] = {}  # weights of the loss terms
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the forward pass (autocast)
@@ -355,19 +353,20 @@ PRESET_GROUPS = {"data": "data", "holdout": "data", "method": "method", "models.
 
 
 def load_run(name: str, sets: list[str] | None = None) -> RunConfig:
-    """Read a run config by preset name or path, with `a.b=c` settings laid over it."""
+    """Read a run config by preset name or path; sets: `a.b=c` settings that override it."""
     return resolve_run(read_preset("run", name), sets or [], name)
 
 
 def resolve_run(raw: dict[str, Any], sets: list[str], where: str) -> RunConfig:
-    """Raw settings, which may name presets, with `a.b=c` settings laid over them; UserError names
-    `where`.
+    """Return the checked run of raw settings, which may name presets.
+
+    sets: `a.b=c` settings that override them. UserError, which names `where`, on a mistake.
     """
     return check(RunConfig, _expanded(apply_sets(raw, sets, PRESET_GROUPS)), where)
 
 
 def load_train(name: str, sets: list[str] | None = None) -> TrainConfig:
-    """Read a training config by preset name or path, with `a.b=c` settings laid over it."""
+    """Read a training config by preset name or path; sets: `a.b=c` settings that override it."""
     raw = apply_sets(read_preset("train", name), sets or [], PRESET_GROUPS)
     return check(TrainConfig, _expanded(raw), name)
 
@@ -386,7 +385,7 @@ def _expanded(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def fingerprint(value: Any) -> str:
-    """The first 16 hex digits of the sha256 of a JSON value with sorted keys."""
+    """Return the first 16 hex digits of the sha256 of a JSON value with sorted keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

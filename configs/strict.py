@@ -1,4 +1,4 @@
-"""Reading YAML strictly: unknown keys, wrong types and unknown presets end in one clear line."""
+"""Strict reading of YAML: unknown keys, wrong types and unknown presets raise a one-line error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 SHOWN = 15  # names in an error
 
 
-# what YAML takes some bare words for
+# the values that YAML reads some unquoted words as
 QUOTE = {
     "True": " (yes, on and true are one value to YAML)",
     "False": " (no, off and false are one value to YAML)",
@@ -25,15 +25,15 @@ QUOTE = {
 
 
 class UserError(Exception):
-    """A mistake the user can mend: shown as one line, exit code 2, no traceback."""
+    """A mistake that the user can correct: shown as one line, exit code 2, no traceback."""
 
 
-class NothingMade(Exception):  # noqa: N818 (said of the run)
-    """A run of which no row could be used: shown as one line, exit code 1."""
+class NothingMade(Exception):  # noqa: N818 (it describes the run)
+    """A run in which no row could be used: shown as one line, exit code 1."""
 
 
 class Strict(BaseModel):
-    """A group of settings that refuses unknown keys and cannot change once checked."""
+    """A group of settings that refuses unknown keys and cannot change after the check."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
@@ -44,15 +44,16 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def parse_yaml(text: str | bytes, where: str) -> dict[str, Any]:
-    """Parse one YAML mapping (safe loader), of a file's bytes or their text; UserError names
-    `where`.
+    """Return one YAML mapping, read by the safe loader from a file's bytes or its text.
+
+    Returns {} where the text is empty. UserError, which names `where`, where it is not a mapping.
     """
     try:
         value = read_yaml(text if isinstance(text, str) else decode_text(text, where))
     except yaml.YAMLError as error:
         got = " ".join(str(error).split())[:300]
         raise UserError(f"{where}: expected YAML, got {got}") from None
-    except ValueError as error:  # no text
+    except ValueError as error:  # the bytes are not text
         raise UserError(str(error)) from None
     if value is None:
         return {}
@@ -62,12 +63,12 @@ def parse_yaml(text: str | bytes, where: str) -> dict[str, Any]:
 
 
 def presets(group: str) -> dict[str, Path]:
-    """The presets of a group (`run`, `method`, `model`, `data`, `train`), by name."""
+    """Return the files of a group's presets by name (`run`, `method`, `model`, `data`, `train`)."""
     return {path.stem: path for path in sorted((HERE / group).glob("*.yaml"))}
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """', did you mean X?' or the list of what there is, of many the first."""
+    """Return 'did you mean X?', or a list of the known names (the first 15 of many)."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if close:
@@ -79,8 +80,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def read_preset(group: str, name: str) -> dict[str, Any]:
-    """Read a preset by name, or a YAML file by path, local or s3://; of a training's card the model
-    that it describes.
+    """Read a preset by name, or a YAML file by path, local or s3://.
+
+    For a card that training wrote it returns the model that the card describes. UserError where
+    there is no such preset or file.
     """
     if name.startswith("s3://"):
         return _model_of(parse_yaml(_fetched(name, group), name), name, group)
@@ -96,7 +99,7 @@ def read_preset(group: str, name: str) -> dict[str, Any]:
 
 
 def _model_of(raw: dict[str, Any], place: str, group: str) -> dict[str, Any]:
-    """The settings in a file; of a card its `model`, whose weights lie beside the card."""
+    """Return a file's settings; for a card its `model`, with the weights in the card's folder."""
     if group != "model" or not isinstance(raw.get("model"), dict):
         return raw
     folder, slash, _ = place.rpartition("/")
@@ -104,7 +107,7 @@ def _model_of(raw: dict[str, Any], place: str, group: str) -> dict[str, Any]:
 
 
 def _fetched(uri: str, group: str) -> bytes:
-    from storage.uri import split_url  # heavy, and needed for a config in a bucket only
+    from storage.uri import split_url  # slow to import, and only for configs in a bucket
 
     store, name = split_url(uri)
     try:
@@ -114,7 +117,7 @@ def _fetched(uri: str, group: str) -> bytes:
 
 
 def expand(value: Any, group: str) -> Any:
-    """A preset's name, or a mapping that may start from one by `preset:` and override its keys."""
+    """Return the settings of a preset's name, or of a mapping whose keys override its `preset:`."""
     if isinstance(value, str):
         return {"preset": value, **read_preset(group, value)}
     if isinstance(value, dict) and isinstance(value.get("preset"), str):
@@ -123,7 +126,7 @@ def expand(value: Any, group: str) -> Any:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `over` laid on it, mappings merged key by key."""
+    """Return `base` with the values of `over` in place of its own; mappings merge key by key."""
     out = dict(base)
     for key, value in over.items():
         both = isinstance(out.get(key), dict) and isinstance(value, dict)
@@ -134,10 +137,11 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def apply_sets(
     raw: dict[str, Any], sets: Iterable[str], groups: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Lay `a.b=c` settings over raw ones; the value is read as YAML.
+    """Set `a.b=c` settings in raw ones, in place, and return them; the value is read as YAML.
 
-    groups: which key path holds a preset of which group: `method.settings.steps=5` reaches into
-    `method: ace-l1`.
+    groups: key path -> group of the preset there, so that `method.settings.steps=5` can override a
+    setting of `method: ace-l1`. UserError where an item is not KEY.KEY=VALUE or a key is no group
+    of settings.
     """
     for item in sets:
         if UNUSABLE.search(item):
@@ -151,7 +155,7 @@ def apply_sets(
             value = text
         plain = isinstance(value, str) and text.startswith(value)
         if text.startswith("#") or (plain and "#" in text):
-            value = text  # YAML would take the rest for a comment
+            value = text  # YAML would read the rest as a comment
         keys, node, seen = path.split("."), raw, []
         for key in keys[:-1]:
             seen.append(key)
@@ -173,8 +177,10 @@ def apply_sets(
 
 
 def check(model: type[M], raw: Mapping[str, Any], where: str) -> M:
-    """Validate raw settings; the first mistake becomes one UserError line that names the key and
-    the nearest known.
+    """Return raw settings as a checked model.
+
+    UserError at the first mistake, in one line that names the key, and for an unknown key the
+    nearest known one.
     """
     try:
         return model.model_validate(dict(raw))
@@ -200,7 +206,7 @@ def check(model: type[M], raw: Mapping[str, Any], where: str) -> M:
 
 
 def _fields_at(model: type[BaseModel], loc: Iterable[Any]) -> list[str]:
-    """Field names of the settings group that a validation error's location points into."""
+    """Return the field names of the settings group at a validation error's location."""
     current: Any = model
     for part in loc:
         fields = getattr(current, "model_fields", None)
@@ -214,7 +220,7 @@ def _fields_at(model: type[BaseModel], loc: Iterable[Any]) -> list[str]:
 
 
 def _model_in(annotation: Any) -> Any:
-    """The settings class inside Optional[...], dict[str, ...] or list[...]."""
+    """Return the settings class inside Optional[...], dict[str, ...] or list[...], or None."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for arg in getattr(annotation, "__args__", ()):

@@ -1,4 +1,4 @@
-"""A sweep: one base run and the cells that differ from it, as a grid over settings, a list, or
+"""A sweep: one base run, and cells that differ from it in the settings of a grid, a list, or
 both.
 """
 
@@ -18,12 +18,12 @@ from configs.schema import PRESET_GROUPS, Name, RunConfig, resolve_run
 from configs.strict import Strict, UserError, apply_sets, check, presets, read_preset
 
 Setting = str | int | float | bool | None | list[Any] | dict[str, Any]
-FIXED = ("name", "out")  # a cell's name and place follow from the sweep
+FIXED = ("name", "out")  # the sweep sets a cell's name and folder
 
 
 class PlotConfig(Strict):
-    """A trade-off plot: one metric against another or against an axis of numbers, a line per method
-    over an axis.
+    """A trade-off plot of one metric against another, or against an axis of numbers; a line per
+    method joins the points of an axis.
     """
 
     x: str
@@ -32,23 +32,23 @@ class PlotConfig(Strict):
 
 
 class SweepConfig(Strict):
-    """Cells over a base run; every cell is an ordinary run under out/name.
+    """A base run and its cells; every cell is an ordinary run under out/name.
 
-    grid: dotted setting -> its values, all combinations; a value of a preset's key may be a glob
-    over preset names, and one with `!` before it takes names out again (`method: ["*-demo",
-    "!steex-demo"]`). cells: further cells, each dotted setting -> value. Axes are told by the last
-    part of their setting's name, or as `labels` says.
+    grid: dotted setting -> its values; all combinations are cells. A value of a preset's key may be
+    a glob over preset names, and a glob after `!` removes names (`method: ["*-demo",
+    "!steex-demo"]`). cells: further cells, each dotted setting -> value. An axis is named in tables
+    by the last part of its setting's name, or by `labels`.
     """
 
     name: Name
     base: str | dict[str, Any]  # a run config's preset or path, or the settings themselves
     grid: dict[str, Annotated[list[Setting], Field(min_length=1)]] = {}
     cells: list[dict[str, Setting]] = []
-    labels: dict[str, str] = {}  # dotted setting -> what its axis is called in tables
+    labels: dict[str, str] = {}  # dotted setting -> its axis' name in tables
     out: str = "runs"
-    rows: list[str] = []  # axes that make a table's rows; default: all but `by`
-    by: list[str] = []  # axes that make a table each
-    metrics: list[str] = []  # columns of the tables; default: every metric that was measured
+    rows: list[str] = []  # axes whose values are a table's rows; default: all but `by`
+    by: list[str] = []  # axes with a table for each value
+    metrics: list[str] = []  # columns of the tables; default: every metric measured
     pairs: bool = True  # compare every two cells of a table on the same rows
     plots: list[PlotConfig] = []
 
@@ -66,20 +66,21 @@ class SweepConfig(Strict):
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: what sets it apart, and its run."""
+    """One cell: the settings in which it differs, and its run."""
 
     settings: dict[str, Setting]
     run: RunConfig
 
 
 def load_sweep(name: str, sets: list[str] | None = None) -> SweepConfig:
-    """Read a sweep by preset name or path, with `a.b=c` settings laid over it."""
+    """Read a sweep by preset name or path; sets: `a.b=c` settings that override it."""
     return check(SweepConfig, apply_sets(read_preset("sweep", name), sets or [], {}), name)
 
 
 def cells(sweep: SweepConfig, sets: list[str] | None = None) -> list[Cell]:
-    """Every cell's run, checked; sets: settings laid over all of them. UserError names the cell
-    that is off.
+    """Return every cell with its checked run; sets: settings that override those of all cells.
+
+    UserError, which names the cell, where its settings are wrong or it is there twice.
     """
     found: dict[str, Cell] = {}
     for settings in chosen(sweep):
@@ -98,7 +99,7 @@ def cells(sweep: SweepConfig, sets: list[str] | None = None) -> list[Cell]:
 
 
 def chosen(sweep: SweepConfig) -> list[dict[str, Setting]]:
-    """What sets each cell apart: the grid's combinations, then the list's."""
+    """Return the settings in which each cell differs: the grid's combinations, then the list's."""
     axes = [[(key, value) for value in _values(key, values)] for key, values in sweep.grid.items()]
     listed = [dict(one) for one in itertools.product(*axes)] if axes else []
     for cell in sweep.cells:
@@ -108,8 +109,9 @@ def chosen(sweep: SweepConfig) -> list[dict[str, Setting]]:
 
 
 def slug(settings: dict[str, Setting]) -> str:
-    """A cell's name: its settings' values, with the setting's last part where the value alone would
-    not tell.
+    """Return a cell's name: the values of its settings, joined by `_`.
+
+    A number, a list, true, false and null have the last part of the setting's name before them.
     """
     parts = []
     for key, value in settings.items():
@@ -119,12 +121,15 @@ def slug(settings: dict[str, Setting]) -> str:
 
 
 def axis(sweep: SweepConfig, key: str) -> str:
-    """What a setting is called in tables."""
+    """Return the name of a setting in tables."""
     return sweep.labels.get(key, key.rpartition(".")[2])
 
 
 def _values(key: str, values: list[Setting]) -> list[Setting]:
-    """An axis' values, with globs over preset names spelled out."""
+    """Return an axis' values, each once, with globs replaced by the preset names that match.
+
+    UserError where a glob matches no preset.
+    """
     group = PRESET_GROUPS.get(key) or PRESET_GROUPS.get(f"{key.rpartition('.')[0]}.*")
     out: list[Setting] = []
     for value in values:

@@ -1,4 +1,4 @@
-"""Text and YAML from anybody's files: whatever is no usable text ends in one line."""
+"""Reading text and YAML from users' files; text that cannot be used raises a one-line error."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ INT, FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
 
 
 class Loader(yaml.SafeLoader):
-    """The safe loader with YAML 1.2's numbers: 1e-3 is one, and 24:32 is a slice and not 1472 in
-    base 60.
+    """The safe loader with YAML 1.2's numbers: 1e-3 is a number, and 24:32 is text (a slice), not
+    1472 in base 60.
     """
 
     yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's own table, copied)
@@ -36,8 +36,9 @@ Loader.add_implicit_resolver(
 
 
 def decode_text(data: bytes, where: str) -> str:
-    """Text in UTF-8, or in UTF-16 where its first bytes say so; ValueError names the file and the
-    line where it is neither.
+    """Return the text of bytes in UTF-8, or in UTF-16 where they start with its byte order mark.
+
+    ValueError where they are neither; it names the file and the line.
     """
     encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
@@ -51,12 +52,12 @@ def decode_text(data: bytes, where: str) -> str:
 
 
 def read_yaml(text: str) -> Any:
-    """One YAML value by the safe loader above; yaml.YAMLError where it is none, or one that no
-    setting can hold.
+    """Return one YAML value, read by the safe loader above.
 
-    Refused besides bad YAML: a key that is there twice, more than 100 levels, a value that holds
-    itself or grows beyond 100,000 by its aliases, numbers of thousands of digits, impossible dates,
-    and half characters.
+    yaml.YAMLError where the text is not YAML, or where no setting can have the value: a key is
+    there twice, there are more than 100 levels, a value contains itself, there are more than
+    100,000 values with aliases written out, a number has thousands of digits, a date is impossible,
+    or a character is half a surrogate pair or NUL.
     """
     try:
         loader = Loader(text)
@@ -70,13 +71,15 @@ def read_yaml(text: str) -> Any:
             loader.dispose()
     except RecursionError:
         raise yaml.YAMLError(f"more than {DEEPEST} levels") from None
-    except (ValueError, OverflowError) as error:  # of a date, or a number of 5,000 digits
+    except (ValueError, OverflowError) as error:  # a bad date, or a number of 5,000 digits
         raise yaml.YAMLError(str(error)[:200]) from None
 
 
 def _count(node: yaml.Node, known: dict[int, int | None], depth: int) -> int:
-    """How many values a node is once its aliases are written out; known: of nodes seen, None while
-    they are counted.
+    """Return the number of values of a node, with aliases written out.
+
+    known: the numbers of the nodes seen, by id; None while a node is being counted. yaml.YAMLError
+    where a node cannot be a setting.
     """
     if id(node) in known:
         count = known[id(node)]

@@ -1,12 +1,12 @@
-"""Metrics of counterfactuals as `torchmetrics.Metric` classes, for anybody's loop.
+"""Metrics of counterfactuals as `torchmetrics.Metric` classes, for any evaluation loop.
 
     from counterfactory.metrics import COUT, FlipRate
 
-The examples in the classes' docstrings assume `import torch` and the class's import. States are
-sums, so the parts of a distributed or sharded evaluation merge (`merge_state`, `sync`).
+The examples in the classes' docstrings assume `import torch` and the import of the class. States
+are sums, so the parts of a distributed or sharded evaluation merge (`merge_state`, `sync`).
 
-A class is imported when it is first used, because torchmetrics takes seconds to import; the
-functions and sums behind the classes, in the files of this folder, do without it.
+A class is imported when it is first used, because torchmetrics takes seconds to import. The
+functions and sums behind the classes, in the files of this folder, do not import torchmetrics.
 """
 
 from __future__ import annotations

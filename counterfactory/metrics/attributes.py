@@ -1,4 +1,4 @@
-"""What changed besides the decision, as an oracle of attributes sees it."""
+"""Attributes that changed besides the decision, as an oracle of attributes predicts them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class AttributeSums(Sums):
-    """n answers; those in which nothing changed; how often each attribute changed, (A,); its summed
-    change, (A,).
+    """Number of answers (n), of answers in which nothing changed, and of changes by attribute (A,);
+    summed change of the probability by attribute (A,).
 
-    again: how many of the n are further answers to a row that counts already.
+    again: number of the n that are further answers to a row already counted.
     """
 
     n: int
@@ -34,13 +34,14 @@ class AttributeSums(Sums):
         return cls(0, 0, np.zeros(attributes, np.int64), np.zeros(attributes))
 
     def mirrored(self) -> AttributeSums:
-        """The same answers in the other direction."""
+        """Return the sums of the same answers in the other direction."""
         return replace(self, shift=-self.shift)
 
 
 def changes(before: Floats, after: Floats, threshold: float) -> NDArray[np.bool_]:
-    """Which attributes crossed the threshold, (B,A); before, after: the oracle's probabilities
-    (B,A).
+    """Return which attributes crossed the threshold, (B,A) bool.
+
+    before, after: the oracle's probabilities (B,A). ValueError where the shapes differ.
     """
     if before.shape != after.shape or before.ndim != 2:
         raise ValueError(
@@ -52,9 +53,10 @@ def changes(before: Floats, after: Floats, threshold: float) -> NDArray[np.bool_
 def causal_share(
     changed: NDArray[np.bool_], causal: Sequence[int]
 ) -> tuple[Floats, Floats, Floats]:
-    """Per row: share of the changed attributes that are causal (NaN where none changed), number of
-    causal ones that changed, and of the others; (B,) each. changed: (B,A) bool; causal: columns of
-    the attributes that should decide.
+    """Return three values per row, (B,) each: the share of the changed attributes that are causal
+    (NaN where none changed), the number of changed causal attributes, and of changed other ones.
+
+    changed: (B,A) bool. causal: columns of the attributes that should decide.
     """
     is_causal = np.zeros(changed.shape[1], dtype=np.bool_)
     is_causal[list(causal)] = True
@@ -66,22 +68,28 @@ def causal_share(
 
 
 def numbers_changed(changed: NDArray[np.bool_], query: int | None) -> tuple[Floats, Floats]:
-    """Per row: how many attributes changed, and how many besides the query attribute's column; (B,)
-    each, the second NaN where no attribute is the query's. changed: (B,A) bool. Their means are
-    MNAC (Rodriguez et al., "Beyond Trivial Counterfactual Explanations with Diverse Valuable
-    Explanations", ICCV 2021), which counts the target in."""
+    """Return two numbers per row, (B,) each: of changed attributes, and of changed attributes
+    without the query attribute (NaN where query is None).
+
+    changed: (B,A) bool. query: a column. Their means are MNAC (Rodriguez et al., "Beyond Trivial
+    Counterfactual Explanations with Diverse Valuable Explanations", ICCV 2021). The paper counts
+    the target, too.
+    """
     every = changed.sum(1).astype(np.float64)
     return every, np.full(len(changed), np.nan) if query is None else every - changed[:, query]
 
 
 def measure(pairs: Pairs) -> dict[str, Any]:
-    """The oracle's probabilities of a batch, how many attributes changed, and where some are named
-    as causal how many of them; NaN where a probability is not finite."""
+    """Return the oracle's probabilities of a batch and the numbers of changed attributes.
+
+    Where causal attributes are named, also returns their number, that of the others, and the causal
+    share. Values are NaN where a probability is not finite.
+    """
     asked = finite_pairs(
         *(pairs.ask("oracle", images) for images in (pairs.original, pairs.counterfactual))
     )
     before, after = (seen.double().numpy() for seen in asked)
-    missing = np.isnan(before).any(1)  # then it is not known what changed
+    missing = np.isnan(before).any(1)  # of these rows no change is known
     changed = changes(before, after, pairs.settings["threshold"])
     every, others = (
         np.where(missing, np.nan, numbers) for numbers in numbers_changed(changed, pairs.query)
@@ -103,8 +111,9 @@ def measure(pairs: Pairs) -> dict[str, Any]:
 def update(
     before: Floats, after: Floats, threshold: float, rows: NDArray[np.int64] | None = None
 ) -> AttributeSums:
-    """Sum a batch of the oracle's probabilities (B,A); rows: (B,) which row each is of, where rows
-    have several.
+    """Return the sums of a batch; before, after: the oracle's probabilities (B,A).
+
+    rows: (B,) the row that each answer belongs to, where rows have several answers.
     """
     changed = changes(before, after, threshold)
     again = 0 if rows is None else len(rows) - len(np.unique(rows))

@@ -1,4 +1,4 @@
-"""Which attribute decisions depended on, as far as the intervals allow."""
+"""Verdict on the attribute that decisions depended on, where the intervals allow one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from counterfactory.metrics.attributes import AttributeSums
 from counterfactory.metrics.rates import RateSums, compute
 
-UNEXPLAINED = 0.25  # an attribute whose rate lies below this, interval and all, explains no flips
+UNEXPLAINED = 0.25  # an attribute whose whole interval is below this explains no flips
 
 
 @dataclass(frozen=True)
@@ -25,21 +25,22 @@ class Changed:
         return f"{self.name} ({_percent(self.rate)} of flips)"
 
     def above(self, other: Changed) -> bool:
-        """More often than another, for sure: the intervals do not overlap.
+        """Return whether this interval is above the other's, without overlap.
 
-        Stricter than a test of the difference, whatever the two have to do with each other, which
-        pays for having picked the highest of many.
+        This is stricter than a test of the difference, for any dependence between the two. It makes
+        up for the choice of the highest of many rates.
         """
         return self.low > other.high
 
 
 def audit(names: Sequence[str], causal: Sequence[str], sums: AttributeSums) -> dict[str, Any]:
-    """The verdict on flipped rows; names: the oracle's (A,); causal: the names that should decide,
-    maybe none.
+    """Return the verdict on flipped rows.
 
-    depends_on and spurious are None where the rows do not decide; top is the attribute that changed
-    most often, with its rate, margin the distance to the runner-up's; unchanged is the share of
-    flips in which the oracle saw no change.
+    names: the oracle's attributes (A,). causal: the names that should decide; may be empty.
+    ValueError where names or causal do not fit. In the result, depends_on and spurious are None
+    where the rows do not decide. top is the attribute that changed most often, rate its rate, and
+    margin the difference to the runner-up's rate. unchanged is the share of flips in which no
+    attribute changed by the oracle.
     """
     if len(names) != len(sums.changed) or not set(causal) <= set(names):
         raise ValueError(
@@ -96,7 +97,8 @@ def _changed(name: str, sums: RateSums) -> Changed:
 def _verdict(
     ranked: list[Changed], causal: set[str], sums: AttributeSums
 ) -> tuple[bool, bool | None, str]:
-    """Do the rows decide; is what they name spurious (None: not known); the sentence."""
+    """Return whether the rows decide, whether the attribute is spurious (None where not known), and
+    the sentence of the verdict."""
     top = ranked[0]
     by_top = (
         f"Decisions were flipped {'mostly' if top.low > 0.5 else 'most often'} by changing {top}"
@@ -126,7 +128,7 @@ def _verdict(
             f"{by_top}; no attribute is named as the one that should decide (score.causal).",
         )
     if wrong[0].above(right[0]):
-        # Spurious ones that the intervals do not separate from the first are named with it.
+        # The sentence also names spurious attributes whose intervals overlap the first's.
         tied = "".join(f" or {c}" for c in wrong[1:3] if not top.above(c))
         return (
             True,

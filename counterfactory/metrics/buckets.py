@@ -1,8 +1,8 @@
-"""Rows by a hash of their ids: buckets whose sums add, and an interval from leaving out one bucket
-at a time.
+"""Buckets of rows by a hash of their ids, and a jackknife interval that removes one at a time.
 
-A bootstrap would need every sum once per replicate, which moments of 2,048 features do not allow,
-and repeated rows bias distances between distributions upwards; leaving out a bucket does neither.
+The sums of buckets add. A bootstrap would need every sum once per replicate, which is too much for
+moments of 2,048 features. Its repeated rows would also bias distances between distributions
+upwards. The jackknife has neither problem.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BUCKETS = 20
-# Student's t: the 97.5 % point at 1 to 19 degrees of freedom
+# the 97.5 % points of Student's t at 1 to 19 degrees of freedom
 T95: tuple[float, ...] = (
     *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.306, 2.2622, 2.2281),
     *(2.201, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.093),
@@ -23,26 +23,27 @@ T95: tuple[float, ...] = (
 
 
 def hashes(ids: Sequence[str]) -> NDArray[np.uint64]:
-    """64 bits of each id, (B,), others than the bootstrap's."""
+    """Return 64 hash bits of each id, (B,). They are other bits than those of the bootstrap."""
     digests = (hashlib.sha256(name.encode()).digest()[8:16] for name in ids)
     return np.frombuffer(b"".join(digests), dtype=np.uint64)
 
 
 def buckets(ids: Sequence[str]) -> NDArray[np.int64]:
-    """The bucket of each id, (B,) within [0,20): a row's own whatever shard it is met in."""
+    """Return the bucket of each id, (B,) in [0,20). It is the same in every shard."""
     return (hashes(ids) % np.uint64(BUCKETS)).astype(np.int64)
 
 
 def halves(repeats: int, seed: int) -> list[tuple[list[int], list[int]]]:
-    """Seeded splits of the buckets in two halves of 10."""
+    """Return seeded splits of the buckets into two halves of 10."""
     rng = np.random.default_rng(seed)
     drawn = [rng.permutation(BUCKETS) for _ in range(repeats)]
     return [(sorted(p[: BUCKETS // 2].tolist()), sorted(p[BUCKETS // 2 :].tolist())) for p in drawn]
 
 
 def jackknife(value: float, without: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval about a value, from what it comes to without each of 2 to 20 buckets
-    (Student's t).
+    """Return the 95 % jackknife interval around a value (Student's t).
+
+    without: the value without each bucket, one by one; ValueError unless there are 2 to 20.
     """
     left, g = np.asarray(without, dtype=np.float64), len(without)
     if not 2 <= g <= BUCKETS:

@@ -1,9 +1,9 @@
-"""Every metric, declared once: its columns of the scores, the function that fills them, its figures
-and its version.
+"""The list of all metrics: each with its columns of the scores, the function that computes them,
+its figures and its version.
 
-The score table, the Parquet schema of scores, the report, sweeps and docs/figures.md follow from
-this list. A new metric is an entry here, its file, and its test. Functions are named, not imported,
-so that reading the list takes no time.
+The score table, the Parquet schema of scores, the report, sweeps and docs/figures.md are built from
+this list. A new metric needs an entry here, its file, and its test. Functions are given by name and
+not imported, so that importing the list is fast.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Kind = Literal["float", "int", "floats"]
 
 @dataclass(frozen=True)
 class Metric:
-    """What one computation per row gives.
+    """One computation per row, with its columns and figures.
 
-    needs: what a run must have: the names of models, or of figures that take a network. columns:
-    those that it adds to a run's scores, with their types. function: of `pairs.Pairs` to these
-    columns; "" where rows have them from generating, or where figures are of many rows at once.
-    version: to be raised when the numbers change; the run's scores are then made again.
+    needs: the names of models, or of figures that take a network, that a run must have. columns:
+    the columns that it adds to a run's scores, with their types. function: computes these columns
+    from `pairs.Pairs`; "" where generating stores them, or where figures are computed from many
+    rows at once. version: raise it when the numbers change; a run's scores are then computed again.
     """
 
     name: str
@@ -140,8 +140,8 @@ METRICS = (
                 label="LPIPS",
                 help="perceptual distance to the original",
             ),
-            # Over queries of several answers: sigma_L of DiME and ACE, not the distance to the
-            # original that is called LPIPS.
+            # Over queries with several answers: sigma_L of DiME and ACE. It is not LPIPS, the
+            # distance to the original.
             Measure(
                 *("lpips_diversity", "lpips_diversity", "mean", "all", "higher"),
                 label="LPIPS diversity",
@@ -152,8 +152,8 @@ METRICS = (
         needs=("lpips",),
         columns={
             "lpips": "float",
-            "lpips_diversity": "float",  # of the answers to one query, at its first one
-            "lpips_diversity_flipped": "float",  # of those of them that flipped
+            "lpips_diversity": "float",  # of the answers to one query, at its first answer
+            "lpips_diversity_flipped": "float",  # the same, of the flipped answers
         },
         function="perceptual.measure",
     ),
@@ -254,8 +254,8 @@ METRICS = (
             "causal_share": "float",
             "changed_causal": "int",
             "changed_spurious": "int",
-            "changed_all": "int",  # the query attribute among them
-            "changed_others": "int",  # without it
+            "changed_all": "int",  # with the query attribute
+            "changed_others": "int",  # without the query attribute
         },
         function="attributes.measure",
     ),
@@ -281,9 +281,9 @@ METRICS = (
         ),
         columns={"seconds": "float", "forward": "float", "backward": "float"},
     ),
-    # What fid, sfid and kid are summed from: at the sizes of shards the least room that their sums
-    # take, for as a matrix the outer products of 64 rows of 2,048 features fill 32 MB for each of
-    # 20 buckets a side.
+    # The features from which fid, sfid and kid are summed. For shards of usual size they take less
+    # space than the sums: the outer products of 64 rows of 2,048 features take 32 MB as a matrix,
+    # for each of 20 buckets per side.
     Metric(
         "features",
         (
@@ -368,13 +368,13 @@ FIGURES = {figure.name: figure for metric in METRICS for figure in metric.figure
 
 
 def measured(have: Iterable[str]) -> list[Metric]:
-    """The metrics whose needs a run has."""
+    """Return the metrics whose needs a run has; have: the names that the run has."""
     given = set(have)
     return [metric for metric in METRICS if given.issuperset(metric.needs)]
 
 
 def figures_of(have: Iterable[str]) -> list[Measure]:
-    """The figures that a run has, in the table's order."""
+    """Return the figures that a run has, in the table's order."""
     given = set(have)
     return [
         figure
@@ -385,7 +385,7 @@ def figures_of(have: Iterable[str]) -> list[Measure]:
 
 
 def function(name: str) -> Callable[..., Any]:
-    """The function that a declaration names, `cout.measure` of counterfactory.metrics."""
+    """Return a function by its name in counterfactory.metrics, such as `cout.measure`."""
     module, _, attribute = name.rpartition(".")
     found: Callable[..., Any] = getattr(
         import_module(f"counterfactory.metrics.{module}"), attribute
@@ -394,9 +394,10 @@ def function(name: str) -> Callable[..., Any]:
 
 
 def outdated(versions: Mapping[str, int] | None) -> str:
-    """What is other about scores made by these versions: `cout 1, now 2`; "" where nothing is.
+    """Return how these metric versions differ from the present ones, such as `cout 1, now 2`; ""
+    where they do not.
 
-    None: scores that name no versions, made before metrics had any.
+    None stands for scores without versions, made before metrics had them.
     """
     if versions is None:
         return "made before metrics had versions"
@@ -408,7 +409,7 @@ def outdated(versions: Mapping[str, int] | None) -> str:
 
 
 def markdown() -> str:
-    """Every figure as a Markdown table: docs/figures.md."""
+    """Return every figure as a Markdown table, for docs/figures.md."""
     arrows = {"higher": "higher", "lower": "lower", None: ""}
     lines = [
         "| figure | meaning | rows | better | unit | column |",

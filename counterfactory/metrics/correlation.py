@@ -1,4 +1,4 @@
-"""Correlation difference: do the attributes that change together belong together in the data?"""
+"""Correlation difference: compares how attributes correlate in the changes and in the data."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class CorrelationSums(Sums):
-    """n rows, and of them and of each of R bootstrap replicates: weight (1+R,), sums (1+R,A) of the
-    values, of their squares and of their products with the query attribute's value."""
+    """Sums over n rows (index 0) and over each of R bootstrap replicates (1 to R): weight (1+R,),
+    and sums (1+R,A) of the values, of their squares and of their products with the query
+    attribute's value."""
 
     n: int
     weight: Floats
@@ -32,9 +33,12 @@ class CorrelationSums(Sums):
 
 
 def update(values: Floats, query: int, weights: Floats) -> CorrelationSums:
-    """Sum a batch; values: (B,A), the changes (-1, 0, 1) of attributes by `signed_changes`, or
-    labels 0 and 1; query: the column of the attribute that was asked about; weights: (B,R) of the
-    bootstrap."""
+    """Return the sums of a batch.
+
+    values: (B,A), the changes (-1, 0, 1) of attributes by `signed_changes`, or labels 0 and 1.
+    query: the column of the attribute that the classifier decides on. weights: (B,R) of the
+    bootstrap. ValueError where shapes or the column do not fit.
+    """
     if values.ndim != 2 or len(values) != len(weights) or not 0 <= query < values.shape[1]:
         raise ValueError(
             f"expected values (B,A), weights (B,R) and a column, got {values.shape},"
@@ -52,18 +56,19 @@ def update(values: Floats, query: int, weights: Floats) -> CorrelationSums:
 
 
 def signed_changes(before: Floats, after: Floats, threshold: float) -> Floats:
-    """-1, 0 or 1: how each attribute crossed the threshold, (B,A); before, after: an oracle's
-    probabilities (B,A).
+    """Return how each attribute crossed the threshold, (B,A): -1 down, 0 not, 1 up.
+
+    before, after: an oracle's probabilities (B,A).
     """
     return (after > threshold).astype(np.float64) - (before > threshold).astype(np.float64)
 
 
 def correlations(sums: CorrelationSums, query: int) -> Floats:
-    """Pearson's correlation of each attribute with the query attribute, (1+R,A); 0 where one of the
-    two is constant.
+    """Return Pearson's correlation of each attribute with the query attribute, (1+R,A); 0 where one
+    of the two is constant.
     """
     n = np.maximum(sums.weight, 1)[:, None]
-    # n times the (co)variances; of whole numbers, so that a constant's is exactly 0
+    # n^2 times the (co)variances, in whole numbers: exactly 0 for a constant
     variance = n * sums.square - np.square(sums.total)
     covariance = n * sums.product - sums.total * sums.total[:, query : query + 1]
     scale = np.sqrt(np.maximum(variance, 0) * np.maximum(variance[:, query : query + 1], 0))
@@ -73,8 +78,8 @@ def correlations(sums: CorrelationSums, query: int) -> Floats:
 
 
 class Difference(NamedTuple):
-    """Correlation difference over all attributes, and what it is made of: each attribute's
-    correlation with the query attribute among the changes and in the data, (A,) each."""
+    """Correlation difference over all attributes, and each attribute's correlation with the query
+    attribute in the changes and in the data, (A,) each."""
 
     estimate: Estimate
     changes: Floats
@@ -84,12 +89,12 @@ class Difference(NamedTuple):
 def compute(
     changes: CorrelationSums, data: CorrelationSums, query: int, *, target: bool
 ) -> Difference:
-    """Sum over attributes of |corr_cf - corr_data|, with the percentile interval of resampled rows;
-    lower is better.
+    """Return the sum over attributes of |corr_cf - corr_data|, with the percentile interval of
+    resampled rows; lower is better.
 
-    data: sums of labels or of an oracle's view of originals; target: whether the query attribute's
-    own difference counts (public code leaves it in: it is 0, or 1 where it never changes).
-    Jeanneret et al., "Diffusion Models for Counterfactual Explanations", ACCV 2022.
+    data: sums of labels, or of an oracle's predictions of originals. target: whether the query
+    attribute's own difference counts, as in public code; it is 0, or 1 where the attribute never
+    changes. Jeanneret et al., "Diffusion Models for Counterfactual Explanations", ACCV 2022.
     """
     truth = correlations(data, query)[0]
     found = correlations(changes, query)

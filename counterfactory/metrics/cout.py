@@ -1,5 +1,5 @@
-"""COUT: how early the decision moves when a change is put into the image, its strongest pixels
-first.
+"""COUT: how early the decision changes when the pixels that changed most are copied into the
+original first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from counterfactory.metrics.pairs import Pairs
 
-COARSE = 10  # where points may be left out, every so many steps there is one all the same
+COARSE = 10  # every tenth point is always computed, also where a tolerance skips points
 
 
 @torch.inference_mode()
@@ -28,19 +28,23 @@ def cout(
     reference: bool = False,
     tolerance: float = 0.0,
 ) -> Tensor:
-    """COUT per row, float64 (B,) within [-1,1]: area under p(target) minus that under p(source),
-    trapezoid rule over the share of pixels moved from the counterfactual into the original, [0,1]
-    in equal steps.
+    """Return COUT per row, float64 (B,) in [-1,1]: the area under p(target) minus the area under
+    p(source).
 
-    classifier: images to scores (B,K) whose softmax is the probability; images: (B,3,H,W) in [0,1]
-    on the 8-bit grid; source, target: (B,) int64. Pixels go by the channels' summed change, ties by
-    position. An unchanged pair scores p(target) - p(source). batch: images per call of the
-    classifier, across rows. reference: the figure that public code gives (khorrams/c3lt, kept in
-    ACE): steps of floor(pixels / steps), the last one running over the end, so that it integrates
-    to 1.02 on 256 x 256 pixels. tolerance: points between two whose curve differs by no more are
-    taken to lie on a line, but for every tenth; at 0 all are computed. Where the curve only rises,
-    or only falls, from one tenth to the next the figure is off by no more than the tolerance.
+    The areas are by the trapezoid rule over the share of pixels copied from the counterfactual into
+    the original, from 0 to 1 in equal steps. Pixels are copied in the order of their change, summed
+    over channels, largest first; ties are by position. An unchanged pair has p(target) - p(source).
     Khorram and Fuxin, "Cycle-Consistent Counterfactuals by Latent Transformations", CVPR 2022.
+
+    classifier: images to scores (B,K), whose softmax is the probability. original, counterfactual:
+    (B,3,H,W) in [0,1] on the 8-bit grid; ValueError where their shapes differ. source, target: (B,)
+    int64. batch: images per call of the classifier, across rows. reference: compute the figure as
+    public code does (khorrams/c3lt, also in ACE). Its steps are floor(pixels / steps) pixels, and
+    the last step goes over the end, so the range of integration is 1.02 for 256 x 256 pixels.
+    tolerance: where two computed points of the curve differ by no more than this, the points
+    between them are interpolated; every tenth point is always computed. At 0 all points are
+    computed. The error is at most the tolerance where the curve only rises or only falls between
+    each two tenth points.
     """
     if original.shape != counterfactual.shape or original.ndim != 4:
         raise ValueError(
@@ -52,8 +56,8 @@ def cout(
     if rows == 0:
         return torch.zeros(0, dtype=torch.float64)
     rank, changed = change_order(original, counterfactual)
-    # Once a row's last changed pixel has moved its composites stay the same: they are classified
-    # once.
+    # After a row's last changed pixel is copied its composites stay the same, so that image is
+    # classified only once.
     before = torch.cat([torch.tensor([-1]), moved[:-1]])
     last = (before[None, :] < changed[:, None]).sum(1).clamp(min=1) - 1
     curve = torch.zeros((rows, len(moved)), dtype=torch.float64)  # p(target) - p(source)
@@ -81,8 +85,8 @@ def cout(
 
 
 def _first(last: Tensor, points: int, *, dense: bool) -> Tensor:
-    """Points of the curve to compute first, (B,S) bool: all up to each row's last, or only every
-    tenth and the ends.
+    """Return the points of the curve to compute first, (B,S) bool: all up to each row's last point
+    where dense, else only every tenth and the last.
     """
     at = torch.arange(points)[None, :]
     chosen = at <= last[:, None]
@@ -90,8 +94,9 @@ def _first(last: Tensor, points: int, *, dense: bool) -> Tensor:
 
 
 def _between(curve: Tensor, done: Tensor, last: Tensor, tolerance: float) -> Tensor:
-    """Middles of the stretches whose ends differ by more than the tolerance, (B,S) bool; those of
-    flat ones are put on a line between their ends, in place."""
+    """Return the points to compute next, (B,S) bool: the middle of each gap between computed points
+    whose values differ by more than the tolerance. Interpolates the points of the other gaps, in
+    place."""
     wanted = torch.zeros_like(done)
     for row in (~done).any(1).nonzero()[:, 0].tolist():
         known = done[row, : int(last[row]) + 1].nonzero()[:, 0].tolist()
@@ -109,8 +114,10 @@ def _between(curve: Tensor, done: Tensor, last: Tensor, tolerance: float) -> Ten
 
 
 def schedule(pixels: int, steps: int, reference: bool) -> tuple[Tensor, Tensor]:
-    """Pixels moved at each point of the curve, (S,) int64, and the share of pixels it stands at,
-    (S,) float64.
+    """Return the number of pixels copied at each point of the curve, (S,) int64, and its place on
+    the axis as a share of pixels, (S,) float64.
+
+    ValueError where there is no pixel or no step.
     """
     if pixels < 1 or steps < 1:
         raise ValueError(f"expected at least 1 pixel and 1 step, got {pixels} and {steps}")
@@ -123,8 +130,8 @@ def schedule(pixels: int, steps: int, reference: bool) -> tuple[Tensor, Tensor]:
 
 
 def change_order(original: Tensor, counterfactual: Tensor) -> tuple[Tensor, Tensor]:
-    """Each pixel's place in the order of moving, (B, pixels) int64, and how many pixels differ at
-    all, (B,) int64.
+    """Return each pixel's place in the order of copying, (B, pixels) int64, and the number of
+    pixels that differ, (B,) int64.
     """
     levels = (counterfactual - original).mul(255).round().abs().sum(1).flatten(1).long().cpu()
     order = levels.argsort(dim=1, descending=True, stable=True)
@@ -133,7 +140,7 @@ def change_order(original: Tensor, counterfactual: Tensor) -> tuple[Tensor, Tens
 
 
 def measure(pairs: Pairs) -> dict[str, Tensor]:
-    """The column cout of a batch."""
+    """Return the column cout of a batch."""
     settings = pairs.settings
     return {
         "cout": cout(

@@ -1,4 +1,4 @@
-"""What a metric comes to, and what must be known to read it."""
+"""The result of a metric with its interval, and the declaration of a figure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SUBSETS: tuple[Subset, ...] = ("all", "correct", "flipped", "correct & flipped")
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its 95 % interval over n rows; None, never NaN, where there is none."""
+    """A figure with its 95 % interval over n rows. Missing values are None, never NaN."""
 
     value: float | None
     low: float | None
@@ -25,16 +25,17 @@ NOTHING = Estimate(None, None, None, 0, "n = 0")
 
 @dataclass(frozen=True)
 class Measure:
-    """A figure: how numbers of rows become one number, and how tables and reports show it.
+    """A figure: how the numbers of rows become one number, and how tables and reports show it.
 
-    kind: a `rate` of rows (0 or 1 each) has Wilson's interval, a `mean` a bootstrap's; a `set` has
-    no column, being of all rows at once. subset: the rows of its main line. better: which direction
-    is good, None where neither is. label, help: of the report; written: as a percentage, a number
-    or a time (default by kind); axis: of its interval, default [0,1] of a percentage and else from
-    0 to the largest. needs: what a run must have besides what the metric needs. derive: the
-    function (of this package) that makes the column from stored columns, `reads`; "" where the
-    column is stored. lacks: the column whose missing rows the note counts, default the figure's
-    own. of_rows: the number is a row's, whatever the number of answers to it.
+    kind: a `rate` of rows (0 or 1 each) has Wilson's interval; a `mean` has a bootstrap's; a `set`
+    has no column, because it is computed from all rows at once. subset: the rows of its main line.
+    better: the better direction, None where neither is. label, help: texts for the report. written:
+    as a percentage, a number or a time; the default follows from kind. axis: the range of the
+    interval's axis; the default is [0,1] for a percentage, and otherwise from 0 to the largest
+    value. needs: what a run must have besides the metric's own needs. derive: the function (of this
+    package) that computes the column from the stored columns `reads`; "" where the column is
+    stored. lacks: the column whose missing rows the note counts; default: the figure's own column.
+    of_rows: there is one number per row, not one per answer.
     """
 
     name: str
@@ -55,10 +56,10 @@ class Measure:
 
     @property
     def form(self) -> str:
-        """rate, number or seconds: how the value is written."""
+        """Return how the value is written: rate, number or seconds."""
         return self.written or ("rate" if self.kind == "rate" else "number")
 
     @property
     def span(self) -> tuple[float, float] | None:
-        """The axis of its interval; None: from 0 to the largest."""
+        """Return the axis of its interval; None means from 0 to the largest value."""
         return self.axis or ((0.0, 1.0) if self.form == "rate" else None)

@@ -1,4 +1,4 @@
-"""FID and split FID: how far counterfactuals as a set are from originals as a set."""
+"""FID and split FID: distances between the set of originals and the set of counterfactuals."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from counterfactory.metrics.buckets import BUCKETS, halves, jackknife
 from counterfactory.metrics.estimate import NOTHING, Estimate
 from counterfactory.metrics.moments import Moments, frechet, union, update
 
-ENOUGH = 2048  # rows: below, FID says more about n than about the images
-WIDE = 512  # features: beyond, 20 more eigendecompositions for an interval take minutes
-# splits: one of 96 rows deviates by 4 to 5, so the mean of 60 is right to .6
+ENOUGH = 2048  # rows: below, FID depends more on n than on the images
+WIDE = 512  # features: above, the 20 more eigendecompositions for an interval take minutes
+# splits: one split of 96 rows deviates by 4 to 5, so the mean of 60 is accurate to .6
 REPEATS, WIDE_REPEATS, SEED = 60, 10, 0
 WAIT = 256  # rows of a bucket that are summed at once
 Floats = NDArray[np.float64]
@@ -22,10 +22,10 @@ Floats = NDArray[np.float64]
 
 @dataclass
 class BucketMoments:
-    """Moments of a set's features in 20 buckets by a hash of the rows' ids; only buckets with rows
-    take memory.
+    """Moments of a set's features in 20 buckets by a hash of the rows' ids.
 
-    A bucket's few rows of a shard wait until their outer products are worth a pass over a matrix.
+    Only buckets with rows take memory. A bucket collects 256 rows before their outer products are
+    added to its matrix, because a pass over the matrix is slow.
     """
 
     width: int
@@ -34,7 +34,7 @@ class BucketMoments:
 
     @property
     def parts(self) -> dict[int, Moments]:
-        """Moments by bucket."""
+        """Return the moments by bucket, the waiting rows included."""
         for bucket in list(self.waiting):
             self._settle(bucket)
         return self.settled
@@ -48,7 +48,8 @@ class BucketMoments:
         return BucketMoments(self.width, found)
 
     def put(self, features: NDArray[np.floating], bucket: NDArray[np.int64]) -> None:
-        """Add a batch in place: features (B,D), bucket (B,) by `buckets`."""
+        """Add a batch in place: features (B,D), bucket (B,) by `buckets`. ValueError where D is
+        not the width."""
         if features.ndim != 2 or features.shape[1] != self.width:
             raise ValueError(f"expected features (B,{self.width}), got {features.shape}")
         for b in np.unique(bucket).tolist():
@@ -62,17 +63,17 @@ class BucketMoments:
         self.settled[bucket] = self.settled[bucket] + more if bucket in self.settled else more
 
     def of(self, chosen: list[int] | range) -> Moments:
-        """Moments of the rows in some buckets."""
+        """Return the moments of the rows in the chosen buckets."""
         parts = self.parts
         return union((parts[b] for b in chosen if b in parts), self.width)
 
 
 def fid(originals: BucketMoments, counterfactuals: BucketMoments) -> Estimate:
-    """FID of two sets of features, n counts the counterfactuals; the interval leaves out a bucket
-    at a time.
+    """Return FID of two sets of features; n counts the counterfactuals.
 
-    Below 2,048 rows on a side a note warns: FID's bias falls with n, so sets of different sizes do
-    not compare.
+    The interval is a jackknife over buckets: it removes one bucket at a time. Where a side has
+    fewer than 2,048 rows a note warns of it: FID's bias falls with n, so the FIDs of sets of
+    different sizes are not comparable.
     """
     a, b = originals.of(range(BUCKETS)), counterfactuals.of(range(BUCKETS))
     value = frechet(a, b)
@@ -102,12 +103,12 @@ def sfid(
     repeats: int | None = None,
     seed: int = SEED,
 ) -> Estimate:
-    """Split FID: a half of the originals against the other half's counterfactuals, both pairings,
-    mean over seeded splits, so that no counterfactual is compared with a set that holds its own
-    original (ACE, CVPR 2023).
+    """Return split FID: the mean FID between one half of the originals and the counterfactuals of
+    the other half, over both pairings and over seeded splits (ACE, CVPR 2023).
 
-    repeats: splits; None: 60, and 10 of features so wide that 60 take minutes. The note has the
-    standard error of the mean over splits, which is of the choice of splits alone.
+    No counterfactual is compared with a set that has its own original. repeats: number of splits;
+    None: 60, or 10 where the features are so wide that 60 take minutes. The note has the standard
+    error of the mean over splits. It covers the choice of splits only.
     """
     a, b = originals.of(range(BUCKETS)), counterfactuals.of(range(BUCKETS))
     if b.n == 0 or a.n == 0:

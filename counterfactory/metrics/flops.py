@@ -1,4 +1,4 @@
-"""Floating-point operations, as torch itself counts them."""
+"""Floating-point operations, by torch's own formulas."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def tflops(work: Callable[[], object]) -> float:
-    """Tera floating-point operations of a call, forward and backward (a multiply and an add are
-    two).
+    """Return the tera floating-point operations of a call, forward and backward (a multiply and an
+    add are two).
 
-    Of matrix products, convolutions and attention only, by the formulas of
-    torch.utils.flop_counter; elementwise operations and foreign runtimes (ONNX) count nothing.
+    Counts matrix products, convolutions and attention only, by the formulas of
+    torch.utils.flop_counter. Elementwise operations and other runtimes (ONNX) are not counted.
     """
     counter = _Counter()
     with counter:
@@ -23,8 +23,8 @@ def tflops(work: Callable[[], object]) -> float:
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """FlopCounterMode without its tracking of modules, whose hooks fail under torch.autograd.grad
-    (torch 2.13).
+    """FlopCounterMode without module tracking; its hooks fail under torch.autograd.grad (torch
+    2.13).
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         formula = self.formulas.get(func._overloadpacket)
         if formula is None and func is not torch.ops.prim.device.default:
-            with self:  # without autograd, composite operations come whole
+            with self:  # without autograd, composite operations are not split
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts

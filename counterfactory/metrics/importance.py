@@ -1,5 +1,5 @@
-"""Global importances: the mean over rows of how far a counterfactual moved each descriptor, with
-its interval.
+"""Global importances: the mean change of each descriptor by the counterfactuals, with its
+interval.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ImportanceSums(Sums):
-    """n rows and their totals (D,), and in each replicate the rows' weight (R,) and weighted totals
-    (D,R).
+    """Number of rows n and their totals (D,); for each replicate the rows' weight (R,) and weighted
+    totals (D,R).
     """
 
     n: int
@@ -37,8 +37,9 @@ class ImportanceSums(Sums):
 
 
 def update(importances: Floats, weights: Floats) -> ImportanceSums:
-    """Sum a batch (B,D); weights: (B,R) by `means.bootstrap_weights`. Rows with NaN must be left
-    out before.
+    """Return the sums of a batch (B,D) without NaN; weights: (B,R) by `means.bootstrap_weights`.
+
+    Remove rows with NaN before.
     """
     return ImportanceSums(
         len(importances), importances.sum(0), weights.sum(0), importances.T @ weights
@@ -46,8 +47,8 @@ def update(importances: Floats, weights: Floats) -> ImportanceSums:
 
 
 def compute(sums: ImportanceSums) -> list[Estimate]:
-    """Each descriptor's mean with its 95 % percentile interval (Goldwasser & Hooker 2025: global
-    importances).
+    """Return each descriptor's mean with its 95 % percentile interval (Goldwasser & Hooker 2025:
+    global importances).
     """
     columns = zip(sums.total, sums.weighted, strict=True)
     return [
@@ -57,15 +58,15 @@ def compute(sums: ImportanceSums) -> list[Estimate]:
 
 
 def ranked(found: Sequence[Estimate]) -> list[int]:
-    """Places of the descriptors, the farthest moved first, whichever way."""
+    """Return the descriptors' indices by the size of their mean change, largest first."""
     return sorted(range(len(found)), key=lambda d: -abs(found[d].value or 0.0))
 
 
 def clear(found: Sequence[Estimate]) -> bool | None:
-    """Whether the first descriptor moved farther than the second for sure: the intervals of their
-    sizes do not meet.
+    """Return whether the largest mean change is clearly larger than the second: the intervals of
+    their sizes do not overlap.
 
-    None where there is no second, or no interval.
+    Returns None where there is no second descriptor, or no interval.
     """
     order = ranked(found)[:2]
     spans = [_sizes(found[d]) for d in order]
@@ -75,7 +76,7 @@ def clear(found: Sequence[Estimate]) -> bool | None:
 
 
 def _sizes(found: Estimate) -> tuple[float, float] | None:
-    """The interval of a mean's size."""
+    """Return the interval of a mean's absolute value; None where the mean has none."""
     if found.low is None or found.high is None:
         return None
     near, far = sorted((abs(found.low), abs(found.high)))

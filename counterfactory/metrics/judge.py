@@ -1,3 +1,3 @@
-"""What a vision-language model scores counterfactuals by, 1 to 10 each."""
+"""The criteria by which a vision-language model scores counterfactuals, 1 to 10 each."""
 
 CRITERIA = ("validity", "sparsity", "proximity", "realism")

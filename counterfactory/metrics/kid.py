@@ -1,4 +1,4 @@
-"""KID: the distance between two sets of features that is right on the mean for few rows, too."""
+"""KID: a distance between two sets of features that is unbiased also for few rows."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Sample:
-    """The features (m,D) of at most `rows` rows, those of the smallest hashes (m,), in their order;
-    n rows were seen.
+    """The features (m,D) of at most `rows` of the n rows seen: those with the smallest hashes (m,),
+    in the order of the hashes.
 
-    Sums of the kernel over all pairs of rows do not add over shards; the smallest hashes do:
-    whatever the shards and their order, the same rows are kept.
+    Sums of the kernel over all pairs of rows do not add over shards. Samples by smallest hash do:
+    the same rows are stored for every division into shards and every order of them.
     """
 
     n: int
@@ -39,7 +39,7 @@ class Sample:
 
 
 def update(features: NDArray[np.floating], hashes: NDArray[np.uint64], rows: int = ROWS) -> Sample:
-    """Sample a batch: features (B,D), hashes (B,) of the rows' ids."""
+    """Return the sample of a batch: features (B,D), hashes (B,) of the rows' ids."""
     if features.ndim != 2 or len(features) != len(hashes):
         raise ValueError(
             f"expected features (B,D) and hashes (B,), got {features.shape} and {hashes.shape}"
@@ -55,13 +55,14 @@ def _smallest(
 
 
 def compute(originals: Sample, counterfactuals: Sample, *, apart: bool = False) -> Estimate:
-    """The unbiased squared MMD under the kernel (x'y/D + 1)^3; it may be negative.
+    """Return the unbiased squared MMD with the kernel (x'y/D + 1)^3; it may be negative.
 
-    The usual estimator (Binkowski et al., "Demystifying MMD GANs", ICLR 2018), as torchmetrics has
-    it. apart: leave a row's own counterfactual out of the cross term, and pairs of answers to one
-    row out of theirs (Gretton et al., "A Kernel Two-Sample Test", JMLR 2012, eq. 4): right on the
-    mean where rows come in pairs, but far larger for few rows, and not what others report. The
-    interval leaves out one of 20 buckets of rows at a time.
+    This is the usual estimator (Binkowski et al., "Demystifying MMD GANs", ICLR 2018), as in
+    torchmetrics. apart: exclude a row's own counterfactual from the cross term, and pairs of
+    answers to one row from the counterfactuals' term (Gretton et al., "A Kernel Two-Sample Test",
+    JMLR 2012, eq. 4). The value is then unbiased for paired rows, but far larger for few rows, and
+    others do not report it. The interval is a jackknife: it removes one of 20 buckets of rows at a
+    time.
     """
     n = counterfactuals.n
     if n == 0 or originals.n == 0:
@@ -83,15 +84,15 @@ def compute(originals: Sample, counterfactuals: Sample, *, apart: bool = False) 
 
 
 class _Sums:
-    """Kernel sums between the buckets of rows, from which any choice of buckets has
-    its distance."""
+    """Kernel sums between the buckets of rows; the distance of any choice of buckets follows from
+    them."""
 
     def __init__(self, originals: Sample, counterfactuals: Sample, apart: bool) -> None:
         x, y = (np.asarray(s.features, dtype=np.float64) for s in (originals, counterfactuals))
         bx, by = (_one_hot(s.hashes) for s in (originals, counterfactuals))
         xx, yy, xy = _kernel(x, x), _kernel(y, y), _kernel(x, y)
         np.fill_diagonal(xx, 0.0)
-        # terms that are left out: rows with themselves; apart: pairs, and answers to one row
+        # excluded terms: a row with itself; where apart also pairs, and answers to one row
         own = np.zeros(xy.shape, dtype=np.bool_)
         same = np.eye(len(yy), dtype=np.bool_)
         if apart:
@@ -100,13 +101,13 @@ class _Sums:
         xy[own], yy[same] = 0.0, 0.0
         self.xx, self.yy, self.xy = bx.T @ xx @ bx, by.T @ yy @ by, bx.T @ xy @ by
         self.own = bx.T @ own.astype(np.float64) @ by
-        # a row's answers are in one bucket
+        # all answers to a row are in one bucket
         self.same = (by.T @ same.astype(np.float64) @ by).diagonal()
         self.nx, self.ny = bx.sum(0), by.sum(0)
         self.used = np.flatnonzero(self.nx + self.ny).tolist()
 
     def without(self, bucket: int | None) -> float | None:
-        """The distance without a bucket's rows; None where too few are left."""
+        """Return the distance without a bucket's rows; None where too few rows remain."""
         keep = np.arange(BUCKETS) != (-1 if bucket is None else bucket)
         some = np.ix_(keep, keep)
         m, n = self.nx[keep].sum(), self.ny[keep].sum()

@@ -1,4 +1,4 @@
-"""How much of an image's latent a counterfactual moves."""
+"""LPR: the share of an image's latent that a counterfactual changes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from counterfactory.metrics.pairs import Pairs, finite_pairs
 
 
 def latent_ratio(before: Tensor, after: Tensor, tolerance: float) -> Tensor:
-    """LPR: share of latent coordinates that move by more than the tolerance, float64 (B,) within
-    [0,1].
+    """Return LPR, the share of latent coordinates that change by more than the tolerance, float64
+    (B,) in [0,1].
 
-    before, after: (B,...), both images encoded again by one encoder, so that methods without
-    latents compare (Yang et al., "Generative Counterfactuals for Neural Networks via
-    Attribute-Informed Perturbation", eq. 8).
+    before, after: (B,...), the latents of both images by one encoder. Encoding the images again
+    makes methods without latents comparable. ValueError where the shapes differ. Yang et al.,
+    "Generative Counterfactuals for Neural Networks via Attribute-Informed Perturbation", eq. 8.
     """
     if before.shape != after.shape or before.ndim < 2:
         raise ValueError(
@@ -25,7 +25,7 @@ def latent_ratio(before: Tensor, after: Tensor, tolerance: float) -> Tensor:
 
 
 def measure(pairs: Pairs) -> dict[str, Tensor]:
-    """The column lpr of a batch, NaN where a latent is not finite."""
+    """Return the column lpr of a batch, NaN where a latent is not finite."""
     encode = pairs.networks["lpr"]
     before, after = finite_pairs(encode(pairs.original), encode(pairs.counterfactual))
     ratio = latent_ratio(before, after, pairs.settings["lpr_tolerance"])

@@ -1,9 +1,9 @@
-"""Means over rows, and a Poisson bootstrap for their interval whose sums add.
+"""Means over rows, with an interval by a Poisson bootstrap whose sums add.
 
-Every row gets a Poisson(1) weight in each of R replicates, a hash of its id and the replicate's
-number (Chamandy et al., "Estimating uncertainty for massive data streams", 2012). So a row weighs
-the same in whatever shard it is met, several answers to one row are resampled together, and the
-replicates of two shards add.
+Every row has a Poisson(1) weight in each of R replicates. The weight is a hash of the row's id and
+the replicate's number (Chamandy et al., "Estimating uncertainty for massive data streams", 2012).
+So a row has the same weight in every shard, several answers to one row are resampled together, and
+the replicates of two shards add.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from counterfactory.metrics.estimate import NOTHING, Estimate
 from counterfactory.metrics.sums import Sums
 
 Floats = NDArray[np.float64]
-# P(Poisson(1) <= k), as thresholds for 64 uniform bits; beyond k = 18 a double holds 1.
+# P(Poisson(1) <= k), as thresholds for 64 uniform bits; above k = 18 it is 1 as a double.
 POISSON = np.cumsum([exp(-1) / factorial(k) for k in range(19)])
 THRESHOLDS = np.array([min(int(p * 2.0**64), 2**64 - 1) for p in POISSON], dtype=np.uint64)
 GOLDEN = 0x9E3779B97F4A7C15
@@ -28,7 +28,7 @@ GOLDEN = 0x9E3779B97F4A7C15
 
 @dataclass(frozen=True)
 class MeanSums(Sums):
-    """n rows and their total, and in each replicate the rows' weight (R,) and weighted
+    """Number of rows n and their total; for each replicate the rows' weight (R,) and weighted
     total (R,)."""
 
     n: int
@@ -42,13 +42,13 @@ class MeanSums(Sums):
 
 
 def bootstrap_weights(ids: Sequence[str], replicates: int) -> Floats:
-    """Poisson(1) weights (B,R) of rows by their ids."""
+    """Return the Poisson(1) weights (B,R) of rows by their ids."""
     seeds = np.array(
         [int.from_bytes(hashlib.sha256(i.encode()).digest()[:8], "little") for i in ids],
         dtype=np.uint64,
     )
     steps = np.array([(GOLDEN * (r + 1)) % 2**64 for r in range(replicates)], dtype=np.uint64)
-    bits = seeds[:, None] + steps[None, :]  # splitmix64's stream, replicate r being its r-th number
+    bits = seeds[:, None] + steps[None, :]  # splitmix64; replicate r takes its r-th number
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     bits ^= bits >> np.uint64(31)
@@ -60,8 +60,9 @@ def bootstrap_weights(ids: Sequence[str], replicates: int) -> Floats:
 
 
 def update(values: Floats, weights: Floats) -> MeanSums:
-    """Sum a batch; values: (B,), NaN where a row was not measured; weights: (B,R) by
-    `bootstrap_weights`.
+    """Return the sums of a batch.
+
+    values: (B,), NaN where a row was not measured. weights: (B,R) by `bootstrap_weights`.
     """
     seen = ~np.isnan(values)
     if not seen.all():
@@ -70,8 +71,9 @@ def update(values: Floats, weights: Floats) -> MeanSums:
 
 
 def compute(sums: MeanSums) -> Estimate:
-    """The mean with its 95 % percentile interval; one row has a value and no interval, however many
-    answers it has.
+    """Return the mean with its 95 % percentile interval.
+
+    One row has a mean and no interval, also where it has several answers.
     """
     if sums.n == 0:
         return NOTHING
@@ -81,8 +83,8 @@ def compute(sums: MeanSums) -> Estimate:
     drawn = sums.weight > 0
     if not drawn.any():
         return Estimate(value, None, None, sums.n, "no interval")
-    if not (sums.weight % sums.n).any():  # each replicate has all or none: they are of one row
+    if not (sums.weight % sums.n).any():  # each a multiple of n: answers to one row
         return Estimate(value, None, None, sums.n, "one row: no interval")
     low, high = np.quantile(sums.weighted[drawn] / sums.weight[drawn], [0.025, 0.975])
-    # Rounding can put an interval of equal values a hair beside their mean.
+    # Rounding can move the interval of equal values slightly away from their mean.
     return Estimate(value, min(float(low), value), max(float(high), value), sums.n)

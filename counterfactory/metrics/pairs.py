@@ -1,4 +1,4 @@
-"""A batch of stored pairs, and the networks that metrics look at them through."""
+"""A batch of stored pairs, with the networks that metrics apply to them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from torch import Tensor
 
 @dataclass
 class Pairs:
-    """Originals and stored counterfactuals (B,3,H,W) in [0,1], with what is known of them.
+    """Originals and stored counterfactuals (B,3,H,W) in [0,1], with their classes and networks.
 
-    source, target: classes before and wanted, (B,) int64; ids: the rows' own, the same for all
-    answers to a row, which are all in one batch; networks: by the names of models (classifier,
-    second, oracle) and of figures that take one (lpips, s3, fs, lpr's encoder, fid's features);
-    settings: those of the score stage; causal: the oracle's columns that should decide; query: its
-    column that the classifier decides on; size: images that a network sees at a time.
+    source, target: the classes before and the wanted classes, (B,) int64. ids: the ids of the rows;
+    all answers to a row have the same id and are in one batch. networks: by the name of a model
+    (classifier, second, oracle) or of a figure that takes a network (lpips, s3, fs, lpr's encoder,
+    fid's features). settings: those of the score stage. causal: the oracle's columns that should
+    decide. query: the oracle's column that the classifier decides on. size: images per call of a
+    network.
     """
 
     original: Tensor
@@ -35,18 +36,19 @@ class Pairs:
 
     @cached_property
     def scores(self) -> Tensor:
-        """The classifier's scores of the counterfactuals, (B,K)."""
+        """Return the classifier's scores of the counterfactuals, (B,K)."""
         return self.ask("classifier", self.counterfactual)
 
     def ask(self, name: str, images: Tensor) -> Tensor:
-        """A network's outputs for images, float32 on the CPU."""
+        """Return a network's outputs for images, float32 on the CPU."""
         found: Tensor = self.networks[name](images)
         return found.float().cpu()
 
 
 def finite_pairs(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-    """Two tensors (B,...), NaN in the rows that are not finite in either: half a pair is measured
-    by nothing.
+    """Return both tensors (B,...), with NaN in the rows that are not finite in one of them.
+
+    No metric measures half a pair.
     """
     good = (torch.isfinite(before) & torch.isfinite(after)).flatten(1).all(1)
     if good.all():

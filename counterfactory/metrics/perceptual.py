@@ -1,4 +1,4 @@
-"""How different a perceptual network finds images: from their originals, and from each other."""
+"""Perceptual distances of counterfactuals: to their originals, and to each other."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 
 
 def distances(network: Distance, a: Tensor, b: Tensor, batch: int = 64) -> Tensor:
-    """The network's distance of each pair, float64 (B,); a, b: (B,3,H,W) in [0,1]; network: two
-    such to (b,).
+    """Return the network's distance of each pair, float64 (B,).
+
+    a, b: (B,3,H,W) in [0,1]. network: two such batches, at most `batch` pairs at a time, to (b,).
+    ValueError where the shapes differ or the network does not return one distance per pair.
     """
     if a.shape != b.shape or a.ndim != 4:
         raise ValueError(
@@ -37,9 +39,12 @@ def distances(network: Distance, a: Tensor, b: Tensor, batch: int = 64) -> Tenso
 def diversity(
     network: Distance, answers: Tensor, flipped: Tensor, batch: int = 64
 ) -> tuple[float | None, float | None]:
-    """Mean distance over all pairs of the answers to one query, (k,3,H,W), and over those of its
-    flipped ones, (k,) bool; None where there are fewer than two. (sigma_L; Jeanneret et al.,
-    "Diffusion Models for Counterfactual Explanations", ACCV 2022.)"""
+    """Return the mean distance over all pairs of answers to one query, and over all pairs of
+    flipped answers.
+
+    answers: (k,3,H,W). flipped: (k,) bool. Returns None for a mean over fewer than two answers.
+    sigma_L of Jeanneret et al., "Diffusion Models for Counterfactual Explanations", ACCV 2022.
+    """
     listed = list(combinations(range(len(answers)), 2))
     pairs = torch.tensor(listed, dtype=torch.int64, device=answers.device).view(-1, 2)
     found = distances(network, answers[pairs[:, 0]], answers[pairs[:, 1]], batch)
@@ -49,8 +54,11 @@ def diversity(
 
 
 def measure(pairs: Pairs) -> dict[str, Any]:
-    """The column lpips of a batch, and where rows have several answers lpips_diversity and that of
-    the answers that flipped, at a row's first answer, None at its others."""
+    """Return the column lpips of a batch.
+
+    Where rows have several answers, also returns lpips_diversity and lpips_diversity_flipped (of
+    the flipped answers). Both have a value at a row's first answer and None at its others.
+    """
     network, ids = pairs.networks["lpips"], pairs.ids
     found: dict[str, Any] = {
         "lpips": distances(network, pairs.original, pairs.counterfactual, pairs.size)

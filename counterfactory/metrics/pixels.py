@@ -1,4 +1,4 @@
-"""How far a counterfactual is from its original, in pixels."""
+"""Pixel distances of a counterfactual to its original."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from counterfactory.metrics.pairs import Pairs
 
 
 def pixel_distances(original: Tensor, counterfactual: Tensor) -> dict[str, Tensor]:
-    """l1 (mean absolute change), l2 (its root mean square), linf (its maximum), and sparsity (share
-    of pixels that move by more than 1/255 in a channel), each (B,) float64 within [0,1].
+    """Return l1 (mean absolute change), l2 (root mean square), linf (maximum) and sparsity (share
+    of pixels that change by more than 1/255 in at least one channel), each (B,) float64 in [0,1].
 
-    images: (B,3,H,W) in [0,1] on the 8-bit grid. l1 and l2 are means over pixels and channels, not
-    sums, so that sizes compare.
+    original, counterfactual: (B,3,H,W) in [0,1] on the 8-bit grid. l1 and l2 are means over pixels
+    and channels, not sums, so images of different sizes are comparable.
     """
-    # Whole levels: in floats, a change by just 1/255 would fall on either side of 1/255. float32
-    # holds them and their squares exactly, and sums of them in float64 are exact too.
+    # Whole levels, because in floats a change of exactly 1/255 can be above or below 1/255. Levels
+    # and their squares are exact in float32, and their sums are exact in float64.
     levels = (counterfactual - original).float().mul(255).round().abs()
     count = levels.shape[1:].numel()
     return {
@@ -28,5 +28,5 @@ def pixel_distances(original: Tensor, counterfactual: Tensor) -> dict[str, Tenso
 
 
 def measure(pairs: Pairs) -> dict[str, Tensor]:
-    """The columns l1, l2, linf and sparsity of a batch."""
+    """Return the columns l1, l2, linf and sparsity of a batch."""
     return pixel_distances(pairs.original, pairs.counterfactual)

@@ -1,4 +1,4 @@
-"""How alike a network finds the two images of a pair: the cosine of its outputs for them."""
+"""Similarity of the two images of a pair: the cosine of a network's outputs for them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ VERIFIED = 0.5  # the cosine above which two faces count as one person's
 
 
 def cosine(before: Tensor, after: Tensor) -> Tensor:
-    """Cosine of each pair of outputs, float64 (B,) within [-1,1]; before, after: (B,D). Nothing is
-    like a zero vector: its cosine is 0."""
+    """Return the cosine of each pair of outputs, float64 (B,) in [-1,1]; 0 for a zero vector.
+
+    before, after: (B,D). ValueError where the shapes differ.
+    """
     if before.shape != after.shape or before.ndim != 2:
         raise ValueError(
             f"expected features of one shape (B,D), got {tuple(before.shape)} and"
@@ -28,24 +30,25 @@ def cosine(before: Tensor, after: Tensor) -> Tensor:
 
 
 def verified(cosines: Tensor, threshold: float = VERIFIED) -> Tensor:
-    """1 where two faces are one person's, else 0, float64 (B,); NaN where the cosine is."""
+    """Return 1 where two faces are the same person (the cosine is above the threshold), else 0,
+    float64 (B,); NaN where the cosine is NaN."""
     return (cosines > threshold).to(torch.float64).where(~cosines.isnan(), torch.nan)
 
 
 def measure_s3(pairs: Pairs) -> dict[str, Tensor]:
-    """The column s3 of a batch: cosines of SimSiam's projector (ACE, CVPR 2023)."""
+    """Return the column s3 of a batch: cosines of SimSiam's projector (ACE, CVPR 2023)."""
     return {"s3": _cosines(pairs, "s3")}
 
 
 def measure_faces(pairs: Pairs) -> dict[str, Tensor]:
-    """The column fs of a batch."""
+    """Return the column fs of a batch."""
     return {"fs": _cosines(pairs, "fs")}
 
 
 def verified_of(
     columns: Mapping[str, NDArray[np.float64]], rows: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """`verified` of the column fs."""
+    """Return `verified` of the column fs."""
     return np.asarray(verified(torch.tensor(columns["fs"])))
 
 

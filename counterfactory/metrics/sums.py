@@ -1,4 +1,4 @@
-"""Sums that add field by field."""
+"""Base class of sums that add field by field."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from typing import Self
 
 @dataclass(frozen=True)
 class Sums:
-    """What a metric is computed from: the sums of two batches are the sums of both, field by
-    field.
-    """
+    """The sums that a metric is computed from; `+` adds those of two batches field by field."""
 
     def __add__(self, other: Self) -> Self:
         return type(self)(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))

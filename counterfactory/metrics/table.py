@@ -1,4 +1,4 @@
-"""Many measures over the four subsets at once, as sums that add."""
+"""Sums of many measures over the four subsets at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Sums = dict[tuple[str, Subset], RateSums | MeanSums]
 
 
 def zero(measures: Sequence[Measure], replicates: int) -> Sums:
-    """The sums of no rows."""
+    """Return the sums of no rows."""
     return {
         (m.name, subset): RateSums() if m.kind == "rate" else MeanSums.zero(replicates)
         for m in measures
@@ -31,9 +31,12 @@ def update(
     weights: Floats,
     rows: NDArray[np.int64] | None = None,
 ) -> Sums:
-    """Sum a batch; columns: (B,) each, NaN where not measured, with `correct` and `flipped` among
-    them as 0, 1 or NaN (a row without a label is neither correct nor wrong); weights: (B,R) of the
-    bootstrap; rows: (B,) which row each answer is to, where rows have several."""
+    """Return the sums of a batch.
+
+    columns: (B,) each, NaN where not measured. `correct` and `flipped` must be among them, as 0, 1
+    or NaN (a row without a label is neither correct nor wrong). weights: (B,R) of the bootstrap.
+    rows: (B,) the row that each answer belongs to, where rows have several answers.
+    """
     sums: Sums = {}
     for subset, mask in masks(columns).items():
         drawn, mine = weights[mask], None if rows is None else rows[mask]
@@ -46,7 +49,7 @@ def update(
 
 
 def masks(columns: Mapping[str, Floats]) -> dict[Subset, NDArray[np.bool_]]:
-    """Which rows are in each subset, (B,) each, by the columns `correct` and `flipped`."""
+    """Return which rows are in each subset, (B,) bool each, by `correct` and `flipped`."""
     correct, flipped = columns["correct"] == 1, columns["flipped"] == 1
     return {
         "all": np.ones(len(flipped), np.bool_),
@@ -57,13 +60,13 @@ def masks(columns: Mapping[str, Floats]) -> dict[Subset, NDArray[np.bool_]]:
 
 
 def add(left: Sums, right: Sums) -> Sums:
-    """Sums of both."""
+    """Return the sums of both; ValueError where they are of different measures."""
     if left.keys() != right.keys():
         raise ValueError(f"expected sums of one table, got {sorted(left)} and {sorted(right)}")
     return {key: left[key] + right[key] for key in left}  # type: ignore[operator]
 
 
 def compute(sums: Sums, measure: Measure, subset: Subset) -> Estimate:
-    """One figure of the table."""
+    """Return one figure of the table."""
     found = sums[measure.name, subset]
     return rates.compute(found) if isinstance(found, RateSums) else means.compute(found)

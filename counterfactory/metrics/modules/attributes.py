@@ -1,4 +1,4 @@
-"""What changed besides the decision, as an oracle of attributes sees it."""
+"""Metrics of the attributes that changed, as an oracle of attributes predicts them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from counterfactory.metrics.modules.states import MeanMetric, SumMetric, floats,
 class MNAC(MeanMetric):
     """MNAC: mean number of attributes that changed.
 
-    query: the column of the attribute that the classifier decides on, to leave it out. Of flipped
-    pairs, lower is better. Rodriguez et al., "Beyond Trivial Counterfactual Explanations with
-    Diverse Valuable Explanations", ICCV 2021.
+    query: the column of the attribute that the classifier decides on; it is not counted. None
+    counts all attributes. Use flipped pairs only. Lower is better. Rodriguez et al., "Beyond
+    Trivial Counterfactual Explanations with Diverse Valuable Explanations", ICCV 2021.
 
     >>> before, after = torch.tensor([[0.1, 0.9, 0.2]]), torch.tensor([[0.8, 0.1, 0.3]])
     >>> metric = MNAC()
@@ -47,8 +47,8 @@ class MNAC(MeanMetric):
 class CausalShare(MeanMetric):
     """Mean share of the changed attributes that are causal.
 
-    causal: columns of the attributes that should decide. Of flipped pairs; a pair in which nothing
-    changed does not count. Range [0,1], higher is better.
+    causal: columns of the attributes that should decide. Use flipped pairs only. A pair in which
+    nothing changed does not count. Range [0,1], higher is better.
 
     >>> metric = CausalShare(causal=[0])
     >>> metric.update(torch.tensor([[0.1, 0.9, 0.2]]), torch.tensor([[0.8, 0.1, 0.3]]))
@@ -70,7 +70,7 @@ class CausalShare(MeanMetric):
 
 
 class CausalChanges(CausalShare):
-    """Mean number of causal attributes that changed; arguments as of `CausalShare`.
+    """Mean number of causal attributes that changed. The arguments are those of `CausalShare`.
 
     >>> metric = CausalChanges(causal=[0])
     >>> metric.update(torch.tensor([[0.1, 0.9, 0.2]]), torch.tensor([[0.8, 0.1, 0.3]]))
@@ -83,7 +83,9 @@ class CausalChanges(CausalShare):
 
 
 class SpuriousChanges(CausalShare):
-    """Mean number of other attributes that changed, lower is better; arguments as of `CausalShare`.
+    """Mean number of attributes that changed and are not causal.
+
+    The arguments are those of `CausalShare`. Lower is better.
 
     >>> metric = SpuriousChanges(causal=[0])
     >>> metric.update(torch.tensor([[0.1, 0.9, 0.2]]), torch.tensor([[0.8, 0.1, 0.3]]))
@@ -96,10 +98,10 @@ class SpuriousChanges(CausalShare):
 
 
 class AttributeChangeRates(SumMetric):
-    """How often each attribute changed, (A,) within [0,1].
+    """Share of pairs in which each attribute changed, (A,) in [0,1].
 
-    attributes: how many the oracle sees; of flipped pairs. `held(AttributeSums)` gives what
-    `counterfactory.metrics.audit.audit` judges.
+    attributes: number of attributes that the oracle predicts. Use flipped pairs only.
+    `held(AttributeSums)` returns the sums that `counterfactory.metrics.audit.audit` takes.
 
     >>> metric = AttributeChangeRates(3)
     >>> metric.update(torch.tensor([[0.1, 0.9, 0.2]]), torch.tensor([[0.8, 0.1, 0.3]]))
@@ -113,26 +115,27 @@ class AttributeChangeRates(SumMetric):
         self.hold(AttributeSums.zero(attributes))
 
     def update(self, before: Tensor, after: Tensor, rows: Tensor | None = None) -> None:
-        """Add a batch: the oracle's probabilities of originals and counterfactuals, (B,A) each;
-        rows: (B,) which row each answers, where rows have several answers."""
+        """Add a batch: the oracle's probabilities of originals and counterfactuals, (B,A) each.
+
+        rows: (B,) the row that each answer belongs to, where rows have several answers.
+        """
         whose = None if rows is None else numbers_of(rows)
         self.add(attributes.update(floats(before), floats(after), self.threshold, whose))
 
     def compute(self) -> Tensor:
-        """The rates (A,), float64; NaN over no rows."""
+        """Return the rates (A,), float64; NaN where there are no rows."""
         sums = self.held(AttributeSums)
         return torch.from_numpy(sums.changed).double() / (sums.n or torch.nan)
 
 
 class CorrelationDifference(SumMetric):
-    """CD: do the attributes that change together belong together in the data?
+    """CD: sum over attributes of abs(corr_cf - corr_data), the correlation difference.
 
-    Sum over attributes of abs(corr_cf - corr_data): Pearson's correlation with the query attribute
-    of the changes (-1, 0, 1), and of the labels. query: that attribute's column; labels: (N,A) of 0
-    and 1 from the data's training split, by default what the oracle sees in the originals; target:
-    whether the query attribute's own difference counts (public code leaves it in). Of flipped
-    pairs, lower is better. Jeanneret et al., "Diffusion Models for Counterfactual Explanations",
-    ACCV 2022.
+    Both are Pearson's correlations with the query attribute: corr_cf of the changes (-1, 0, 1),
+    corr_data of the labels. query: that attribute's column. labels: (N,A) of 0 and 1 from the
+    data's training split; None takes the oracle's predictions of the originals. target: whether the
+    query attribute's own difference counts, as in public code. Use flipped pairs only. Lower is
+    better. Jeanneret et al., "Diffusion Models for Counterfactual Explanations", ACCV 2022.
 
     >>> labels = torch.tensor([[0, 0], [1, 1], [0, 1], [1, 0]])  # the data's do not correlate
     >>> metric = CorrelationDifference(attributes=2, query=0, labels=labels)
@@ -168,7 +171,7 @@ class CorrelationDifference(SumMetric):
         self.add(self._sums((seen > self.threshold).astype(np.float64)), "originals_")
 
     def estimate(self) -> Estimate:
-        """The difference and n."""
+        """Return the difference and n."""
         data = self.labels or self.held(CorrelationSums, "originals_")
         changes = self.held(CorrelationSums, "changes_")
         return correlation.compute(changes, data, self.query, target=self.target).estimate
@@ -178,9 +181,9 @@ class CorrelationDifference(SumMetric):
 
 
 class GlobalImportance(SumMetric):
-    """Global importances: how far counterfactuals moved each descriptor on the mean, (D,).
+    """Global importances: mean change of each descriptor by the counterfactuals, (D,).
 
-    descriptors: how many there are. Goldwasser and Hooker, 2025.
+    descriptors: number of descriptors. Goldwasser and Hooker, 2025.
 
     >>> metric = GlobalImportance(2)
     >>> metric.update(torch.tensor([[1.0, -0.5], [0.0, -1.5]]))
@@ -193,10 +196,10 @@ class GlobalImportance(SumMetric):
         self.hold(ImportanceSums.zero(descriptors, 0))
 
     def update(self, importances: Tensor) -> None:
-        """Add a batch of importances (B,D), all of them finite."""
+        """Add a batch of importances (B,D). All must be finite."""
         self.add(importance.update(floats(importances), np.zeros((len(importances), 0))))
 
     def compute(self) -> Tensor:
-        """The means (D,), float64; NaN over no rows."""
+        """Return the means (D,), float64; NaN where there are no rows."""
         sums = self.held(ImportanceSums)
         return torch.from_numpy(sums.total) / (sums.n or torch.nan)

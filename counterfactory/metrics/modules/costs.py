@@ -1,4 +1,4 @@
-"""What answers cost, and how a vision-language model judges them."""
+"""Metrics of what answers cost, and of the scores by a vision-language model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from counterfactory.metrics.modules.states import MeanMetric
 
 
 class MeanCost(MeanMetric):
-    """Mean of a cost per row: seconds, or forward or backward evaluations.
+    """Mean cost per row: seconds, forward evaluations or backward evaluations.
 
     Lower is better.
 
@@ -27,14 +27,14 @@ class MeanCost(MeanMetric):
     higher_is_better = False
 
     def update(self, costs: Tensor) -> None:
-        """Add a batch of costs (B,), NaN where one is not known."""
+        """Add a batch of costs (B,), NaN where a cost is not known."""
         self.add_rows(costs)
 
 
 class TFLOPs(MeanMetric):
     """Mean tera floating-point operations of a call, as torch counts them.
 
-    Matrix products, convolutions and attention alone. Lower is better.
+    Only matrix products, convolutions and attention count. Lower is better.
 
     >>> metric = TFLOPs()
     >>> metric.update(lambda: torch.ones(100, 100) @ torch.ones(100, 100))
@@ -50,9 +50,10 @@ class TFLOPs(MeanMetric):
 
 
 class JudgeScore(MeanMetric):
-    """Mean score that a vision-language model gave: validity, sparsity, proximity, realism.
+    """Mean score by a vision-language model: validity, sparsity, proximity and realism.
 
-    criterion: one of them alone; None: the mean of the four. Range 1 to 10, higher is better.
+    criterion: the one of these to use; None uses the mean of the four. Range 1 to 10, higher is
+    better. ValueError where the criterion is unknown.
 
     >>> metric = JudgeScore()
     >>> metric.update(torch.tensor([[8.0, 6.0, 7.0, 7.0]]))

@@ -1,4 +1,4 @@
-"""Whether, how surely and how soon the decision changed."""
+"""Metrics of whether the decision changed, with what probability, and how early."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Classifier = Callable[[Tensor], Tensor]
 class FlipRate(RateMetric):
     """Share of counterfactuals that the classifier assigns to their target class.
 
-    above: count only those whose probability of the target is above it. Range [0,1], higher is
-    better. The paper of AIP prints the condition as F(x0) = y*; it means F(x*).
+    above: where set, an answer counts if the probability of its target is above this value. Range
+    [0,1], higher is better. The paper of AIP prints the condition as F(x0) = y*; it means F(x*).
 
     >>> metric = FlipRate()
     >>> metric.update(torch.tensor([[0.0, 2.0], [1.0, 0.0], [0.0, 1.0]]), torch.tensor([1, 1, 1]))
@@ -37,15 +37,18 @@ class FlipRate(RateMetric):
 
     def update(self, scores: Tensor, target: Tensor, rows: Tensor | None = None) -> None:
         """Add a batch: the classifier's scores of counterfactuals (B,K), before softmax; target
-        classes (B,) int64; rows: (B,) which row each answers, where rows have several answers."""
+        classes (B,) int64.
+
+        rows: (B,) the row that each answer belongs to, where rows have several answers.
+        """
         flipped, p = flips(scores, target)
         self.add_rows(flipped if self.above is None else p > self.above, rows)
 
 
 class AnyFlipRate(RateMetric):
-    """Share of rows of which at least one answer has the target class.
+    """Share of rows with at least one answer that the classifier assigns to its target class.
 
-    Range [0,1], higher is better; n counts rows.
+    Range [0,1], higher is better. n counts rows.
 
     >>> metric = AnyFlipRate()
     >>> scores = torch.tensor([[0.0, 2.0], [1.0, 0.0], [1.0, 0.0]])
@@ -57,13 +60,15 @@ class AnyFlipRate(RateMetric):
     higher_is_better = True
 
     def update(self, scores: Tensor, target: Tensor, rows: Tensor) -> None:
-        """Add a batch: scores (B,K), before softmax; target (B,) int64; rows: (B,) which row each
-        answers; all answers to a row in one batch."""
+        """Add a batch: scores (B,K), before softmax; target classes (B,) int64.
+
+        rows: (B,) the row that each answer belongs to. All answers to a row must be in one batch.
+        """
         self.add_rows(any_flipped(floats(flips(scores, target)[0]), numbers_of(rows)))
 
 
 class TargetProbability(MeanMetric):
-    """Mean probability of the target class that the classifier gives to the counterfactuals.
+    """Mean probability of the target class, by the classifier, over counterfactuals.
 
     Range [0,1], higher is better.
 
@@ -81,10 +86,10 @@ class TargetProbability(MeanMetric):
 
 
 class SecondClassifierAgreement(RateMetric):
-    """Share of rows for which a second classifier predicts the class wanted.
+    """Share of answers for which a second classifier predicts the wanted class.
 
-    Give the scores of flipped counterfactuals and their targets: do the flips convince a
-    classifier that was never attacked? Range [0,1], higher is better.
+    With the scores and targets of flipped counterfactuals, it measures whether the flips also
+    convince a classifier that no method used. Range [0,1], higher is better.
 
     >>> metric = SecondClassifierAgreement()
     >>> metric.update(torch.tensor([[0.0, 2.0], [1.0, 0.0]]), torch.tensor([1, 1]))
@@ -95,14 +100,16 @@ class SecondClassifierAgreement(RateMetric):
     higher_is_better = True
 
     def update(self, scores: Tensor, wanted: Tensor, rows: Tensor | None = None) -> None:
-        """Add a batch: the second classifier's scores (B,K); the classes wanted (B,) int64; rows:
-        (B,) which row each answers, where rows have several answers."""
+        """Add a batch: the second classifier's scores (B,K); the wanted classes (B,) int64.
+
+        rows: (B,) the row that each answer belongs to, where rows have several answers.
+        """
         self.add_rows(agreement(scores, wanted), rows)
 
 
 class COUT(MeanMetric):
-    """COUT: how early the decision changes when the counterfactual's strongest pixels are copied
-    into the original first.
+    """COUT: how early the decision changes when the pixels that changed most are copied into the
+    original first.
 
     classifier: images (B,3,H,W) in [0,1] to scores (B,K). The other settings are those of
     `counterfactory.metrics.cout.cout`. Range [-1,1], higher is better. Khorram and Fuxin,
@@ -141,7 +148,9 @@ class COUT(MeanMetric):
     def update(
         self, original: Tensor, counterfactual: Tensor, source: Tensor, target: Tensor
     ) -> None:
-        """Add a batch of pairs (B,3,H,W) in [0,1] on the 8-bit grid; classes before and wanted
-        (B,) int64."""
+        """Add a batch of pairs (B,3,H,W) in [0,1] on the 8-bit grid.
+
+        source, target: the classes before and the wanted classes, (B,) int64.
+        """
         settings: dict[str, Any] = self.settings
         self.add_rows(cout(self.classifier, original, counterfactual, source, target, **settings))

@@ -1,4 +1,4 @@
-"""How far a counterfactual is from its original: in pixels, to networks, in latents."""
+"""Distances of a counterfactual to its original: in pixels, by networks, in latents."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 
 
 class PixelDistance(MeanMetric):
-    """Mean distance in pixels: l1 (mean absolute change), l2 (root mean square) or linf (largest).
+    """Mean pixel distance: l1 (mean absolute change), l2 (root mean square) or linf (largest).
 
-    Range [0,1], lower is better.
+    Range [0,1], lower is better. ValueError where the norm is another.
 
     >>> metric = PixelDistance("l1")
     >>> metric.update(torch.zeros(2, 3, 4, 4), torch.full((2, 3, 4, 4), 0.2))
@@ -43,7 +43,7 @@ class PixelDistance(MeanMetric):
 
 
 class PixelSparsity(MeanMetric):
-    """Mean share of pixels that changed by more than 1/255 in a channel.
+    """Mean share of pixels that changed by more than 1/255 in at least one channel.
 
     Range [0,1], lower is better.
 
@@ -65,10 +65,10 @@ class PixelSparsity(MeanMetric):
 class LPIPSDistance(MeanMetric):
     """Mean perceptual distance of a counterfactual to its original.
 
-    network: two batches (B,3,H,W) in [0,1] to distances (B,); with the package lpips
-    `net = lpips.LPIPS(net="alex")` and `lambda a, b: net(a, b, normalize=True).flatten()`. Lower is
-    better. Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric",
-    CVPR 2018.
+    network: two batches (B,3,H,W) in [0,1] to distances (B,). With the package lpips it is
+    `lambda a, b: net(a, b, normalize=True).flatten()`, where `net = lpips.LPIPS(net="alex")`. Lower
+    is better. Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual
+    Metric", CVPR 2018.
 
     >>> metric = LPIPSDistance(lambda a, b: (a - b).square().mean((1, 2, 3)))
     >>> metric.update(torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4))
@@ -91,9 +91,9 @@ class LPIPSDistance(MeanMetric):
 class LPIPSDiversity(MeanMetric):
     """Mean perceptual distance between the answers to one query (sigma_L).
 
-    network: as of `LPIPSDistance`; flipped_only: compare only answers that flipped. Higher is
-    better. A query with fewer than two answers does not count. Jeanneret et al., "Diffusion Models
-    for Counterfactual Explanations", ACCV 2022.
+    network: as in `LPIPSDistance`. flipped_only: compare only answers that flipped. A query with
+    fewer than two answers does not count. Higher is better. Jeanneret et al., "Diffusion Models for
+    Counterfactual Explanations", ACCV 2022.
 
     >>> metric = LPIPSDiversity(lambda a, b: (a - b).abs().mean((1, 2, 3)))
     >>> metric.update(torch.stack([torch.zeros(3, 4, 4), torch.ones(3, 4, 4)]))
@@ -111,8 +111,11 @@ class LPIPSDiversity(MeanMetric):
 
     @torch.inference_mode()
     def update(self, answers: Tensor, flipped: Tensor | None = None) -> None:
-        """Add one query: all answers to it (k,3,H,W) in [0,1]; flipped: (k,) bool, which of them
-        have the target class."""
+        """Add one query: all answers to it (k,3,H,W) in [0,1].
+
+        flipped: (k,) bool, the answers that have the target class; needed for flipped_only
+        (ValueError without it).
+        """
         if flipped is None:
             if self.flipped_only:
                 raise ValueError("expected which answers flipped (flipped_only), got none")
@@ -125,7 +128,7 @@ class LPIPSDiversity(MeanMetric):
 class S3(MeanMetric):
     """S3: mean cosine of SimSiam's outputs for original and counterfactual.
 
-    network: images (B,3,H,W) in [0,1] to outputs (B,D), of a SimSiam projector. Range [-1,1],
+    network: images (B,3,H,W) in [0,1] to the outputs (B,D) of a SimSiam projector. Range [-1,1],
     higher is better. Jeanneret et al., "Adversarial Counterfactual Visual Explanations" (ACE),
     CVPR 2023.
 
@@ -160,10 +163,10 @@ class FaceSimilarity(S3):
 
 
 class FaceVerification(RateMetric):
-    """FVA: share of pairs that a face network takes for one person.
+    """FVA: share of pairs whose two faces are the same person by a face network.
 
-    network: images (B,3,H,W) in [0,1] to embeddings (B,D); threshold: the cosine above which two
-    faces are one person's. Range [0,1], higher is better.
+    network: images (B,3,H,W) in [0,1] to embeddings (B,D). threshold: two faces are the same
+    person where their cosine is above it. Range [0,1], higher is better.
 
     >>> metric = FaceVerification(lambda images: images.mean((2, 3)))
     >>> metric.update(torch.ones(2, 3, 4, 4), torch.ones(2, 3, 4, 4) / 2)
@@ -179,8 +182,10 @@ class FaceVerification(RateMetric):
 
     @torch.inference_mode()
     def update(self, original: Tensor, counterfactual: Tensor, rows: Tensor | None = None) -> None:
-        """Add a batch of pairs (B,3,H,W) in [0,1]; rows: (B,) which row each answers, where rows
-        have several answers."""
+        """Add a batch of pairs (B,3,H,W) in [0,1].
+
+        rows: (B,) the row that each answer belongs to, where rows have several answers.
+        """
         found = cosine(self.network(original), self.network(counterfactual))
         self.add_rows(verified(found, self.threshold), rows)
 
@@ -188,8 +193,8 @@ class FaceVerification(RateMetric):
 class LatentPerturbationRatio(MeanMetric):
     """LPR: mean share of latent coordinates that changed by more than the tolerance.
 
-    encoder: images (B,3,H,W) in [0,1] to latents (B,...), one encoder for all methods. Range [0,1],
-    lower is better. Yang et al., "Generative Counterfactuals for Neural Networks via
+    encoder: images (B,3,H,W) in [0,1] to latents (B,...). Use the same encoder for all methods.
+    Range [0,1], lower is better. Yang et al., "Generative Counterfactuals for Neural Networks via
     Attribute-Informed Perturbation", eq. 8.
 
     >>> metric = LatentPerturbationRatio(lambda images: images.mean((2, 3)), tolerance=0.1)

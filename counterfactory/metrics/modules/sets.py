@@ -1,4 +1,4 @@
-"""How far counterfactuals as a set are from originals as a set."""
+"""Distances between the set of originals and the set of counterfactuals."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from counterfactory.metrics.moments import Moments, frechet
 class FID(FrechetInceptionDistance):
     """FID: Frechet distance between the features of originals and of counterfactuals.
 
-    torchmetrics' metric with its arguments, states and Inception (feature=2048, which needs
-    torch-fidelity), or `feature=` a network of one's own (images to (B,D)); only the closing
-    formula is this package's: float64, by a symmetric matrix root. Lower is better; below 2,048
-    rows a side compare KID. Heusel et al., "GANs Trained by a Two Time-Scale Update Rule", NeurIPS
-    2017.
+    This is torchmetrics' metric with its arguments and states. feature: 2048 for its Inception
+    network, which needs torch-fidelity, or your own network (images to (B,D)). Only the final
+    formula is from this package: it computes in float64, with the root of a symmetric matrix. Lower
+    is better. Below 2,048 rows per side, compare KID instead. Heusel et al., "GANs Trained by a Two
+    Time-Scale Update Rule", NeurIPS 2017.
 
     >>> class Colour(torch.nn.Module):
     ...     num_features = 3
@@ -43,7 +43,7 @@ class FID(FrechetInceptionDistance):
     """
 
     def compute(self) -> Tensor:
-        """The distance, float64; NaN where a side has fewer than two rows."""
+        """Return the distance, float64; NaN where a side has fewer than two rows."""
         real, fake = (
             Moments(
                 int(getattr(self, f"{side}_features_num_samples")),
@@ -57,11 +57,11 @@ class FID(FrechetInceptionDistance):
 
 
 class SplitFID(SumMetric):
-    """Split FID: originals of one half against counterfactuals of the other half, both pairings,
-    mean over seeded splits.
+    """Split FID: mean FID between originals of one half and counterfactuals of the other half.
 
-    No counterfactual is compared with a set that holds its own original. network: images to
-    features (B,D); width: D; the states take 320 D^2 bytes. Lower is better. ACE, CVPR 2023.
+    The mean is over both pairings and over seeded splits. No counterfactual is compared with a set
+    that has its own original. network: images to features (B,D). width: D. The states take 320 D^2
+    bytes. Lower is better. ACE, CVPR 2023.
 
     >>> metric = SplitFID(lambda images: images.mean((2, 3)), width=3)
     >>> images = torch.rand(80, 3, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -91,15 +91,18 @@ class SplitFID(SumMetric):
 
     @torch.inference_mode()
     def update(self, images: Tensor, ids: Sequence[str], real: bool) -> None:
-        """Add a batch of originals (real) or counterfactuals; images: (B,3,H,W) as the network
-        takes them; ids: the rows' names, the same for an original and its counterfactuals."""
+        """Add a batch of originals (real) or counterfactuals.
+
+        images: (B,3,H,W), as the network takes them. ids: the names of the rows. An original and
+        its counterfactuals have the same name.
+        """
         features, places = floats(self.network(images)), buckets(ids)
         for bucket in np.unique(places).tolist():
             more = moments.update(features[places == bucket])
             self.add(more, f"{'real' if real else 'fake'}_{bucket}_")
 
     def estimate(self) -> Estimate:
-        """The distance and n."""
+        """Return the distance and n."""
         real, fake = (
             BucketMoments(
                 self.width, {b: self.held(Moments, f"{side}_{b}_") for b in range(BUCKETS)}
@@ -110,12 +113,13 @@ class SplitFID(SumMetric):
 
 
 class KID(KernelInceptionDistance):
-    """KID: unbiased squared MMD under the kernel (x'y/D + 1)^3, right on the mean for few rows too.
+    """KID: squared MMD with the kernel (x'y/D + 1)^3, unbiased also for few rows.
 
-    torchmetrics' feature network (2048, which needs torch-fidelity, or a module of one's own) and
-    feature states. rows: at most so many of a side are kept, those whose ids have the smallest
-    hashes. apart: leave a row's own counterfactual out of the cross term. Lower is better; it may
-    be negative. Binkowski et al., "Demystifying MMD GANs", ICLR 2018.
+    feature: as in torchmetrics, 2048 for its Inception network, which needs torch-fidelity, or your
+    own module; the feature states are torchmetrics', too. rows: the largest number of rows stored
+    per side; they are the rows whose ids have the smallest hashes. apart: exclude a row's own
+    counterfactual from the cross term. Lower is better; the value may be negative. Binkowski et
+    al., "Demystifying MMD GANs", ICLR 2018.
 
     >>> class Colour(torch.nn.Module):
     ...     def forward(self, images):
@@ -140,7 +144,7 @@ class KID(KernelInceptionDistance):
         apart: bool = False,
         **kwargs: Any,
     ):
-        with warnings.catch_warnings():  # of keeping the features of every row, which this does not
+        with warnings.catch_warnings():  # it warns of storing all features; this class does not
             warnings.filterwarnings("ignore", "Metric `Kernel Inception Distance` will save")
             super().__init__(feature, **kwargs)
         self.rows, self.apart = rows, apart
@@ -150,8 +154,11 @@ class KID(KernelInceptionDistance):
 
     @torch.inference_mode()
     def update(self, images: Tensor, ids: Sequence[str], real: bool) -> None:  # type: ignore[override]
-        """Add a batch of originals (real) or counterfactuals; images: as the network takes them;
-        ids: the rows' names, the same for an original and its counterfactuals."""
+        """Add a batch of originals (real) or counterfactuals.
+
+        images: as the network takes them. ids: the names of the rows. An original and its
+        counterfactuals have the same name.
+        """
         side = "real" if real else "fake"
         super().update(images, real)
         keys = torch.from_numpy(hashes(ids).view(np.int64).copy())
@@ -162,12 +169,12 @@ class KID(KernelInceptionDistance):
             setattr(self, f"{side}_{name}", [torch.from_numpy(values).to(images.device)])
 
     def compute(self) -> Tensor:  # type: ignore[override]
-        """The distance, float64; NaN where a side has too few rows."""
+        """Return the distance, float64; NaN where a side has too few rows."""
         value = self.estimate().value
         return torch.tensor(torch.nan if value is None else value, dtype=torch.float64)
 
     def estimate(self) -> Estimate:
-        """The distance with its 95 % interval, and n."""
+        """Return the distance with its 95 % interval, and n."""
         return kid.compute(self._sample("real"), self._sample("fake"), apart=self.apart)
 
     def _sample(self, side: str) -> Sample:
