@@ -1,4 +1,4 @@
-"""Checks of a stage's invariants from its commits, which run at the end of every stage.
+"""Checks of a stage's invariants from its commits; every stage ends with them.
 
 `verify` also reads the data.
 """
@@ -60,7 +60,7 @@ def check_stage(store: Store, stage: str, *, whole: bool = True) -> list[str]:
             found[index] = _ids(store, commit) if not told else np.zeros(0, np.uint64)
             files[index] = data_path(commit), commit.bytes
             each |= answers_each(commit)
-        sizes = store.sizes(f"data/{stage}")  # last: another driver may be at work
+        sizes = store.sizes(f"data/{stage}")  # after the commits: another driver may be at work
         lines += [
             f"{stage}: shard {index}: {line}"
             for index in files
