@@ -69,7 +69,7 @@ def remove(path: str, within: str) -> None:
 
 
 def size(path: str) -> int:
-    """Return a file's bytes."""
+    """Return a file's size in bytes."""
     return os.stat(path).st_size
 
 

@@ -16,11 +16,7 @@ from storage.s3_file import RangeFile
 from storage.s3_retry import Patience
 
 BUFFER = 8 << 20  # bytes per request when Parquet columns are streamed
-STAMPS = (
-    "ETag",
-    "etag",
-    "blob_id",
-)  # what identifies a content: HTTP and clouds, Azure, Hugging Face
+STAMPS = ("ETag", "etag", "blob_id")  # content keys: HTTP and clouds, Azure, Hugging Face
 # Errors that a package raises on an address or a setting; another try fails in the same way.
 MISTAKES = (ValueError, TypeError, LookupError, AttributeError, NotImplementedError, ImportError)
 
@@ -40,7 +36,7 @@ def version(path: str) -> str:
 
 
 def size(path: str) -> int:
-    """Return a file's bytes."""
+    """Return a file's size in bytes."""
     found = _info(path).get("size")
     if found is None:
         raise StorageError(f"expected a server that names the size of {path}, got none")

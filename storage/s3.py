@@ -84,7 +84,7 @@ def version(path: str) -> str:
 
 
 def size(path: str) -> int:
-    """Return an object's bytes."""
+    """Return an object's size in bytes."""
     return int(_head(path)["ContentLength"])
 
 

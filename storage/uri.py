@@ -133,7 +133,7 @@ class Store:
         return sorted(self._walk(prefix))
 
     def sizes(self, prefix: str) -> dict[str, int]:
-        """Return the bytes of each file that `list` names."""
+        """Return the size in bytes of each file that `list` names."""
         base = f"{prefix}/" if prefix else ""
         found = self._kind.ages(self._at(prefix) if prefix else self._root)
         return dict(sorted((base + path, size) for path, size, _ in found if not _hidden(path)))
