@@ -88,9 +88,7 @@ class Generate:
         """Note the start of a shard, and read its rows in the background until its turn."""
         begun = Begun(shard)
         path = commit_path(self.stage, shard.index, shard.revision)
-        if self.store.is_file(
-            path
-        ):  # from a worker whose end hid its receipt, or from another driver
+        if self.store.is_file(path):  # from a worker whose receipt was lost, or another driver
             begun.commit = read_commit(self.store, path)
             return begun
         begun.before = earlier(self.store, self.stage, shard)

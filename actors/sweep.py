@@ -1,6 +1,6 @@
 """One worker for the shards of many runs.
 
-A sweep's cells follow one another and share their models (actors.load).
+A sweep's cells follow one another and share their models (actors.pinned.load).
 """
 
 from __future__ import annotations

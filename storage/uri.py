@@ -289,7 +289,7 @@ def is_parquet(name: str) -> bool:
 
 
 def printable(name: str) -> str:
-    """A file's name for a message: bytes of it that are no UTF-8 are written \\xe9."""
+    """Return a file's name for a message; bytes that are not UTF-8 are written as \\xe9."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

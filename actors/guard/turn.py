@@ -17,7 +17,7 @@ class Turn:
 
     @contextmanager
     def mine(self) -> Iterator[float]:
-        """Compute alone; returns the seconds for which no thread computed."""
+        """Compute alone in the block; yields the seconds for which no thread computed."""
         with self._lock:
             gap = time.perf_counter() - self._free_since
             try:

@@ -28,7 +28,7 @@ def limit(seconds: float | None, what: str, note: Callable[[], None]) -> Iterato
     ends. `note` runs in another thread. Where the block holds the interpreter's lock, no thread can
     run. Then faulthandler's own thread, which does not need the lock, ends the process after GRACE
     seconds more, without a note, and that start counts as a death. Only one block at a time in a
-    process. seconds: None is no limit.
+    process. seconds: None for no limit.
     """
     if seconds is None:
         yield
@@ -62,10 +62,6 @@ def stop(why: str, note: Callable[[], None] = lambda: None) -> NoReturn:
 def _backstop(seconds: float) -> bool:
     try:
         faulthandler.dump_traceback_later(seconds, exit=True, file=2)
-    except (
-        RuntimeError,
-        ValueError,
-        OSError,
-    ):  # no standard error to write to: the thread must end the process
+    except (RuntimeError, ValueError, OSError):  # no standard error: the thread must end it
         return False
     return True
