@@ -1,5 +1,6 @@
-"""A batch of rows through the method: predict, choose targets, ask, and judge the answers as they
-are stored.
+"""A batch of rows through the method: predict, choose targets, call the method, judge its answers.
+
+The classifier judges the answers as they are stored.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ from storage.schema import counterfactual_id, seed_of
 
 @dataclass
 class Answered:
-    """A row and one answer that the method gave to it, all of it on the CPU.
+    """A row and one answer of the method to it, all on the CPU.
 
-    k: which of the row's answers; before, after: class probabilities (K,) of the original and of
-    the stored counterfactual; stored: that counterfactual, as the run's modality stores it;
-    seconds: its share of the batch's; None, as steps and evaluations, where nobody knows.
+    k: the number of the answer among the row's answers; before, after: class probabilities (K,) of
+    the original and of the stored counterfactual; stored: that counterfactual, as the run's
+    modality stores it; seconds: its share of the batch's time. seconds, steps, forward and backward
+    are None where they are unknown.
     """
 
     row: Row
@@ -66,13 +68,12 @@ class Answerer:
         loaded = load_models(plain, method_models(self.method), self.device)
         self.models = in_shape(loaded, plain["models"], self.shape)
         self.classifier: Any = self.models["classifier"]
-        self.each: int | None = None  # answers to a row, once the method has given some
+        self.each: int | None = None  # answers to each row, once the method has answered some
 
     def __call__(self, batch: list[Row]) -> tuple[list[Answered], list[Unusable]]:
-        """Answers of the rows that have a target, those to one row together, and the other
-        rows with the reason.
+        """Return the answers of rows with a target, and the other rows with the reason.
 
-        UserError where the method does not give every row as many answers.
+        The answers to one row are adjacent. UserError where rows get different numbers of answers.
         """
         started = time.perf_counter()
         before = self._probabilities([row.content for row in batch])
@@ -103,7 +104,7 @@ class Answerer:
         answers: Answers = self.method(queries, **needed)
         each = self._each(answers, len(rows))
         stored = self.modality.answers(answers)
-        # As many at a time as the classifier was asked about before.
+        # Batches of the size that the classifier had before.
         parts = (stored[at : at + len(batch)] for at in range(0, len(stored), len(batch)))
         after = torch.cat([self._probabilities(part) for part in parts])
         latents = [_rows_of(answers.latent_before), _rows_of(answers.latent_after)]
@@ -133,8 +134,9 @@ class Answerer:
         ], bad
 
     def _each(self, answers: Answers, queries: int) -> int:
-        """Answers to each query, the same number in every batch; UserError, naming the method,
-        where it is not so.
+        """Return the number of answers to each query, which is the same in every batch.
+
+        UserError, naming the method, where it is not the same.
         """
         lengths = {
             f.name: len(v) for f in fields(answers) if (v := getattr(answers, f.name)) is not None
@@ -158,7 +160,7 @@ class Answerer:
         return each
 
     def _probabilities(self, contents: list[Any]) -> Tensor:
-        """Class probabilities (B,K) on the CPU, of contents as they are stored."""
+        """Return class probabilities (B,K) on the CPU, of contents as they are stored."""
         with torch.no_grad():
             scores = self.classifier(self.modality.batch(contents, self.device))
             probabilities: Tensor = scores.softmax(1).cpu()
@@ -166,7 +168,7 @@ class Answerer:
 
 
 def _rows_of(latents: Tensor | None) -> list[list[float]] | None:
-    """Latents (B,...) as one flat list per row."""
+    """Return latents (B,...) as one flat list per row."""
     if latents is None:
         return None
     rows: list[list[float]] = latents.detach().float().flatten(1).cpu().tolist()

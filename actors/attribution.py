@@ -1,5 +1,6 @@
-"""The worker that attributes counterfactuals: one committed shard of pairs in, one of their
-importances out.
+"""The worker that attributes counterfactuals.
+
+It reads one committed shard of pairs and commits one shard of their importances.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ COPIED = ("id", "cf_id", "k", "source", "target", "flipped")
 
 
 class Attribute:
-    """Ray callable: an encoder and the predictors that were fitted on its latents, loaded once, at
-    work on the images as they are stored, whatever method made them.
+    """Ray callable: an encoder and the predictors that were fitted on its latents, loaded once.
 
-    job.encoder: what the encoder is called among the run's models.
+    It works on the images as they are stored, for any method. job.encoder: the encoder's name among
+    the run's models.
     """
 
     takes: ClassVar[type[Work]] = Shard
@@ -94,10 +95,10 @@ class Attribute:
     def attribute(
         self, records: Sequence[dict[str, Any]], shard: int
     ) -> tuple[pa.Table, dict[str, int]]:
-        """Rows of ATTRIBUTIONS for rows of COUNTERFACTUALS, and how many are not finite, by column.
+        """Return rows of ATTRIBUTIONS for rows of COUNTERFACTUALS, and non-finite counts by column.
 
-        A row's importance is predictor(z') - predictor(z), with its own z: both of its images are
-        encoded.
+        A row's importance is predictor(z') - predictor(z). Both of its images are encoded, so z is
+        computed here.
         """
         network = self.predictors.network
         found: dict[str, Any] = {name: [record[name] for record in records] for name in COPIED}

@@ -1,6 +1,4 @@
-"""The worker that takes in counterfactuals made elsewhere, as if a method had just answered with
-them.
-"""
+"""The worker that reads counterfactuals made elsewhere as if a method had answered with them."""
 
 from __future__ import annotations
 
@@ -22,8 +20,9 @@ from storage.schema import counterfactual_id
 
 
 class Pairs(Answerer):
-    """Looks every row's counterfactual up in the column that the method's settings name; both stand
-    in `carried`.
+    """A lookup of every row's counterfactual in the column that the method's settings name.
+
+    `carried` holds both images.
     """
 
     def __init__(self, config: RunConfig, job: Job) -> None:
@@ -36,7 +35,9 @@ class Pairs(Answerer):
         self.classifier = self.models["classifier"]
 
     def __call__(self, batch: list[Row]) -> tuple[list[Answered], list[Unusable]]:
-        """Answers of the rows whose counterfactual can be read, and the others with the reason."""
+        """Return answers of rows whose counterfactual can be read, and the other
+        rows with the reason.
+        """
         before = self._probabilities([row.content for row in batch])
         good: list[tuple[Row, Tensor, int, Picture]] = []
         bad: list[Unusable] = []
@@ -55,8 +56,9 @@ class Pairs(Answerer):
         return answers, bad
 
     def _counterfactual(self, row: Row) -> Picture:
-        """The row's counterfactual at working size; BadRow where there is none of the original's
-        size.
+        """Return the row's counterfactual at working size.
+
+        BadRow where there is none, or its size is not the original's.
         """
         data = self.config.data
         original = content(row.carried.pop(data.image))
@@ -95,12 +97,12 @@ class Pairs(Answerer):
 
 
 class Elsewhere(Generate):
-    """Ray callable: shards of pairs in, committed counterfactuals out, scored by nobody yet."""
+    """Ray callable: reads shards of pairs and commits counterfactuals, not scored yet."""
 
     answering = Pairs
 
 
 def content(cell: Any) -> bytes | None:
-    """An image cell's bytes, of a struct or plain; None where there are none."""
+    """Return an image cell's bytes, from a struct or plain; None where there are none."""
     found = cell.get("bytes") if isinstance(cell, dict) else cell
     return found if isinstance(found, bytes) else None

@@ -1,4 +1,4 @@
-"""The worker that makes counterfactuals: one shard in, one committed shard out."""
+"""The worker that makes counterfactuals: it reads one shard and commits one shard."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from storage.commit import commit_path, commit_shard, read_commit
 from storage.records import Commit, Receipt, Shard
 from storage.uri import open_store
 
-# a batch may take as long as so many rows, however many it has: its rows are judged alone
+# a batch may take as long as this many rows, for any number of rows: its rows are judged alone
 # afterwards
 BATCH_AS = 4
 
 
 @dataclass
 class Begun:
-    """A shard that was taken up; rows: read ahead, or None where it is gone through row by row.
+    """A shard that was begun; rows: read in advance, or None where it is done row by row.
 
-    before: what its last revision answered, where its quarantined rows are tried again.
-    commit: the one that was there already; notes: what the driver should say of it.
-    left: notes that its start is no death, where it ends without a commit.
+    before: the answers of its last revision, where its quarantined rows are tried again; commit: an
+    earlier one of the same revision; notes: lines for the driver to show; left: notes that its
+    start is no death, where it ends without a commit.
     """
 
     shard: Shard
@@ -53,7 +53,7 @@ class Begun:
     since: float = field(default_factory=time.perf_counter)
 
     def close(self) -> None:
-        """Stop reading ahead, and leave the shard as it is if it is not finished."""
+        """Stop reading in advance, and note that its start is no death where it is not finished."""
         if self.rows is not None:
             self.rows.close()
         if self.left is not None:
@@ -62,15 +62,14 @@ class Begun:
 
 
 class Generate:
-    """Ray callable: pinned models and a method, loaded once, turning shards of rows into committed
-    counterfactuals.
+    """Ray callable: pinned models and a method, loaded once, which make counterfactuals of shards.
 
-    One shard computes at a time; meanwhile the next one is read and decoded, and the last one's
-    commit is written.
+    One shard computes at a time. Meanwhile the next one is read and decoded, and the commit of the
+    last one is written.
     """
 
     takes: ClassVar[type[Work]] = Shard
-    together: ClassVar[int] = 2  # shards that one worker is given at a time
+    together: ClassVar[int] = 2  # shards that one worker holds at a time
     answering: type[Answerer] = Answerer
 
     def __init__(self, config: RunConfig, job: Job, stage: str, run_uri: str) -> None:
@@ -86,12 +85,10 @@ class Generate:
         return self.finish(self.begin(shard))
 
     def begin(self, shard: Shard) -> Begun:
-        """Note the start of a shard and read its rows ahead, in the background, until it is its
-        turn.
-        """
+        """Note the start of a shard, and read its rows in the background until its turn."""
         begun = Begun(shard)
         path = commit_path(self.stage, shard.index, shard.revision)
-        if self.store.is_file(path):  # by a worker whose end hid its receipt, or by another driver
+        if self.store.is_file(path):  # from a worker whose receipt was lost, or another driver
             begun.commit = read_commit(self.store, path)
             return begun
         begun.before = earlier(self.store, self.stage, shard)
@@ -116,7 +113,7 @@ class Generate:
             begun.notes.append(
                 f"shard {shard.index}: a worker ended over it ({start.deaths} so far): {how}"
             )
-        if not careful:  # else it is noted at its turn: while it waits, a death is another shard's
+        if not careful:  # else noted at its turn: a death during its wait is another shard's
             try:
                 attempts.enter(self.store, start)
             except BaseException:
@@ -203,7 +200,7 @@ class Generate:
     def _batches(
         self, rows: Ahead[Row | Unusable], start: attempts.Start
     ) -> Iterator[tuple[list[Answered], list[Unusable]]]:
-        """Answers batch by batch, with the rows set aside on the way."""
+        """Yield answers batch by batch, with the rows set aside."""
         batch: list[Row] = []
         bad: list[Unusable] = []
 
@@ -226,8 +223,10 @@ class Generate:
         yield [], bad
 
     def _careful(self, begun: Begun) -> Iterator[tuple[list[Answered], list[Unusable]]]:
-        """Answers row by row, each noted before it is decoded and after it is answered, so that a
-        killer is named.
+        """Yield answers row by row.
+
+        Each row is noted before it is decoded and after it is answered, so that a row that kills
+        its worker is known.
         """
         assert begun.start is not None
         shard, seen = begun.shard, set(begun.before.ids if begun.before else ())
@@ -247,7 +246,7 @@ class Generate:
                         if isinstance(row, Unusable)
                         else self.batch.guarded(self.answerer, [row])
                     )
-            finally:  # the worker came back from the row: neither an error nor a stop is a death
+            finally:  # the worker finished the row: neither an error nor a stop is a death
                 attempts.end_row(self.store, mark)
             yield found
 
@@ -270,7 +269,9 @@ class Generate:
         return limit(allowed, f"{what} (engine.row_seconds: {seconds})", note)
 
     def _records(self, answers: list[Answered]) -> tuple[list[dict[str, Any]], list[Unusable]]:
-        """Answers to be stored; a row of which one cannot be is set aside as a whole."""
+        """Return answers to store; all answers of a row are set aside where one
+        cannot be stored.
+        """
         rows: list[dict[str, Any]] = []
         bad: dict[str, Unusable] = {}
         several = len({answered.row.id for answered in answers}) < len(answers)

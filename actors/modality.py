@@ -1,8 +1,8 @@
-"""The one seam between kinds of data: how a row's content is read, batched, put to a method, judged
-as it is stored, and written.
+"""The only interface between kinds of data and the rest.
 
-Images are the kind there is. Everything else in `actors` and `pipelines` passes contents on and
-does not look into them.
+It defines how a row's content is read, batched, passed to a method, judged as stored, and written.
+Images are the only kind so far. The rest of `actors` and `pipelines` passes contents on without
+reading them.
 """
 
 from __future__ import annotations
@@ -32,64 +32,70 @@ Pixels = NDArray[np.uint8]
 
 
 class Modality(Protocol):
-    """What the workers ask of a kind of data; contents are opaque to them."""
+    """The functions that workers need of a kind of data; workers do not read the contents."""
 
     schema: pa.Schema
     """Of the rows that generate commits."""
 
     def columns(self) -> dict[str, str]:
-        """The input's columns that hold a row's content, by the settings that name them."""
+        """Return the input's columns that hold a row's content, by the settings that name them."""
         ...
 
     def expect_input(self, schema: pa.Schema, models: Mapping[str, ModelConfig]) -> None:
-        """UserError where the input's columns cannot hold contents that the models take."""
+        """Raise UserError where the input's columns cannot hold contents that the models accept."""
         ...
 
     def source(self, cells: Mapping[str, Any]) -> Any:
-        """What a row's content is read from, and its id made of, where the data have none."""
+        """Return the source of a row's content, which also determines its id where
+        the data have no ids.
+        """
         ...
 
     def read(self, cells: Mapping[str, Any], source: Any) -> Any:
-        """A row's content; BadRow says why there is none."""
+        """Read a row's content; BadRow with the reason where there is none."""
         ...
 
     def ahead(self) -> int:
-        """How many contents may wait for their batch."""
+        """Return how many contents may wait for their batch."""
         ...
 
     def expect(self, content: Any, models: Mapping[str, Any]) -> None:
-        """BadRow where a content does not fit the models."""
+        """Raise BadRow where a content does not fit the models."""
         ...
 
     def batch(self, contents: Sequence[Any], device: torch.device) -> Any:
-        """Contents as a classifier takes them."""
+        """Return contents in the form that a classifier accepts."""
         ...
 
     def queries(
         self, contents: Sequence[Any], *, source: Tensor, target: Tensor, seed: Tensor
     ) -> Queries:
-        """Contents as questions to a method, on the device of `source`."""
+        """Return contents as queries to a method, on the device of `source`."""
         ...
 
     def answers(self, answers: Answers) -> list[Any]:
-        """A method's answers as they are stored."""
+        """Return a method's answers in their stored form."""
         ...
 
     def cells(self, row_id: str, cf_id: str, content: Any, answer: Any) -> dict[str, Any]:
-        """The columns that hold a row's content and its answer."""
+        """Return the columns that hold a row's content and its answer."""
         ...
 
     def stored(
         self, records: Sequence[Mapping[str, Any]], column: str, shard: int, device: torch.device
     ) -> Any:
-        """Committed contents of a column as a classifier takes them; UserError names a bad one."""
+        """Return committed contents of a column as a classifier accepts them;
+        UserError names a bad one.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image (H,W,3) uint8 and, beside it, (H,W) uint8: of a row which region every pixel shows,
-    of an answer what was allowed to change; None where there is no such thing.
+    """An image (H,W,3) uint8 with an optional map (H,W) uint8.
+
+    For a row, the map is the region of each pixel; for an answer, the pixels that were allowed to
+    change. It is None where there is none.
     """
 
     pixels: Pixels
@@ -105,13 +111,15 @@ class Images:
         self.data = data
 
     def columns(self) -> dict[str, str]:
-        """The image's column, and the mask's where the data have masks."""
+        """Return the image's column, and the mask's column where the data have masks."""
         named = {"data.image": self.data.image, "data.mask": self.data.mask}
         return {key: name for key, name in named.items() if name is not None}
 
     def expect_input(self, schema: pa.Schema, models: Mapping[str, ModelConfig]) -> None:
-        """UserError where the column is none of images, or where masks say what their values mean
-        (as `prepare --masks` writes) and a model means others.
+        """Raise UserError where the column holds no images, or a model's regions are not the masks'
+        regions.
+
+        The masks' regions are known where `prepare --masks` wrote them in the schema.
         """
         data, metadata = self.data, schema.metadata or {}
         kind = type_of(schema, data.image)
@@ -131,36 +139,36 @@ class Images:
                 )
 
     def source(self, cells: Mapping[str, Any]) -> Any:
-        """The encoded image's bytes, after `actors.rows.files.with_files`."""
+        """Return the encoded image's bytes, after `actors.rows.files.with_files`."""
         return bytes_of(cells.get(self.data.image))
 
     def read(self, cells: Mapping[str, Any], source: Any) -> Picture:
-        """The image at working size, and its mask; BadRow says why it cannot be."""
+        """Read the image at working size, and its mask; BadRow with the reason where this fails."""
         expect_bytes(cells.get(self.data.image), "image")
         return Picture(self.decode(source), mask_of(cells, source, self.data))
 
     def decode(self, source: Any) -> Pixels:
-        """Encoded bytes as an image at working size; BadRow says why they cannot be."""
+        """Decode bytes to an image at working size; BadRow with the reason where this fails."""
         data = self.data
         return decode(source, size=data.size, crop=data.crop, max_pixels=data.max_pixels)
 
     def ahead(self) -> int:
-        """As many images as fit in AHEAD_BYTES, from 2 to 256."""
+        """Return the number of images that fit in AHEAD_BYTES, from 2 to 256."""
         width, height = sides(self.data.size)
         return max(2, min(256, AHEAD_BYTES // (3 * width * height)))
 
     def expect(self, content: Picture, models: Mapping[str, Any]) -> None:
-        """BadRow where the mask has a value that is no region of the models'."""
+        """Raise BadRow where the mask has a value that is not a region of the models."""
         expect_regions(content.mask, regions_of(models))
 
     def batch(self, contents: Sequence[Picture], device: torch.device) -> Tensor:
-        """Images (B,3,H,W) float32 in [0,1]."""
+        """Return images (B,3,H,W) float32 in [0,1]."""
         return as_tensor(np.stack([content.pixels for content in contents]), device)
 
     def queries(
         self, contents: Sequence[Picture], *, source: Tensor, target: Tensor, seed: Tensor
     ) -> ImageQueries:
-        """Images and masks as questions to a method."""
+        """Return images and masks as queries to a method."""
         return ImageQueries(
             images=self.batch(contents, source.device),
             source=source,
@@ -170,7 +178,7 @@ class Images:
         )
 
     def answers(self, answers: Answers) -> list[Picture]:
-        """Answers in 8 bits, on the CPU."""
+        """Return answers in 8 bits, on the CPU."""
         if not isinstance(answers, ImageAnswers):
             raise UserError(f"method.target: expected ImageAnswers, got {type(answers).__name__}")
         pixels = levels(answers.counterfactual.clamp(0, 1)).permute(0, 2, 3, 1).contiguous()
@@ -180,7 +188,7 @@ class Images:
         return [Picture(one, mask) for one, mask in zip(pixels.numpy(), masks, strict=True)]
 
     def cells(self, row_id: str, cf_id: str, content: Picture, answer: Picture) -> dict[str, Any]:
-        """Both images as PNG, and the answer's mask."""
+        """Return both images as PNG, and the answer's mask."""
         return {
             "original": {"bytes": encode(content.pixels), "path": image_path(row_id)},
             "counterfactual": {"bytes": encode(answer.pixels), "path": f"{cf_id}.png"},
@@ -190,11 +198,11 @@ class Images:
     def stored(
         self, records: Sequence[Mapping[str, Any]], column: str, shard: int, device: torch.device
     ) -> Tensor:
-        """Committed images (B,3,H,W) float32 in [0,1]."""
+        """Return committed images (B,3,H,W) float32 in [0,1]."""
         return as_tensor(np.stack([self._stored(r, column, shard) for r in records]), device)
 
     def decode_stored(self, source: Any) -> Pixels:
-        """A committed image's bytes, which have the working size already; BadRow as `decode`."""
+        """Decode a committed image, which has the working size already; BadRow as `decode`."""
         return decode(source, size=self.data.size, crop=None, max_pixels=self.data.max_pixels)
 
     def _stored(self, record: Mapping[str, Any], column: str, shard: int) -> Pixels:
@@ -211,16 +219,18 @@ KINDS = {"image": Images}
 
 
 def modality_of(data: ImageData) -> Modality:
-    """The kind of data that a run's data settings name."""
+    """Return the kind of data for a run's data settings."""
     return KINDS[data.kind](data)
 
 
 def as_tensor(pixels: Pixels, device: torch.device) -> Tensor:
-    """Images (B,H,W,3) uint8 as models take them: (B,3,H,W) float32 in [0,1] on the device."""
+    """Return images (B,H,W,3) uint8 in the form of models: (B,3,H,W) float32 in
+    [0,1] on the device.
+    """
     moved = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     return moved.to(device, torch.float32).div(255).contiguous()
 
 
 def levels(values: Tensor) -> Tensor:
-    """Values in [0,1] as the 256 levels that are stored, on the CPU."""
+    """Return values in [0,1] as the 256 levels that are stored, on the CPU."""
     return values.detach().float().mul(255).round().to(torch.uint8).cpu()

@@ -1,5 +1,6 @@
-"""The worker that scores counterfactuals: one committed shard of pairs in, one committed shard of
-scores out.
+"""The worker that scores counterfactuals.
+
+It reads one committed shard of pairs and commits one shard of scores.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from storage.records import Receipt, Shard
 from storage.uri import open_store
 
 SOURCE = "generate"  # the stage whose rows are scored
-Scored = tuple[pa.Table, dict[str, int]]  # rows, and how many numbers of each column are none
+Scored = tuple[pa.Table, dict[str, int]]  # rows, and how many numbers of each column are missing
 COPIED = (
     "id",
     "cf_id",
@@ -49,8 +50,10 @@ COPIED = (
 
 
 class Score:
-    """Ray callable: classifier, oracle, second classifier and feature networks, loaded once,
-    scoring the images as they are stored."""
+    """Ray callable: classifier, oracle, second classifier and feature networks, loaded once.
+
+    It scores the images as they are stored.
+    """
 
     takes: ClassVar[type[Work]] = Shard
     together: ClassVar[int] = 1
@@ -59,9 +62,9 @@ class Score:
         self.config, self.stage, self.store = config, stage, open_store(run_uri)
         plain, self.session = config.model_dump(), job.session
         self.settings, self.modality = plain["score"], modality_of(config.data)
-        # of the next batch: halved for good where memory does not hold
+        # rows of the next batch: halved for good after out of memory
         self.size: int = self.settings["batch"]
-        self.notes: list[str] = []  # what the driver should say, each once
+        self.notes: list[str] = []  # lines for the driver to show, each once
         self.device = pick_device(config.engine.device, config.engine.gpus)
         if self.device.type == "cpu":
             torch.set_num_threads(config.engine.threads)
@@ -76,7 +79,7 @@ class Score:
             models.get("second"),
         )
         if self.device.type == "cpu" and is_ours(getattr(self.classifier, "network", None)):
-            # COUT asks it about 50 times a row: convolutions are faster this way round.
+            # COUT calls it about 50 times a row: convolutions are faster with this memory layout.
             self.classifier.to(memory_format=torch.channels_last)
         self.networks = {name: models[name] for name in names} | {
             figure: view(figure, name, models[name]) for figure, name in looks.items()
@@ -102,7 +105,7 @@ class Score:
         expect_life(start, shard, self.session, self.config.engine.attempts)
         commit = read_commit(self.store, commit_path(SOURCE, shard.index, revision))
         columns = [*COPIED, "flipped", "original", "counterfactual"]
-        # all but the whole of it: read so, its sha256 is checked
+        # all columns: the whole file is read, so its sha256 is checked
         records = read_committed(self.store, commit).select(columns).to_pylist()
         read = time.perf_counter() - started
         scored = list(self.guarded(records, shard.index))
@@ -142,11 +145,11 @@ class Score:
         )
 
     def guarded(self, records: list[dict[str, Any]], shard: int) -> Iterator[Scored]:
-        """`score` of all records, batch by batch.
+        """Yield `score` of all records, batch by batch.
 
-        One that does not fit in memory goes on in halves, and so do those after it. One that fails
-        otherwise goes on row by row: some networks take one image at a time, and the method asked
-        them so. UserError where no smaller batch is left.
+        A batch that does not fit in memory is split in halves, and so are later batches. A batch
+        that fails otherwise is done row by row, because some networks accept one image at a time,
+        as the method called them. UserError where no smaller batch is left.
         """
         at, before, why = 0, self.size, "out of memory"
         while at < len(records):
@@ -164,7 +167,7 @@ class Score:
                 at += len(batch)
                 yield found
                 continue
-            # Out here the error is gone, and with it the tensors that its traceback held.
+            # The error is gone here, and with it the tensors that its traceback held.
             release(self.device)
             if self.size == 1:
                 raise UserError(
@@ -178,11 +181,12 @@ class Score:
 
     @torch.inference_mode()
     def score(self, records: list[dict[str, Any]], shard: int) -> Scored:
-        """Rows of SCORES for rows of COUNTERFACTUALS, and how many numbers of each column are none:
-        null, not measured.
+        """Return rows of SCORES for rows of COUNTERFACTUALS, and how many numbers of each column
+        are missing.
 
-        UserError names the shard and row of an image that is no image. `flipped` is judged again,
-        on the stored image; where the classifier gives it no number it did not flip.
+        A missing number is null and was not measured. `flipped` is judged again, on the stored
+        image; it is false where the classifier has no finite number for the image. UserError names
+        the shard and row of an image that cannot be read.
         """
         original = self._images(records, "original", shard)
         counterfactual = self._images(records, "counterfactual", shard)
@@ -206,13 +210,16 @@ class Score:
         return table_of(found, SCORES, len(records))
 
     def _images(self, records: list[dict[str, Any]], column: str, shard: int) -> Tensor:
-        """Stored images (B,3,H,W) in [0,1] on the device."""
+        """Return stored images (B,3,H,W) in [0,1] on the device."""
         images: Tensor = self.modality.stored(records, column, shard, self.device)
         return images
 
 
 def batches(records: list[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
-    """The records in their order, about `size` at a time, the answers to one query never apart."""
+    """Yield the records in their order, about `size` at a time.
+
+    The answers to one query stay together.
+    """
     batch: list[dict[str, Any]] = []
     for record in records:
         if len(batch) >= size and record["id"] != batch[-1]["id"]:
@@ -224,32 +231,38 @@ def batches(records: list[dict[str, Any]], size: int) -> Iterator[list[dict[str,
 
 
 def networks(specs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """The name in a run's `models` that each figure looks through, where there is one; specs:
-    ModelConfigs as dicts.
+    """Return the name in a run's `models` of the network that each figure uses, where there is one.
+
+    specs: ModelConfigs as dicts.
     """
     found = {figure: network_of(figure, specs) for figure in WANTED}
     return {figure: name for figure, name in found.items() if name is not None}
 
 
 def view(figure: str, name: str, model: Any) -> Any:
-    """What a figure calls of the network that it looks through: an encoder's `encode`, an oracle's
-    features, else the network."""
+    """Return what a figure calls of its network.
+
+    It is an encoder's `encode`, an oracle's features, or else the network.
+    """
     if figure == "lpr":
         return model.encode
     return model.features if name == "oracle" and "features" in WANTED[figure] else model
 
 
 def available(specs: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]) -> set[str]:
-    """What of the metrics' needs a run has: models, figures whose network is there, and the names
-    of attributes."""
+    """Return which needs of the metrics a run has.
+
+    These are models, figures whose network is there, and the names of attributes.
+    """
     have = {name for name in ("second", "oracle") if name in specs} | set(networks(specs))
     have |= {"causal"} if settings["causal"] else set()
     return have | ({"query"} if settings["causal"] or settings["query"] else set())
 
 
 def causal_columns(attributes: Sequence[str], causal: Sequence[str]) -> list[int]:
-    """Columns of the attributes that should decide; UserError where one is unknown, or no oracle
-    sees them.
+    """Return the columns of the attributes that should decide.
+
+    UserError where one is unknown, or there is no oracle for them.
     """
     if causal and not attributes:
         raise UserError(
@@ -265,10 +278,10 @@ def causal_columns(attributes: Sequence[str], causal: Sequence[str]) -> list[int
 
 
 def query_column(attributes: Sequence[str], settings: dict[str, Any]) -> int | None:
-    """Column of the attribute that the classifier decides on: score.query, else the first causal
-    one, else None.
+    """Return the column of the attribute that the classifier decides on.
 
-    UserError where it is unknown.
+    It is score.query, or else the first causal attribute, or else None. UserError where it is
+    unknown.
     """
     name = settings["query"] or next(iter(settings["causal"]), None)
     if name is None or (not attributes and not settings["query"]):

@@ -1,5 +1,6 @@
-"""One worker for many runs' shards: a sweep's cells come one after another and share its models
-(actors.load).
+"""One worker for the shards of many runs.
+
+A sweep's cells follow one another and share their models (actors.pinned.load).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from configs.schema import RunConfig
 from storage.records import COUNT, OBJECT, Receipt, Shard, checked
 
 WORKERS: dict[str, type[Worker]] = {"generate": Generate, "score": Score}
-KEPT = 2  # cells' workers held at a time: the one whose shards come now, and the one before
+KEPT = 2  # cells' workers held at a time: of the current cell, and of the one before
 
 
 @dataclass(frozen=True)
@@ -31,34 +32,37 @@ class CellShard:
 
     @property
     def work(self) -> int:
-        """Rows to be worked on."""
+        """Return the number of rows to work on."""
         return self.shard.work
 
     @property
     def tries(self) -> int | None:
-        """Rows that are tried again; None where it is done for the first time."""
+        """Return the number of rows that are tried again; None where it is done for
+        the first time.
+        """
         return self.shard.tries
 
     @property
     def source(self) -> Shard:
-        """The shard that is read."""
+        """Return the shard to read."""
         return self.shard
 
     def to_json(self) -> dict[str, Any]:
-        """As it travels to a worker."""
+        """Return the JSON value that is sent to a worker."""
         return {"index": self.index, "cell": self.cell, "shard": self.shard.to_json()}
 
     @classmethod
     def from_json(cls, value: Any) -> CellShard:
-        """As it arrives; BadRecord names what is wrong."""
+        """Return the record of a received JSON value; BadRecord names what is wrong."""
         found = checked(value, "job", {"index": COUNT, "cell": COUNT, "shard": OBJECT})
         return cls(**{**found, "shard": Shard.from_json(found["shard"])})
 
 
 @dataclass
 class BegunShard:
-    """A job that was taken up: its cell's worker, and what that has begun (None where it begins
-    nothing ahead).
+    """A job that was begun: its cell's worker, and the work that this worker began.
+
+    begun is None where the worker begins nothing in advance.
     """
 
     job: CellShard
@@ -66,14 +70,14 @@ class BegunShard:
     begun: Begun | None
 
     def close(self) -> None:
-        """Stop what runs ahead."""
+        """Stop its background work."""
         if self.begun is not None:
             self.begun.close()
 
 
 @dataclass(frozen=True)
 class CellJob:
-    """What a cell's worker is made of."""
+    """The settings of a cell's worker."""
 
     config: RunConfig
     job: Job
@@ -83,15 +87,16 @@ class CellJob:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepJob(Job):
-    """A sweep's cells; kind: of WORKERS."""
+    """A sweep's cells; kind: a key of WORKERS."""
 
     kind: str
     cells: Sequence[CellJob]
 
 
 class Sweep:
-    """Ray callable: for each cell that comes along an ordinary worker, made when its first shard
-    comes. config: the engine's settings.
+    """Ray callable: an ordinary worker for each cell, made when the cell's first shard arrives.
+
+    config: the engine's settings.
     """
 
     takes: ClassVar[type[Work]] = CellShard
@@ -103,18 +108,20 @@ class Sweep:
         self.turn, self._making = Turn(), threading.Lock()
 
     def __call__(self, job: CellShard) -> Receipt:
-        """One shard of one cell; returns its receipt under the job's index."""
+        """Do one shard of one cell; returns its receipt under the job's index."""
         return self.finish(self.begin(job))
 
     def begin(self, job: CellShard) -> BegunShard:
-        """Take up a job; its cell's worker reads ahead where it can."""
+        """Begin a job; its cell's worker reads in advance where it can."""
         worker = self._worker(job.cell)
         begun = worker.begin(job.shard) if isinstance(worker, ReadsAhead) else None
         return BegunShard(job, worker, begun)
 
     def finish(self, begun: BegunShard) -> Receipt:
-        """Do the begun shard; one computes at a time, whatever cells they are of, and their work is
-        no waiting.
+        """Do the begun shard; returns its receipt under the job's index.
+
+        Only one shard computes at a time, for all cells. Other cells' computing does not count as
+        waiting.
         """
         if isinstance(begun.worker, ReadsAhead):
             receipt = begun.worker.finish(begun.begun)
@@ -134,7 +141,7 @@ class Sweep:
                 if isinstance(worker, ReadsAhead):
                     worker.turn = self.turn
             self.workers.move_to_end(cell)
-            # only now, so that what the new one shares is not loaded again
+            # only now, so that models that the new worker shares are not loaded again
             while len(self.workers) > KEPT:
                 self.workers.popitem(last=False)
             return self.workers[cell]

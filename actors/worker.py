@@ -1,4 +1,4 @@
-"""What the engine asks of a stage's worker, and of the work that it hands to it."""
+"""The interface of a stage's worker, and of the work that the engine sends to it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from storage.records import Receipt, Shard
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a worker is given beside the run's settings.
+    """The input of a worker in addition to the run's settings.
 
-    method_fingerprint: of the method and its models, for ids; session: under which it notes what it
-    starts; encoder: attribution's, by its name among the run's models.
+    method_fingerprint: of the method and its models, for ids; session: the name under which it
+    notes its starts; encoder: attribution's, by its name among the run's models.
     """
 
     method_fingerprint: str = ""
@@ -25,37 +25,39 @@ class Job:
 
 
 class Work(Protocol):
-    """A shard, or what else a stage is cut into, as it travels to a worker."""
+    """A shard, or another piece of a stage, as it is sent to a worker."""
 
     @property
     def index(self) -> int:
-        """Its place in the stage: a receipt bears the same."""
+        """Return its place in the stage; its receipt has the same index."""
 
     @property
     def work(self) -> int:
-        """Rows to be worked on."""
+        """Return the number of rows to work on."""
 
     @property
     def tries(self) -> int | None:
-        """Rows that are tried again; None where it is done for the first time."""
+        """Return the number of rows that are tried again; None where it is done for
+        the first time.
+        """
 
     @property
     def source(self) -> Shard:
-        """The shard that is read."""
+        """Return the shard to read."""
 
     def to_json(self) -> dict[str, Any]:
-        """As it travels."""
+        """Return the JSON value that is sent."""
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
-        """As it arrives."""
+        """Return the piece of work from a received JSON value."""
 
 
 class Worker(Protocol):
-    """A Ray callable that loads its models once and makes a receipt of each piece of work.
+    """A Ray callable that loads its models once and returns a receipt for each piece of work.
 
-    config: the run's settings with its models pinned; job: a Job.
-    takes: the kind of work; together: pieces that one worker is given at a time.
+    config: the run's settings with its models pinned; job: a Job; takes: the kind of work;
+    together: number of pieces that one worker holds at a time.
     """
 
     takes: ClassVar[type[Work]]
@@ -68,23 +70,23 @@ class Worker(Protocol):
 
 
 class Begun(Protocol):
-    """A piece of work that was taken up."""
+    """A piece of work that was begun."""
 
     def close(self) -> None:
-        """Stop what runs ahead."""
+        """Stop its background work."""
 
 
 @runtime_checkable
 class ReadsAhead(Worker, Protocol):
-    """A worker that takes up a piece of work while it computes another.
+    """A worker that begins a piece of work while it computes another.
 
-    turn: whose turn it is to compute, where several work in one process.
+    turn: the lock for computing, where several workers share one process.
     """
 
     turn: Turn
 
     def begin(self, work: Any, /) -> Any:
-        """Take up a piece of work in the background; returns a Begun."""
+        """Begin a piece of work in the background; returns a Begun."""
 
     def finish(self, begun: Any, /) -> Receipt:
-        """Do and commit what was begun; returns its receipt."""
+        """Do and commit work that was begun; returns its receipt."""

@@ -1,5 +1,6 @@
-"""Starts of shards and of rows, noted before the work, so that what kills its worker is found by
-what never ended.
+"""Notes of each start of a shard or row, written before the work begins.
+
+A start whose end was never noted shows which shard or row killed its worker.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ from storage.records import Shard
 from storage.s3_retry import at_most
 from storage.uri import Store
 
-# the session of a driver that works itself: what kills the worker kills the driver, too
+# the session of a driver that works itself: its worker's death is also its own
 LOCAL = "local"
 SESSION = re.compile(r"[a-z0-9]{1,32}")
 HUNG, RAISED = "hung", "raised"
-NOTE_SECONDS = 5.0  # that a note may wait for its store: the process is to end, and is late already
-DEADLY = 2  # deaths on a row before it is blamed: one may be a person's kill, or the machine's
+NOTE_SECONDS = 5.0  # limit on writing a note: the process is ending, and late
+DEADLY = 2  # deaths on a row before it is blamed: one may be from a manual kill or the machine
 
 
 @dataclass(frozen=True)
 class Start:
-    """A start of a shard: where it is noted, and how earlier ones ended.
+    """A start of a shard: the path of its note, and how earlier starts ended.
 
-    deaths: starts that their worker did not survive, and how many of those in this session; hung:
+    deaths: earlier starts whose worker died; here: how many of those in this session; hung: whether
     one of them was stopped for taking too long.
     """
 
@@ -44,23 +45,23 @@ class Start:
 
 
 def begin(store: Store, stage: str, shard: Shard, session: str) -> Start:
-    """Note that a worker of this driver's session starts a shard; see `look`."""
+    """Write the note that a worker of this driver's session starts a shard; see `next_start`."""
     start = next_start(store, stage, shard, session)
     enter(store, start)
     return start
 
 
 def enter(store: Store, start: Start) -> None:
-    """Note a start that was looked at before, and who makes it: machine and process."""
+    """Write the note of a start from `next_start`, with the machine and process that makes it."""
     store.write(start.path, f"{socket.gethostname()} {os.getpid()}".encode())
 
 
 def next_start(store: Store, stage: str, shard: Shard, session: str) -> Start:
-    """The next start of a shard, not noted yet, and how those before it ended.
+    """Return the next start of a shard, not noted yet, and how the earlier ones ended.
 
-    An earlier start that left neither an error nor a note died with its worker, or is the one that
-    was going on when its driver ended (or still goes on elsewhere): of every other session one is
-    forgiven, but of LOCAL none.
+    An earlier start without an error and without a note has two possible causes: its worker died,
+    or its driver ended during it (or still runs elsewhere). One such start is therefore not counted
+    for each other session, except LOCAL.
     """
     if not SESSION.fullmatch(session):
         raise ValueError(f"expected a session of a-z and 0-9, got {session!r}")
@@ -78,14 +79,16 @@ def next_start(store: Store, stage: str, shard: Shard, session: str) -> Start:
 
 
 def note(store: Store, start: Start, how: str) -> None:
-    """Note how a start ended where it left no commit: HUNG or RAISED."""
+    """Write the note how a start ended without a commit: HUNG or RAISED."""
     with _kept_here(start.path if how == RAISED else None), at_most(NOTE_SECONDS):
         store.put_new(f"{start.path}-{how}", b"")
 
 
 def deadly_rows(store: Store, stage: str, shard: Shard, session: str) -> dict[int, str]:
-    """Rows that are not to be worked on again, with the reason: that hung, or were worked on alone
-    when their worker died, DEADLY times.
+    """Return the rows that must not be tried again, with the reason.
+
+    These are the rows that hung, and the rows that were worked on alone in DEADLY deaths of a
+    worker.
     """
     names = _row_notes(store, stage, shard)
     deaths = _row_deaths(names, session)
@@ -97,26 +100,26 @@ def deadly_rows(store: Store, stage: str, shard: Shard, session: str) -> dict[in
 
 
 def count_row_deaths(store: Store, stage: str, shard: Shard, session: str) -> int:
-    """How many deaths of a shard's workers were on a row that was worked on alone."""
+    """Count the deaths of a shard's workers during a row that was worked on alone."""
     return _row_deaths(_row_notes(store, stage, shard), session).total()
 
 
 def begin_row(store: Store, stage: str, shard: Shard, row: int, session: str) -> str:
-    """Note that a row is worked on alone; returns the note, which `end_row` closes."""
+    """Write the note that a row is worked on alone; returns the note, which `end_row` closes."""
     begun = f"poison/{_place(stage, shard)}/{row}-{session}-{uuid.uuid4().hex}"
-    with _kept_here(begun):  # a note whose reply was lost may have arrived
+    with _kept_here(begun):  # the note may have been written although its reply was lost
         store.write(f"{begun}-begun", f"{socket.gethostname()} {os.getpid()}".encode())
     return begun
 
 
 def end_row(store: Store, begun: str) -> None:
-    """Note that the worker came back from a row."""
+    """Write the note that the worker finished a row."""
     with _kept_here(begun):
         store.put_new(f"{begun}-ended", b"")
 
 
 def note_hung_row(store: Store, stage: str, shard: Shard, row: int) -> None:
-    """Note that a row worked on alone took too long."""
+    """Write the note that a row worked on alone took too long."""
     store.put_new(f"poison/{_place(stage, shard)}/{row}-{HUNG}", b"")
 
 
@@ -125,10 +128,10 @@ def _row_notes(store: Store, stage: str, shard: Shard) -> set[str]:
 
 
 def _row_deaths(names: set[str], session: str) -> Counter[int]:
-    """How often each row was open when its worker ended.
+    """Count, for each row, how often it was open when its worker ended.
 
-    A row that was open when another driver's session ended may have ended with its driver: one such
-    end is forgiven, but of LOCAL none.
+    A row that was open when another driver's session ended may have ended with its driver. One such
+    end is therefore not counted for each other session, except LOCAL.
     """
     opened: Counter[tuple[int, str]] = Counter()
     here = _ends_here()
@@ -145,8 +148,10 @@ def _row_deaths(names: set[str], session: str) -> Counter[int]:
 
 @contextmanager
 def _kept_here(path: str | None) -> Iterator[None]:
-    """Keep on this machine that a start or a row ended, where the note of it cannot be written: an
-    outage and a stop are no deaths.
+    """Store the end of a start or row on this machine where its note cannot be written to the
+    store.
+
+    An outage and a stop then do not count as deaths.
     """
     try:
         yield
@@ -158,7 +163,7 @@ def _kept_here(path: str | None) -> Iterator[None]:
 
 
 def _ends_here() -> set[str]:
-    """The marks of starts and rows whose end could only be noted on this machine."""
+    """Return the marks of starts and rows whose end was noted on this machine only."""
     try:
         return set(os.listdir(_here()))
     except OSError:

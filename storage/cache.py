@@ -1,5 +1,4 @@
-"""Folders of model files on this machine: one that lies in S3 is fetched once, whole
-or not at all."""
+"""Local copies of model folders: a folder in S3 is fetched once, whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,16 +14,15 @@ from pathlib import Path
 from storage import local
 from storage.uri import Store, open_store
 
-FILES = (".safetensors", ".json")  # what a model folder is read from and pinned by: no pickles
-HOME = "COUNTERFACTORY_CACHE"  # names another folder than ~/.cache/counterfactory
+FILES = (".safetensors", ".json")  # the files that a model is read from and pinned by: no pickles
+HOME = "COUNTERFACTORY_CACHE"  # names a folder to use instead of ~/.cache/counterfactory
 
 
 def cached(uri: str) -> Path:
-    """The local copy of a folder's model files, under the name of its digest; FileNotFoundError if
-    it has none.
+    """Return the local copy of a folder's model files, under the name of its digest.
 
-    Versions in the store tell whether a copy is the one that is there now. Of many workers on a
-    node one fetches, and the others wait for it.
+    Versions in the store show whether a copy is current. One of many workers on a node fetches, and
+    the others wait for it. FileNotFoundError where the folder has no model files.
     """
     store = open_store(uri)
     names = [name for name in store.list("") if name.endswith(FILES)]
@@ -37,7 +35,7 @@ def cached(uri: str) -> Path:
     if there := _noted(note):
         return there
     with _alone(note.name):
-        if there := _noted(note):  # another worker fetched it meanwhile
+        if there := _noted(note):  # another worker has fetched it in between
             return there
         there = _fetch(store, names, note.name)
         local.write(str(note), there.name.encode())
@@ -45,8 +43,9 @@ def cached(uri: str) -> Path:
 
 
 def folder_digest(folder: Path) -> str | None:
-    """sha256 over names and content of a folder's model files, however deep; None where it has
-    none.
+    """Return the sha256 over names and content of a folder's model files, at any depth.
+
+    Returns None where it has none.
     """
     files = sorted(
         (f for f in folder.rglob("*") if f.suffix in FILES),
@@ -61,7 +60,7 @@ def folder_digest(folder: Path) -> str | None:
 
 
 def _noted(note: Path) -> Path | None:
-    """The folder that a listing's note names, where both are there."""
+    """Return the folder that a listing's note names; None where note or folder is missing."""
     if not note.is_file():
         return None
     there = home() / "folders" / note.read_text()
@@ -70,10 +69,10 @@ def _noted(note: Path) -> Path | None:
 
 @contextmanager
 def _alone(listing: str) -> Iterator[None]:
-    """Hold a listing's lock, which ends with its holder, and clear away what fetches that were
-    killed have left.
+    """Hold a listing's lock, and remove the remains of fetches that were killed.
 
-    A file system without locks is done without: several may fetch then, and nothing is cleared.
+    The lock ends with its holder. On a file system without locks, several workers may fetch at the
+    same time, and nothing is removed.
     """
     (home() / "listings").mkdir(parents=True, exist_ok=True)
     with open(home() / "listings" / f".{listing}.lock", "wb") as lock:
@@ -90,8 +89,9 @@ def _alone(listing: str) -> Iterator[None]:
 
 
 def _is_free(listing: str) -> bool:
-    """Does nobody fetch this listing? The lock is let go at once: a fetch that begins now uses
-    another folder.
+    """Return whether no worker fetches this listing.
+
+    The lock is released immediately: a fetch that begins now uses another folder.
     """
     with open(home() / "listings" / f".{listing}.lock", "ab") as lock:
         try:
@@ -102,7 +102,7 @@ def _is_free(listing: str) -> bool:
 
 
 def _fetch(store: Store, names: list[str], listing: str) -> Path:
-    """Fetch into a folder that nobody sees, then give it its name."""
+    """Fetch into a hidden folder, then rename it."""
     half = home() / "folders" / f".{listing}-{uuid.uuid4().hex}.tmp"
     try:
         for name in names:
@@ -116,7 +116,7 @@ def _fetch(store: Store, names: list[str], listing: str) -> Path:
             try:
                 half.rename(whole)
             except OSError:
-                if not whole.is_dir():  # else another worker was quicker
+                if not whole.is_dir():  # otherwise another worker was faster
                     raise
         return whole
     finally:

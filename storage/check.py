@@ -1,5 +1,6 @@
-"""A stage's invariants as far as its commits tell them: what every stage ends with. `verify` reads
-the data as well.
+"""Checks of a stage's invariants from its commits; every stage ends with them.
+
+`verify` also reads the data.
 """
 
 from __future__ import annotations
@@ -25,22 +26,22 @@ from storage.run import read_plan
 from storage.tables import damage_named
 from storage.uri import Store
 
-NAMED = 10  # doubled ids named per stage; the rest is counted
+NAMED = 10  # duplicate ids named per stage; the others are only counted
 TWICE = "expected each id and k once"
 
 
 def check_stage(store: Store, stage: str, *, whole: bool = True) -> list[str]:
-    """Each invariant of a stage that its commits show broken, as a line; [] if all hold.
+    """Return a line for each invariant of a stage that its commits break; [] where all hold.
 
-    whole: shards without a commit are reported, too: of the plan's, or after `generate` of those it
-    has committed.
+    whole: also report shards without a commit. The expected shards are the plan's; after `generate`
+    they are the ones that `generate` committed.
 
-    Checked: the plan has no hole; each of its shards has a commit and no other has; rows_in =
-    rows_out + quarantined; rows_in is what the plan gave, or after `generate` what generate
-    committed; every row has as many answers; every committed data file is there, in the committed
-    size; no id twice with the same k. Left to `verify`: that the files' bytes are those committed,
-    and hold the rows that the commits tell of. Reads the commits, lists one folder, opens no data
-    file (but to name doubled ids), and holds 8 bytes a row.
+    Checks that the plan has no hole; each of its shards has a commit and no other shard has one;
+    rows_in = rows_out + quarantined; rows_in is the plan's count, or after `generate` the count
+    that `generate` committed; every row has the same number of answers; every committed data file
+    is there in the committed size; no id is there twice with the same k. Only `verify` checks that
+    the files have the committed bytes and hold the rows that the commits describe. Reads the
+    commits, lists one folder, opens data files only to name duplicate ids, and holds 8 bytes a row.
     """
     plan = read_plan(store)
     planned = {shard.index: shard for shard in plan.shards}
@@ -67,7 +68,7 @@ def check_stage(store: Store, stage: str, *, whole: bool = True) -> list[str]:
         ]
         lines += each_lines(stage, each)
     except (ValueError, FileNotFoundError) as error:
-        # a damaged commit, or no file of one without hashes
+        # the commit is damaged, or it has no hashes and its file is missing
         return [*lines, f"{stage}: {error}"]
     lines += open_lines(stage, planned if stage == GENERATE else given, found) if whole else []
     if twice := doubled(list(found.values())):
@@ -83,7 +84,7 @@ def check_stage(store: Store, stage: str, *, whole: bool = True) -> list[str]:
 
 
 def plan_lines(plan: Plan) -> Iterator[str]:
-    """Holes in a plan."""
+    """Yield a line for each hole in a plan."""
     offset = 0
     for index, shard in enumerate(plan.shards):
         if (shard.index, shard.offset) != (index, offset):
@@ -95,13 +96,13 @@ def plan_lines(plan: Plan) -> Iterator[str]:
 
 
 def open_lines(stage: str, planned: Mapping[int, object], done: Iterable[int]) -> list[str]:
-    """How many of the plan's shards have no commit, if any."""
+    """Return a line with the number of the plan's shards that have no commit; [] if none."""
     count = len(planned.keys() - set(done))
     return [f"{stage}: {count} of {len(planned)} shards have no commit"] if count else []
 
 
 def commit_lines(commit: Commit, shard: Shard | None, given: int | None) -> Iterator[str]:
-    """What is wrong in a commit; shard: the plan's; given: rows that it was to read."""
+    """Yield what is wrong in a commit; shard: the plan's; given: rows that it had to read."""
     bad = len(commit.quarantined)
     if shard is None:
         yield "expected a shard of the plan, got a commit of another"
@@ -123,8 +124,9 @@ def commit_lines(commit: Commit, shard: Shard | None, given: int | None) -> Iter
 
 
 def answers_each(commit: Commit) -> dict[int, int]:
-    """How many answers each row of a shard has, by the shard's index; {} where it has no rows, or
-    not as many each.
+    """Return the number of answers to each row of a shard, by the shard's index.
+
+    Returns {} where the shard has no rows, or its rows have different numbers of answers.
     """
     if not commit.rows_out or not evenly(commit.rows, commit.rows_out):
         return {}
@@ -132,7 +134,7 @@ def answers_each(commit: Commit) -> dict[int, int]:
 
 
 def each_lines(stage: str, each: Mapping[int, int]) -> Iterator[str]:
-    """Shards whose rows have not as many answers as most shards' have."""
+    """Yield the shards whose rows have another number of answers than most shards' rows."""
     usual = Counter(each.values()).most_common(1)
     for index, number in each.items():
         if number != usual[0][0]:
@@ -145,10 +147,10 @@ def each_lines(stage: str, each: Mapping[int, int]) -> Iterator[str]:
 def name_doubled(
     tables: Iterable[tuple[int, pa.Table]], twice: set[int], what: str, part: int
 ) -> list[str]:
-    """The doubled ones by name, from a second look at the rows (64 bits of hash only say where to
-    look).
+    """Return lines that name the duplicates, from a second read of the rows.
 
-    tables: by shard; part: 0 for (id, k), 1 for cf_id.
+    The second read is needed because the 64-bit hashes only show where to look. tables: by shard;
+    part: 0 for (id, k), 1 for cf_id.
     """
     where: dict[str, Counter[int]] = {}
     for index, table in tables:
@@ -172,13 +174,12 @@ def _file_lines(path: str, size: int, sizes: Mapping[str, int]) -> Iterator[str]
 
 
 def _ids(store: Store, commit: Commit) -> Hashes:
-    """A commit's hashes; of one that was written before commits held them, from its
-    file's columns."""
+    """Return a commit's hashes; for a commit from before hashes, computes them from its file."""
     return unpack(commit.ids) if commit.ids is not None else hashes(keys(_names(store, commit))[0])
 
 
 def _names(store: Store, commit: Commit) -> pa.Table:
-    """The columns of a committed file that name its rows."""
+    """Read the columns of a committed file that name its rows."""
     path = data_path(commit)
     with damage_named(store.url(path)), store.parquet(path) as file:
         return file.read(

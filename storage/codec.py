@@ -1,4 +1,4 @@
-"""Image bytes to arrays and back; every way in which bytes can be bad has a reason."""
+"""Image bytes to arrays and back; each kind of bad bytes has its own reason."""
 
 from __future__ import annotations
 
@@ -15,27 +15,25 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 LEVEL = 4
 Crop = tuple[int, int, int, int]
 
-ImageFile.LOAD_TRUNCATED_IMAGES = False  # the default, but other packages are known to change it
+ImageFile.LOAD_TRUNCATED_IMAGES = False  # this is the default, but some packages change it
 # `max_pixels` decides, with a reason
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class BadRow(ValueError):  # noqa: N818 (the row is bad, not the program)
-    """A row that cannot be used; str() is the reason for quarantine, and holds nothing of the row's
-    content.
-    """
+    """A row that cannot be used; str() is the reason for quarantine, without the row's content."""
 
 
 def decode(
     data: bytes | None, *, size: int | Sequence[int], crop: Crop | None, max_pixels: int
 ) -> NDArray[np.uint8]:
-    """PNG, JPEG or WebP bytes to (H,W,3) RGB: crop (left, top, right, bottom), then resize if the
-    size differs.
+    """Decode PNG, JPEG or WebP bytes to (H,W,3) RGB: first crop, then resize if the size differs.
 
-    size: the side of a square, or (width, height). Bicubic, antialiased when shrinking; the aspect
-    ratio is not kept. EXIF orientation and profiles are not applied. BadRow: no or broken bytes,
-    more than `max_pixels` (by the header, before decoding), a mode other than RGB and grey, several
-    frames, a crop that reaches outside.
+    size: the side of a square, or (width, height). crop: (left, top, right, bottom). Resizing is
+    bicubic, with antialiasing when it shrinks; it does not preserve the aspect ratio. EXIF
+    orientation and profiles are not applied. BadRow where there are no bytes or broken ones, more
+    than `max_pixels` (by the header, before decoding), a mode other than RGB and grey, several
+    frames, or a crop that reaches outside.
     """
     if data is None:
         raise BadRow("no image: null")
@@ -47,8 +45,8 @@ def decode(
     if image.mode not in ("RGB", "L") or "transparency" in image.info:
         mode = image.mode if image.mode not in ("RGB", "L") else f"{image.mode} with transparency"
         raise BadRow(f"image mode: expected RGB or L, got {mode}")
-    # To Pillow, a camera's JPEG with a preview or a second view behind the picture is an MPO: its
-    # first frame is meant.
+    # Pillow reads a camera's JPEG with a preview or a second view behind the picture as an MPO:
+    # its first frame is the picture.
     if image.format != "MPO" and getattr(image, "n_frames", 1) != 1:
         raise BadRow("image frames: expected 1, got several")
     width, height = image.size
@@ -61,7 +59,7 @@ def decode(
     try:
         image.load()
     except Exception as error:
-        # zlib, struct, OSError, SyntaxError ... : Pillow's decoders raise nearly anything
+        # zlib, struct, OSError, SyntaxError ... : Pillow's decoders raise almost any error
         kind = "truncated" if "truncated" in str(error) else "corrupt"
         raise BadRow(f"image: {kind} {image.format}") from None
     picture = image.convert("RGB") if image.mode == "L" else image
@@ -75,12 +73,12 @@ def decode(
 def decode_mask(
     cell: object, *, size: int | Sequence[int], crop: Crop | None, of: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """PNG bytes of region indices, grey or with a palette, to (H,W) uint8: cropped and resized as
-    their image is, but to the nearest neighbour.
+    """Decode PNG bytes of region indices, grey or with a palette, to (H,W) uint8.
 
-    cell: bytes, or a struct with them as `bytes`; of: the image's own width and height, which the
-    mask must have. BadRow: no or broken bytes, another format (JPEG would smear indices), mode or
-    size.
+    The mask is cropped and resized as its image is, but with nearest-neighbour sampling. cell:
+    bytes, or a struct with them as `bytes`; of: the image's width and height, which the mask must
+    have. BadRow where there are no bytes or broken ones, or another format (JPEG would mix
+    indices), mode or size.
     """
     data = cell.get("bytes") if isinstance(cell, dict) else cell
     if not isinstance(data, bytes) or not data:
@@ -111,18 +109,18 @@ def decode_mask(
 
 
 def sides(size: int | Sequence[int]) -> tuple[int, int]:
-    """(width, height) of a working size, which is the side of a square or just these two."""
+    """Return (width, height) of a working size, given as the side of a square or as these two."""
     width, height = (size, size) if isinstance(size, int) else size
     return width, height
 
 
 def dimensions(data: bytes, *, max_pixels: int) -> tuple[int, int]:
-    """Width and height by the header of PNG, JPEG or WebP bytes; BadRow where it cannot be read."""
+    """Read width and height from the header of PNG, JPEG or WebP bytes; BadRow where unreadable."""
     return _header(data, max_pixels).size
 
 
 def encode(image: NDArray[np.uint8]) -> bytes:
-    """PNG bytes of (H, W, 3) RGB or (H, W) grey uint8; the same array gives the same bytes."""
+    """Encode (H, W, 3) RGB or (H, W) grey uint8 as PNG; equal arrays have equal bytes."""
     shaped = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
     if image.dtype != np.uint8 or not shaped or image.size == 0:
         raise ValueError(
@@ -134,7 +132,7 @@ def encode(image: NDArray[np.uint8]) -> bytes:
 
 
 def _header(data: bytes, max_pixels: int) -> Image.Image:
-    """Open without decoding, and refuse by the size that the header states."""
+    """Open an image without decoding it; BadRow where its header states too many pixels."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:

@@ -1,7 +1,7 @@
-"""An input's columns by what they mean, however each file writes them.
+"""An input's columns by their meaning, independent of how each file writes them.
 
 A name is that of a column, of a field inside a struct (`a.b`), or of a key in the names of the
-folders that the file lies in (`key=value`, as Hive, Spark and Dask write partitions).
+file's folders (`key=value`, as Hive, Spark and Dask write partitions).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.compute as pc
 
-FOLDER = b"folder"  # in a field's metadata: its values are from the folders' names
+FOLDER = b"folder"  # in a field's metadata: its values come from the names of folders
 T = TypeVar("T", pa.RecordBatch, pa.Table)
-NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"  # the value of rows that have none
+NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"  # the value of rows without one
 
-# what the values of a type are, in a word
+# the meaning of a type's values, in a word
 KINDS = {
     "null": [pa.types.is_null],
     "number": [
@@ -41,10 +41,10 @@ KINDS = {
 
 
 def partitions(url: str) -> dict[str, str | None]:
-    """The columns that a file's folders are named for: `.../label=cat/x.parquet` has {"label":
-    "cat"}.
+    """Return the columns in the names of a file's folders.
 
-    Values are texts, None for Hive's default partition; of one key twice the inner one counts.
+    `.../label=cat/x.parquet` has {"label": "cat"}. Values are texts, None for Hive's default
+    partition. The inner folder counts where a key is there twice.
     """
     found: dict[str, str | None] = {}
     for part in url.split("/")[:-1]:
@@ -56,8 +56,9 @@ def partitions(url: str) -> dict[str, str | None]:
 
 
 def type_of(schema: pa.Schema, name: str) -> pa.DataType | None:
-    """The type of a column (of one that is there twice the first) or of a field `a.b`; None where
-    there is none.
+    """Return the type of a column or of a field `a.b`; None where there is none.
+
+    The first column counts where a name is there twice.
     """
     path = _path(schema, name)
     if path is None:
@@ -69,7 +70,7 @@ def type_of(schema: pa.Schema, name: str) -> pa.DataType | None:
 
 
 def with_partitions(schema: pa.Schema, url: str) -> pa.Schema:
-    """A file's schema, and a text column for each key of its folders that is no column of it."""
+    """Return a file's schema with a text column for each key of its folders that it lacks."""
     for key in partitions(url):
         if key not in schema.names:
             schema = schema.append(pa.field(key, pa.string(), metadata={FOLDER: key}))
@@ -77,17 +78,17 @@ def with_partitions(schema: pa.Schema, url: str) -> pa.Schema:
 
 
 def from_folders(schema: pa.Schema) -> list[str]:
-    """The columns that `with_partitions` has added."""
+    """Return the columns that `with_partitions` added."""
     return [field.name for field in schema if FOLDER in (field.metadata or {})]
 
 
 def expect_columns(
     columns: Iterable[str], found: pa.Schema, like: dict[str, pa.DataType], url: str
 ) -> None:
-    """ValueError where a file has not a column, has it twice, or with another meaning than in
-    `like`, which gains what the file's types say first.
+    """Raise ValueError where a file lacks a column, has it twice, or has it with another meaning.
 
-    found: the file's schema, `with_partitions`.
+    found: the file's schema, `with_partitions`. like: the types of earlier files; this function
+    adds the types that this file is the first to have.
     """
     for name in columns:
         if (count := found.names.count(name)) > 1:
@@ -101,15 +102,17 @@ def expect_columns(
 
 
 def mean_the_same(one: pa.DataType, other: pa.DataType) -> bool:
-    """Do two types hold the same kind of values: texts, numbers, bytes (or a struct with them as
-    `bytes`), times, lists or structs, however wide or encoded; null fits all.
+    """Return whether two types hold the same kind of values, for any width or encoding.
+
+    The kinds are texts, numbers, bytes (or a struct with them as `bytes`), times, lists and
+    structs. Null matches all.
     """
     kinds = meaning(one), meaning(other)
     return kinds[0] == kinds[1] or "null" in kinds
 
 
 def meaning(kind: pa.DataType) -> str:
-    """What the values of a type are, in a word; of a type with no kin its own name."""
+    """Return the kind of a type's values, in a word; the type's own name where it has no kind."""
     if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
         return meaning(kind.value_type)
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
@@ -118,8 +121,9 @@ def meaning(kind: pa.DataType) -> str:
 
 
 def physical(columns: Sequence[str], schema: pa.Schema) -> list[str]:
-    """What a Parquet reader is asked for to get the columns: keys of folders are not in the file,
-    and a struct that is read whole brings its fields.
+    """Return the columns that a Parquet reader must read for `columns`.
+
+    Keys of folders are not in the file, and a struct that is read whole includes its fields.
     """
     paths = {name: path for name in columns if (path := _path(schema, name))}
     whole = dict.fromkeys(path[0] for path in paths.values() if len(path) == 1)
@@ -127,7 +131,7 @@ def physical(columns: Sequence[str], schema: pa.Schema) -> list[str]:
 
 
 def assemble(batch: T, columns: Sequence[str], url: str) -> T:
-    """The columns, in their order, of a batch or table with what `physical` names."""
+    """Return the columns, in their order, of a batch or table that holds those of `physical`."""
     folders, arrays = partitions(url), []
     for name in columns:
         path = _path(batch.schema, name)
@@ -141,7 +145,7 @@ def assemble(batch: T, columns: Sequence[str], url: str) -> T:
 
 
 def _path(schema: pa.Schema, name: str) -> list[str] | None:
-    """A column's name, or a struct's and its fields'; None where there is none."""
+    """Return a column's name, or a struct's and its fields' names; None where there is none."""
     if name in schema.names:
         return [name]
     top = _top(schema, name)
@@ -150,7 +154,7 @@ def _path(schema: pa.Schema, name: str) -> list[str] | None:
     path, kind = [top], schema.field(top).type
     for part in name[len(top) + 1 :].split("."):
         if pa.types.is_null(kind):
-            return path  # null, and so is all that would be in it
+            return path  # the struct is null, and so are all its fields
         if not pa.types.is_struct(kind) or kind.get_field_index(part) < 0:
             return None
         path.append(part)
@@ -159,7 +163,7 @@ def _path(schema: pa.Schema, name: str) -> list[str] | None:
 
 
 def _top(schema: pa.Schema, name: str) -> str | None:
-    """The struct column that a name `a.b` begins with, the longest where several do."""
+    """Return the struct column at the start of a name `a.b`, the longest where several match."""
     parts = name.split(".")
     tops = (".".join(parts[:end]) for end in range(len(parts) - 1, 0, -1))
     return next((top for top in tops if schema.names.count(top) == 1), None)

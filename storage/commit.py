@@ -1,10 +1,9 @@
-"""What is done: a data file and a commit object per shard and stage; readers trust the first
-commit, nothing else.
+"""The record of finished work: a data file and a commit object per shard and stage.
 
-A shard whose quarantined rows are tried again gets a further commit, a revision:
-`commit/generate/000012.r1.json` holds the whole shard and stands for `000012.json`, which stays. A
-later stage's commit bears the revision it was made from, and counts only while generate has no
-higher one.
+Readers trust only the first commit that was written. A shard whose quarantined rows are tried again
+gets a further commit, called a revision: `commit/generate/000012.r1.json` holds the whole shard and
+replaces `000012.json`, which stays. A later stage's commit has the revision that it was made from,
+and counts only while generate has no higher one.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ from storage.uri import Store
 
 STAGE = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 COMMIT = re.compile(r"(\d{6,})(?:\.r([1-9]\d*))?\.json")
-# the stage whose input is the plan; every other stage's input is what it committed
+# the stage whose input is the plan; the input of every other stage is what it committed
 GENERATE = "generate"
-# bytes of a data file that is read whole, whatever is asked for: fewer round trips in S3
+# bytes up to which a data file is read whole, for any columns: fewer round trips in S3
 WHOLE = 8 << 20
 READERS = 8  # commit objects fetched at a time: they are small, and each costs a round trip in S3
 
@@ -48,14 +47,13 @@ def commit_shard(
     extra: dict[str, Any],
     rows_out: int | None = None,
 ) -> Commit:
-    """Write a shard's table, then its commit; returns the commit that won, which may be another
-    writer's.
+    """Write a shard's table, then its commit; returns the first commit, perhaps another writer's.
 
-    quarantined: [{"id", "reason"}].
-    rows_out: input rows answered; by default the table's rows: of generate, where a method gives k
-    answers to a row, they are k times as many. Deletes nothing, ever: after a lost reply the file
-    that looks orphaned may be the committed one. ValueError, and nothing written, if rows_in is not
-    rows_out + quarantined, or the answers do not go to the rows.
+    quarantined: [{"id", "reason"}]. rows_out: input rows answered; by default the table's rows. A
+    method with k answers to a row makes k times as many rows in generate. Deletes nothing: after a
+    lost reply, a file that looks orphaned may be the committed one. ValueError, with nothing
+    written, where rows_in is not rows_out + quarantined, or the answers cannot be divided evenly
+    among the rows.
     """
     revision = shard.revision
     path, name = commit_path(stage, shard.index, revision), shard_name(shard.index, revision)
@@ -92,12 +90,12 @@ def commit_shard(
 
 
 def read_commits(store: Store, stage: str) -> dict[int, Commit]:
-    """All commits of a stage by shard index; BadCommit names one that is none."""
+    """Return all commits of a stage by shard index; BadCommit names an object that is no commit."""
     return {commit.shard.index: commit for commit in iterate_commits(store, stage)}
 
 
 def iterate_commits(store: Store, stage: str) -> Iterator[Commit]:
-    """The commits of a stage that count, in the order of shards, a few in memory at a time."""
+    """Yield the current commits of a stage in the order of shards, a few in memory at a time."""
     paths = [
         commit_path(stage, index, revision) for index, revision in revisions(store, stage).items()
     ]
@@ -109,11 +107,11 @@ def iterate_commits(store: Store, stage: str) -> Iterator[Commit]:
 
 
 def read_committed(store: Store, commit: Commit, columns: list[str] | None = None) -> pa.Table:
-    """The table that a commit names, or some of its columns; BadData, which names the file, if it
-    is not what was committed.
+    """Read the table that a commit names, or some of its columns.
 
-    A file that is read whole (all columns, or a small one) has the committed sha256; of a large one
-    the footer has its digest, and every page that is read its checksum.
+    BadData, which names the file, where it is not the committed one. A file that is read whole (all
+    columns, or a small file) is checked against the committed sha256. Of a large file, the footer
+    is checked against its digest, and every page that is read against its checksum.
     """
     path = data_path(commit)
     try:
@@ -140,7 +138,9 @@ def read_committed(store: Store, commit: Commit, columns: list[str] | None = Non
 
 
 def committed_bytes(store: Store, commit: Commit) -> bytes:
-    """The data file that a commit names; BadData if its bytes are not those that were committed."""
+    """Read the data file that a commit names; BadData where its bytes are not the
+    committed ones.
+    """
     path = data_path(commit)
     data = store.read(path)
     digest = hashlib.sha256(data).hexdigest()
@@ -153,14 +153,15 @@ def committed_bytes(store: Store, commit: Commit) -> bytes:
 
 
 def committed(store: Store, stage: str) -> list[int]:
-    """Indices of the shards with a commit that counts, in order, from names alone."""
+    """Return the indices of shards with a current commit, in order, from file names alone."""
     return list(revisions(store, stage))
 
 
 def revisions(store: Store, stage: str) -> dict[int, int]:
-    """Which commit of each shard counts, by index, in order, from names alone.
+    """Return the current revision of each shard by index, in order, from file names alone.
 
-    Of `generate` the highest revision; of a later stage the one made from it, where there is one.
+    For `generate` this is the highest revision; for a later stage the one made from generate's
+    highest revision, where there is one.
     """
     found = all_revisions(store, stage)
     if stage == GENERATE:
@@ -171,7 +172,7 @@ def revisions(store: Store, stage: str) -> dict[int, int]:
 
 
 def all_revisions(store: Store, stage: str) -> dict[int, list[int]]:
-    """Every commit there is of a stage: revisions by index, both in order, from names alone."""
+    """Return every revision of a stage's shards by index, both in order, from file names alone."""
     folder = f"commit/{_stage(stage)}"
     matches = (COMMIT.fullmatch(path.removeprefix(f"{folder}/")) for path in store.list(folder))
     found: dict[int, list[int]] = {}
@@ -183,7 +184,7 @@ def all_revisions(store: Store, stage: str) -> dict[int, list[int]]:
 
 
 def stages(store: Store) -> list[str]:
-    """Stages of which anything was begun, `generate` first."""
+    """Return the stages with a commit or a noted start, `generate` first."""
     names = {
         name
         for top in ("commit", "attempt")
@@ -194,8 +195,9 @@ def stages(store: Store) -> list[str]:
 
 
 def todo(plan: Plan, store: Store, stage: str) -> list[Shard]:
-    """The plan's shards that have no commit; for a later stage with the revision that generate has,
-    unless it is 0.
+    """Return the plan's shards that have no commit.
+
+    For a later stage they have the revision that generate has, unless it is 0.
     """
     done = set(committed(store, stage))
     now = {} if stage == GENERATE else revisions(store, GENERATE)
@@ -207,8 +209,9 @@ def todo(plan: Plan, store: Store, stage: str) -> list[Shard]:
 
 
 def to_retry(plan: Plan, store: Store) -> list[Shard]:
-    """The plan's shards with quarantined rows, as their next revision; `tries` is how many
-    rows that are.
+    """Return the plan's shards with quarantined rows, as their next revision.
+
+    `tries` is the number of those rows.
     """
     bad = {
         commit.shard.index: (commit.revision + 1, len(commit.quarantined))
@@ -225,8 +228,9 @@ def to_retry(plan: Plan, store: Store) -> list[Shard]:
 def totals(
     commits: Mapping[int, Commit] | Iterable[Commit],
 ) -> dict[str, Any]:
-    """Sums over commits: shards, rows_in, rows_out, rows, quarantined, bytes, seconds, and every
-    number in `extra`.
+    """Return sums over commits: shards, rows_in, rows_out, rows, quarantined, bytes, seconds.
+
+    Also sums every number in `extra`.
     """
     sums: dict[str, Any] = dict.fromkeys(
         ("shards", "rows_in", "rows_out", "rows", "quarantined", "bytes", "seconds"), 0
@@ -243,22 +247,24 @@ def totals(
 
 
 def evenly(answers: int, rows: int) -> bool:
-    """Can so many answers be as many to each row, one or more."""
+    """Return whether every row can have the same number of answers, one or more."""
     return answers % rows == 0 < answers if rows else answers == 0
 
 
 def commit_path(stage: str, index: int, revision: int = 0) -> str:
-    """Where a shard's commit is."""
+    """Return the path of a shard's commit."""
     return f"commit/{_stage(stage)}/{shard_name(index, revision)}.json"
 
 
 def shard_name(index: int, revision: int = 0) -> str:
-    """What the files of a shard's revision are called: 000012, 000012.r1."""
+    """Return the name of the files of a shard's revision: 000012, 000012.r1."""
     return f"{_index(index):06d}" + (f".r{_index(revision)}" if revision else "")
 
 
 def data_path(commit: Commit) -> str:
-    """The data file that a commit names; ValueError if that is not one of its stage's."""
+    """Return the path of a commit's data file; ValueError where it is not a data
+    file of its stage.
+    """
     file = commit.file
     if not re.fullmatch(rf"data/{_stage(commit.stage)}/[0-9a-z-]+\.parquet", file):
         raise ValueError(f"expected a data file of stage {commit.stage}, got {file!r}")
@@ -266,12 +272,12 @@ def data_path(commit: Commit) -> str:
 
 
 def read_commit(store: Store, path: str) -> Commit:
-    """One commit object; BadCommit if the file is none, or is another's."""
+    """Read one commit object; BadCommit where the file is no commit, or another shard's."""
     return parse_commit(store, path, store.read(path))
 
 
 def parse_commit(store: Store, path: str, data: bytes) -> Commit:
-    """The commit object of a file's bytes, as `read_commit`."""
+    """Return the commit object of a file's bytes, as `read_commit`."""
     try:
         commit = Commit.from_json(unsealed(data, "commit"))
         data_path(commit)

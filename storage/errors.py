@@ -1,38 +1,34 @@
-"""What storage says when it cannot go on; str() of each is one line for the user, and holds no
-secret.
-"""
+"""Errors of storage; str() of each is one line for the user, without secrets."""
 
 from __future__ import annotations
 
 
 class StorageError(OSError):
-    """A store that refuses or does not answer: no access, no such bucket, tries used up."""
+    """A store that refuses or does not answer: no access, no such bucket, or all tries failed."""
 
 
-class NoAnswer(StorageError):  # noqa: N818 (said of the store)
-    """A store that did not answer for as long as was waited for: it may later, so the same command
-    is worth a try.
-    """
+class NoAnswer(StorageError):  # noqa: N818 (it describes the store)
+    """A store that did not answer in the time allowed; the same command may succeed later."""
 
 
-class BadPath(ValueError):  # noqa: N818 (said of the path)
-    """A path or URI that no store can take."""
+class BadPath(ValueError):  # noqa: N818 (it describes the path)
+    """A path or URI that no store accepts."""
 
 
-class FileChanged(ValueError):  # noqa: N818 (said of the file)
-    """An input file is not the one that was planned with."""
+class FileChanged(ValueError):  # noqa: N818 (it describes the file)
+    """An input file that differs from the planned one."""
 
 
-class BadRecord(ValueError):  # noqa: N818 (said of the record)
-    """A file of a run's own, the plan say, that cannot be read as what it should be."""
+class BadRecord(ValueError):  # noqa: N818 (it describes the record)
+    """A file of the run itself, such as the plan, that cannot be read as its record."""
 
 
 class BadCommit(BadRecord):
-    """A commit object that cannot be read as one."""
+    """A commit object that cannot be read as a commit."""
 
 
 class BadData(BadRecord):
-    """A data file that is not the one that a commit or the manifest names."""
+    """A data file that differs from the one that a commit or the manifest names."""
 
 
-TOLD = (StorageError, BadPath, FileChanged, BadRecord)  # shown as they are, without a traceback
+TOLD = (StorageError, BadPath, FileChanged, BadRecord)  # errors shown without a traceback

@@ -1,4 +1,4 @@
-"""What a run's folder holds that nothing will ever read again."""
+"""Search for files in a run's folder that nothing will read again, and their deletion."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from storage.commit import STAGE, all_revisions, commit_path, data_path, read_co
 from storage.uri import Entry, Store
 
 DATA = re.compile(r"data/[^/]+/(\d{6,})-[0-9a-z-]+\.parquet")
-# of a write, of the look at a cluster's nodes
+# of a write, or of the check of a cluster's nodes
 TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp|\.probe-[0-9a-f]{32}")
 ORPHAN, MARK, UNFINISHED, SUPERSEDED = (
     "data file that no commit names",
@@ -23,7 +23,7 @@ ORPHAN, MARK, UNFINISHED, SUPERSEDED = (
 
 
 class Garbage(NamedTuple):
-    """A file that can go, and why."""
+    """A file that can be deleted, and the reason."""
 
     path: str
     size: int
@@ -31,26 +31,27 @@ class Garbage(NamedTuple):
 
 
 def garbage(store: Store, *, older_than: float, scored: str | None) -> list[Garbage]:
-    """Files of a run that can go, in the order in which to delete them; those younger than
-    `older_than` seconds stay.
+    """Return the files of a run that can be deleted, in the order in which to delete them.
 
-    scored: the stage of the scores that stand; other `score-` stages that nothing was written to
-    lately are superseded. No file is given that a commit names, unless its whole stage is. Safe
-    beside a driver that works: files are listed before the commits are, so a file that is committed
-    meanwhile is seen to be; and a file that is to be committed later is younger than the grace
-    period, which must be longer than a worker takes from data file to commit.
+    Files younger than `older_than` seconds stay. scored: the stage of the current scores; other
+    `score-` stages without a recent write are superseded. A file that a commit names is returned
+    only where its whole stage is superseded.
+
+    This is safe while a driver works. Files are listed before the commits, so a file that is
+    committed in between is recognised as committed. A file that is committed later is younger than
+    the grace period, which must be longer than a worker's time from data file to commit.
     """
     before = time.time() - older_than
     entries = store.entries()
     old = [entry for entry in entries if entry.written < before]
     found = [Garbage(entry.path, entry.size, UNFINISHED) for entry in old if _is_temporary(entry)]
     gone = _superseded(entries, before, scored)
-    # some have nothing but data files left
+    # some stages have only data files left
     for stage in sorted({_stage_of(entry) for entry in old} - {""}):
         mine = [entry for entry in old if _stage_of(entry) == stage and not _is_temporary(entry)]
         if stage in gone:
-            # Commits first: a half-done deletion leaves data files that nothing names, and no
-            # commit of a missing file.
+            # Commits first: a deletion that stops halfway leaves data files without a commit,
+            # but no commit without its file.
             mine.sort(key=lambda entry: not entry.path.startswith("commit/"))
             found += [Garbage(entry.path, entry.size, SUPERSEDED) for entry in mine]
             continue
@@ -65,11 +66,11 @@ def garbage(store: Store, *, older_than: float, scored: str | None) -> list[Garb
 def _orphans(
     store: Store, stage: str, entries: Iterable[Entry], named: dict[int, list[int]]
 ) -> Iterator[Entry]:
-    """Data files that none of their shard's commits names; a shard with a commit that cannot be
-    read keeps all of its.
+    """Yield data files that none of their shard's commits names.
 
-    Commits are read only of shards that have more files than commits: each commit names one file,
-    and no other's.
+    Keeps all files of a shard where one of its commits cannot be read. Reads commits only of shards
+    that have more files than commits, because each commit names one file that no other commit
+    names.
     """
     files: dict[int, list[Entry]] = {}
     for entry in entries:
@@ -90,7 +91,7 @@ def _orphans(
 
 
 def _marks(entries: Iterable[Entry], named: dict[int, list[int]]) -> Iterator[Entry]:
-    """Marks of attempts and of rows of shards that are committed."""
+    """Yield the marks of attempts and of rows whose shard is committed."""
     done = {shard_name(index, revision) for index, numbers in named.items() for revision in numbers}
     for entry in entries:
         parts = entry.path.split("/")
@@ -99,7 +100,7 @@ def _marks(entries: Iterable[Entry], named: dict[int, list[int]]) -> Iterator[En
 
 
 def _superseded(entries: Iterable[Entry], before: float, scored: str | None) -> set[str]:
-    """Scorings that do not stand and of which no file is young."""
+    """Return the scorings that are not current and have no young file."""
     if scored is None:
         return set()
     last: dict[str, float] = {}
@@ -130,13 +131,13 @@ def _is_temporary(entry: Entry) -> bool:
 
 
 def delete(store: Store, found: Iterable[Garbage]) -> None:
-    """Delete what `garbage` gave, in its order."""
+    """Delete the files that `garbage` returned, in its order."""
     for file in found:
         store.remove(file.path)
 
 
 def counts(found: Iterable[Garbage]) -> dict[str, tuple[int, int]]:
-    """Files and bytes by reason."""
+    """Return files and bytes by reason."""
     files: Counter[str] = Counter()
     size: Counter[str] = Counter()
     for file in found:

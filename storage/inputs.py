@@ -1,5 +1,5 @@
-"""The input's files: counted by their footers when a run is planned, compared by their versions
-when it is resumed.
+"""The input's files: their rows are counted from footers at planning, their
+versions compared later.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from storage.columns import expect_columns, type_of, with_partitions
 from storage.records import InputFile
 from storage.uri import Store, data_files
 
-READERS = 16  # files looked at at a time: each costs round trips in S3
+READERS = 16  # files read at the same time: each costs round trips in S3
 
 
 def read_footers(
     path: str, rows: str | None, columns: Sequence[str] = ()
 ) -> tuple[list[InputFile], pa.Schema]:
-    """The files of a file, folder or glob in name order, up to where the selection ends.
+    """Read the footers of a file, folder or glob in name order, up to the end of the selection.
 
-    Gives also the schema of the first file that has rows, with its folders' keys as columns. A
-    column that is null there has the type of the first file where it is not. columns: every file
-    with rows must have them, with the same meaning. ValueError: not Parquet, or a column is
-    missing, twice or means something else; FileNotFoundError: no files.
+    Returns the files and the schema of the first file that has rows, with its folders' keys as
+    columns. A column that is null in this schema has the type of the first file where it is not
+    null. columns: every file with rows must have them, with the same meaning. ValueError where a
+    file is not Parquet, or a column is missing, twice there or has another meaning;
+    FileNotFoundError where there are no files.
     """
     _, stop = bounds(rows)
     listed = data_files(path)
@@ -48,8 +49,9 @@ def read_footers(
 
 
 def first_schema(path: str) -> pa.Schema:
-    """The schema of the first file that has rows, else of the last, with its folders' keys as
-    columns.
+    """Return the schema of the first file that has rows, or else of the last file.
+
+    It has the folders' keys as columns.
     """
     for place in data_files(path):
         file, schema = _footer(place)
@@ -59,10 +61,10 @@ def first_schema(path: str) -> pa.Schema:
 
 
 def unchanged(files: Sequence[InputFile], path: str, rows: str | None) -> bool:
-    """Is the input still the files that were planned with: no other names, no other versions.
+    """Return whether the input has the same file names and versions as in the plan.
 
-    Lists the input and asks each file for its version, but opens none. Files after the end of the
-    selection may come and go.
+    Lists the input and requests each file's version, but opens no file. Files after the end of the
+    selection may be added or removed.
     """
     _, stop = bounds(rows)
     try:
@@ -82,13 +84,14 @@ def unchanged(files: Sequence[InputFile], path: str, rows: str | None) -> bool:
 
 
 def hold_last_row(files: Sequence[InputFile], stop: int | None) -> bool:
-    """Do the files hold the selection's last row."""
+    """Return whether the files hold the selection's last row."""
     return stop is not None and bool(files) and sum(file.rows for file in files) >= stop
 
 
 def bounds(rows: str | None) -> tuple[int, int | None]:
-    """First row and the one behind the last (None: to the end) of "a:b"; ValueError names what is
-    none.
+    """Return the first row and the row after the last (None: to the end) of "a:b".
+
+    ValueError names a text that is no such selection.
     """
     if rows is None:
         return 0, None
@@ -102,7 +105,7 @@ def bounds(rows: str | None) -> tuple[int, int | None]:
 
 
 def _filled(schema: pa.Schema, kinds: dict[str, pa.DataType]) -> pa.Schema:
-    """A schema with the types that later files give to columns that are null in it."""
+    """Return a schema whose null columns have the types from later files."""
     for name, kind in kinds.items():
         if (here := type_of(schema, name)) is not None and pa.types.is_null(here):
             field, at = pa.field(name, kind), schema.get_field_index(name)

@@ -15,24 +15,23 @@ NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EM
 
 
 def read(path: str) -> bytes:
-    """A file's bytes; FileNotFoundError if there is none."""
+    """Read a file's bytes; FileNotFoundError where there is none."""
     return Path(path).read_bytes()
 
 
 def write(path: str, data: bytes) -> None:
-    """Put a file in place, whole and fsynced, over whatever was there."""
+    """Write a file, whole and fsynced, over any older one."""
     temp = _temp(path, data)
     os.replace(temp, path)
     _sync(Path(path).parent)
 
 
 def put_new(path: str, data: bytes) -> bool:
-    """Put a file in place only if the name is free; False if it was taken.
+    """Write a file only if the name is free; returns False where it was taken.
 
-    The link appears with the whole, fsynced content behind it, so no reader sees half a file
-    (O_EXCL on the name itself would show one, and a kill in the middle would leave it for good).
-    Where a file system has no hard links, the name is decided under a lock that dies with its
-    holder.
+    The link appears with the whole, fsynced content, so no reader sees half a file. O_EXCL on the
+    name itself would show one, and a kill during the write would leave it for good. On a file
+    system without hard links, a lock that ends with its holder decides who has the name.
     """
     if os.path.lexists(path):
         return False
@@ -52,36 +51,37 @@ def put_new(path: str, data: bytes) -> bool:
 
 
 def version(path: str) -> str:
-    """What changes when a file's content does: its size and the nanosecond of its last change."""
+    """Return a text that changes with a file's content: its size and mtime in nanoseconds."""
     stat = os.stat(path)
     return f"{stat.st_size}-{stat.st_mtime_ns}"
 
 
 def remove(path: str, within: str) -> None:
-    """Delete a file, and the folders that this empties, up to `within`, which stays."""
+    """Delete a file, and the folders that are then empty, up to `within`, which stays."""
     Path(path).unlink(missing_ok=True)
     for folder in Path(path).parents:
         if folder == Path(within):
             break
         try:
             folder.rmdir()
-        except OSError:  # it holds other files, or another has removed it
+        except OSError:  # it holds other files, or another process has removed it
             break
 
 
 def size(path: str) -> int:
-    """A file's bytes."""
+    """Return a file's size in bytes."""
     return os.stat(path).st_size
 
 
 def kind(path: str) -> Literal["file", "folder"] | None:
-    """What is at a path."""
+    """Return what is at a path."""
     return "folder" if os.path.isdir(path) else "file" if os.path.exists(path) else None
 
 
 def walk(path: str) -> Iterator[str]:
-    """Files below a folder, relative to it, however deep; links are followed, but into no folder
-    twice.
+    """Yield the files below a folder, relative to it, at any depth.
+
+    Follows links, but enters no folder twice.
     """
     seen: set[str] = set()
     waiting = [(path, "")]
@@ -100,8 +100,9 @@ def walk(path: str) -> Iterator[str]:
 
 
 def ages(path: str) -> Iterator[tuple[str, int, float]]:
-    """Every file below a folder, as `walk`, with when it was written, in seconds since 1970; no
-    link is followed.
+    """Yield every file below a folder, as `walk`, with its last write in seconds since 1970.
+
+    Follows no link.
     """
     for folder, _, names in os.walk(path):
         for name in names:
@@ -112,7 +113,7 @@ def ages(path: str) -> Iterator[tuple[str, int, float]]:
 
 
 def folders(path: str) -> list[str]:
-    """Names of the folders right under a folder; [] if none."""
+    """Return the names of the folders directly under a folder; [] if none."""
     if not os.path.isdir(path):
         return []
     with os.scandir(path) as entries:
@@ -120,7 +121,9 @@ def folders(path: str) -> list[str]:
 
 
 def links_out(path: str) -> Iterator[str]:
-    """Folders in a folder, and in these, that are links and lead out of it, relative to it."""
+    """Yield links that lead out of a folder, relative to it, among its folders and
+    their folders.
+    """
     root = os.path.realpath(path)
     for folder in ("", *(f"{name}/" for name in sorted(folders(path)))):
         for name in sorted(folders(f"{path}/{folder}")):
@@ -130,7 +133,7 @@ def links_out(path: str) -> Iterator[str]:
 
 
 def open_file(path: str) -> tuple[str, int]:
-    """What pyarrow opens, and the bytes to read at a time."""
+    """Return what pyarrow opens, and the bytes to read at a time."""
     os.stat(path)  # FileNotFoundError
     return path, 1 << 20
 
@@ -147,7 +150,7 @@ def _rename_new(temp: Path, path: str) -> bool:
 
 
 def _temp(path: str, data: bytes) -> Path:
-    """A hidden, fsynced file beside `path`; hidden names are never listed."""
+    """Write a hidden, fsynced file beside `path`; hidden names are never listed."""
     folder = Path(path).parent
     _make(folder)
     temp = folder / f".{uuid.uuid4().hex}.tmp"
@@ -163,8 +166,9 @@ def _temp(path: str, data: bytes) -> Path:
 
 
 def _make(folder: Path) -> None:
-    """Make a folder and its parents; a new name lasts only once the folder that holds it is
-    fsynced.
+    """Make a folder and its parents.
+
+    A new name is durable only after an fsync of the folder that holds it.
     """
     if folder.is_dir():
         return

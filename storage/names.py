@@ -1,5 +1,6 @@
-"""What no stage may hold twice, as hashes of 64 bits that commits carry, so that no data is read to
-compare them.
+"""Names that must be unique in a stage, as 64-bit hashes.
+
+Commits hold the hashes, so that names can be compared without reading data.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ COLUMNS = ("id", "cf_id", "k")
 
 
 def keys(table: pa.Table) -> tuple[list[str], list[str]]:
-    """What must be unique over a stage: (id, k), and cf_id; [] where the table has no such columns.
+    """Return the names that must be unique in a stage: (id, k), and cf_id.
 
-    Ids of quarantined rows are not among them: a row is quarantined for bearing another's id, too.
+    Returns [] where the table has no such columns. Ids of quarantined rows are not included,
+    because one reason for quarantine is a duplicate id.
     """
     rows = table.select([name for name in COLUMNS if name in table.column_names]).to_pydict()
     nth = rows.get("k") or [0] * table.num_rows
@@ -29,23 +31,25 @@ def keys(table: pa.Table) -> tuple[list[str], list[str]]:
 
 
 def hashes(names: Iterable[str]) -> Hashes:
-    """64 bits of each name."""
+    """Return 64 bits of hash for each name."""
     digests = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names)
     return np.frombuffer(b"".join(digests), dtype="<u8")
 
 
 def pack(values: Hashes) -> str:
-    """Hashes as a commit holds them: base64 of little-endian 64 bits, 11 characters each."""
+    """Return hashes in the form of a commit: base64 of little-endian 64 bits, 11
+    characters each.
+    """
     return base64.b64encode(values.astype("<u8").tobytes()).decode("ascii")
 
 
 def unpack(text: str) -> Hashes:
-    """The hashes that `pack` wrote; ValueError on anything else."""
+    """Return the hashes that `pack` wrote; ValueError for any other text."""
     return np.frombuffer(base64.b64decode(text, validate=True), dtype="<u8")
 
 
 def doubled(parts: Sequence[Hashes]) -> set[int]:
-    """Hashes that are there twice; it sorts 8 bytes for each."""
+    """Return the hashes that are there twice; sorts 8 bytes for each hash."""
     if not parts:
         return set()
     values = np.concatenate(parts)

@@ -1,5 +1,4 @@
-"""Cutting the input into shards from Parquet footers alone, and reading exactly one
-shard's rows."""
+"""Division of the input into shards from Parquet footers alone, and reading of a shard's rows."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ import pyarrow as pa
 from pyarrow import parquet as pq
 
 from storage.columns import assemble, expect_columns, physical, with_partitions
-from storage.errors import FileChanged as FileChanged  # said here, known there
+from storage.errors import FileChanged as FileChanged  # exported from here, defined there
 from storage.inputs import bounds, read_footers
 from storage.records import InputFile, Shard
 from storage.tables import is_damage
@@ -18,14 +17,12 @@ from storage.uri import Store, input_file
 
 # rows decoded at a time, so that a file with one huge row group does not fill the memory
 BATCH = 256
-FEW = 16  # of rows that are worked on as they come, and may be large
+FEW = 16  # rows at a time where they are worked on as they arrive, and may be large
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """So many rows of a shard that their file does not give, and why: the reason names file and
-    rows.
-    """
+    """A number of a shard's rows that cannot be read, and the reason, which names file and rows."""
 
     num_rows: int
     reason: str
@@ -34,20 +31,21 @@ class Unreadable:
 def plan_shards(
     path: str, *, shard_rows: int, rows: str | None, columns: Sequence[str] | None = None
 ) -> tuple[list[Shard], pa.Schema]:
-    """Shards of at most `shard_rows` rows over a file, folder or glob, and the first file's schema,
-    from footers alone.
+    """Return shards of at most `shard_rows` rows over a file, folder or glob, from footers alone.
 
-    rows: "a:b" selects as a Python slice would, from all files taken together in name order.
-    columns: every file must have them, with the same meaning (`storage.columns`). ValueError:
-    not Parquet, or nothing selected; FileNotFoundError: no files.
+    Also returns the first file's schema. rows: "a:b" selects as a Python slice would, from all
+    files taken together in name order. columns: every file must have them, with the same meaning
+    (`storage.columns`). ValueError where a file is not Parquet, or nothing is selected;
+    FileNotFoundError where there are no files.
     """
     files, schema = read_footers(path, rows, columns or ())
     return cut(files, shard_rows=shard_rows, rows=rows, path=path), schema
 
 
 def cut(files: Sequence[InputFile], *, shard_rows: int, rows: str | None, path: str) -> list[Shard]:
-    """Shards over files as `read_footers` gives them; ValueError, which names `path`, if nothing is
-    selected.
+    """Return the shards of files from `read_footers`.
+
+    ValueError, which names `path`, where nothing is selected.
     """
     if shard_rows < 1:
         raise ValueError(f"expected shard_rows >= 1, got {shard_rows}")
@@ -69,11 +67,11 @@ def cut(files: Sequence[InputFile], *, shard_rows: int, rows: str | None, path: 
 
 
 def read_shard(shard: Shard, columns: list[str]) -> pa.Table:
-    """Exactly the shard's rows, and of its file only the row groups they are in and the columns
-    asked for.
+    """Read exactly the shard's rows.
 
-    FileChanged if the file is not the one that was planned; ValueError names a missing column and
-    the nearest there is, or rows that cannot be read.
+    Reads only the row groups that hold them, and only the requested columns. FileChanged where the
+    file is not the planned one; ValueError names a missing column and the nearest existing one, or
+    rows that cannot be read.
     """
     batches = []
     for part in iterate_shard(shard, columns, rows=BATCH):
@@ -86,11 +84,10 @@ def read_shard(shard: Shard, columns: list[str]) -> pa.Table:
 def iterate_shard(
     shard: Shard, columns: list[str], *, rows: int = FEW
 ) -> Iterator[pa.RecordBatch | Unreadable]:
-    """What `read_shard` reads, at most so many rows in memory at a time; the last step checks the
-    file once more.
+    """Yield what `read_shard` reads, at most `rows` rows in memory at a time.
 
-    Behind a damaged page the rest of its row group cannot be read: these rows come as Unreadable,
-    in their place.
+    The last step checks the file once more. The rest of a row group after a damaged page cannot be
+    read: these rows are yielded as Unreadable, in their place.
     """
     if not columns:
         raise ValueError("expected at least one column to read, got none")
@@ -114,7 +111,7 @@ def iterate_shard(
                 if isinstance(part, pa.RecordBatch):
                     part = assemble(part, wanted, shard.file)
                 yield part
-    _expect_version(shard, store, name)  # again: it may have changed while it was read
+    _expect_version(shard, store, name)  # again, because the file may have changed during the read
     if count != shard.rows:
         raise FileChanged(
             f"{shard.file}: expected {shard.rows} rows from {shard.start}, got {count}"
@@ -125,7 +122,7 @@ def _rows(
     file: pq.ParquetFile, start: int, count: int, columns: list[str], size: int
 ) -> Iterator[pa.RecordBatch]:
     groups: list[int] = []  # the row groups that overlap
-    begin = first = 0  # where the group at hand and the first that overlaps begin
+    begin = first = 0  # first rows of the current group and of the first one that overlaps
     for group in range(file.num_row_groups):
         end = begin + file.metadata.row_group(group).num_rows
         if begin < start + count and end > start:
@@ -148,8 +145,9 @@ def _rows(
 def _one_by_one(
     file: pq.ParquetFile, shard: Shard, done: int, columns: list[str]
 ) -> Iterator[pa.RecordBatch | Unreadable]:
-    """A shard's rows after the first `done`, each alone, and by row group those that cannot be
-    read.
+    """Yield a shard's rows after the first `done`, each alone.
+
+    Rows that cannot be read are yielded by row group.
     """
     begin, first, last = 0, shard.start + done, shard.start + shard.rows
     for group in range(file.num_row_groups):

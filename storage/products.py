@@ -1,5 +1,6 @@
-"""Digests of what a run's stages write besides their commits: kept in its manifest, checked by
-verify.
+"""Digests of what a run's stages write besides their commits.
+
+They are stored in the run's manifest, and verify checks them.
 """
 
 from __future__ import annotations
@@ -16,18 +17,19 @@ from storage.tables import is_damage, open_parquet
 from storage.uri import Digest, Store, digest_of
 
 MANIFEST = "MANIFEST.json"
-# where products lie; a judge's folder may hold a user's answers besides
+# folders of products; a judge's folder may also hold a user's answers
 FILES = ("plan.json", "config.yaml", "report.html")
 FOLDERS = ("input", "score", "attribution", "judge", "augment")
 JUDGES = re.compile(r"judge/(prompts|scores)[^/]*")
 
 
 def product_digests(store: Store, before: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
-    """Bytes and sha256 of each product, by path: of what this process wrote as it wrote it, of the
-    others as `before` has them.
+    """Return bytes and sha256 of each product, by path.
 
-    before: the products of the manifest that stands; None where it has none: then what is there is
-    read. A file that was damaged since keeps the digest that it was written with.
+    Files that this process wrote have the digest of the bytes that it wrote; the others have their
+    digest in `before`, the products of the current manifest. Where `before` is None (the manifest
+    lists no products), the existing files are read. A file that was damaged since keeps its digest
+    from when it was written.
     """
     found = {path: Digest(**digest) for path, digest in (before or {}).items()} | store.replaced
     there = [path for path in FILES if store.is_file(path)] if before is None else []
@@ -43,8 +45,9 @@ def product_digests(store: Store, before: Mapping[str, Any] | None) -> dict[str,
 
 
 def read_batches(store: Store, path: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """A Parquet product, some thousand rows at a time, of the columns those that it has; BadData if
-    its bytes are not those that this process, or the manifest, knows.
+    """Yield a Parquet product some thousand rows at a time, with those of the columns that it has.
+
+    BadData where its bytes do not match the digest of this process or of the manifest.
     """
     data = store.read(path)
     known = store.replaced.get(path)
@@ -67,9 +70,7 @@ def read_batches(store: Store, path: str, columns: list[str]) -> Iterator[pa.Rec
 
 
 def product_lines(store: Store, products: Mapping[str, Any]) -> Iterator[str]:
-    """Products that are not there, or not as they were written, a line each; one is in memory at a
-    time.
-    """
+    """Yield a line for each product that is missing or changed; holds one in memory at a time."""
     for path, told in products.items():
         expected = Digest(**told)
         try:

@@ -1,5 +1,6 @@
-"""The records of a run as they stand in its files: input file, shard, plan, commit, and a worker's
-receipt. Each is checked when it is read.
+"""The records of a run's files: input file, shard, plan, commit, and a worker's receipt.
+
+Each record is checked when it is read.
 """
 
 from __future__ import annotations
@@ -16,9 +17,7 @@ Kind = tuple[str, Callable[[Any], bool]]  # what a value must be, in words and a
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file of the input: its URL, its name in its folder, its version and how many rows it
-    has.
-    """
+    """A file of the input: its URL, its name in its folder, its version and its number of rows."""
 
     file: str
     name: str
@@ -26,23 +25,23 @@ class InputFile:
     rows: int
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in a plan."""
+        """Return the record as it is stored in a plan."""
         return dict(vars(self))
 
     @classmethod
     def from_json(cls, value: Any, where: str = "file") -> InputFile:
-        """The record; BadRecord names what is wrong."""
+        """Return the record of a JSON value; BadRecord names what is wrong."""
         kinds = {"file": TEXT, "name": TEXT, "version": TEXT, "rows": COUNT}
         return cls(**checked(value, where, kinds))
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Rows start..start+rows of an input file, which is `name` in its folder wherever that lies;
-    the first of them is row `offset` of the selection.
+    """Rows start..start+rows of an input file; the first of them is row `offset` of the selection.
 
-    revision, tries: of a shard to be worked on, which revision it becomes and how many of its rows
-    are tried again (None: all of them for the first time); a plan's shards have neither.
+    name: the file's name in its folder, wherever the folder is. revision, tries: of a shard to work
+    on, the revision that it becomes and the number of its rows that are tried again (None: all
+    rows, for the first time). A plan's shards have neither.
     """
 
     index: int
@@ -57,16 +56,16 @@ class Shard:
 
     @property
     def work(self) -> int:
-        """Rows that are to be worked on."""
+        """Return the number of rows to work on."""
         return self.rows if self.tries is None else self.tries
 
     @property
     def source(self) -> Shard:
-        """The shard that is read: itself."""
+        """Return the shard to read, which is this one."""
         return self
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in a plan or a commit, and travels to a worker."""
+        """Return the record as it is stored in a plan or a commit, and sent to a worker."""
         return {
             name: value
             for name, value in vars(self).items()
@@ -75,15 +74,15 @@ class Shard:
 
     @classmethod
     def from_json(cls, value: Any, where: str = "shard") -> Shard:
-        """The record; BadRecord names what is wrong."""
+        """Return the record of a JSON value; BadRecord names what is wrong."""
         return cls(**checked(value, where, SHARD, SHARD_WORK))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is measured against: its shards, and digests of all that its answers depend on.
+    """The plan of a run: its shards, and digests of all that its answers depend on.
 
-    files: None in a plan from before they were kept.
+    files: None in a plan from before they were stored.
     """
 
     fingerprint: dict[str, str]
@@ -95,7 +94,7 @@ class Plan:
     models: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in plan.json."""
+        """Return the record as it is stored in plan.json."""
         files = None if self.files is None else [file.to_json() for file in self.files]
         return {
             "fingerprint": self.fingerprint,
@@ -109,7 +108,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, value: Any, where: str = "plan") -> Plan:
-        """The record; BadRecord names what is wrong."""
+        """Return the record of a JSON value; BadRecord names what is wrong."""
         found = checked(value, where, PLAN, {"files": LIST})
         for name, read in (("files", InputFile.from_json), ("shards", Shard.from_json)):
             if name in found:
@@ -121,11 +120,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Commit:
-    """What a stage made of a shard: a data file, and how many rows went in and came out.
+    """The result of a stage for a shard: a data file, and the numbers of rows in and out.
 
-    shard: as the plan has it; sha256: of the data file; footer: of its Parquet footer; ids: hashes
-    of the table's ids (`storage.names.pack`); quarantined: [{"id", "reason"}]; extra: what the
-    stage adds. footer and ids are None in a commit from before they were kept.
+    shard: as in the plan; sha256: of the data file; footer: digest of its Parquet footer; ids:
+    hashes of the table's ids (`storage.names.pack`); quarantined: [{"id", "reason"}]; extra: what
+    the stage adds. footer and ids are None in a commit from before they were stored.
     """
 
     stage: str
@@ -146,7 +145,7 @@ class Commit:
     footer: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in its file."""
+        """Return the record as it is stored in its file."""
         return {
             "stage": self.stage,
             "shard": self.shard.to_json(),
@@ -168,7 +167,7 @@ class Commit:
 
     @classmethod
     def from_json(cls, value: Any, where: str = "commit") -> Commit:
-        """The record; BadRecord names what is wrong."""
+        """Return the record of a JSON value; BadRecord names what is wrong."""
         found = checked(value, where, COMMIT, {"revision": COUNT, "ids": TEXT, "footer": TEXT})
         for i, row in enumerate(found["quarantined"]):
             checked(row, f"{where}: quarantined[{i}]", QUARANTINED)
@@ -177,10 +176,11 @@ class Commit:
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """What a worker tells its driver of a piece of work that is committed.
+    """A worker's report to its driver on a committed piece of work.
 
-    answers, flipped: None of a stage that has neither; seconds: of the whole, of which it waited
-    and computed; notes: lines for the user; extra: what a benchmark's worker adds.
+    answers, flipped: None where the stage has neither; seconds: of the whole piece, with the
+    seconds spent waiting and computing; notes: lines for the user; extra: what a benchmark's worker
+    adds.
     """
 
     index: int
@@ -196,12 +196,12 @@ class Receipt:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """As it travels to the driver."""
+        """Return the record as it is sent to the driver."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
     @classmethod
     def from_json(cls, value: Any, where: str = "receipt") -> Receipt:
-        """The record; BadRecord names what is wrong."""
+        """Return the record of a JSON value; BadRecord names what is wrong."""
         return cls(**checked(value, where, RECEIPT, {"answers": COUNT, "flipped": COUNT}))
 
 
@@ -210,7 +210,7 @@ class Line:
     """A line of the score table: one figure over a subset of the rows.
 
     value, low, high: the figure and its interval, None where there is none; better: "higher",
-    "lower" or None; by: the direction of the flips that it is over, None for all.
+    "lower" or None; by: the direction of the flips that the figure covers, None for all.
     """
 
     metric: str
@@ -225,19 +225,19 @@ class Line:
     by: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in the table."""
+        """Return the record as it is stored in the table."""
         return dict(vars(self))
 
     @classmethod
     def from_json(cls, value: Any, where: str = "line") -> Line:
-        """The record; BadRecord names what is wrong."""
+        """Return the record of a JSON value; BadRecord names what is wrong."""
         return cls(**checked(value, where, LINE, LINE_WORDS))
 
 
 def checked(
     value: Any, where: str, kinds: dict[str, Kind], optional: dict[str, Kind] | None = None
 ) -> dict[str, Any]:
-    """The fields of a JSON object that a record has; others, of a later version, are left out.
+    """Return the fields of a JSON object that a record has; skips others, of a later version.
 
     BadRecord names the first field that is missing (unless optional) or of another kind.
     """

@@ -1,6 +1,6 @@
 """Folders that fsspec reaches (https://, hf://, gs://, abfs://, ...): inputs, which are only read.
 
-A path is a whole URL. Credentials come from the environment, as the scheme's package reads it.
+A path is a whole URL. The scheme's package reads credentials from the environment.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from storage.s3_file import RangeFile
 from storage.s3_retry import Patience
 
 BUFFER = 8 << 20  # bytes per request when Parquet columns are streamed
-STAMPS = ("ETag", "etag", "blob_id")  # what names a content: HTTP and clouds, Azure, Hugging Face
-# What a package raises on an address or a setting; another try gets the same.
+STAMPS = ("ETag", "etag", "blob_id")  # content keys: HTTP and clouds, Azure, Hugging Face
+# Errors that a package raises on an address or a setting; another try fails in the same way.
 MISTAKES = (ValueError, TypeError, LookupError, AttributeError, NotImplementedError, ImportError)
 
 T = TypeVar("T")
 
 
 def read(path: str) -> bytes:
-    """A file's bytes; FileNotFoundError if there is none."""
+    """Read a file's bytes; FileNotFoundError where there is none."""
     return bytes(_ask(path, lambda: _fs(path).cat_file(path)))
 
 
 def version(path: str) -> str:
-    """What changes when a file's content does: its etag, or else a checksum of its listing."""
+    """Return a text that changes with a file's content: its etag, or a checksum of its listing."""
     info = _info(path)
     stamp = next((info[name] for name in STAMPS if info.get(name)), None)
     return str(stamp or f"{_ask(path, lambda: _fs(path).checksum(path)):x}").strip('"')
 
 
 def size(path: str) -> int:
-    """A file's bytes."""
+    """Return a file's size in bytes."""
     found = _info(path).get("size")
     if found is None:
         raise StorageError(f"expected a server that names the size of {path}, got none")
@@ -44,7 +44,7 @@ def size(path: str) -> int:
 
 
 def kind(path: str) -> Literal["file", "folder"] | None:
-    """What is at a path; a page of HTML is a web server's list of a folder."""
+    """Return what is at a path; a page of HTML is a web server's list of a folder."""
     try:
         info = _info(path)
     except FileNotFoundError:
@@ -54,7 +54,7 @@ def kind(path: str) -> Literal["file", "folder"] | None:
 
 
 def walk(path: str) -> Iterator[str]:
-    """Files below a folder, relative to it, however deep."""
+    """Yield the files below a folder, relative to it, at any depth."""
     try:
         found = _ask(path, lambda: _fs(path).find(path))
     except FileNotFoundError:
@@ -64,7 +64,7 @@ def walk(path: str) -> Iterator[str]:
 
 
 def open_file(path: str) -> tuple[RangeFile, int]:
-    """A seekable file that fetches what is read, and the bytes to fetch at a time."""
+    """Open a seekable file that fetches what is read; also returns the bytes to fetch at a time."""
 
     def fetch(start: int, stop: int) -> bytes:
         data = bytes(_ask(path, lambda: _fs(path).cat_file(path, start=start, end=stop)))
@@ -112,8 +112,10 @@ def _fs(path: str) -> Any:
 
 @lru_cache(maxsize=8)
 def _file_system(origin: str, process: int) -> Any:
-    """fsspec's file system of scheme://host, without a memory of listings; one per process, because
-    its thread does not survive a fork. BadPath where the scheme or its package is missing.
+    """Return fsspec's file system of scheme://host, without a cache of listings.
+
+    Each process has its own, because its thread does not survive a fork. BadPath where the scheme
+    or its package is missing.
     """
     from fsspec.registry import get_filesystem_class, known_implementations
 
@@ -131,7 +133,7 @@ def _file_system(origin: str, process: int) -> Any:
             f"expected the package that reads {scheme}://, got none: pip install {package}"
         ) from None
     except (ConnectionError, TimeoutError):
-        raise  # it connects at once, and `_ask` tries again
+        raise  # it connects immediately, and `_ask` tries again
     except Exception as error:
         raise BadPath(
             f"expected s3://, https://, hf://, gs://, abfs:// or another scheme of fsspec, got"
@@ -140,10 +142,11 @@ def _file_system(origin: str, process: int) -> Any:
 
 
 def _ask(url: str, request: Callable[[], T]) -> T:
-    """Make a request, and again where the network or the server fails, as long as S3 is asked.
+    """Make a request, and repeat it where the network or the server fails, as long as S3 requests.
 
-    FileNotFoundError where there is nothing; StorageError where no repetition helps, NoAnswer where
-    all failed. Packages' own words are not repeated: they may hold a signature.
+    FileNotFoundError where there is nothing; StorageError where another try cannot help; NoAnswer
+    where all tries failed. The packages' own messages are not shown, because they may hold a
+    signature.
     """
     patience = Patience(url.partition("://")[0], url)
     for tries in count(1):
@@ -174,7 +177,10 @@ def _ask(url: str, request: Callable[[], T]) -> T:
 
 
 def _cause(error: Exception) -> tuple[BaseException, int | None]:
-    """What went wrong, and its HTTP status: fsspec's HTTP says "not found" of every failure."""
+    """Return the cause of an error and its HTTP status.
+
+    fsspec's HTTP raises "not found" for every failure.
+    """
     cause = error.__cause__
     if not isinstance(error, FileNotFoundError) or cause is None or isinstance(cause, MISTAKES):
         cause = error

@@ -1,5 +1,5 @@
-"""The run folder's own papers: the plan that everything is measured against, and the manifest that
-closes it.
+"""A run folder's plan, which every result is checked against, and its manifest,
+which closes the run.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from importlib import metadata
 from typing import Any
 
 from storage.errors import BadRecord
-from storage.products import MANIFEST as MANIFEST  # said here, known there
+from storage.products import MANIFEST as MANIFEST  # exported from here, defined there
 from storage.products import product_digests
 from storage.records import DIGESTS, Plan, checked
 from storage.seal import read_sealed, sealed, unsealed
@@ -30,14 +30,14 @@ PACKAGES = (
 )
 
 
-class PlanMismatch(ValueError):  # noqa: N818 (said of the plan)
-    """The folder holds a run of another fingerprint; nothing was changed."""
+class PlanMismatch(ValueError):  # noqa: N818 (it describes the plan)
+    """A folder that holds a run of another fingerprint; nothing was changed."""
 
 
 def write_plan(store: Store, plan: Plan) -> Plan:
-    """Write the plan unless there is one; returns the plan that stands.
+    """Write the plan unless there is one; returns the stored plan.
 
-    PlanMismatch names the fields in which the standing fingerprint differs from ours.
+    PlanMismatch names the fields where the stored fingerprint differs from this one.
     """
     store.expect_inside()
     if store.put_new(PLAN, sealed(plan.to_json(), indent=None)):
@@ -56,8 +56,10 @@ def write_plan(store: Store, plan: Plan) -> Plan:
 
 
 def read_plan(store: Store) -> Plan:
-    """The plan of a run folder; FileNotFoundError if it is none, BadRecord if it is damaged,
-    BadPath if a folder of the run is a link to elsewhere.
+    """Read the plan of a run folder.
+
+    FileNotFoundError where it is no run folder; BadRecord where the plan is damaged; BadPath where
+    a folder of the run is a link to elsewhere.
     """
     store.expect_inside()
     try:
@@ -70,8 +72,10 @@ def read_plan(store: Store) -> Plan:
 
 
 def write_manifest(store: Store, manifest: dict[str, Any]) -> None:
-    """Close a run (last write of a stage): resolved config, versions, models' fingerprints, totals,
-    and the digest of every product.
+    """Write the manifest, which closes a run and is the last write of a stage.
+
+    It holds resolved config, versions, models' fingerprints, totals, and the digest of every
+    product.
     """
     before = read_manifest(store).get("products") if store.exists(MANIFEST) else None
     products = product_digests(store, before)
@@ -79,14 +83,15 @@ def write_manifest(store: Store, manifest: dict[str, Any]) -> None:
 
 
 def add_products(store: Store) -> None:
-    """Bring the digests of a closed run's manifest up to date after a command that is no stage."""
+    """Update the product digests of a closed run's manifest after a command that is no stage."""
     if store.exists(MANIFEST):
         write_manifest(store, read_manifest(store))
 
 
 def read_manifest(store: Store) -> dict[str, Any]:
-    """The manifest; FileNotFoundError if no stage has been closed yet, BadRecord if it is
-    damaged.
+    """Read the manifest.
+
+    FileNotFoundError where no stage has been closed yet; BadRecord where it is damaged.
     """
     try:
         manifest = read_sealed(store, MANIFEST)
@@ -97,9 +102,7 @@ def read_manifest(store: Store) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """What this process runs on: Python and the packages that can change a result; imports none of
-    them.
-    """
+    """Return the versions of Python and of the packages that can change a result; imports none."""
     return dict(_versions())
 
 

@@ -1,11 +1,11 @@
-"""Folders in S3 and in what speaks its language: a path is bucket/key, endpoint and credentials are
-the environment's.
+"""Folders in S3 and compatible stores, with endpoint and credentials from the environment.
 
-Everything goes through one boto3 client, so that one retry policy and one reading of errors hold
-for small objects and for Parquet alike. (pyarrow's own S3 file system retries as well, but says a
-plain OSError for 403 and "not found" for a bucket that does not exist, and looks for credentials in
-its own way. s3fs sends PUT, GET and DELETE through aiohttp, which repeats each once by itself when
-the connection drops: tries are miscounted, and a commit that arrived at the first finds itself.)
+A path is bucket/key. All requests use one boto3 client, so that small objects and Parquet have the
+same retry policy and the same errors. (pyarrow's own S3 file system also retries, but raises a
+plain OSError for 403 and "not found" for a bucket that does not exist, and searches for credentials
+in its own way. s3fs sends PUT, GET and DELETE through aiohttp, which repeats each once by itself
+when the connection drops. The number of tries is then wrong, and a commit that arrived at the first
+try finds its own object.)
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from storage.errors import FileChanged, StorageError
 from storage.s3_file import RangeFile
 from storage.s3_retry import Refused, ask, is_passing, no_access, no_answer
 
-CONNECT_SECONDS, READ_SECONDS = 10, 60  # without a byte, before a request is tried again
-BUFFER = 8 << 20  # bytes per request when Parquet columns are streamed: round trips are dear
+CONNECT_SECONDS, READ_SECONDS = 10, 60  # seconds without a byte before a request is tried again
+BUFFER = 8 << 20  # bytes per request when Parquet columns are streamed: round trips are slow
 
 
-class NotFromS3(ConnectionError):  # noqa: N818 (said of the reply)
-    """A reply that no S3 gives, such as the page of a captive portal: trouble of the network, which
-    may pass.
+class NotFromS3(ConnectionError):  # noqa: N818 (it describes the reply)
+    """A reply that no S3 sends, such as a captive portal's page: a network problem,
+    which may pass.
     """
 
 
 def read(path: str) -> bytes:
-    """An object's bytes; FileNotFoundError if there is none."""
+    """Read an object's bytes; FileNotFoundError where there is none."""
     bucket, key = _parts(path)
 
     def get() -> bytes:
@@ -42,7 +42,7 @@ def read(path: str) -> bytes:
 
 
 def write(path: str, data: bytes) -> None:
-    """Put an object, over whatever was there; objects appear whole or not at all."""
+    """Write an object, over any older one; objects appear whole or not at all."""
     bucket, key = _parts(path)
 
     def put() -> Any:
@@ -54,10 +54,11 @@ def write(path: str, data: bytes) -> None:
 
 
 def put_new(path: str, data: bytes) -> bool:
-    """Put an object only if the key is free; False if it was taken by another.
+    """Write an object only if the key is free; returns False where another writer took it.
 
-    A try whose reply was lost may have arrived, and the next then finds the key taken: by the
-    writer's mark, which goes with the object, our own is told from another's, whatever the content.
+    A try whose reply was lost may have arrived, and the next try then finds the key taken. The
+    writer's mark, which is stored with the object, shows whether it is this writer's, for any
+    content.
     """
     bucket, key = _parts(path)
     mark = uuid.uuid4().hex
@@ -70,7 +71,7 @@ def put_new(path: str, data: bytes) -> bool:
             made=True,
         )
 
-    # 409: another conditional PUT is under way
+    # 409: another conditional PUT is in progress
     answer = ask(path, put, _explain, allow=(412,), again=(409,))
     if answer.status != 412:
         return True
@@ -78,17 +79,17 @@ def put_new(path: str, data: bytes) -> bool:
 
 
 def version(path: str) -> str:
-    """An object's etag, which changes when its content does."""
+    """Return an object's etag, which changes with its content."""
     return str(_head(path)["ETag"]).strip('"')
 
 
 def size(path: str) -> int:
-    """An object's bytes."""
+    """Return an object's size in bytes."""
     return int(_head(path)["ContentLength"])
 
 
 def kind(path: str) -> Literal["file", "folder"] | None:
-    """What is at a path: an object, keys below it, or nothing."""
+    """Return what is at a path: an object, keys below it, or nothing."""
     if "/" in path:
         try:
             _head(path)
@@ -105,8 +106,7 @@ def kind(path: str) -> Literal["file", "folder"] | None:
 
 
 def walk(path: str) -> Iterator[str]:
-    """Keys below a path, relative to it, however deep and many; markers of empty
-    folders left out."""
+    """Yield the keys below a path, relative to it, at any depth; skips markers of empty folders."""
     prefix, pages = _pages(path)
     for page in pages:
         for entry in page.get("Contents", ()):
@@ -115,8 +115,9 @@ def walk(path: str) -> Iterator[str]:
 
 
 def ages(path: str) -> Iterator[tuple[str, int, float]]:
-    """Every key below a path, relative to it, with its size and when it was written, in seconds
-    since 1970.
+    """Yield every key below a path, relative to it, with its size and its last write.
+
+    The time is in seconds since 1970.
     """
     prefix, pages = _pages(path)
     for page in pages:
@@ -125,7 +126,7 @@ def ages(path: str) -> Iterator[tuple[str, int, float]]:
 
 
 def folders(path: str) -> list[str]:
-    """Names of what looks like folders right under a path."""
+    """Return the names of the key prefixes directly under a path, which serve as folders."""
     prefix, pages = _pages(path, Delimiter="/")
     return [
         entry["Prefix"][len(prefix) : -1]
@@ -135,8 +136,9 @@ def folders(path: str) -> list[str]:
 
 
 def open_file(path: str) -> tuple[RangeFile, int]:
-    """A seekable file that fetches what is read, of the object as it is now, and the bytes to fetch
-    at a time.
+    """Open a seekable file that fetches what is read from the object as it is now.
+
+    Also returns the bytes to fetch at a time.
     """
     bucket, key = _parts(path)
     head = _head(path)
@@ -156,7 +158,10 @@ def open_file(path: str) -> tuple[RangeFile, int]:
 
 
 def remove(path: str, within: str) -> None:
-    """Delete an object. Not by pyarrow, which leaves an empty object in the name of its folder."""
+    """Delete an object.
+
+    Does not use pyarrow, which leaves an empty object with the name of its folder.
+    """
     bucket, key = _parts(path)
 
     def delete() -> Any:
@@ -166,7 +171,7 @@ def remove(path: str, within: str) -> None:
 
 
 def client() -> Any:
-    """The boto3 client for the endpoint and key that the environment names now."""
+    """Return the boto3 client for the endpoint and key that the environment has now."""
     names = (
         "AWS_ACCESS_KEY_ID",
         "AWS_SECRET_ACCESS_KEY",
@@ -182,11 +187,11 @@ def client() -> Any:
 
 @lru_cache(maxsize=4)
 def _client(endpoint: str | None, identity: str, seconds: tuple[float, float]) -> Any:
-    import boto3  # heavy, and not needed for runs on disk
+    import boto3  # slow to import, and not needed for runs on disk
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, NoCredentialsError
 
-    # One try per request here: `ask` tries again, with one policy for requests and for the bodies
+    # One try per request here: `ask` repeats it, with one policy for requests and for the bodies
     # that follow them.
     config = Config(
         retries={"mode": "standard", "total_max_attempts": 1},
@@ -198,7 +203,7 @@ def _client(endpoint: str | None, identity: str, seconds: tuple[float, float]) -
     try:
         session = boto3.session.Session()
         if session.get_credentials() is None:
-            raise NoCredentialsError  # so that no client without a key is kept
+            raise NoCredentialsError  # so that no client without a key is stored
         region = region or session.region_name or ("us-east-1" if endpoint else None)
         return session.client("s3", endpoint_url=endpoint, region_name=region, config=config)
     except (BotoCoreError, ValueError) as error:
@@ -228,21 +233,21 @@ def _head(path: str) -> dict[str, Any]:
 
 
 def _listing(**what: Any) -> dict[str, Any]:
-    """A page of a listing."""
+    """Return a page of a listing."""
     return _reply(lambda: client().list_objects_v2(**what), "IsTruncated", made=True)
 
 
 def _reply(request: Callable[[], Any], mark: str, *, made: bool = False) -> dict[str, Any]:
-    """A request's reply; NotFromS3 where it has not what S3's bears, or leads elsewhere.
+    """Return a request's reply; NotFromS3 where it lacks the marks of S3, or redirects elsewhere.
 
-    botocore checks little: it takes any page of XML for an empty listing, and any 200 for a PUT
-    that was done. made: a 404 can only be of the bucket.
+    botocore checks little: it accepts any page of XML as an empty listing, and any 200 as a
+    successful PUT. made: a 404 can only concern the bucket.
     """
     from botocore.exceptions import ClientError
 
     try:
         reply = dict(request())
-    except RecursionError:  # botocore asks again, to the end of its stack, where it is redirected
+    except RecursionError:  # botocore repeats a redirected request until its stack ends
         raise NotFromS3("a redirect in circles") from None
     except ClientError as error:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
@@ -256,8 +261,9 @@ def _reply(request: Callable[[], Any], mark: str, *, made: bool = False) -> dict
 
 
 def _body(reply: dict[str, Any], length: int | None = None) -> bytes:
-    """A reply's whole body; ConnectionError where fewer bytes come than were announced or asked
-    for.
+    """Read a reply's whole body.
+
+    ConnectionError where fewer bytes arrive than were announced or requested.
     """
     data = bytes(reply["Body"].read())
     expected = reply["ContentLength"] if length is None else length
@@ -267,7 +273,9 @@ def _body(reply: dict[str, Any], length: int | None = None) -> bytes:
 
 
 def _pages(path: str, **options: str) -> tuple[str, Iterator[dict[str, Any]]]:
-    """The prefix of a folder's keys, and the pages of the listing, each with its own tries."""
+    """Return the prefix of a folder's keys, and the pages of the listing, each with
+    its own tries.
+    """
     bucket, key = _parts(path)
     prefix = f"{key.rstrip('/')}/" if key else ""
 
@@ -288,11 +296,10 @@ def _pages(path: str, **options: str) -> tuple[str, Iterator[dict[str, Any]]]:
 
 
 def _explain(path: str, refused: Refused) -> Exception:
-    """What a refusal means to the user, as an error to raise: one line, with no more of the
-    server's words than a code.
+    """Return the error that explains a refusal to the user, in one line.
 
-    Nothing of the request is told: its headers and query hold the signature, and an endpoint may
-    hold a password.
+    Of the server's text it holds only a code. It shows nothing of the request: headers and query
+    hold the signature, and an endpoint may hold a password.
     """
     status, code = refused.status, refused.code
     bucket = path.partition("/")[0]

@@ -1,4 +1,4 @@
-"""A seekable file over byte ranges, for readers that want one."""
+"""A seekable file over byte ranges, for readers that need one."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import io
 from collections.abc import Callable
 from typing import Any
 
-READ_AHEAD = 64 << 10  # a footer's parts are read one by one, a few bytes apart
+READ_AHEAD = 64 << 10  # the parts of a footer are read one by one, a few bytes apart
 
 
 class RangeFile(io.RawIOBase):
-    """Reads through `fetch(start, stop)`, which gives exactly these bytes or raises; keeps the last
-    piece fetched.
+    """A file read through `fetch(start, stop)`, which returns exactly these bytes or raises.
+
+    Holds the last piece that was fetched.
     """
 
     def __init__(self, fetch: Callable[[int, int], bytes], size: int) -> None:
@@ -33,7 +34,7 @@ class RangeFile(io.RawIOBase):
         return self._at
 
     def read(self, count: int | None = -1) -> bytes:
-        """The next `count` bytes, fewer only at the end of the file."""
+        """Read the next `count` bytes, fewer only at the end of the file."""
         stop = self._size if count is None or count < 0 else min(self._at + count, self._size)
         if stop <= self._at:
             return b""

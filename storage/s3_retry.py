@@ -1,5 +1,5 @@
-"""The one policy for asking S3 again: what is worth another try, how long to wait, and what is said
-in the end.
+"""The only policy for repeated requests to S3: which errors, how long to wait, and
+the last error.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from typing import Any
 from storage.errors import NoAnswer, StorageError
 from storage.secrets import hide
 
-# seconds from a request's first failure to its last try: one worker's error ends the run for all
+# seconds from a request's first failure to its last try: one worker's error ends the whole run
 GIVE_UP = 600.0
-SECONDS = "COUNTERFACTORY_S3_SECONDS"  # names other seconds in the environment
-TELL = 10.0  # seconds after which whoever waits is told why
+SECONDS = "COUNTERFACTORY_S3_SECONDS"  # the environment variable for other seconds
+TELL = 10.0  # seconds after which the user sees why the run waits
 # seconds; each wait is drawn from 0 to a bound that doubles ("full jitter")
 FIRST_WAIT, LONGEST_WAIT = 0.25, 20.0
-STEP = 0.5  # seconds after which a wait looks whether the process is to end
-HURRIED = 5.0  # seconds that requests have where it is
-_end = float("inf")  # when the process is to end, by time.monotonic
+STEP = 0.5  # seconds between a wait's checks whether the process is ending
+HURRIED = 5.0  # seconds left to requests when it is ending
+_end = float("inf")  # when the process must end, by time.monotonic
 _at_most: ContextVar[float] = ContextVar("at_most", default=float("inf"))
 BUSY = {
     "SlowDown",
@@ -36,13 +36,13 @@ BUSY = {
     "RequestLimitExceeded",
     "RequestTimeout",
     "InternalError",
-    # of the service that gives a role's credentials
+    # codes of the service that issues a role's credentials
     "ThrottledException",
     "RequestThrottled",
     "TooManyRequestsException",
     "IDPCommunicationError",
 }
-# A machine or pod with one of these gets its key from a service, which may be away for a while.
+# A machine or pod with one of these gets its key from a service, which may be briefly absent.
 ROLE = (
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
@@ -50,14 +50,14 @@ ROLE = (
     "AWS_EC2_METADATA_SERVICE_ENDPOINT",
 )
 VENDOR = Path("/sys/devices/virtual/dmi/id/sys_vendor")  # "Amazon EC2" on an instance
-# TLS broken off on the way; all else that TLS reports is a certificate or a setting
+# a broken TLS connection; other TLS errors are about a certificate or a setting
 BROKEN_OFF = ("EOF", "timed out", "Connection reset", "BAD_RECORD_MAC")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back: the value (or a status that was allowed), and how many earlier tries may have
-    been done.
+    """A reply: its value (or an allowed status), and how many earlier tries may
+    have taken effect.
     """
 
     value: Any
@@ -67,8 +67,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class Refused:
-    """A reply that is an error: HTTP status, S3's code, after how many tries, and whether a further
-    one may help.
+    """A reply that is an error: HTTP status, S3's code, number of tries, and
+    whether to try again.
     """
 
     status: int
@@ -85,12 +85,12 @@ def ask(
     allow: tuple[int, ...] = (),
     again: tuple[int, ...] = (),
 ) -> Answer:
-    """Make a request, and again on 5xx, throttling, time-outs, lost or refused connections, bodies
-    cut short, and where the service that gives a role's credentials does not.
+    """Make a request, and repeat it on failures that may pass.
 
-    allow: statuses to give back instead of raising; again: further ones to retry. Raises what
-    `explain` makes of a refusal; NoAnswer where GIVE_UP seconds after the first failure there is
-    still no answer at all.
+    These are 5xx, throttling, time-outs, lost or refused connections, incomplete bodies, and
+    failures of the service that issues a role's credentials. allow: statuses to return instead of
+    raising; again: further statuses to retry. Raises the error that `explain` returns for a
+    refusal; NoAnswer where no try had an answer until GIVE_UP seconds after the first failure.
     """
     from botocore.exceptions import (
         BotoCoreError,
@@ -116,7 +116,7 @@ def ask(
             )
             if not busy or patience.is_over(f"{status} {code}"):
                 raise explain(path, Refused(status, code, tries, busy)) from None
-            lost += status >= 500  # a 500, or a gateway's 502, may have come after the deed
+            lost += status >= 500  # a 500, or a gateway's 502, may follow a successful request
         except Exception as error:
             if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
                 if isinstance(error, PartialCredentialsError) or not has_role():
@@ -133,7 +133,7 @@ def ask(
 
 
 def no_access(path: str, code: str) -> StorageError:
-    """The error for 403 and for missing credentials."""
+    """Return the error for 403 and for missing credentials."""
     return StorageError(
         f"expected access to s3://{path}, got {code or 'AccessDenied'}: check the credentials"
         " (AWS_ACCESS_KEY_ID or AWS_PROFILE), the bucket's name, and a policy with s3:GetObject,"
@@ -142,7 +142,7 @@ def no_access(path: str, code: str) -> StorageError:
 
 
 def no_answer(path: str, last: str, tries: int) -> NoAnswer:
-    """The error where every try failed."""
+    """Return the error where every try failed."""
     return NoAnswer(
         f"expected S3 to answer for s3://{path}, got {last} {tries} times in {_seconds():g} s: "
         "check AWS_ENDPOINT_URL and the network; what is committed stays, the same command goes on"
@@ -150,14 +150,14 @@ def no_answer(path: str, last: str, tries: int) -> NoAnswer:
 
 
 def hurry(seconds: float = HURRIED) -> None:
-    """Let no request of this process wait longer than so many seconds from now: it is to end."""
+    """Limit the wait of every request of this process to `seconds` from now: it is ending."""
     global _end
     _end = time.monotonic() + seconds
 
 
 @contextmanager
 def at_most(seconds: float) -> Iterator[None]:
-    """Let requests in the block wait no longer than so many seconds: what they do is no must."""
+    """Limit the wait of requests in the block to `seconds`, for requests that are not essential."""
     token = _at_most.set(seconds)
     try:
         yield
@@ -166,15 +166,16 @@ def at_most(seconds: float) -> Iterator[None]:
 
 
 class Patience:
-    """The time that a request's failures may take, from the first of them on; see also `hurry` and
-    `at_most`.
+    """The time that a request's failures may take, from the first failure on.
+
+    See also `hurry` and `at_most`.
     """
 
     def __init__(self, who: str, url: str) -> None:
         self.who, self.url, self.until, self.told = who, url, 0.0, False
 
     def is_over(self, last: str) -> bool:
-        """Is the time up? `last` is what the try that just failed got."""
+        """Return whether the time is over; `last` is the result of the try that just failed."""
         now = time.monotonic()
         self.until = self.until or now + _seconds()
         if not self.told and now > self.until - _seconds() + TELL:
@@ -187,7 +188,7 @@ class Patience:
         return now >= min(self.until, _end)
 
     def wait(self, tries: int) -> None:
-        """Wait before the next try, the last of which is made when the time is up."""
+        """Wait before the next try; the last try is made when the time is over."""
         drawn = random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(tries - 1, 30)))
         end = min(time.monotonic() + drawn, self.until)
         while (left := min(end, _end) - time.monotonic()) > 0:
@@ -206,16 +207,14 @@ def _seconds() -> float:
 
 
 def is_passing(error: Exception) -> bool:
-    """Is this trouble of the network, of the server or of the service that gives credentials, which
-    may pass?
-    """
+    """Return whether an error may pass: of the network, the server or the credentials' service."""
     from botocore import exceptions as b
     from botocore.parsers import ResponseParserError
     from urllib3.exceptions import HTTPError
 
     if isinstance(error, b.SSLError):
         return any(words in str(error) for words in BROKEN_OFF)
-    if isinstance(error, RuntimeError):  # botocore's own, of a service that lags behind
+    if isinstance(error, RuntimeError):  # botocore's own error where that service is late
         return "refreshed credentials are still expired" in str(error)
     kinds = (
         b.HTTPClientError,
@@ -231,9 +230,9 @@ def is_passing(error: Exception) -> bool:
 
 
 def has_role() -> bool:
-    """Do credentials come from a service here: of a pod, a container or an EC2 instance?
+    """Return whether a service provides the credentials: of a pod, a container or an EC2 instance.
 
-    Where that service is busy, botocore reports that there are no credentials.
+    botocore reports that there are no credentials where that service is busy.
     """
     if os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
         return any(os.environ.get(name) for name in ROLE[:-1])
@@ -246,8 +245,9 @@ def has_role() -> bool:
 
 
 def _unsent(path: str, error: Exception) -> StorageError:
-    """botocore's own complaints without their words, which may hold an endpoint with a password in
-    it.
+    """Return the error for botocore's own complaints, without their text.
+
+    The text may hold an endpoint with a password in it.
     """
     told = type(error).__name__
     return StorageError(

@@ -1,4 +1,4 @@
-"""What the tables hold, and the names that rows keep whatever the order, shard size or cluster."""
+"""Schemas of the tables, and row names that do not depend on order, shard size or cluster."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import re
 
 import pyarrow as pa
 
-# Of ids, seeds and fingerprints: raised when a plan's rows would get other answers than before.
+# Version of ids, seeds and fingerprints: raised when a plan's rows would get other answers.
 FORMAT = 2
 
-# what Hugging Face `datasets` reads as an Image
+# the type that Hugging Face `datasets` reads as an Image
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
-# in a Parquet schema's metadata: JSON list of what the values of its column `mask` mean
+# in a Parquet schema's metadata: a JSON list of the meanings of the values in column `mask`
 REGIONS = "regions"
 
 
@@ -23,18 +23,18 @@ def _need(name: str, kind: pa.DataType) -> pa.Field:
 
 
 def with_images(schema: pa.Schema) -> pa.Schema:
-    """The schema with the metadata by which Hugging Face `datasets` shows its IMAGE columns as
+    """Return the schema with metadata that lets Hugging Face `datasets` show IMAGE columns as
     pictures.
 
-    The columns must be nullable: `datasets` compares the field with its own and otherwise shows a
-    struct.
+    The columns must be nullable: `datasets` compares the field with its own, and shows a struct
+    where they differ.
     """
     features = {field.name: {"_type": "Image"} for field in schema if field.type == IMAGE}
     told = json.dumps({"info": {"features": features}}).encode()
     return schema.with_metadata({**(schema.metadata or {}), b"huggingface": told})
 
 
-# What every kind of data has.
+# Columns of every kind of data.
 COMMON = pa.schema(
     [
         _need("id", pa.string()),
@@ -60,14 +60,14 @@ COMMON = pa.schema(
         _need("method", pa.string()),
         ("latent_before", pa.list_(pa.float32())),
         ("latent_after", pa.list_(pa.float32())),
-        # the attributes that the method's decoder was told
+        # the attributes passed to the method's decoder
         ("condition_before", pa.list_(pa.float32())),
         ("condition_after", pa.list_(pa.float32())),
-        ("edits", pa.string()),  # JSON of what was exchanged for what, where a method does that
+        ("edits", pa.string()),  # JSON of what was replaced by what, where a method does that
         ("carried", pa.string()),  # JSON of the columns carried along
     ]
 )
-# What images have besides.
+# Further columns of images.
 OF_IMAGES = pa.schema(
     [
         ("original", IMAGE),  # PNG at working size
@@ -94,7 +94,10 @@ ATTRIBUTIONS = pa.schema(
 
 
 def holds_images(kind: pa.DataType) -> bool:
-    """Can a column of this type hold encoded images: bytes, or a struct with them as `bytes`."""
+    """Return whether a column of this type can hold encoded images.
+
+    These are bytes, or a struct with them as `bytes`.
+    """
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         kind = kind.field("bytes").type
     inner = kind.value_type if pa.types.is_dictionary(kind) else kind
@@ -108,23 +111,26 @@ def holds_images(kind: pa.DataType) -> bool:
 
 
 def row_id(content: bytes, source_key: str) -> str:
-    """A row's name where its data set has none: 32 hex digits of sha256 over where it is from and
-    what it holds.
+    """Return the name of a row whose data set has none.
+
+    It is 32 hex digits of sha256 over the row's source and content.
     """
     key = source_key.encode()
     return hashlib.sha256(len(key).to_bytes(8, "big") + key + content).hexdigest()[:32]
 
 
 def image_path(name: str) -> str:
-    """A row's name as a file's, for readers that unpack images to disk: no separators, no leading
-    dot, not long.
+    """Return a row's name as a file name, for readers that unpack images to disk.
+
+    It has no separators and no leading dot, and is not long.
     """
     return f"{re.sub(r'[^A-Za-z0-9_.=+-]', '_', name).lstrip('.')[:100] or 'row'}.png"
 
 
 def counterfactual_id(row_id: str, method_fingerprint: str, target: int, k: int) -> str:
-    """A counterfactual's name: 32 hex digits of sha256 over row, method's fingerprint, target class
-    and k.
+    """Return a counterfactual's name.
+
+    It is 32 hex digits of sha256 over row, method's fingerprint, target class and k.
     """
     return hashlib.sha256(
         json.dumps([row_id, method_fingerprint, int(target), int(k)]).encode()
@@ -132,8 +138,10 @@ def counterfactual_id(row_id: str, method_fingerprint: str, target: int, k: int)
 
 
 def seed_of(row_id: str, seed: int, k: int = 0) -> int:
-    """The 63-bit seed of a row's k-th answer: the same on every redo, for every method and
-    classifier, so that runs of one seed meet the same noise.
+    """Return the 63-bit seed of a row's k-th answer.
+
+    It is the same on every redo and for every method and classifier, so that runs with one seed use
+    the same noise.
     """
     name = json.dumps([row_id, int(seed), int(k)]).encode()
     return int.from_bytes(hashlib.sha256(name).digest()[:8], "big") >> 1

@@ -1,4 +1,4 @@
-"""JSON files that carry their own digest: one damaged byte is noticed by whoever reads them."""
+"""JSON files that hold their own digest, so that every reader notices one damaged byte."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ NOTHING = "0" * 64
 
 
 def sealed(value: Mapping[str, Any], indent: int | None = 1) -> bytes:
-    """A JSON object with its seal, as bytes; ValueError where it holds NaN or infinity."""
+    """Return a JSON object with its seal, as bytes; ValueError where it holds NaN or infinity."""
     data = json.dumps({SEAL: NOTHING, **value}, indent=indent, allow_nan=False).encode()
     return data.replace(NOTHING.encode(), hashlib.sha256(data).hexdigest().encode(), 1)
 
 
 def has_seal(data: bytes) -> bool:
-    """Does a file begin with a seal; one written before there were seals does not."""
+    """Return whether a file begins with a seal; files from before seals do not."""
     return MARK.match(data) is not None
 
 
 def unsealed(data: bytes, where: str) -> dict[str, Any]:
-    """The JSON object of a file, without its seal; BadRecord, which names `where`, if it is none,
-    or if its bytes are not those that were sealed. A file without a seal is read as it is.
+    """Return the JSON object of a file, without its seal.
+
+    BadRecord, which names `where`, where the file is no JSON object, or its bytes are not the
+    sealed ones. A file without a seal is read as it is.
     """
     if found := MARK.match(data):
         plain = data[: found.start(1)] + NOTHING.encode() + data[found.end(1) :]
@@ -50,5 +52,5 @@ def unsealed(data: bytes, where: str) -> dict[str, Any]:
 
 
 def read_sealed(store: Store, path: str) -> dict[str, Any]:
-    """A store's JSON object, checked as `unsealed`; FileNotFoundError if there is no such file."""
+    """Read a store's JSON object, checked as `unsealed`; FileNotFoundError where there is none."""
     return unsealed(store.read(path), store.url(path))

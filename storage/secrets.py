@@ -1,5 +1,5 @@
-"""Taking out of a text what must not be shown: passwords in addresses, signatures, and the
-environment's own keys.
+"""Removal of secrets from a text: passwords in addresses, signatures, and keys of the
+environment.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ SIGNED = re.compile(
     r"(?i)\b(x-amz-[a-z-]+|awsaccesskeyid|signature|sig|access_key|secret_key|session_token)=[^&\s'\"]+"
 )
 NAMES = re.compile(r"(SECRET|TOKEN|PASSWORD|API_?KEY|CREDENTIAL)[A-Z_]*$")
-SHORTEST = 8  # of an environment's secret that is looked for: shorter ones stand in other words
+SHORTEST = 8  # shortest secret that is hidden: shorter ones occur inside other words
 
 
 def hide(text: str) -> str:
-    """The text without what stands before an @ in its URLs, without their signatures, and without
-    what the environment holds under the name of a secret."""
+    """Return the text without its secrets.
+
+    Removes what precedes an @ in its URLs, their signatures, and the values of environment
+    variables whose name is that of a secret.
+    """
     values = {
         value
         for name, value in os.environ.items()
@@ -30,5 +33,5 @@ def hide(text: str) -> str:
 
 
 def holds_secret(uri: str) -> bool:
-    """Does a URI carry a name and password or a signature?"""
+    """Return whether a URI has a name and password or a signature."""
     return bool(USERINFO.search(uri) or SIGNED.search(uri))

@@ -1,4 +1,4 @@
-"""Parquet as this tool writes and reads it: every page has a checksum, which is verified."""
+"""Parquet as this tool writes and reads it: every page has a checksum, verified on reading."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from pyarrow import parquet as pq
 
 from storage.errors import BadData
 
-AHEAD = 64 << 10  # bytes at a file's end that hold most footers
+AHEAD = 64 << 10  # bytes at a file's end that contain most footers
 
 
 def to_parquet(table: pa.Table, **settings: Any) -> bytes:
-    """A table as the bytes of one Parquet file; settings: `write_table`'s, compression zstd."""
+    """Return a table as the bytes of one Parquet file; settings: `write_table`'s,
+    compression zstd.
+    """
     out = io.BytesIO()
     settings = {"compression": "zstd", **settings}
     pq.write_table(table, out, write_page_checksum=True, **settings)
@@ -25,26 +27,28 @@ def to_parquet(table: pa.Table, **settings: Any) -> bytes:
 
 
 def parquet_writer(out: BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
-    """A writer of row groups into an open file."""
+    """Return a writer of row groups into an open file."""
     return pq.ParquetWriter(out, schema, compression="zstd", write_page_checksum=True)
 
 
 def open_parquet(source: Any, **settings: Any) -> pq.ParquetFile:
-    """A Parquet file whose pages are verified when they are read; those of a file without
-    checksums are not.
+    """Open a Parquet file whose pages are verified when they are read.
+
+    Pages of a file without checksums are not verified.
     """
     return pq.ParquetFile(source, page_checksum_verification=True, **settings)
 
 
 def footer_digest(data: bytes) -> str:
-    """sha256 of a Parquet file's footer, its length and magic included: what pages' checksums leave
-    out.
+    """Return the sha256 of a Parquet file's footer, with its length and magic.
+
+    The checksums of pages do not cover these bytes.
     """
     return hashlib.sha256(data[-_footer_bytes(data) :]).hexdigest()
 
 
 def read_footer(file: BinaryIO, digest: str) -> pq.FileMetaData:
-    """The footer of an open Parquet file; pa.ArrowInvalid if it has not the digest."""
+    """Read the footer of an open Parquet file; pa.ArrowInvalid where its digest differs."""
     tail = _tail(file, AHEAD)
     if _footer_bytes(tail) > len(tail):
         tail = _tail(file, _footer_bytes(tail))
@@ -54,8 +58,9 @@ def read_footer(file: BinaryIO, digest: str) -> pq.FileMetaData:
 
 
 def is_damage(error: BaseException) -> bool:
-    """Does an error say that a Parquet file is broken: a disk that fails gives a number, and a
-    store a type of its own.
+    """Return whether an error means that a Parquet file is broken.
+
+    A failing disk's error has a number instead, and a store's error has its own type.
     """
     if isinstance(error, OSError):
         return type(error) is OSError and error.errno is None
@@ -66,7 +71,7 @@ def is_damage(error: BaseException) -> bool:
 
 @contextmanager
 def damage_named(where: str) -> Iterator[None]:
-    """Turn the error of a broken Parquet file into BadData that names it."""
+    """Replace the error of a broken Parquet file by BadData that names it."""
     try:
         yield
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
@@ -77,7 +82,7 @@ def damage_named(where: str) -> Iterator[None]:
 
 
 def _tail(file: BinaryIO, count: int) -> bytes:
-    """The last bytes of an open file, as many as there are."""
+    """Read the last `count` bytes of an open file, or all where it is shorter."""
     size = file.seek(0, io.SEEK_END)
     file.seek(max(size - count, 0))
     return file.read(min(size, count))

@@ -1,4 +1,4 @@
-"""Folders on a disk or in S3, behind the same few verbs; inputs may lie wherever fsspec reaches."""
+"""Folders on a disk or in S3 with the same few methods, and inputs wherever fsspec reaches."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from storage.secrets import hide, holds_secret
 from storage.tables import is_damage, open_parquet, read_footer
 
 GLOB = set("*?[")
-# Parquet by its name; behind it pandas and others name the codec of the pages: .parquet.gzip
+# endings of Parquet files; pandas and others append the codec of the pages: .parquet.gzip
 PARQUET = re.compile(
     r"\.(parquet|parq|pq)(\.(gzip|gz|snappy|snap|zstd|zst|brotli|br|lz4))?$", re.IGNORECASE
 )
@@ -31,7 +31,9 @@ REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://[^/]")
 
 
 class Kind(Protocol):
-    """What differs between places: the modules storage.local, storage.s3 and storage.remote."""
+    """Functions that differ between places: the modules storage.local, storage.s3
+    and storage.remote.
+    """
 
     def read(self, path: str) -> bytes: ...
     def write(self, path: str, data: bytes) -> None: ...
@@ -47,7 +49,7 @@ class Kind(Protocol):
 
 
 class Entry(NamedTuple):
-    """A file of a store: its path, bytes, and when it was last written, in seconds since 1970."""
+    """A file of a store: its path, bytes, and time of its last write, in seconds since 1970."""
 
     path: str
     size: int
@@ -55,17 +57,17 @@ class Entry(NamedTuple):
 
 
 class Digest(NamedTuple):
-    """What a file's bytes are known by."""
+    """Size and sha256 of a file's bytes."""
 
     bytes: int
     sha256: str
 
 
 class Store:
-    """A folder: local path, file://..., s3://bucket/prefix, or another URL that is only read; paths
-    given to it are relative and cannot leave it.
+    """A folder: local path, file://..., s3://bucket/prefix, or another URL, which is only read.
 
-    replaced: what this object wrote by `replace`, by path: the manifest's digests come from here.
+    Paths passed to its methods are relative and cannot leave it. replaced: digests of the files
+    that this object wrote by `replace`, by path; the manifest's digests come from here.
     """
 
     def __init__(self, uri: str) -> None:
@@ -76,11 +78,11 @@ class Store:
         return f"Store({self.uri!r})"
 
     def __reduce__(self) -> tuple[type[Store], tuple[str]]:
-        # to another process goes the name only, no client and no credentials
+        # only the name is sent to another process, no client and no credentials
         return Store, (self.uri,)
 
     def read(self, path: str) -> bytes:
-        """A file's bytes; FileNotFoundError if there is none."""
+        """Read a file's bytes; FileNotFoundError where there is none."""
         try:
             return self._kind.read(self._at(path))
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
@@ -88,21 +90,24 @@ class Store:
             raise FileNotFoundError(f"expected a file at {self.url(path)}, got {got}") from None
 
     def copy(self, path: str, out: BinaryIO) -> None:
-        """Write a file's bytes into an open one, some MB at a time; FileNotFoundError,
-        FileChanged."""
+        """Write a file's bytes into an open file, some MB at a time;
+        FileNotFoundError, FileChanged.
+        """
         source, size = self._kind.open_file(self._at(path))
         with open(source, "rb") if isinstance(source, str) else source as file:
             shutil.copyfileobj(file, out, size)
 
     def write(self, path: str, data: bytes) -> None:
-        """Write a file under a name that nobody else uses; whole or not at all, on the disk when
-        this returns.
+        """Write a file under a name that nobody else uses.
+
+        It is written whole or not at all, and is on the disk when this returns.
         """
         self._kind.write(self._at(path), data)
 
     def put_new(self, path: str, data: bytes) -> bool:
-        """Write a file if its name is free: the first writer wins. False: it was there already, and
-        stays.
+        """Write a file if its name is free: the first writer wins.
+
+        Returns False where the file was already there; it is then unchanged.
         """
         return self._kind.put_new(self._at(path), data)
 
@@ -112,40 +117,44 @@ class Store:
         self.replaced[path] = digest_of(data)
 
     def exists(self, path: str) -> bool:
-        """Is there a file or folder of this name."""
+        """Return whether there is a file or folder of this name."""
         return self._kind.kind(self._at(path)) is not None
 
     def is_file(self, path: str) -> bool:
-        """Is there a file of this name."""
+        """Return whether there is a file of this name."""
         return self._kind.kind(self._at(path)) == "file"
 
     def list(self, prefix: str) -> list[str]:
-        """Files under a folder ("" for all), however deep, sorted, relative to the store; no hidden
-        (half) ones.
+        """Return the files under a folder ("" for all), at any depth, sorted, relative to the
+        store.
+
+        Skips hidden (unfinished) files.
         """
         return sorted(self._walk(prefix))
 
     def sizes(self, prefix: str) -> dict[str, int]:
-        """Bytes of each file that `list` names."""
+        """Return the size in bytes of each file that `list` names."""
         base = f"{prefix}/" if prefix else ""
         found = self._kind.ages(self._at(prefix) if prefix else self._root)
         return dict(sorted((base + path, size) for path, size, _ in found if not _hidden(path)))
 
     def entries(self) -> builtins.list[Entry]:
-        """Every file, however deep, hidden ones too, sorted."""
+        """Return every file, at any depth, with hidden ones, sorted."""
         return sorted(Entry(*found) for found in self._kind.ages(self._root))
 
     def remove(self, path: str) -> None:
-        """Delete a file; that it is gone already is no error.
+        """Delete a file; it is no error where the file is already gone.
 
-        Only `gc` does so, and the look at a cluster's nodes with its own probe: nothing that holds
-        results is deleted.
+        Only `gc` uses it, and the check of a cluster's nodes for its own probe file: nothing that
+        holds results is deleted.
         """
         self._kind.remove(self._at(path), self._root)
 
     def expect_inside(self) -> None:
-        """BadPath where a folder in this one, or in one of those, is a link that leads out of it:
-        a run's files are its own.
+        """Raise BadPath where a folder in this one, or in one of those, is a link that leads out of
+        it.
+
+        A run must own its files.
         """
         for path in local.links_out(self._root) if self._kind is local else ():
             raise BadPath(
@@ -154,12 +163,15 @@ class Store:
             )
 
     def folders(self, prefix: str) -> builtins.list[str]:
-        """Names of the folders right under a folder ("" for the store), sorted; [] if none."""
+        """Return the names of the folders directly under a folder ("" for the store), sorted; [] if
+        none.
+        """
         return sorted(self._kind.folders(self._at(prefix) if prefix else self._root))
 
     def version(self, path: str) -> str:
-        """What changes when the file's content does: size and mtime in ns on a disk, the etag in
-        S3.
+        """Return a text that changes with the file's content.
+
+        It is size and mtime in ns on a disk, and the etag in S3.
         """
         try:
             return self._kind.version(self._at(path))
@@ -169,12 +181,11 @@ class Store:
     def parquet(
         self, path: str, *, streamed: bool = False, footer: str | None = None
     ) -> pq.ParquetFile:
-        """Open a Parquet file: only its footer is read. Close it (`with`). ValueError names a file
-        that is none.
+        """Open a Parquet file by reading its footer only; close it (`with`).
 
-        streamed: of what is read afterwards no more is held than a page of each column, else all of
-        it at once. footer: the digest that its footer must have. Pages are verified by their
-        checksums, where they have any, when they are read.
+        streamed: later reads hold at most a page of each column in memory, otherwise all of it at
+        once. footer: the digest that its footer must have. Pages with checksums are verified when
+        they are read. ValueError names a file that is not Parquet.
         """
         at = self._at(path)
         try:
@@ -194,14 +205,14 @@ class Store:
             ) from None
         except (pa.ArrowException, OSError) as error:
             if not is_damage(error):
-                raise  # a disk or a server that failed, not the file's fault
+                raise  # a disk or a server failed; the file is not at fault
             size, what = self._kind.size(at), "no Parquet" if footer is None else "others"
             raise ValueError(
                 f"expected a Parquet file at {self.url(path)}, got {size} bytes of {what}"
             ) from None
 
     def url(self, path: str) -> str:
-        """The file's full name, which `split_url` takes apart again."""
+        """Return the file's full name, which `split_url` takes apart again."""
         return f"{self.uri.rstrip('/')}/{_inside(path)}"
 
     def _walk(self, prefix: str) -> Iterator[str]:
@@ -215,12 +226,12 @@ class Store:
 
 
 def digest_of(data: bytes) -> Digest:
-    """The digest of a file's bytes."""
+    """Return the digest of a file's bytes."""
     return Digest(len(data), hashlib.sha256(data).hexdigest())
 
 
 def open_store(uri: str | os.PathLike[str]) -> Store:
-    """A store for a folder that can be written and need not exist yet; BadPath for other places."""
+    """Open a folder that can be written and need not exist yet; BadPath for other places."""
     store = Store(os.fspath(uri))
     if _is_remote(store.uri):
         raise BadPath(
@@ -231,24 +242,23 @@ def open_store(uri: str | os.PathLike[str]) -> Store:
 
 
 def split_url(url: str) -> tuple[Store, str]:
-    """The store of a file's folder, as `open_store` gives it, and the file's name."""
+    """Return the store of a file's folder, as from `open_store`, and the file's name."""
     folder, _, name = open_store(url).uri.rpartition("/")
     return open_store(folder or "/"), name
 
 
 def input_file(url: str) -> tuple[Store, str]:
-    """As `split_url`, of a file that is only read and may be an input of any scheme."""
+    """Return the same as `split_url`, for a file of any scheme that is only read."""
     folder, _, name = _split(url)[2].rpartition("/")
     return Store(folder or "/"), name
 
 
 def data_files(path: str) -> list[tuple[Store, str]]:
-    """Parquet files of a file, a folder (recursively) or a glob (`**` spans folders), in name
-    order.
+    """Return the Parquet files of a file, a folder (recursively) or a glob, in name order.
 
-    In a folder the ending decides (PARQUET), in a glob the pattern. Names that begin with . or _
-    are left out. FileNotFoundError names what was looked for, ValueError a name that is not UTF-8
-    or that no path can have.
+    `**` in a glob spans folders. The ending of the name decides in a folder (PARQUET), the pattern
+    in a glob. Skips names that begin with . or _. FileNotFoundError names the path where nothing
+    was found; ValueError names a file whose name is not UTF-8 or not possible in a path.
     """
     store = Store(path)
     folder, name = input_file(store.uri)
@@ -274,17 +284,17 @@ def data_files(path: str) -> list[tuple[Store, str]]:
 
 
 def is_parquet(name: str) -> bool:
-    """Is a file taken for Parquet by its ending."""
+    """Return whether a file counts as Parquet by its ending."""
     return PARQUET.search(name) is not None
 
 
 def printable(name: str) -> str:
-    """A file's name for a message: bytes of it that are no UTF-8 are written \\xe9."""
+    """Return a file's name for a message; bytes that are not UTF-8 are written as \\xe9."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _usable(files: list[tuple[Store, str]]) -> list[tuple[Store, str]]:
-    """The files; ValueError names the first whose name no plan or commit could hold."""
+    """Return the files; ValueError names the first whose name no plan or commit could hold."""
     for store, name in files:
         try:
             store.url(name).encode()
@@ -315,7 +325,7 @@ def _matches(parts: list[str], pattern: list[str]) -> bool:
 
 
 def _split(uri: str) -> tuple[Kind, str, str]:
-    """(what kind, root as pyarrow wants it, the uri in full)."""
+    """Return (kind of place, root in pyarrow's form, the full uri)."""
     if uri.startswith("s3://"):
         from storage import s3
 
@@ -330,7 +340,7 @@ def _split(uri: str) -> tuple[Kind, str, str]:
         return s3, root, f"s3://{root}"
     if _is_remote(uri):
         scheme, _, rest = uri.partition("://")
-        # abfs://container@account is no name and password; a query may hold a key
+        # abfs://container@account is not a name and password; a query may hold a key
         container = scheme in ("abfs", "abfss") and ":" not in rest.partition("@")[0]
         secret = holds_secret(rest if container else uri)
         if secret or (scheme in ("http", "https") and re.search(r"\?.*=", rest)):
@@ -364,7 +374,7 @@ def _hidden(path: str) -> bool:
 
 
 def _inside(path: str) -> str:
-    """A relative path that stays in its folder; BadPath otherwise."""
+    """Return a relative path that stays in its folder; BadPath for any other."""
     if (
         not path
         or "\\" in path

@@ -1,4 +1,4 @@
-"""The invariants of a run, checked from what is stored and nothing else."""
+"""Checks of a run's invariants, from its stored files alone."""
 
 from __future__ import annotations
 
@@ -43,30 +43,34 @@ from storage.uri import Store
 DAMAGE = (
     ValueError,
     FileNotFoundError,
-)  # other OSErrors say nothing about the run: they are raised
+)  # other OSErrors do not concern the run: they are raised
 CONFIG, REPORT = "config.yaml", "report.html"
 TABLES = ("score/table.json", "attribution/table.json")
-JUDGED = ("target", "flipped")  # columns that are read beside those that name rows
+JUDGED = ("target", "flipped")  # columns that are read in addition to those that name rows
 
 
 @dataclass
 class Given:
-    """What the plan, and then `generate`, gave to each shard: rows, and hashes of their names."""
+    """The input of each shard from the plan, and then from `generate`: rows and hashes of
+    their names.
+    """
 
     rows: dict[int, int]
     names: dict[int, Hashes] = field(default_factory=dict)
 
 
 def verify(store: Store) -> list[str]:
-    """Each broken invariant as a line; [] if all hold. FileNotFoundError where there is no run.
+    """Return a line for each broken invariant; [] if all hold. FileNotFoundError where there is no
+    run.
 
-    Of every stage: each shard of the plan has a commit and no other has; rows_in = rows_out +
-    quarantined; rows_in is what the plan gave, or after `generate` what generate committed; the
-    data file has the committed sha256, size, rows, ids and flips; no cf_id twice, no id twice with
-    the same k; each cf_id is made of its row and the plan's method; each row has its answers 0 to
-    k-1, the same k in all shards; a later stage has the rows that `generate` has; a revision has
-    every row of the one before. Of the run: plan, commits and manifest are as they were sealed, and
-    every product as the manifest has it. Holds one shard and 24 bytes a row in memory.
+    Of every stage: each shard of the plan has a commit and no other shard has one; rows_in =
+    rows_out + quarantined; rows_in is the plan's count, or after `generate` the count that
+    `generate` committed; the data file has the committed sha256, size, rows, ids and flips; no
+    cf_id is there twice, and no id twice with the same k; each cf_id is computed from its row and
+    the plan's method; each row has its answers 0 to k-1, with the same k in all shards; a later
+    stage has the rows that `generate` has; a revision has every row of the revision before it. Of
+    the run: plan, commits and manifest have the digests in their seals, and every product has the
+    digest in the manifest. Holds one shard and 24 bytes a row in memory.
     """
     store.expect_inside()
     lines = list(_manifest_lines(store))
@@ -86,8 +90,9 @@ def verify(store: Store) -> list[str]:
 
 
 def unkept(store: Store) -> str:
-    """A line on what cannot be checked of a run that was closed before digests were kept; "" where
-    all can.
+    """Return a line on what cannot be checked where the run was closed before digests were stored.
+
+    Returns "" where all can be checked.
     """
     try:
         old = "products" not in read_manifest(store)
@@ -98,7 +103,7 @@ def unkept(store: Store) -> str:
 
 
 def _manifest_lines(store: Store) -> Iterator[str]:
-    """What the manifest shows broken: itself, the plan behind it, the products."""
+    """Yield what is broken in the manifest: the file itself, its plan, and the products."""
     try:
         manifest = read_manifest(store)
     except FileNotFoundError:
@@ -114,7 +119,7 @@ def _manifest_lines(store: Store) -> Iterator[str]:
     if not has_seal(store.read(MANIFEST)):
         yield f"{MANIFEST}: expected its seal, got none"
     yield from product_lines(store, manifest["products"])
-    with suppress(*DAMAGE):  # a damaged plan is named elsewhere
+    with suppress(*DAMAGE):  # another check reports a damaged plan
         plan = read_plan(store)
         for name, ours in (("fingerprint", plan.fingerprint), ("models", plan.models)):
             if manifest.get(name) != ours:
@@ -122,16 +127,18 @@ def _manifest_lines(store: Store) -> Iterator[str]:
 
 
 def _told_stages(store: Store) -> Iterator[str]:
-    """The stages that the run's tables were made from, whether anything of them is left or not."""
+    """Yield the stages that the run's tables were made from, even where their files are gone."""
     for path in TABLES:
-        with suppress(*DAMAGE, KeyError):  # a damaged table is named as a product
+        with suppress(*DAMAGE, KeyError):  # a damaged table is reported as a product
             yield str(read_sealed(store, path)["stage"])
 
 
 def _stage_lines(store: Store, plan: Plan, stage: str, given: Given) -> tuple[list[str], Given]:
-    """Broken invariants of a stage, and what it gives on; given: what each shard was to read."""
+    """Return a stage's broken invariants and its output for later stages; given: each
+    shard's input.
+    """
     planned = {shard.index: shard for shard in plan.shards}
-    sealed = has_seal(store.read(PLAN))  # a run of now: so is every commit of it
+    sealed = has_seal(store.read(PLAN))  # a run with seals has a seal in every commit
     done = revisions(store, stage)
     lines = open_lines(stage, planned, done)
     lines += _earlier_lines(store, stage, done)
@@ -195,12 +202,14 @@ def _table_lines(commit: Commit, table: pa.Table, stage: str) -> Iterator[str]:
 
 
 def _are(packed: str, names: Hashes) -> bool:
-    """Are these the hashes that a commit holds; ValueError where it holds none."""
+    """Return whether these are the hashes in a commit; ValueError where it holds none."""
     return np.array_equal(np.sort(unpack(packed)), np.sort(names))
 
 
 def _name_lines(plan: Plan, table: pa.Table) -> Iterator[str]:
-    """Counterfactuals whose name is not made of their row, target, k and the plan's method."""
+    """Yield counterfactuals whose name is not that of their row, target, k and the plan's
+    method.
+    """
     method = plan.fingerprint.get("method")
     ours = plan.fingerprint.get("format") == str(FORMAT)
     if not ours or method is None or not {*COLUMNS, "target"} <= set(table.column_names):
@@ -219,8 +228,9 @@ def _name_lines(plan: Plan, table: pa.Table) -> Iterator[str]:
 
 
 def _answer_lines(table: pa.Table) -> Iterator[str]:
-    """Rows of which an answer is missing, by what the other rows of the file have; doubled ones are
-    told elsewhere.
+    """Yield rows that lack an answer that the other rows of the file have.
+
+    Another check reports duplicate answers.
     """
     found: dict[str, set[int]] = {}
     for name, k in zip(table["id"].to_pylist(), table["k"].to_pylist(), strict=True):
@@ -239,7 +249,7 @@ def _answer_lines(table: pa.Table) -> Iterator[str]:
 
 
 def _table(store: Store, commit: Commit) -> pa.Table:
-    """The naming columns of a committed file, once its bytes are the ones committed."""
+    """Read the naming columns of a committed file, after a check of its bytes."""
     data = committed_bytes(store, commit)
     if commit.footer not in (None, footer_digest(data)):
         raise ValueError(f"{commit.file}: expected the committed footer, got another")
@@ -250,16 +260,16 @@ def _table(store: Store, commit: Commit) -> pa.Table:
 
 
 def _tables(store: Store, stage: str, done: Mapping[int, int]) -> Iterator[tuple[int, pa.Table]]:
-    """The naming columns of each shard; those that are damaged, and named so already,
-    are left out."""
+    """Yield the naming columns of each shard; skips damaged ones, which are already reported."""
     for index, revision in done.items():
         with suppress(*DAMAGE):
             yield index, _table(store, read_commit(store, commit_path(stage, index, revision)))
 
 
 def _earlier_lines(store: Store, stage: str, done: Mapping[int, int]) -> list[str]:
-    """What is wrong in the revisions that no longer count, and rows that were answered in one and
-    that the one that counts no longer has.
+    """Yield what is wrong in superseded revisions.
+
+    Also yields rows that a superseded revision answered and that the current one does not have.
     """
     lines = []
     for index, numbers in all_revisions(store, stage).items():

@@ -1,5 +1,5 @@
-"""How many rows a call of the method takes: a number, or found by trying; less where memory does
-not hold.
+"""The number of rows in a call of the method: fixed or found by trying, and less
+after out of memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from counterfactory.models.wrapping.shape import Shape
 
 A = TypeVar("A")
 Call = Callable[[list[Row]], tuple[list[A], list[Unusable]]]
-FIRST, MOST = 16, 1024  # of `auto`
+FIRST, MOST = 16, 1024  # first and largest size of `auto`
 SHORT = (
     "CUDA out of memory",
     "CUDA error: out of memory",
@@ -27,12 +27,13 @@ SHORT = (
 
 
 class Batch:
-    """The size of the next batch, and the guard around a batch: rows that fail are set aside alone.
+    """The size of the next batch, and the guard around a batch, which sets failing rows aside
+    alone.
 
     size: rows; `auto` starts at FIRST and on a GPU doubles while twice the memory would fit. Out of
     memory halves it for good, and limits the networks' shape to it. A fault of the GPU ends the
-    process: whatever it did next would fail, too, and no row is to blame for that. notes: what the
-    driver should say, each once.
+    process: all later work in it would also fail, and no row caused that. notes: lines for the
+    driver to show, each once.
     """
 
     def __init__(self, size: int | str, device: torch.device, shape: Shape | None = None) -> None:
@@ -42,12 +43,13 @@ class Batch:
         self.notes: list[str] = []
 
     def guarded(self, call: Call[A], rows: list[Row]) -> tuple[list[A], list[Unusable]]:
-        """Answers of a batch; one that does not fit in memory goes on in halves, one that raises
-        row by row.
+        """Return answers of a batch, and the rows set aside.
+
+        A batch that does not fit in memory is split in halves; one that raises is done row by row.
         """
         before, shape = self.size, self.shape.rows
         answers, bad, alone = self._parts(call, rows)
-        if alone:  # a row that does not fit alone says nothing of the others
+        if alone:  # a row that does not fit alone shows nothing about the others
             self.size, self.shape.rows = before, shape
         elif self.size < before:
             self.growing = False
@@ -59,20 +61,20 @@ class Batch:
         return answers, bad
 
     def _parts(self, call: Call[A], rows: list[Row]) -> tuple[list[A], list[Unusable], bool]:
-        """Answers, rows set aside, and whether one of them was set aside because it does not fit in
-        memory alone.
+        """Return answers, rows set aside, and whether one of these rows does not
+        fit in memory alone.
         """
         try:
             answers, bad = call(rows)
             return answers, bad, False
-        except UserError:  # no row is to blame
+        except UserError:  # not caused by a row
             raise
         except Exception as error:
             short = out_of_memory(error)
             told = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             if gpu_fault(error):
                 stop(f"the GPU failed, and this process with it: {told}")
-        # Out here the error is gone, and with it the tensors that its traceback held.
+        # The error is gone here, and with it the tensors that its traceback held.
         if short:
             release(self.device)
         if len(rows) == 1:
@@ -96,8 +98,8 @@ class Batch:
         return *found, alone
 
     def _grow(self) -> None:
-        """Double the size if twice the memory that the last batches took at most is there; else
-        stay.
+        """Double the size where twice the peak memory of the last batches is free;
+        else stop growing.
         """
         free, _ = torch.cuda.mem_get_info(self.device)
         mine = torch.cuda.memory_reserved(self.device)
@@ -109,7 +111,7 @@ class Batch:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Is this torch's way, or Python's, to say that memory did not hold."""
+    """Return whether an error is torch's, or Python's, for out of memory."""
     text = str(error)
     return (
         isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)
@@ -122,8 +124,9 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def gpu_fault(error: BaseException) -> bool:
-    """Is this CUDA's way to say that the process can compute no more: a device assert, illegal
-    access, ECC.
+    """Return whether an error is CUDA's for a process that can no longer compute.
+
+    Examples are a device assert, illegal access, and ECC.
     """
     if not isinstance(error, RuntimeError) or out_of_memory(error):
         return False
@@ -132,14 +135,14 @@ def gpu_fault(error: BaseException) -> bool:
 
 
 def release(device: torch.device) -> None:
-    """Give back what a failed batch held."""
+    """Release the memory that a failed batch held."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def drain_notes(notes: list[Any]) -> list[Any]:
-    """Take the notes out, so that each is shown once."""
+    """Return the notes and empty the list, so that each is shown once."""
     taken = notes[:]
     notes.clear()
     return taken

@@ -1,4 +1,4 @@
-"""When to stop a run whose workers keep dying."""
+"""The limit on deaths of workers that stops a run."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from storage.records import Shard
 
 
 def expect_life(start: Start, shard: Shard, session: str, most: int, named: int = 0) -> None:
-    """UserError where workers of this driver died over a shard twice as often as they may: it would
-    never end.
+    """Raise UserError where this driver's workers died over a shard twice as often as allowed.
 
-    most: engine.attempts; named: deaths that are known to be a row's. A driver that works itself
-    died with each.
+    The run would otherwise never end. most: engine.attempts; named: deaths that are known to be
+    caused by a row. Does nothing for a driver that works itself, because it died with each worker.
     """
     if session == LOCAL or start.here < 2 * most + named:
         return

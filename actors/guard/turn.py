@@ -1,4 +1,4 @@
-"""Who of several threads computes."""
+"""Turns of several threads that compute."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 class Turn:
-    """One at a time, and how long nothing was computed in between."""
+    """A lock for one thread at a time, which measures the time without computing."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -17,7 +17,7 @@ class Turn:
 
     @contextmanager
     def mine(self) -> Iterator[float]:
-        """Compute alone; returns the seconds for which nothing did."""
+        """Compute alone in the block; yields the seconds for which no thread computed."""
         with self._lock:
             gap = time.perf_counter() - self._free_since
             try:

@@ -1,5 +1,6 @@
-"""A time limit on work that cannot be interrupted: what takes too long ends its process, and says
-where it was.
+"""A time limit on work that cannot be interrupted.
+
+Work that takes too long ends its process, with a message on where it was.
 """
 
 from __future__ import annotations
@@ -12,22 +13,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
-# exit code of a process that was stopped so (EX_TEMPFAIL: the same command goes on from there)
+# exit code of a process stopped in this way (EX_TEMPFAIL: the same command continues from there)
 STOPPED = 75
-# seconds in which the note must be written; also for work that lets no Python thread run
+# seconds allowed for the note, and for work that lets no Python thread run
 GRACE = 10.0
 
 
 @contextmanager
 def limit(seconds: float | None, what: str, note: Callable[[], None]) -> Iterator[None]:
-    """Run a block that may take so many seconds; one that takes longer is noted, and its process
-    ends with STOPPED.
+    """Run a block with a time limit; where it takes longer, it is noted and its process ends with
+    STOPPED.
 
-    A thread can neither be stopped nor, while torch or a server holds it, be asked to stop: so the
-    process goes. `note` runs in another thread. Where the block holds the interpreter's lock, no
-    thread can run either: then faulthandler's own, which needs none, ends the process after GRACE
-    seconds more, without a note: that start counts as a death. One block at a time in a process;
-    None is no limit.
+    A thread cannot be stopped, nor asked to stop while torch or a server holds it, so the process
+    ends. `note` runs in another thread. Where the block holds the interpreter's lock, no thread can
+    run. Then faulthandler's own thread, which does not need the lock, ends the process after GRACE
+    seconds more, without a note, and that start counts as a death. Only one block at a time in a
+    process. seconds: None for no limit.
     """
     if seconds is None:
         yield
@@ -48,8 +49,9 @@ def limit(seconds: float | None, what: str, note: Callable[[], None]) -> Iterato
 
 
 def stop(why: str, note: Callable[[], None] = lambda: None) -> NoReturn:
-    """End this process with STOPPED, whatever its other threads do; it says why, and leaves the
-    note if it can.
+    """End this process with STOPPED, without waiting for its other threads.
+
+    Prints the reason, and writes the note if it can.
     """
     with suppress(Exception):
         print(f"counterfactory: {why}", file=sys.stderr, flush=True)
@@ -60,6 +62,6 @@ def stop(why: str, note: Callable[[], None] = lambda: None) -> NoReturn:
 def _backstop(seconds: float) -> bool:
     try:
         faulthandler.dump_traceback_later(seconds, exit=True, file=2)
-    except (RuntimeError, ValueError, OSError):  # no standard error to write to: the thread must do
+    except (RuntimeError, ValueError, OSError):  # no standard error: the thread must end it
         return False
     return True

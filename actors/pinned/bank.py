@@ -1,5 +1,6 @@
-"""A data set in the place of a model: images read, pinned and decoded for methods that lay them
-beside a query.
+"""A data set in the place of a model, for methods that compare its images with a query.
+
+The images are read, pinned and decoded.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from storage.plan import plan_shards, read_shard
 
 
 def bank_digest(spec: Mapping[str, Any], name: str) -> str:
-    """The sha256 over the images that a model's spec of source parquet selects."""
+    """Return the sha256 over the images that a model's spec of source parquet selects."""
     return _digest(_contents(_data(spec, name), name))
 
 
 def load_bank(spec: Mapping[str, Any], name: str) -> tuple[Distractors, str]:
-    """The selected images that can be decoded, and the digest of all of them; UserError where there
-    are none.
+    """Return the selected images that can be decoded, and the digest of all selected images.
+
+    UserError where none can be decoded.
     """
     data = _data(spec, name)
     stored, images, numbers = _contents(data, name), [], []
@@ -37,7 +39,7 @@ def load_bank(spec: Mapping[str, Any], name: str) -> tuple[Distractors, str]:
                 decode(content, size=data.size, crop=data.crop, max_pixels=data.max_pixels)
             )
             numbers.append(number)
-        except BadRow:  # as a row of the run it is quarantined; here another image does as well
+        except BadRow:  # such a row of the run is quarantined; here another image can replace it
             continue
     if not images:
         raise UserError(f"models.{name}: expected images in {data.path}, got none that can be read")
@@ -46,14 +48,17 @@ def load_bank(spec: Mapping[str, Any], name: str) -> tuple[Distractors, str]:
 
 
 def _data(spec: Mapping[str, Any], name: str) -> ImageData:
-    """The spec read as a data set's."""
+    """Return the spec as the settings of a data set."""
     return check(
         ImageData, {"path": spec["weights"], **spec["settings"]}, f"models.{name}.settings"
     )
 
 
 def _contents(data: ImageData, name: str) -> list[bytes | None]:
-    """The selected images' bytes as they are stored; where `split` is a column, of train rows."""
+    """Return the selected images' bytes as they are stored.
+
+    Only train rows are selected where `split` is a column.
+    """
     try:
         split = split_column(data)
         columns = [data.image, *([split] if split else [])]

@@ -1,5 +1,4 @@
-"""Pinned models and methods, from their settings: found, checked against their sha256,
-loaded once."""
+"""Pinned models and methods from their settings: located, checked against sha256, loaded once."""
 
 from __future__ import annotations
 
@@ -22,18 +21,17 @@ from storage.cache import cached, folder_digest
 from storage.uri import open_store
 
 ZOO = Path(__file__).parents[2] / "counterfactory" / "zoo"
-ELSEWHERE = "elsewhere"  # the target of counterfactuals that others made
+ELSEWHERE = "elsewhere"  # the target of counterfactuals that were made elsewhere
 FILE_ENDINGS = (".safetensors", ".pt", ".pth", ".pt2", ".onnx")
-# models live as long as a worker that holds them
+# models stay loaded as long as a worker that holds them
 HELD: WeakValueDictionary[str, nn.Module] = WeakValueDictionary()
 
 
 def pick_device(name: str, gpus: float = 0) -> torch.device:
-    """The device of a name; `auto` is the GPU where there is one. gpus: how many a worker was
-    promised.
+    """Return the device of a name; `auto` is the GPU where there is one.
 
-    UserError where it was promised some and torch sees none: the work would go on, a hundred times
-    slower.
+    gpus: the number promised to a worker. UserError where it is above 0 and torch sees no GPU: the
+    work would otherwise continue, a hundred times slower.
     """
     if name == "auto":
         there = torch.cuda.is_available()
@@ -52,8 +50,9 @@ def pick_device(name: str, gpus: float = 0) -> torch.device:
 
 
 def weights_location(weights: str) -> str:
-    """A weights entry as a path or URI: `zoo:NAME` is shipped with the project, `package:NAME/PATH`
-    with a package.
+    """Return the path or URI of a weights entry.
+
+    `zoo:NAME` is shipped with the project, `package:NAME/PATH` with a package.
     """
     if weights.startswith(PREFIX):
         return str(package_file(weights))
@@ -61,8 +60,9 @@ def weights_location(weights: str) -> str:
 
 
 def read_weights_file(location: str, where: str) -> bytes:
-    """A weights file's bytes, from a disk or S3; UserError, which names the setting `where`, if
-    there is none.
+    """Read a weights file's bytes, from a disk or S3.
+
+    UserError, which names the setting `where`, where there is no such file.
     """
     folder, _, file = location.rpartition("/")
     try:
@@ -72,8 +72,9 @@ def read_weights_file(location: str, where: str) -> bytes:
 
 
 def weights_folder(location: str, where: str) -> Path | None:
-    """The folder that a location names, on this machine: its copy in the cache where it lies in S3;
-    None for a file.
+    """Return the local folder of a location: the copy in the cache where it is in S3.
+
+    Returns None for a file.
     """
     if not location.startswith("s3://"):
         return Path(location) if Path(location).is_dir() else None
@@ -87,10 +88,11 @@ def weights_folder(location: str, where: str) -> Path | None:
 
 
 def model_digest(spec: Mapping[str, Any], name: str) -> str:
-    """The sha256 that pins a model: of its weights file, or of a folder's weights and config files.
+    """Return the sha256 that pins a model: of its weights file, or of a folder's weights and
+    configs.
 
-    A hub id is pinned by its revision instead, since its files are only known after a download, and
-    what a package brings by itself (`package:NAME`) by the package's version.
+    A hub id is pinned by its revision instead, because its files are known only after a download. A
+    model that a package makes by itself (`package:NAME`) is pinned by the package's version.
     """
     weights = spec.get("weights")
     if weights is None:
@@ -137,7 +139,9 @@ def _expect_revision(spec: Mapping[str, Any], name: str, found: str) -> str:
 
 
 def pin(models: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Digest of every model, by name; UserError with both digests where a pinned one differs."""
+    """Return the digest of every model, by name; UserError with both digests where
+    a pin differs.
+    """
     digests = {}
     for name, spec in models.items():
         digests[name] = model_digest(spec, name)
@@ -159,9 +163,9 @@ def load_models(
 ) -> dict[str, nn.Module]:
     """Load models by name, frozen and in eval mode; config: a resolved RunConfig as a dict.
 
-    A pinned model that this process holds already, for another worker, is given again and not read
-    twice. UserError where one is missing, its weights differ from their sha256, or its outputs do
-    not fit its classes.
+    A pinned model that this process holds for another worker is reused and not read twice.
+    UserError where one is missing, its weights differ from their sha256, or its outputs do not
+    match its classes.
     """
     from counterfactory.models.wrapping.load import build
 
@@ -184,7 +188,7 @@ def load_models(
             continue
         weights: bytes | Path | None = None
         if spec.get("weights") and _by_itself(spec["weights"]):
-            model_digest(spec, name)  # is it installed, in the revision asked for
+            model_digest(spec, name)  # check that it is installed, in the requested revision
         elif spec.get("weights"):
             location = weights_location(spec["weights"])
             folder = weights_folder(location, f"models.{name}.weights")
@@ -212,9 +216,7 @@ def load_models(
 
 
 def _card_hint(spec: Mapping[str, Any]) -> str:
-    """What to do where a card beside the weights has other settings than `spec`; "" where
-    there is none.
-    """
+    """Return advice where a card beside the weights has other settings than `spec`, or ""."""
     weights = str(spec.get("weights"))
     if spec.get("source") != "torch" or "://" in weights or weights.startswith(PREFIX):
         return ""
@@ -243,7 +245,7 @@ def load_method(config: Mapping[str, Any]) -> Any:
         kind = find(target)
     except ValueError as error:
         raise UserError(f"method.target: {error}") from None
-    # A function would run here with whatever arguments the settings hold.
+    # A function would be called here with any arguments in the settings.
     if not (inspect.isclass(kind) and hasattr(kind, "needs") and "__call__" in dir(kind)):
         raise UserError(
             "method.target: expected a method's class, which has `needs` and `__call__`, got"
@@ -260,5 +262,5 @@ def load_method(config: Mapping[str, Any]) -> Any:
 
 
 def method_models(method: Any) -> tuple[str, ...]:
-    """Names of the models a method is called with."""
+    """Return the names of the models that a method is called with."""
     return ("classifier", *(name for name in method.needs if name != "classifier"))

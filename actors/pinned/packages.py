@@ -1,5 +1,6 @@
-"""Weights that installed packages bring, found by the package's record; the package itself is never
-imported here.
+"""Weights inside installed packages, located by the package's record.
+
+This module never imports the package itself.
 """
 
 from __future__ import annotations
@@ -13,24 +14,27 @@ PREFIX = "package:"
 
 
 def package_of(weights: str) -> tuple[str, str]:
-    """The package's name and the file in it of `package:NAME/PATH`; no file where the entry is
-    `package:NAME`.
+    """Return the package's name and the file in it of `package:NAME/PATH`.
+
+    There is no file where the entry is `package:NAME`.
     """
     name, _, file = weights.removeprefix(PREFIX).partition("/")
     return name, file
 
 
 def package_version(weights: str) -> str:
-    """`package:NAME==VERSION`, which pins what a package makes by itself; UserError where it is not
-    installed.
+    """Return `package:NAME==VERSION`, which pins what a package makes by itself.
+
+    UserError where it is not installed.
     """
     name, _ = package_of(weights)
     return f"{PREFIX}{name}=={_installed(name).version}"
 
 
 def package_file(weights: str) -> Path:
-    """The file that `package:NAME/PATH` means; UserError where the package or the file
-    is missing."""
+    """Return the file of `package:NAME/PATH`; UserError where the package or the
+    file is missing.
+    """
     name, file = package_of(weights)
     path = Path(str(_installed(name).locate_file(file)))
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Loaded models in the shapes that the settings ask for."""
+"""Loaded models in the shapes of the settings."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from counterfactory.models.wrapping.shape import Shape, Shaped
 
 
 def shape_of(engine: EngineConfig, device: torch.device) -> Shape:
-    """The rows that networks compute at a time; `auto`: on a CPU LEAST or more, which rounds alike
-    there; on a GPU as many as the batch, or FIRST where that grows, which leaves one shape.
+    """Return the number of rows that networks compute at a time.
+
+    For `auto` on a CPU it is LEAST or more, where rounding does not change. For `auto` on a GPU it
+    is the batch, or FIRST where the batch grows, so that only one shape is used.
     """
     if engine.shape != "auto":
         return Shape(engine.shape, exact=True)
@@ -26,8 +28,9 @@ def shape_of(engine: EngineConfig, device: torch.device) -> Shape:
 def in_shape(
     models: Mapping[str, Any], specs: Mapping[str, Mapping[str, Any]], shape: Shape
 ) -> dict[str, Any]:
-    """The models by name, their networks in a shape; specs: their settings. A data set in the place
-    of a model has no network.
+    """Return the models by name, with their networks in a shape; specs: their settings.
+
+    A data set in the place of a model is returned as it is, because it has no network.
     """
     return {
         name: model if specs[name].get("source") == "parquet" else Shaped(model, shape)

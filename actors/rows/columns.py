@@ -1,4 +1,4 @@
-"""A worker's numbers as columns of a table; what is no number is null, and counted."""
+"""A worker's numbers as columns of a table; non-finite numbers are null, and counted."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from torch import Tensor
 def table_of(
     columns: Mapping[str, Any], schema: pa.Schema, rows: int
 ) -> tuple[pa.Table, dict[str, int]]:
-    """The columns as a table of the schema, null where a column is missing or a masked array or
-    list says so.
+    """Return the columns as a table of the schema, and how many rows are not finite, by column.
 
-    columns: (B,) or (B,N) tensors, arrays or lists. A row's NaN or infinity is null, too, and so is
-    the whole of a vector that has one; gives also how many rows that were, by column, of the
-    columns that have any.
+    A value is null where its column is missing, or a masked array or list has none. columns: (B,)
+    or (B,N) tensors, arrays or lists. A row's NaN or infinity also becomes null, and so does the
+    whole of a vector that has one. The counts contain only columns with such rows.
     """
     made = {name: _array(schema.field(name), values) for name, values in columns.items()}
     arrays = [
@@ -34,14 +33,14 @@ def table_of(
 def _array(
     field: pa.Field, values: Tensor | np.ndarray[Any, Any] | Sequence[Any]
 ) -> tuple[pa.Array, int]:
-    """A column, and how many of its rows are not finite."""
+    """Return a column, and how many of its rows are not finite."""
     if isinstance(values, Tensor):
         values = values.cpu().numpy()
     if not isinstance(values, np.ndarray):
         listed = pa.array(values, field.type)
         if not pa.types.is_floating(field.type):
             return listed, 0
-        good = pc.is_finite(listed)  # null where the list says so
+        good = pc.is_finite(listed)  # null where the list has None
         return pc.if_else(good, listed, pa.scalar(None, field.type)), pc.sum(
             pc.invert(good)
         ).as_py() or 0

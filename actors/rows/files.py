@@ -12,8 +12,8 @@ from storage.codec import BadRow
 from storage.errors import BadPath
 from storage.uri import input_file
 
-FILE_BYTES = 1 << 28  # a longer file is no image
-# Of a path: another one may be read. All else is the disk's fault and no row's.
+FILE_BYTES = 1 << 28  # a longer file is not an image
+# Errors of a path: another path may be readable. All others are the disk's, not the row's.
 NO_FILE = {
     errno.ENOENT,
     errno.ENOTDIR,
@@ -27,10 +27,11 @@ NO_FILE = {
 
 
 def with_files(cells: Mapping[str, Any], columns: Iterable[str], file: str) -> dict[str, Any]:
-    """A row's cells, those of `columns` that give a path and no bytes with the bytes of that file.
+    """Return a row's cells, where cells of `columns` with a path and no bytes get that file's
+    bytes.
 
-    A path is a text, or a struct's `path`. It counts from the folder of `file`, the data file's
-    URL, then, on a disk, from the current folder. In a bucket or on a host nothing outside of it
+    A path is a text, or a struct's `path`. It is relative to the folder of `file`, the data file's
+    URL, and then, on a disk, to the current folder. In a bucket or on a host, nothing outside of it
     is read. A cell whose file cannot be read becomes {"bytes": None, "path": ...}.
     """
     out = dict(cells)
@@ -43,7 +44,7 @@ def with_files(cells: Mapping[str, Any], columns: Iterable[str], file: str) -> d
 
 
 def expect_bytes(cell: Any, what: str) -> None:
-    """BadRow where a cell has a path and, even so, no bytes."""
+    """Raise BadRow where a cell has a path but still no bytes."""
     if isinstance(cell, Mapping) and cell.get("bytes") is None and cell.get("path"):
         raise BadRow(
             f"no {what}: its bytes are null, and at its path is no file that can be read (paths"
@@ -52,19 +53,19 @@ def expect_bytes(cell: Any, what: str) -> None:
 
 
 def bytes_of(cell: Any) -> Any:
-    """A cell's encoded bytes, of a struct or plain."""
+    """Return a cell's encoded bytes, from a struct or plain."""
     return cell.get("bytes") if isinstance(cell, Mapping) else cell
 
 
 def _content(path: str, file: str) -> bytes | None:
-    """The bytes of a path's file; None where there is none to be read."""
+    """Return the bytes of a path's file; None where it cannot be read."""
     try:
         if "://" in file:
             return _stored(path, file)
         if path.startswith("file://"):
             path = unquote(path.removeprefix("file://"))
         for place in (os.path.join(os.path.dirname(file), path), path):
-            # a device or a pipe might never end
+            # reading a device or a pipe might never end
             if os.path.isfile(place) and os.path.getsize(place) <= FILE_BYTES:
                 with open(place, "rb") as opened:
                     return opened.read()
@@ -77,7 +78,9 @@ def _content(path: str, file: str) -> bytes | None:
 
 
 def _stored(path: str, file: str) -> bytes:
-    """The bytes of a path in the bucket or on the host of a data file; BadPath for other places."""
+    """Return the bytes of a path in the bucket or on the host of a data file; else
+    raise BadPath.
+    """
     origin = "/".join(file.split("/")[:3])
     if "://" not in path:
         store, _ = input_file(file)

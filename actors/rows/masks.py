@@ -1,5 +1,6 @@
-"""A row's segmentation mask: read beside its image, checked against the regions that a
-model knows."""
+"""A row's segmentation mask: read with its image, checked against the regions that
+a model knows.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +20,11 @@ Mask = NDArray[np.uint8]
 
 
 def mask_of(cells: Mapping[str, Any], content: bytes, data: ImageData) -> Mask | None:
-    """The mask (H,W) at working size of a row whose image is `content`; None where the data have
-    none; BadRow where it cannot be read, or has not the image's size."""
+    """Return the mask (H,W) at working size of a row whose image is `content`.
+
+    Returns None where the data have no masks. BadRow where it cannot be read, or its size is not
+    the image's.
+    """
     if not data.mask:
         return None
     expect_bytes(cells.get(data.mask), "mask")
@@ -29,14 +33,15 @@ def mask_of(cells: Mapping[str, Any], content: bytes, data: ImageData) -> Mask |
 
 
 def regions_of(models: Mapping[str, Any]) -> Sequence[str] | None:
-    """The regions that a run's models know, in the order of the masks' values; None where none asks
-    for masks.
+    """Return the regions that a run's models know, in the order of the masks' values.
+
+    Returns None where no model needs masks.
     """
     return next((model.regions for model in models.values() if hasattr(model, "regions")), None)
 
 
 def expect_regions(mask: Mask | None, regions: Sequence[str] | None) -> None:
-    """BadRow where a mask has a value that is no region's."""
+    """Raise BadRow where a mask has a value that is not a region's."""
     if mask is not None and regions is not None and int(mask.max()) >= len(regions):
         raise BadRow(
             f"mask: expected values below {len(regions)}, one per region, got {int(mask.max())}"
@@ -44,6 +49,6 @@ def expect_regions(mask: Mask | None, regions: Sequence[str] | None) -> None:
 
 
 def stacked(masks: Sequence[Mask | None], device: torch.device) -> Tensor | None:
-    """Masks as a method takes them, (B,H,W) int64; None where rows have none."""
+    """Return masks in the form of a method, (B,H,W) int64; None where rows have none."""
     there = [mask for mask in masks if mask is not None]
     return torch.from_numpy(np.stack(there)).to(device, torch.int64) if there else None

@@ -1,4 +1,4 @@
-"""Whether a data set's own names for its classes go with the classifier's."""
+"""Comparison of a data set's own class names with the classifier's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from storage.columns import meaning, type_of
 
-NO = r"(not |no |non ?|without |never |un)"  # before the name of a class, it is the other one
+NO = r"(not |no |non ?|without |never |un)"  # a prefix of a class name that means the other class
 OPPOSITES = {
     "yes": "no",
     "true": "false",
@@ -22,26 +22,27 @@ OPPOSITES = {
 
 
 def class_names(schema: pa.Schema, column: str) -> list[str] | None:
-    """The names that a column's indices have in the schema's metadata, where Hugging Face
-    `datasets` writes them (ClassLabel); None where there are none.
+    """Return the names of a column's indices from the schema's metadata.
+
+    Hugging Face `datasets` writes them (ClassLabel). Returns None where there are none.
     """
     try:
         feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         for part in [column] if column in feature else column.split("."):
             feature = feature[part]
         names = feature["names"] if feature["_type"] == "ClassLabel" else None
-    except (LookupError, TypeError, ValueError):  # none, or not as `datasets` writes it
+    except (LookupError, TypeError, ValueError):  # there are none, or not as `datasets` writes them
         return None
     good = isinstance(names, list) and all(isinstance(name, str) for name in names)
     return names if good and names else None
 
 
 def contradiction(schema: pa.Schema, column: str, classes: Sequence[str]) -> str | None:
-    """How a column of bools or indices and the classifier's `classes` contradict each other; None
-    where nothing says that they do.
+    """Return how a column of bools or indices contradicts the classifier's `classes`.
 
-    Indices: a name of the data set is the classifier's at another index. Bools: the class of False
-    is called as the column, or as what is true (smiling, not smiling).
+    Returns None where nothing shows a contradiction. Indices contradict where a name of the data
+    set is the classifier's at another index. Bools contradict where the class of False has the name
+    of the column, or of what is true (smiling, not smiling).
     """
     kind = type_of(schema, column)
     if kind is None or meaning(kind) != "number":
@@ -68,8 +69,10 @@ def contradiction(schema: pa.Schema, column: str, classes: Sequence[str]) -> str
 
 
 def unlike(schema: pa.Schema, column: str, classes: Sequence[str]) -> str | None:
-    """How the data set's names of its classes and the classifier's differ, where nobody can tell
-    whether they mean the same; None where they are alike or there are none.
+    """Return how the data set's class names and the classifier's differ where the meaning is
+    unclear.
+
+    Returns None where they are alike or there are none.
     """
     names = class_names(schema, column)
     if names is None or [_plain(n) for n in names] == [_plain(n) for n in classes]:
@@ -82,7 +85,7 @@ def _plain(name: str) -> str:
 
 
 def _denies(name: str, other: str) -> bool:
-    """Is a name that of what the other is not."""
+    """Return whether a name denies the other, such as "not smiling" for "smiling"."""
     if OPPOSITES.get(other) == name or re.fullmatch(NO + re.escape(other), name):
         return True
     first, _, rest = other.partition(" ")

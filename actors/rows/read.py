@@ -21,15 +21,15 @@ from storage.records import Shard
 from storage.schema import row_id
 
 T = TypeVar("T")
-TRAIN = "train"  # of the column `data.split`: what is learnt from; all other values hold out
-LOOK = 16  # rows of which one must have its image where the data give paths
-# what pyarrow raises on values that Python has not
+TRAIN = "train"  # value of the column `data.split` for training; all other values are held out
+LOOK = 16  # first rows, of which one must have its image where the data have paths
+# errors of pyarrow on values that Python cannot represent
 UNREADABLE = (ValueError, OverflowError, LookupError, pa.ArrowException)
 
 
 @dataclass
 class Row:
-    """One readable input row on its way through a method."""
+    """One readable input row on its way to a method."""
 
     id: str
     row: int
@@ -41,7 +41,7 @@ class Row:
 
 @dataclass
 class Unusable:
-    """One input row that cannot be used, and why."""
+    """One input row that cannot be used, and the reason."""
 
     id: str
     reason: str
@@ -49,8 +49,9 @@ class Unusable:
 
 @dataclass
 class Record:
-    """One input row as it is stored; position: in its shard; lost: why it cannot be read, where it
-    cannot.
+    """One input row as it is stored.
+
+    position: in its shard; lost: the reason where it cannot be read.
     """
 
     id: str
@@ -63,10 +64,11 @@ class Record:
 def read(
     shard: Shard, data: DataConfig, target: TargetConfig, modality: Modality
 ) -> Iterator[Record]:
-    """A shard's rows as they are stored, a few in memory at a time; FileChanged as `read_shard`.
+    """Yield a shard's rows as they are stored, a few in memory at a time; FileChanged as
+    `read_shard`.
 
-    Those that cannot be read come too, named by their id where that can be, else by their place
-    alone.
+    Rows that cannot be read are included, with their id where it is readable, or else with their
+    place.
     """
     contents = modality.columns().values()
     named = [
@@ -96,10 +98,10 @@ def read(
 
 
 def cells_of(part: pa.RecordBatch | Unreadable) -> list[tuple[dict[str, Any], str | None]]:
-    """A part's rows as they are stored; no cells, and the reason, where one cannot be read.
+    """Yield a part's rows as they are stored; no cells, and the reason, where one cannot be read.
 
-    A value may be one that Python has not: a date outside the years 1 to 9999, a time in a zone
-    that is unknown here, a text that is not UTF-8.
+    Python cannot represent some values: a date outside the years 1 to 9999, a time in a zone that
+    is unknown here, a text that is not UTF-8.
     """
     if isinstance(part, Unreadable):
         return [({}, part.reason)] * part.num_rows
@@ -115,7 +117,7 @@ def cells_of(part: pa.RecordBatch | Unreadable) -> list[tuple[dict[str, Any], st
 
 
 def _culprit(row: pa.RecordBatch) -> str:
-    """What of a row that cannot be read is to blame."""
+    """Return the part of a row that makes it unreadable."""
     for name, column in zip(row.schema.names, row.columns, strict=True):
         try:
             column.to_pylist()
@@ -127,8 +129,9 @@ def _culprit(row: pa.RecordBatch) -> str:
 
 
 def no_paths(shard: Shard, column: str) -> str | None:
-    """What is wrong with a column of texts that leads to no file in any of the shard's first rows;
-    None where one is there.
+    """Return what is wrong where a column of texts names no file in the shard's first rows.
+
+    Returns None where one of these rows has a file.
     """
     first = replace(shard, rows=min(shard.rows, LOOK))
     rows = [cells for part in iterate_shard(first, [column]) for cells, _ in cells_of(part)]
@@ -143,7 +146,7 @@ def no_paths(shard: Shard, column: str) -> str | None:
 
 
 def split_column(data: DataConfig) -> str | None:
-    """The column that says train or test, where there is one."""
+    """Return the column that separates train from test, where there is one."""
     return data.split if data.split not in (None, "train", "test") else None
 
 
@@ -155,8 +158,9 @@ def decoded(
     seen: set[str],
     modality: Modality,
 ) -> Iterator[Row | Unusable]:
-    """Each record as a row, or with the reason why it cannot be one; seen: ids so far, of which
-    each is used once.
+    """Yield each record as a row, or with the reason why it cannot be one.
+
+    seen: ids so far; each id is used once.
     """
     for record in records:
         try:
@@ -175,8 +179,9 @@ def as_row(
     classes: Sequence[str],
     modality: Modality,
 ) -> Row:
-    """A record with its content read and its label looked up; BadRow or BadTarget say why it
-    cannot be.
+    """Return a record as a row, with its content read and its label as an index.
+
+    BadRow or BadTarget with the reason where this fails.
     """
     data, cells = config.data, record.cells
     if record.lost is not None:
@@ -200,10 +205,9 @@ def as_row(
 
 
 class Ahead(Generic[T]):
-    """An iterator run in a background thread, at most `most` items ahead of its reader, who gets
-    its errors, too.
+    """An iterator run in a background thread, at most `most` items ahead of its reader.
 
-    waited: seconds that the reader has spent waiting for the next item.
+    The reader also gets its errors. waited: seconds that the reader has spent waiting for items.
     """
 
     def __init__(self, items: Iterator[T], most: int) -> None:
@@ -224,7 +228,7 @@ class Ahead(Generic[T]):
             yield value
 
     def close(self) -> None:
-        """Let the background thread end, whatever it still had to read."""
+        """Stop the background thread, even where items are left to read."""
         self._closed.set()
 
     def _run(self, items: Iterator[T]) -> None:

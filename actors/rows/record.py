@@ -1,4 +1,4 @@
-"""An answered row as it is stored."""
+"""An answered row in its stored form."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from storage.codec import BadRow
 
 
 def record(answered: Answered, method: str, modality: Modality) -> dict[str, Any]:
-    """A row of storage.schema.COUNTERFACTUALS; whether it flipped is judged on what is stored,
-    here and nowhere else.
+    """Return a row of storage.schema.COUNTERFACTUALS.
 
-    method: the dotted path of its class. BadRow where the classifier gave no numbers to judge it
-    by.
+    Only this function decides whether the row flipped, from the stored counterfactual. method: the
+    dotted path of its class. BadRow where the classifier's numbers for it are not finite.
     """
     row, before, after, target = answered.row, answered.before, answered.after, answered.target
     for which, p in (("original", before), ("counterfactual", after)):
-        if not bool(p.isfinite().all()):  # the largest of these would be any class
+        if not bool(p.isfinite().all()):  # the largest of these could be any class
             raise BadRow(f"the classifier gave the {which} probabilities that are not finite")
     source, predicted = int(before.argmax()), int(after.argmax())
     flipped = predicted == target

@@ -1,8 +1,7 @@
-"""Quarantined rows tried again: what a shard's last revision answered is taken over, the rest is
-worked on.
+"""Another try of quarantined rows: answers of a shard's last revision are copied, the rest is done.
 
-A try that answers nothing new is a revision as well: the next one then has starts and marked rows
-of its own.
+A try without a new answer is also a revision, so that the next one has its own notes of starts and
+rows.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from storage.uri import Store
 
 
 class Named(Protocol):
-    """Anything that bears a row's id."""
+    """Anything with a row's id."""
 
     id: str
 
@@ -38,8 +37,9 @@ class Earlier:
 
 
 def earlier(store: Store, stage: str, shard: Shard) -> Earlier | None:
-    """What the revision before the shard's holds; None where the shard is to be made for the first
-    time.
+    """Return the content of the revision before the shard's.
+
+    Returns None where the shard is done for the first time.
     """
     revision = shard.revision
     if not revision:
@@ -50,8 +50,9 @@ def earlier(store: Store, stage: str, shard: Shard) -> Earlier | None:
 
 
 def unanswered(rows: Iterable[N], before: Earlier | None) -> Iterator[N]:
-    """Rows without those that are answered: of each answered id the first, since a second one was
-    set aside for it.
+    """Yield the rows that have no answer.
+
+    Of each answered id only the first row is skipped, because a second one was quarantined.
     """
     taken: set[str] = set()
     for row in rows:
@@ -62,11 +63,11 @@ def unanswered(rows: Iterable[N], before: Earlier | None) -> Iterator[N]:
 
 
 def joined(before: Earlier | None, table: pa.Table) -> pa.Table:
-    """The last revision's rows and the new ones, in the order of the input."""
+    """Return the last revision's rows and the new ones, in the order of the input."""
     if before is None:
         return table
     kept = before.table
-    for field in table.schema:  # of a run begun before the column was there
+    for field in table.schema:  # missing where an older version began the run
         if field.name not in kept.column_names:
             kept = kept.append_column(field, pa.nulls(len(kept), field.type))
     both = pa.concat_tables([kept.select(table.schema.names).cast(table.schema), table])

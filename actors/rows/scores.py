@@ -1,4 +1,4 @@
-"""The schema of scores: what a row is, and every metric's columns."""
+"""The schema of scores: a row's own columns, and every metric's columns."""
 
 from __future__ import annotations
 

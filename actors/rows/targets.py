@@ -1,4 +1,4 @@
-"""Which class a row should flip to."""
+"""The class that a row should flip to."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ DIGITS = re.compile(r"[0-9]{1,9}")
 
 
 class BadTarget(ValueError):  # noqa: N818 (the row's target is bad, not the program)
-    """The row has no label or no target that can be used; the message is the
-    quarantine's reason."""
+    """A row without a usable label or target; the message is the reason for quarantine."""
 
 
 def class_index(value: Any, classes: Sequence[str], what: str) -> int:
-    """A class given as bool, index or name, as an index into `classes`; BadTarget where it is none
-    of them.
+    """Return the index into `classes` of a class given as bool, index or name.
 
     A text of digits is an index where no class has a number for its name. Bytes are a text, as
-    older Parquet writers leave it, and a decimal or float is an index where it is whole.
+    older Parquet writers store it. A decimal or float is an index where it is whole. BadTarget
+    where the value is none of the classes.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise BadTarget(f"its {what} is missing")
@@ -54,8 +53,9 @@ def choose_target(
     carried: Mapping[str, Any],
     classes: Sequence[str],
 ) -> int:
-    """The target class of one row; probabilities: (K,) of the original; BadTarget where the row is
-    there already.
+    """Return the target class of one row; probabilities: (K,) of the original.
+
+    BadTarget where the row is already classified as its target.
     """
     source = int(probabilities.argmax())
     if rule.rule == "opposite":
