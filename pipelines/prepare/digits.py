@@ -12,8 +12,8 @@ from pipelines.prepare.source import Row, Skipped, Source, png, split_of
 
 
 def digits(*, test_fraction: float = 0.2) -> Source:
-    """The digits as 8x8 RGB PNGs, labelled 0 to 9; the split goes by the id's hash."""
-    # slow to import, and its data come with it: nothing is downloaded
+    """Return the digits as 8x8 RGB PNGs, with labels 0 to 9; the id's hash decides the split."""
+    # slow to import; includes the data, so nothing is downloaded
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
