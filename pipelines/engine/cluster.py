@@ -64,7 +64,9 @@ def check_nodes(store: Store, models: Mapping[str, ModelConfig], shard: Shard) -
             needs(store, models, shard, probe, mark),
         )
     finally:
-        with suppress(OSError):  # without the right to delete, it stays: hidden, and gc knows it
+        with suppress(
+            OSError
+        ):  # without the right to delete, it stays: it is hidden, and gc lists it
             store.remove(probe)
     if told:
         more = f" (and {len(told) - 1} more nodes)" if len(told) > 1 else ""

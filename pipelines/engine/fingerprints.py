@@ -93,6 +93,6 @@ def model_fingerprint(config: RunConfig, name: str, digest: str) -> str:
     left = {"preset", "weights", "sha256", "label", "access"} | (
         {"target"} if digest != "none" else set()
     )
-    # newer settings count only where they are set, so that older runs keep their digest
+    # newer settings count only where they are set: older runs keep their digest
     left |= {setting for setting in ("entry", "channels") if getattr(spec, setting) is None}
     return fingerprint([digest, spec.model_dump(exclude=left)])

@@ -17,7 +17,7 @@ def digits(*, test_fraction: float = 0.2) -> Source:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    # 0..16 to 0..255: white ink on black, as the data set has it.
+    # 0..16 to 0..255: white ink on black, as in the data set.
     images = np.rint(np.asarray(bunch.images, dtype=np.float64) * (255 / 16)).astype(np.uint8)
     classes = [int(label) for label in bunch.target]
 

@@ -199,7 +199,7 @@ def _splits(tops: Mapping[str, list[tuple[str, ...]]], folder: Path) -> dict[str
     flat = {top for top, found in tops.items() if all(len(parts) == 2 for parts in found)}
     if named.keys() <= deep and (len(named) > 1 or not deep & set(others)):
         return named
-    if len(named) == 1 and named.keys() <= flat:  # such as trains beside buses
+    if len(named) == 1 and named.keys() <= flat:  # such as classes `train` and `bus`
         return {}
     raise ValueError(
         f"expected folders of classes or of splits in {folder}, got {', '.join(sorted(tops))}, of"

@@ -21,7 +21,7 @@ from pipelines.score.sets import AttributeCorrelations, FeatureSums
 from storage.records import Line
 
 COLUMNS = ("metric", "subset", "by", "n", "value", "low", "high", "better", "unit", "note")
-DIRECTIONS = 12  # most flip rates by direction in the table; all are in `directions`
+DIRECTIONS = 12  # limit of flip rates by direction in the table; all are in `directions`
 Direction = tuple[int, int]
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from configs.strict import UserError, nearest
 
-# Terms of each role's loss and their weights where the config's `objective` names none.
+# Terms of each role's loss, and their weights where the config's `objective` has none.
 TERMS: dict[str, dict[str, float]] = {
     "classifier": {
         "jitter": 0.0,  # share of the loss on noisy, blurred, re-lit copies
@@ -38,16 +38,15 @@ TERMS: dict[str, dict[str, float]] = {
     },
     "attgan": {
         "reconstruction": 100.0,  # mean |x - dec(z, a)|
-        # binary cross-entropy of what the reader reads off edited images, mean over `labels`
+        # binary cross-entropy of the reader on edited images, mean over `labels`
         "attributes": 10.0,
         "adversarial": 1.0,  # the critic's score of edited images
-        "critic_attributes": 1.0,  # the reader's: the same off real images
+        "critic_attributes": 1.0,  # the reader's: the same on real images
         "penalty": 10.0,  # the critic's: (norm of its gradient - 1)^2
         "critic_steps": 5.0,  # steps of the critic for one of the generator
-        # share of the images whose attributes are read that are noisy, blurred, re-lit
+        # share of the reader's images that are noisy, blurred, re-lit
         "jitter": 0.0,
-        # share of the images whose attributes are read that are hidden in part, so that no part
-        # is enough
+        # share of the reader's images with a hidden part, so that no single part is enough
         "hide": 0.0,
         # how far, in [0,1], every pixel of half of the reader's images is pushed against its
         # attributes
@@ -60,7 +59,7 @@ TERMS: dict[str, dict[str, float]] = {
     "semantic": {
         "pixel": 1.0,  # mean |x - x'|
         "edges": 1.0,  # as the autoencoder's
-        # share of a region's variance that is missed: a mouth counts as much as the background
+        # missed share of a region's variance: a mouth counts as much as the background
         "regions": 0.2,
         "kl": 1e-5,  # per nat and image
         # binary cross-entropy of a linear head on the styles, mean over `labels`
