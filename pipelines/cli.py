@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pipelines.engine.part import Part
 
 ONE_STAGE = ("generate", "score", "judge", "augment", "report")
-# What commands are for: the help lists them so.
+# The commands by purpose, as the help lists them.
 PURPOSES = {
     "run": ("demo", "run", "sweep", *ONE_STAGE[:2], "attribution", *ONE_STAGE[2:]),
     "look": ("list", "show", "interaction", "verify", "gc"),
@@ -33,7 +33,7 @@ PURPOSES = {
 
 
 def parser() -> argparse.ArgumentParser:
-    """The commands and their options."""
+    """Return the parser of all commands and their options."""
     from pipelines.elsewhere import job as score_elsewhere
     from pipelines.init import job as init
     from pipelines.list.job import GROUPS
@@ -157,7 +157,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _by_purpose(commands: dict[str, argparse.ArgumentParser]) -> str:
-    """The commands and what they do, in the groups of PURPOSES."""
+    """Return the commands and what they do as text, in the groups of PURPOSES."""
     width = min(100, shutil.get_terminal_size().columns) - 2
     lines = []
     for purpose, names in PURPOSES.items():
@@ -403,8 +403,10 @@ def _completion(args: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; exit code 0, 1 where a check found something, 2 for a user's error in a
-    line, 70 for a fault of our own, 75: S3 away, 128 + n: stopped by signal n.
+    """Run one command and return its exit code.
+
+    0: success; 1: a check found something; 2: a user's error, printed as one line; 70: a fault of
+    counterfactory itself; 75: S3 does not answer; 128 + n: stopped by signal n.
     """
     cli = parser()
     args = cli.parse_args(argv)

@@ -1,4 +1,6 @@
-"""Completion in a shell: a script that asks this command what may follow the words typed so far."""
+"""Completion in a shell: prints a script that calls this command for the words that may
+come next.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from pydantic import BaseModel
 from configs.schema import PRESET_GROUPS, RunConfig, TrainConfig
 from configs.strict import presets
 
-# Each asks `counterfactory completion SHELL WORD ...`; the shell offers files where there is none.
+# Each calls `counterfactory completion SHELL WORD ...`; without an answer the shell offers files.
 SCRIPTS = {
     "bash": """\
 # eval "$(counterfactory completion bash)" in ~/.bashrc
@@ -41,7 +43,7 @@ end
 complete -c counterfactory -a '(__counterfactory)'
 """,
 }
-# Arguments whose value may be a preset's name: the folder of configs/.
+# The folder of configs/ for each argument whose value may be a preset's name.
 PRESETS = {
     "config": "run",
     "sweep": "sweep",
@@ -52,10 +54,12 @@ PRESETS = {
 
 
 def complete(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
-    """What the last word may become, given those before it; [] where it is a path or free text."""
+    """Return the possible values of the last word, given the words before it; [] where it is a path
+    or free text.
+    """
     joined, cut = _join(words)
     *before, last = joined or [""]
-    option: argparse.Action | None = None  # whose value comes next
+    option: argparse.Action | None = None  # the option whose value comes next
     command, place = "", 0
     for word in before:
         if option is not None:
@@ -79,8 +83,8 @@ def complete(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]
 
 
 def _join(words: Sequence[str]) -> tuple[list[str], int]:
-    """The words with `key=value` in one piece, which bash splits at its `=`, and how many letters
-    of the last one stand before what bash completes.
+    """Join each `key=value`, which bash splits at its `=`, into one word. Returns the words, and
+    the number of characters of the last word before the part that bash completes.
     """
     joined: list[str] = []
     open_end = glued = False
@@ -92,13 +96,13 @@ def _join(words: Sequence[str]) -> tuple[list[str], int]:
 
 
 def _positional(parser: argparse.ArgumentParser, place: int) -> argparse.Action | None:
-    """The positional argument at a place."""
+    """Return the positional argument at a place; None where there is none."""
     found = [action for action in parser._actions if not action.option_strings]
     return found[place] if place < len(found) else None
 
 
 def _values(command: str, action: argparse.Action | None, last: str) -> Iterable[str]:
-    """What an argument may be."""
+    """Return the possible values of an argument."""
     if action is None:
         return ()
     if action.choices is not None:
@@ -120,7 +124,7 @@ def _values(command: str, action: argparse.Action | None, last: str) -> Iterable
 
 
 def _settings(model: type[BaseModel]) -> Iterator[str]:
-    """The dotted names of a config's settings."""
+    """Yield the dotted names of a config's settings."""
     for name, field in model.model_fields.items():
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):

@@ -1,5 +1,5 @@
-"""The embedded default: drawn faces, two classifiers, one of which learnt a wrong reason; can the
-audit tell?
+"""The demo: drawn faces and two classifiers, one of which learnt a wrong reason. The audit should
+find which one.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ PRESETS = ("demo-plain", "demo-biased")
 
 
 def demo(out: str, sets: list[str]) -> str:
-    """Draw the faces, run the main job for both classifiers, and write one page that compares them;
-    its path.
+    """Draw the faces, run all stages for both classifiers, and write one report that compares them.
+    Returns the report's path.
     """
     from pipelines.prepare.job import prepare_faces
     from pipelines.report.job import report

@@ -1,4 +1,4 @@
-"""Say, or delete, what a run's folder holds for nothing."""
+"""List, or delete, the files that a run no longer needs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from storage.gc import counts, delete, garbage
 from storage.uri import Store
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-YOUNGEST = 3600  # seconds that a file must have to be deleted: a driver may be about to commit it
-NAMED = 5  # files named per reason
+YOUNGEST = 3600  # least age in seconds of a file to delete: a driver may still commit a younger one
+NAMED = 5  # files listed per reason
 
 
 def gc(store: Store, *, older_than: str = "24h", do: bool = False) -> str:
-    """What could be deleted, by reason; with `do` it is. UserError where the folder is no run or
-    the age too low.
+    """Return a text that lists the files that can be deleted, by reason; with `do`, delete them.
+
+    UserError where the folder is no run, or where the age is too low.
     """
     load_plan(store)
     seconds = age(older_than)
@@ -42,7 +43,7 @@ def gc(store: Store, *, older_than: str = "24h", do: bool = False) -> str:
 
 
 def age(text: str) -> float:
-    """Seconds of an age like 90s, 30m, 24h or 7d; UserError for another text."""
+    """Return an age such as 90s, 30m, 24h or 7d in seconds; UserError for another text."""
     match = re.fullmatch(r"(\d+)([smhd])", text)
     if match is None:
         raise UserError(f"--older-than: expected an age like 30m, 24h or 7d, got {text!r}")
@@ -50,7 +51,7 @@ def age(text: str) -> float:
 
 
 def _scored(store: Store) -> str | None:
-    """The stage of the scores that stand; None where there is no table."""
+    """Return the stage of the current scores; None where there is no table."""
     try:
         return scored_stage(store)
     except (UserError, ValueError):

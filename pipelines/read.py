@@ -43,18 +43,18 @@ from storage.uri import Store, open_store
 if TYPE_CHECKING:
     import ray.data
 
-Paths = Mapping[str, str | None]  # of a shard: its commit's path by stage
-# What an attribution's columns are called beside the others.
+Paths = Mapping[str, str | None]  # the path of a shard's commit, by stage
+# New names of an attribution's columns in the joined table.
 RENAMED = {"before": "descriptors_before", "after": "descriptors_after"}
 
 
 def frame(run: str | os.PathLike[str], columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """One row per counterfactual, in the order of shards, with its scores and attributions.
+    """Return one row per counterfactual, with its scores and attributions, in the order of shards.
 
-    run: the run's folder, local or s3://. columns: the only ones that are read; default all of
-    docs/schema.md that the run has. Images and masks are PIL images, which decode when their pixels
-    are asked for. Scores of shards that are not scored yet are null. UserError where nothing is
-    committed, or a column is unknown.
+    run: the run's folder, local or s3://. columns: read only these; default: all columns of
+    docs/schema.md that the run has. Images and masks are PIL images, which are decoded when their
+    pixels are first used. Scores are null in shards that are not scored yet. UserError where
+    nothing is committed or a column is unknown.
     """
     store = open_store(run)
     wanted = choose_columns(store, columns)
@@ -67,10 +67,10 @@ def frame(run: str | os.PathLike[str], columns: Sequence[str] | None = None) -> 
 
 
 def dataset(run: str | os.PathLike[str], columns: Sequence[str] | None = None) -> ray.data.Dataset:
-    """The rows of `frame` as a Ray Dataset, which reads a shard when its rows are asked for.
+    """Return the rows of `frame` as a Ray Dataset, which reads a shard when its rows are used.
 
-    Images are uint8 tensors (H,W,3), masks stay PNG bytes. The order of rows is Ray's: `row` and
-    `k` say which is which. UserError as `frame`.
+    Images are uint8 tensors (H,W,3); masks stay PNG bytes. Ray decides the order of rows: identify
+    them by `row` and `k`. UserError as in `frame`.
     """
     import ray.data
 
@@ -87,9 +87,9 @@ def dataset(run: str | os.PathLike[str], columns: Sequence[str] | None = None) -
 
 
 def files(run: str | os.PathLike[str], stage: str = "generate") -> list[str]:
-    """The committed files of a stage, in the order of shards, for other readers of Parquet.
+    """Return the committed files of a stage, in the order of shards, for other readers of Parquet.
 
-    stage: generate, score or attribution. UserError where nothing of it is committed.
+    stage: generate, score or attribution. UserError where the stage has no commits.
     """
     store, standing = open_store(run), {"score": scored_stage, "attribution": attributed_stage}
     made_shards(store)
@@ -98,8 +98,8 @@ def files(run: str | os.PathLike[str], stage: str = "generate") -> list[str]:
 
 
 def choose_columns(store: Store, columns: Sequence[str] | None) -> dict[str, list[str]]:
-    """The columns that are read of each stage, in the order of docs/schema.md; UserError where one
-    is unknown.
+    """Return the columns to read from each stage, in the order of docs/schema.md; UserError where a
+    column is unknown.
     """
     stages = {GENERATE: COUNTERFACTUALS.names}
     if store.exists(TABLE):
@@ -121,7 +121,9 @@ def choose_columns(store: Store, columns: Sequence[str] | None) -> dict[str, lis
 
 
 def _commits(store: Store, wanted: Iterable[str]) -> list[Paths]:
-    """Where each shard's commits are, by stage; None where a stage has not come to it."""
+    """Return, for each shard, the path of its commit by stage; None where a stage has no commit of
+    it.
+    """
     there = {stage: revisions(store, stage) for stage in wanted}
     return [
         {
@@ -133,8 +135,8 @@ def _commits(store: Store, wanted: Iterable[str]) -> list[Paths]:
 
 
 def _joined(store: Store, paths: Paths, wanted: Mapping[str, Sequence[str]]) -> pa.Table:
-    """A shard's rows with the columns of all stages, matched by cf_id; null where a stage has not
-    the row.
+    """Return a shard's rows with the columns of all stages, joined by cf_id; null where a stage
+    lacks the row.
     """
     whole = _table(store, GENERATE, paths[GENERATE], wanted[GENERATE])
     columns = {name: whole[name] for name in wanted[GENERATE]}
@@ -148,7 +150,7 @@ def _joined(store: Store, paths: Paths, wanted: Mapping[str, Sequence[str]]) -> 
 
 
 def _table(store: Store, stage: str, path: str | None, names: Sequence[str]) -> pa.Table:
-    """Columns of a commit's file, with cf_id; no rows where there is no commit."""
+    """Return columns of a commit's file, with cf_id; no rows where there is no commit."""
     columns = list(dict.fromkeys(["cf_id", *names]))
     if path is not None:
         return read_committed(store, read_commit(store, path), columns)
@@ -157,17 +159,19 @@ def _table(store: Store, stage: str, path: str | None, names: Sequence[str]) -> 
 
 
 def _opened(column: pa.ChunkedArray) -> np.ndarray[Any, Any]:
-    """The images of a column; each keeps its bytes until its pixels are asked for."""
+    """Return the images of a column; each is decoded when its pixels are first used."""
     cells = column.to_pylist()
     out = np.empty(len(cells), dtype=object)
-    for place, cell in enumerate(cells):  # one by one: numpy would decode a list of images
+    for place, cell in enumerate(cells):  # one by one, since numpy would decode a list of images
         data = cell["bytes"] if isinstance(cell, dict) else cell
         out[place] = None if data is None else Image.open(io.BytesIO(data), formats=["PNG"])
     return out
 
 
 def _decoded(table: pa.Table) -> pa.Table:
-    """The table with its images as uint8 tensors, which a table without rows has none of."""
+    """Return the table with its images as uint8 tensors; a table without rows is returned without
+    columns.
+    """
     from ray.data.extensions import ArrowTensorArray
 
     if not table.num_rows:

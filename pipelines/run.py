@@ -1,4 +1,6 @@
-"""The whole job: generate, score, attribute, judge, augment, report, manifest."""
+"""The main job: runs the stages generate, score, attribution, judge, augment and report, then
+writes the manifest.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +28,11 @@ from storage.secrets import hide
 from storage.uri import Store, open_store
 
 STAGES = ("generate", "score", "attribution", "judge", "augment", "report")
-PARTED = ("generate", "score", "attribution")  # their work is per shard; the others sum up the run
+PARTED = ("generate", "score", "attribution")  # these work per shard; the others need the whole run
 
 
 def find_run(name: str, sets: list[str], out: str | None = None) -> tuple[Store, RunConfig]:
-    """A run and its settings, from a run's folder or from a config's name or path."""
+    """Return a run's store and settings, from a run's folder or from a config's name or path."""
     store = None if name.endswith((".yaml", ".yml")) else open_store(name)
     if store is not None and store.exists("config.yaml"):
         raw = apply_sets(parse_yaml(store.read("config.yaml"), f"{name}/config.yaml"), sets, {})
@@ -46,11 +48,11 @@ def run(
     store: Store | None = None,
     part: Part = WHOLE,
 ) -> Store:
-    """Run the stages in order on the run's folder; the same call again finishes or refreshes what
-    is there.
+    """Run the stages in order on the run's folder. The same call again continues an unfinished run
+    or updates a finished one.
 
-    part: what of it to work on now; with a range of shards the stages that sum up the run are left
-    out. UserError where a stage's invariants do not hold afterwards.
+    part: the shards to work on now. With a range of shards, the stages that need the whole run are
+    skipped. UserError where a stage's invariants do not hold afterwards.
     """
     store = store or open_run(config)
     with disk_errors(store.uri):
@@ -61,7 +63,7 @@ def run(
 def _run(store: Store, config: RunConfig, stages: tuple[str, ...], part: Part) -> None:
     started = time.monotonic()
     if store.exists(MANIFEST):
-        read_manifest(store)  # a damaged one is named before any work
+        read_manifest(store)  # report a damaged manifest before any work
     if stages == STAGES and "attribution" not in config.models:
         stages = tuple(name for name in STAGES if name != "attribution")
     if "attribution" in stages:
@@ -90,8 +92,8 @@ def _run(store: Store, config: RunConfig, stages: tuple[str, ...], part: Part) -
 
 
 def expect_sound(store: Store, stage: str, *, whole: bool = True) -> None:
-    """UserError where a stage's invariants do not hold, as far as its commits tell: `verify` reads
-    the data as well.
+    """Raise UserError where a stage's invariants do not hold. Checks the commits only; `verify`
+    also reads the data.
     """
     broken = check_stage(store, stage, whole=whole)
     if not broken:
@@ -106,7 +108,7 @@ def expect_sound(store: Store, stage: str, *, whole: bool = True) -> None:
 
 
 def standing_stage(store: Store, name: str) -> str:
-    """The name, in the store, of the stage behind a table."""
+    """Return the stage's name in the store from which the current table was made."""
     return (
         {"score": scored_stage, "attribution": attributed_stage}[name](store)
         if name != "generate"
@@ -128,8 +130,8 @@ def _generate(store: Store, config: RunConfig, part: Part) -> str:
 
 
 def commonest_reason(store: Store, rows: int) -> str:
-    """Why most of the quarantined rows of a run are, in a line; ids and numbers in it are one
-    row's.
+    """Return one line with the commonest reason for quarantined rows of a run. The ids and numbers
+    in it are those of one row.
     """
     reasons: Counter[str] = Counter()
     shown: dict[str, str] = {}
@@ -203,7 +205,7 @@ STAGE_JOBS: dict[str, Callable[[Store, RunConfig, Part], str]] = {
 
 
 def stage_needs(store: Store, stage: str) -> None:
-    """Stop a later stage on a run that has nothing generated."""
+    """Raise UserError where a later stage is started on a run without counterfactuals."""
     load_plan(store)
     if stage != "generate" and not committed(store, "generate"):
         raise UserError(

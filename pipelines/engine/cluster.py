@@ -1,5 +1,5 @@
-"""What every node of a Ray cluster must have before work begins: this code, the run's folder, data
-and models.
+"""Checks that every node of a Ray cluster has what the work needs: this code, the run's folder, the
+data and the models.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from storage.run import versions
 from storage.uri import Store, input_file, open_store
 
 SHARE = "give a folder that every node mounts, or s3://"
-WAIT = 120.0  # seconds for a node's answer; one that is busy starting is not waited for longer
+WAIT = 120.0  # seconds to wait for a node's answer, also where it is still starting
 
 
 def workers_that_fit(nodes: list[Mapping[str, float]], gpus: float) -> int:
-    """How many workers with `gpus` GPUs each a cluster has room for: a fraction shares one GPU and
-    never spans two.
+    """Return how many workers with `gpus` GPUs each a cluster has room for. A fraction shares one
+    GPU and never uses parts of two.
     """
     here = [int(node.get("GPU", 0)) for node in nodes]
     return (
@@ -33,12 +33,12 @@ def workers_that_fit(nodes: list[Mapping[str, float]], gpus: float) -> int:
 
 
 def expect_listener(address: str) -> None:
-    """UserError where nothing listens at host:port: Ray would try for a minute, and then end the
-    process.
+    """Raise UserError where nothing listens at host:port. Ray would retry for a minute and then end
+    the process.
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or "/" in host:
-        return  # auto, ray://...: left to Ray
+        return  # auto, ray://...: Ray checks these
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except (OSError, OverflowError) as error:
@@ -49,10 +49,10 @@ def expect_listener(address: str) -> None:
 
 
 def check_nodes(store: Store, models: Mapping[str, ModelConfig], shard: Shard) -> None:
-    """UserError where a node of the connected cluster lacks what the work needs.
+    """Raise UserError where a node of the connected cluster lacks what the work needs.
 
-    A file is written into the run's folder and looked for by every node, so a folder that only
-    bears the same name on each machine is noticed.
+    Writes a file into the run's folder and looks for it on every node. This finds a folder that has
+    the same name on each machine but is not shared.
     """
     import ray
 
@@ -64,7 +64,9 @@ def check_nodes(store: Store, models: Mapping[str, ModelConfig], shard: Shard) -
             needs(store, models, shard, probe, mark),
         )
     finally:
-        with suppress(OSError):  # without the right to delete it stays: hidden, and known to gc
+        with suppress(
+            OSError
+        ):  # without the right to delete, it stays: it is hidden, and gc lists it
             store.remove(probe)
     if told:
         more = f" (and {len(told) - 1} more nodes)" if len(told) > 1 else ""
@@ -74,8 +76,8 @@ def check_nodes(store: Store, models: Mapping[str, ModelConfig], shard: Shard) -
 def needs(
     store: Store, models: Mapping[str, ModelConfig], shard: Shard, probe: str, mark: str
 ) -> dict[str, Any]:
-    """What a node is asked for, as plain values; weights are those that the driver can read as
-    files.
+    """Return what a node must have, as plain values; the weights are those that the driver can read
+    as files.
     """
     weights = {name: spec.weights for name, spec in models.items() if spec.weights}
     return {
@@ -87,8 +89,8 @@ def needs(
 
 
 def find_missing(asked: Mapping[str, Any]) -> str | None:
-    """What of it this machine does not have, and what to do; None if nothing, or where a store does
-    not answer.
+    """Return a line about the first thing that this machine lacks and how to fix it; None if
+    nothing is missing, or where a store does not answer.
     """
     version, run, data = versions()["counterfactory"], asked["run"], asked["data"]
     if version != asked["version"]:
@@ -120,21 +122,21 @@ def find_missing(asked: Mapping[str, Any]) -> str | None:
 
 
 def _is_file_here(where: str) -> bool:
-    """Is a model's location a file or folder of this machine or of a bucket; a hub's name is
-    neither.
+    """Return whether a model's location is a file or folder of this machine or of a bucket; a hub's
+    name is neither.
     """
     folder, _, name = weights_location(where).rpartition("/")
     try:
         return open_store(folder or ".").exists(name)
     except NoAnswer:
-        raise  # it may be one, so this is no user's mistake
+        raise  # it may be a file, so this is not a user's mistake
     except (OSError, ValueError):
         return False
 
 
 def _ask(nodes: list[Mapping[str, Any]], asked: dict[str, Any]) -> list[str]:
-    """What each of the nodes lacks, a line each; one that is gone or does not answer is left to
-    Ray.
+    """Return one line for each node that lacks something. Skips nodes that are gone or do not
+    answer: Ray handles them.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -158,7 +160,9 @@ def _ask(nodes: list[Mapping[str, Any]], asked: dict[str, Any]) -> list[str]:
 
 
 def _make_probe() -> Callable[[dict[str, Any]], str | None]:
-    """A function that travels by value, so that it can say that the node has none of this code."""
+    """Return a function that Ray sends by value, so that it can report that a node lacks
+    this code.
+    """
 
     def look(asked: dict[str, Any]) -> str | None:
         try:

@@ -1,4 +1,4 @@
-"""What a run holds so far, for the stages that come after generate."""
+"""What a run has committed so far, for the stages after generate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GENERATE, TABLE, ATTRIBUTED = "generate", "score/table.json", "attribution/table
 
 
 def load_plan(store: Store) -> Plan:
-    """The run's plan; UserError where the folder holds none."""
+    """Return the run's plan; UserError where the folder has none."""
     try:
         return read_plan(store)
     except FileNotFoundError as error:
@@ -25,8 +25,8 @@ def load_plan(store: Store) -> Plan:
 
 
 def made_shards(store: Store) -> list[int]:
-    """Indices of the shards that were generated, in order, from names alone; UserError where there
-    is none.
+    """Return the indices of the generated shards, in order, from the names of files alone;
+    UserError where there are none.
     """
     shards = committed(store, GENERATE)
     if not shards:
@@ -37,15 +37,15 @@ def made_shards(store: Store) -> list[int]:
 
 
 def generated(store: Store) -> Iterator[Commit]:
-    """Commits of the generate stage in the order of shards, a few at a time; UserError where there
-    is none.
+    """Yield the commits of the generate stage in the order of shards, and read a few at a time;
+    UserError where there are none.
     """
     made_shards(store)
     return iterate_commits(store, GENERATE)
 
 
 def scored_stage(store: Store) -> str:
-    """The stage of the scores in the run's table; UserError where there is none yet."""
+    """Return the stage of the scores in the run's table; UserError where there is no table yet."""
     try:
         return _stage_of(store, TABLE)
     except FileNotFoundError:
@@ -55,8 +55,9 @@ def scored_stage(store: Store) -> str:
 
 
 def outdated_scores(store: Store) -> str:
-    """One line where the run's table was made by other versions of its metrics; "" where it was
-    not, or where there is none."""
+    """Return one line where the run's table was made by other versions of its metrics; "" where it
+    was not, or where there is no table.
+    """
     if not store.exists(TABLE):
         return ""
     what = outdated(read_sealed(store, TABLE).get("versions"))
@@ -64,8 +65,8 @@ def outdated_scores(store: Store) -> str:
 
 
 def attributed_stage(store: Store) -> str:
-    """The stage of the importances in the run's table of them; UserError where there is
-    none yet.
+    """Return the stage of the importances in the run's attribution table; UserError where there is
+    no table yet.
     """
     try:
         return _stage_of(store, ATTRIBUTED)
@@ -76,20 +77,20 @@ def attributed_stage(store: Store) -> str:
 
 
 def _stage_of(store: Store, path: str) -> str:
-    """The stage that a table was made from; BadRecord where it is damaged."""
+    """Return the stage that a table was made from; BadRecord where the table is damaged."""
     return str(checked(read_sealed(store, path), store.url(path), {"stage": TEXT})["stage"])
 
 
 def class_names(store: Store, config: RunConfig) -> list[str]:
-    """The classifier's class names: from the config, or as the model itself named them when it
-    scored.
+    """Return the classifier's class names: from the config, or those that the model itself reported
+    when it scored.
 
-    UserError where none of them knows.
+    UserError where neither has names.
     """
     if config.models["classifier"].classes:
         return list(config.models["classifier"].classes)
     if store.exists(TABLE):
-        # What one worker saw they all saw.
+        # Every worker saw the same names.
         first = next(iterate_commits(store, scored_stage(store)), None)
         if first is not None and first.extra.get("classes"):
             return list(first.extra["classes"])
@@ -100,5 +101,5 @@ def class_names(store: Store, config: RunConfig) -> list[str]:
 
 
 def class_name(names: list[str], index: int) -> str:
-    """A class's name as people read it."""
+    """Return a class's name for people to read."""
     return names[index].replace("_", " ") if index < len(names) else f"class {index}"

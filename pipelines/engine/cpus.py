@@ -1,4 +1,4 @@
-"""How many CPUs there are to work on."""
+"""The number of CPUs for workers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import math
 import os
 from pathlib import Path
 
-# of cgroup v2, as a container sees its own: "MICROSECONDS PERIOD" or "max ..."
+# the quota of cgroup v2, as the container sees it: "MICROSECONDS PERIOD" or "max ..."
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def cpus() -> int:
-    """CPUs that this process may use: those of its affinity mask, less where its container has a
-    quota; at least 1.
+    """Return the number of CPUs that this process may use, at least 1: those of its affinity mask,
+    or fewer where its container has a quota.
     """
     count = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

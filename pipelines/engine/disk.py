@@ -1,4 +1,4 @@
-"""The error of a full, read-only or failing disk, as one line with what to do."""
+"""Errors of a full, read-only or failing disk, as one line with what to do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ AGAIN = "run the same command again: what is committed stays"
 
 @contextmanager
 def disk_errors(uri: str) -> Iterator[None]:
-    """Turn a disk's error under a run in `uri` into a user's error."""
+    """Turn an error of the disk under a run in `uri` into a UserError."""
     try:
         yield
     except OSError as error:
@@ -26,8 +26,9 @@ def disk_errors(uri: str) -> Iterator[None]:
 
 
 def disk_error(error: BaseException, uri: str) -> UserError | None:
-    """The user's error behind an OSError of a run in `uri`; None where it is no matter
-    of a disk."""
+    """Return the UserError for an OSError of a run in `uri`; None where the error is not about a
+    disk.
+    """
     if not isinstance(error, OSError) or error.errno is None:
         return None
     name = errno.errorcode.get(error.errno, str(error.errno))

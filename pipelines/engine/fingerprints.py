@@ -1,4 +1,4 @@
-"""What a run's answers depend on, as digests, and the settings that its workers get."""
+"""Digests of what a run's answers depend on, and the settings of its workers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from actors.pinned.load import ELSEWHERE, load_method, method_models
 from actors.worker import Job
 from configs.schema import RunConfig, fingerprint
 
-# They score answers and change none.
+# These models score answers and do not change them.
 JUDGES = (
     "oracle",
     "second",
@@ -23,9 +23,9 @@ JUDGES = (
 
 
 def worker_config(config: RunConfig, digests: dict[str, str]) -> tuple[RunConfig, Job]:
-    """What workers get: the settings with every model pinned, and the fingerprint for ids.
+    """Return what workers need: the settings with every model pinned, and the fingerprint for ids.
 
-    Local weights are named in full: a worker's working folder is not the driver's.
+    Paths of local weights are made absolute: a worker's working folder is not the driver's.
     """
     models = {}
     for name, spec in config.models.items():
@@ -40,8 +40,8 @@ def worker_config(config: RunConfig, digests: dict[str, str]) -> tuple[RunConfig
 
 
 def method_fingerprint(config: RunConfig, digests: dict[str, str]) -> str:
-    """What a row's answer depends on besides the row: the method and its settings, the run's seed
-    and the models.
+    """Return a digest of what a row's answer depends on besides the row: the method and its
+    settings, the run's seed and the models.
     """
     return fingerprint(
         {
@@ -56,24 +56,25 @@ def method_fingerprint(config: RunConfig, digests: dict[str, str]) -> str:
 
 
 def method_identity(config: RunConfig) -> list[str | int]:
-    """What a method is known by: our own by name and version, wherever its code lies; a class of
-    the user's by its dotted path, and its version where it declares one.
+    """Return what identifies a method. Our own methods: name and version, independent of the
+    module. A user's class: its dotted path, and its version where it declares one.
     """
     target = config.method.target
     if target == ELSEWHERE:
         return [target]
     kind = type(load_method(config.model_dump()))
-    declared = vars(kind)  # not what it inherits: a subclass is another method
+    declared = vars(kind)  # without inherited names: a subclass is another method
     if kind.__module__.startswith("counterfactory.") and "name" in declared:
         return [declared["name"], declared["version"]]
     return [target, declared.get("version", 0)]
 
 
 def answering(config: RunConfig, names: Iterable[str]) -> list[str]:
-    """The models, out of `names`, that a row's answer depends on: all but those that only judge it.
+    """Return the models, out of `names`, that a row's answer depends on: all but those that only
+    judge it.
 
-    A network that judges and that the method is called with as well (DiME with a perceptual
-    distance) is one of them.
+    A network that judges but that the method also uses (DiME with a perceptual distance) is
+    included.
     """
     needed: tuple[str, ...] = ()
     if config.method.target != ELSEWHERE:
@@ -82,14 +83,16 @@ def answering(config: RunConfig, names: Iterable[str]) -> list[str]:
 
 
 def model_fingerprint(config: RunConfig, name: str, digest: str) -> str:
-    """What a model's outputs depend on: its weights, its role and how it is read.
+    """Return a digest of what a model's outputs depend on: its weights, its role and how its file
+    is read.
 
-    Where its code or its file lies does not count; a network without weights is known by its code.
+    The location of its code or file does not count; a network without weights is identified by its
+    code.
     """
     spec = config.models[name]
     left = {"preset", "weights", "sha256", "label", "access"} | (
         {"target"} if digest != "none" else set()
     )
-    # settings younger than many a run count where they are set
+    # newer settings count only where they are set: older runs keep their digest
     left |= {setting for setting in ("entry", "channels") if getattr(spec, setting) is None}
     return fingerprint([digest, spec.model_dump(exclude=left)])

@@ -1,4 +1,4 @@
-"""The last guard at the command line: faults of our own, and readers that have left."""
+"""The last error handling at the command line: unexpected errors, and a closed output pipe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from storage.secrets import hide
 
 
 def reader_left() -> bool:
-    """Whether nobody reads our output any more, as with `| head`; the rest then goes nowhere."""
+    """Return whether the reader of our output has closed it, as `| head` does. Then sends further
+    output to the null device.
+    """
     out, poll = sys.stdout.fileno(), select.poll()
     poll.register(out, 0)
     left = any(event & select.POLLERR for _, event in poll.poll(0))
@@ -22,7 +24,7 @@ def reader_left() -> bool:
 
 
 def describe_fault(error: Exception) -> str:
-    """The line for an error that nobody foresaw; its traceback is in a file beside."""
+    """Return the line for an unexpected error, and write its traceback to a temporary file."""
     text = "".join(traceback.format_exception(error))
     got = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     try:

@@ -1,4 +1,4 @@
-"""Which of a run's shards one call works on."""
+"""Which of a run's shards one call processes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from storage.uri import Store
 
 @dataclass(frozen=True)
 class Part:
-    """What to work on now: nothing of it changes an id, an answer or the fingerprint, and a later
-    call goes on.
+    """The shards to process in one call. It changes no id, answer or fingerprint; a later call
+    continues.
 
-    limit: at most so many rows, but at least a shard; shards: only those from a to before b;
-    retry: quarantined rows of committed shards too.
+    limit: most rows to process, but at least one shard; shards: (a, b), process only shards a to b
+    - 1; retry: also retry quarantined rows of committed shards.
     """
 
     limit: int | None = None
@@ -27,18 +27,18 @@ class Part:
 
     @property
     def whole(self) -> bool:
-        """Is the run to be finished by this call."""
+        """Return whether this call should finish the run."""
         return self.limit is None and self.shards is None
 
     def of(self, left: list[Shard]) -> list[Shard]:
-        """Those of the shards that are in the range a:b."""
+        """Return those of the shards that are in the range a:b."""
         if self.shards is None:
             return left
         return [shard for shard in left if self.shards[0] <= shard.index < self.shards[1]]
 
     def choose(self, plan: Plan, store: Store, stage: str) -> tuple[list[Shard], int]:
-        """The shards to generate now, in order, and how many have a commit; UserError as
-        `expect_range`.
+        """Return the shards to generate now, in order, and the number of shards with a commit;
+        UserError as in `expect_range`.
         """
         missing = todo(plan, store, stage)
         left = self.of([*missing, *(to_retry(plan, store) if self.retry else [])])
@@ -46,7 +46,7 @@ class Part:
         return self._first(left), len(plan.shards) - len(missing)
 
     def expect_range(self, planned: Sequence[Shard]) -> None:
-        """UserError where the range is outside the plan."""
+        """Raise UserError where the range is outside the plan."""
         if self.shards is not None and self.shards[0] >= len(planned):
             a, b = self.shards
             raise UserError(
@@ -54,10 +54,11 @@ class Part:
             )
 
     def cut(self, planned: Sequence[Shard]) -> list[Shard]:
-        """The shards of a plan that is not written yet, the first one cut into shards of `limit`
-        rows where it has more: a first try on few rows takes no more of them.
+        """Return the shards of a plan that is not written yet. Cuts the first shard into shards of
+        `limit` rows where it has more, so that a first try on few rows processes only these.
 
-        With a range of shards nothing is cut: a range means the same shards on every machine.
+        Cuts nothing where a range of shards is set: a range must mean the same shards on every
+        machine.
         """
         first, limit = planned[0], self.limit
         if self.shards is not None or limit is None or first.rows <= limit:
@@ -74,7 +75,7 @@ class Part:
         return [replace(shard, index=i) for i, shard in enumerate([*pieces, *planned[1:]])]
 
     def _first(self, left: list[Shard]) -> list[Shard]:
-        """As many shards as the limit has room for, and at least one."""
+        """Return as many shards as fit the limit, and at least one."""
         if self.limit is None:
             return left
         chosen, rows = left[:1], sum(shard.work for shard in left[:1])
@@ -90,7 +91,7 @@ WHOLE = Part()
 
 
 def parse(limit: int | None, shards: str | None, retry: bool) -> Part:
-    """The part that the command line asks for."""
+    """Return the part that the command line's options describe; UserError where one is invalid."""
     if limit is not None and limit < 1:
         raise UserError(f"--limit: expected a number of rows >= 1, got {limit}")
     if shards is None:

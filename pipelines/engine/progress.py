@@ -1,4 +1,4 @@
-"""One line that shows how far a long job is."""
+"""The progress of a long job, on one line."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ CLEAR = "\r\x1b[K"
 
 
 class Progress:
-    """Rows done, speed, flip rate, quarantined and time left, fed by receipts.
+    """Rows done, speed, flip rate, quarantined rows and time left, counted from receipts.
 
-    A terminal gets one line that updates; a log gets a line every 30 s and one at the end.
+    Updates one line on a terminal. Prints a line every 30 s, and one at the end, to a log.
     """
 
     def __init__(self, what: str, total: int, *, done: int = 0, planned: int | None = None) -> None:
@@ -28,9 +28,10 @@ class Progress:
         self.noted: set[str] = set()
 
     def add(self, receipt: Receipt, *, rows: int | None = None, shards: int = 1) -> None:
-        """Count one shard's receipt, and say what it notes.
+        """Count one shard's receipt, and print its notes.
 
-        rows: how many were worked on, where not all; shards: 0 where it was committed before.
+        rows: the number processed, where not all rows of the shard; shards: 0 where the shard was
+        committed before.
         """
         for text in receipt.notes:
             if text not in self.noted:
@@ -45,18 +46,18 @@ class Progress:
             self.answered += receipt.rows_out
         now = time.monotonic()
         if self.live:
-            # one row of the terminal: what wraps into a second one is not cleared
+            # one row of the terminal: a second row would not be cleared
             print(f"{CLEAR}{self.line()[: _width()]}", end="", file=sys.stderr, flush=True)
         elif now - self.said >= LOG_EVERY:
             self.said = now
             note(self.line())
 
     def close(self) -> None:
-        """Print the last line, whatever was done."""
+        """Print the last line, also where the job did not finish."""
         note(self.line(), clear=self.live)
 
     def line(self) -> str:
-        """The line as it stands."""
+        """Return the current line."""
         seconds = max(time.monotonic() - self.started, 1e-9)
         speed = self.rows / seconds
         parts = [f"{self.what}: {self.rows}/{self.total} rows", f"{speed:.1f} rows/s"]
@@ -76,12 +77,12 @@ class Progress:
 
 
 def note(text: str, *, clear: bool = False) -> None:
-    """Say a line that stays; clear: where a line that updates is in the way."""
+    """Print a line that stays; clear: first clear the line that updates."""
     print(f"{CLEAR if clear else ''}{printable(text)}", file=sys.stderr, flush=True)
 
 
 def _width() -> int | None:
-    """The characters that fit into a row of the terminal; None where it does not know."""
+    """Return how many characters fit into a row of the terminal; None where it is unknown."""
     try:
         columns = os.get_terminal_size(sys.stderr.fileno()).columns
     except (OSError, ValueError):

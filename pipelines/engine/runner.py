@@ -1,5 +1,5 @@
-"""Run a stage's worker over shards, in this process or on Ray Data; what is done is decided by
-storage.
+"""Runs a stage's worker over shards, in this process or on Ray Data. The store decides what is
+done.
 """
 
 from __future__ import annotations
@@ -45,11 +45,12 @@ def run_stage(
     done: int = 0,
     planned: int | None = None,
 ) -> list[Receipt]:
-    """Run `actor(config, job, stage, run_uri)` over the shards given; receipts in the order of
-    completion.
+    """Run `actor(config, job, stage, run_uri)` over the given shards and return the receipts in the
+    order of completion.
 
-    done, planned: how many of the run's shards were done before, of how many, where that is to be
-    told. settings: what `worker_config` gives; nothing to do starts nothing.
+    done, planned: how many of the run's shards were done before, and how many there are, where this
+    is to be shown. settings: the result of `worker_config`. Starts nothing where there are no
+    shards.
     """
     if done and planned:
         note(f"{stage}: {done:,} of {planned:,} shards were committed before")
@@ -87,8 +88,8 @@ def _local(
     if not isinstance(worker, ReadsAhead):
         yield from map(worker, shards)
         return
-    # The next shard is begun (its rows are read and decoded) in a thread; the work stays in this
-    # one, where a debugger and Ctrl-C find it.
+    # A thread begins the next shard (reads and decodes its rows); the work itself stays in this
+    # thread, where a debugger and Ctrl-C can reach it.
     with ThreadPoolExecutor(1, thread_name_prefix="begin") as beginner:
         coming = beginner.submit(worker.begin, shards[0])
         try:
@@ -130,15 +131,15 @@ def _on_ray(
             "stage": stage,
             "run_uri": uri,
         },
-        # A worker that takes two shards reads one while it computes the other; no more, or the last
-        # shards would wait for one worker while others have nothing to do.
+        # A worker that takes two shards reads one while it computes the other. It takes no more:
+        # else the last shards would wait for one worker while others have nothing to do.
         compute=ray.data.ActorPoolStrategy(
             size=workers,
             max_tasks_in_flight_per_actor=together,
             max_concurrent_calls_per_actor=together,
             enable_true_multi_threading=together > 1,
         ),
-        # else Ray asks for a CPU too, and a node with few would leave GPUs idle
+        # else Ray reserves a CPU too, and GPUs of a node with few CPUs would be idle
         num_cpus=0 if engine.gpus else 1,
         num_gpus=engine.gpus or None,
     )
@@ -150,7 +151,7 @@ def _on_ray(
 
 
 class WorkerError(RuntimeError):
-    """A worker failed in a way that is no row's and no user's fault; holds its traceback."""
+    """A worker failed, and neither a row nor the user is the cause; holds the traceback."""
 
 
 KINDS: dict[str, type[Exception]] = {
@@ -162,9 +163,9 @@ KINDS: dict[str, type[Exception]] = {
 
 
 class _RayWorker:
-    """A stage's worker as Ray Data calls it: a shard's JSON in, a receipt's JSON out.
+    """A stage's worker as Ray Data calls it: takes a shard's JSON and returns a receipt's JSON.
 
-    Errors come back as answers too: Ray would wrap them in pages of its own stack.
+    Errors are returned as answers too: Ray would wrap them in pages of its own stack.
     """
 
     def __init__(self, actor: type[Worker], **kwargs: Any) -> None:
@@ -197,11 +198,10 @@ def _to_answer(error: Exception, uri: str) -> dict[str, Any]:
 
 
 def start_ray(engine: EngineConfig) -> int:
-    """Connect to the cluster that is named, or start a local one; returns how many workers to run
+    """Connect to the cluster in the settings, or start a local one; return how many workers to run
     there.
 
-    A local cluster gets two CPUs more than there are workers: a pool that takes every CPU
-    hangs.
+    A local cluster has two CPUs more than workers: a pool that takes every CPU hangs.
     """
     import ray
 
@@ -227,7 +227,7 @@ def start_ray(engine: EngineConfig) -> int:
                     ray.init(address=address, **told)
             else:
                 _start_local({**told, **local})
-        except SystemExit:  # what Ray makes of a SIGTERM while it starts
+        except SystemExit:  # Ray raises it for a SIGTERM while it starts
             raise Stopped(signal.SIGTERM) from None
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise UserError(
@@ -242,12 +242,12 @@ def start_ray(engine: EngineConfig) -> int:
     context.print_on_execution_start = False
     # Ray 2.60 would end a run whose shards take half an hour
     if hasattr(context, "execution_no_progress_timeout_s"):
-        context.execution_no_progress_timeout_s = -1  # none: engine.row_seconds is the limit
+        context.execution_no_progress_timeout_s = -1  # no timeout: engine.row_seconds is the limit
     if engine.gpus:
         fit = workers_that_fit(
             [node["Resources"] for node in ray.nodes() if node["Alive"]], engine.gpus
         )
-        if fit < (wanted or 1) and not (address and wanted):  # Ray would wait for ever
+        if fit < (wanted or 1) and not (address and wanted):  # Ray would wait forever
             less = f"set engine.workers={fit}" if fit else "set engine.gpus=0"
             raise UserError(
                 f"engine.gpus: expected GPUs for {wanted or 1} workers with {engine.gpus:g} each,"
@@ -265,8 +265,8 @@ def start_ray(engine: EngineConfig) -> int:
 
 
 def _start_local(told: dict[str, Any]) -> None:
-    """Start Ray on this machine; what it waits for its own processes (30 s) may be too short once,
-    on a busy one.
+    """Start Ray on this machine, and try twice: Ray waits 30 s for its own processes, which may be
+    too short once on a busy machine.
     """
     import ray
 
@@ -286,13 +286,13 @@ def _start_local(told: dict[str, Any]) -> None:
 
 
 def _address(engine: EngineConfig) -> str | None:
-    """Of the cluster that is named; None where Ray is started here."""
+    """Return the address of the cluster to connect to; None where Ray is started here."""
     return engine.address or os.environ.get("RAY_ADDRESS")
 
 
 @contextmanager
 def _native_stderr_held(show: bool = True) -> Iterator[None]:
-    """Hold back what Ray's native code says while it starts; with `show` it is said where the start
+    """Capture what Ray's native code prints while it starts; with `show`, print it where the start
     fails.
     """
     with tempfile.TemporaryFile() as held:
@@ -311,7 +311,7 @@ def _native_stderr_held(show: bool = True) -> Iterator[None]:
 
 
 def _short_temp() -> str | None:
-    """Ray's socket paths must stay under 107 characters: leave a long TMPDIR alone by naming a
-    short one.
+    """Return a short temporary folder for Ray where TMPDIR is long, else None: Ray's socket paths
+    must stay under 107 characters.
     """
     return None if len(tempfile.gettempdir()) < 40 else "/tmp/ray"

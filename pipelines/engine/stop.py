@@ -1,4 +1,6 @@
-"""SIGTERM and SIGHUP end a command as Ctrl-C does: notes, one line, exit code 128 + n."""
+"""SIGTERM and SIGHUP end a command as Ctrl-C does: with its notes, one line and exit code
+128 + n.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(KeyboardInterrupt):
-    """The process is to end; a KeyboardInterrupt, so that what holds for Ctrl-C holds here."""
+    """The process must end. A KeyboardInterrupt, so that code for Ctrl-C also handles it."""
 
     def __init__(self, number: int = signal.SIGINT) -> None:
         super().__init__(number)
@@ -25,8 +27,8 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Raise Stopped in the main thread where one of SIGNALS comes; one that is ignored (nohup)
-    stays ignored.
+    """Raise Stopped in the main thread when one of SIGNALS arrives; an ignored signal (nohup) stays
+    ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -41,14 +43,14 @@ def stopped_by_signals() -> Iterator[None]:
 
 
 def report_stop(stop: KeyboardInterrupt) -> int:
-    """Print the line of a command that was stopped; returns its exit code."""
+    """Print the line of a stopped command and return its exit code."""
     line = "stopped; what is committed stays, the same command goes on from there"
     print(f"counterfactory: {line}", file=sys.stderr)
     return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
 
 
 def take_signals() -> None:
-    """Take the signals (again): Ray puts handlers of its own in the place of ours."""
+    """Install our signal handlers (again): Ray replaces them with its own."""
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
@@ -56,5 +58,5 @@ def take_signals() -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    hurry()  # whoever waits for S3, in other threads too, waits no longer
+    hurry()  # ends all waiting for S3, in other threads too
     raise Stopped(number)

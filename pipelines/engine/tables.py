@@ -1,4 +1,6 @@
-"""Tables as files that other programs open: no cell of data becomes a formula or markup there."""
+"""Tables as files for other programs, in which no cell of data is read as a formula or as
+markup.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +12,18 @@ from typing import Any
 
 from pipelines.engine.terminal import printable
 
-# What a spreadsheet takes for the beginning of a formula (OWASP: CSV injection), blanks before it
-# too, since some programs strip them.
+# What a spreadsheet reads as the start of a formula (OWASP: CSV injection), also after blanks,
+# since some programs strip them.
 FORMULA = re.compile(r"\s*[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]")
-# What CommonMark and GitHub take for markup in the middle of a line; a `_` within a word is none.
+# What CommonMark and GitHub read as markup within a line; a `_` within a word is not markup.
 MARKUP = re.compile(
     r"[\\`*|~]|(?<!\w)_|_(?!\w)|<(?=[A-Za-z/!?])|&(?=#?\w+;)|\](?=[(\[:])|\[(?=[\^!])"
 )
 
 
 def to_csv(columns: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> bytes:
-    """Lines as CSV, an empty cell where there is no value; a text that a spreadsheet would compute
-    gets a `'` before it.
+    """Return lines as CSV, with an empty cell where there is no value. Puts a `'` before a text
+    that a spreadsheet would compute.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -32,11 +34,11 @@ def to_csv(columns: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> bytes:
 
 
 def plain_cell(value: Any) -> Any:
-    """A cell as CSV may hold it: numbers as they are, also those that are text, since they compute
-    nothing.
+    """Return a cell as it is safe in CSV. Numbers are unchanged, also those that are text, since
+    they compute nothing.
     """
     if isinstance(value, str):
-        # the csv module quotes a cell for its \n and not for a \r, which begins a row all the same
+        # the csv module quotes a cell for \n but not for \r, although \r also starts a row
         value = value.replace("\r\n", "\n").replace("\r", "\n")
     if not isinstance(value, str) or not FORMULA.match(value):
         return value
@@ -48,5 +50,5 @@ def plain_cell(value: Any) -> Any:
 
 
 def escape_markdown(text: str) -> str:
-    """A text within a line or a cell of Markdown, without markup of its own."""
+    """Return a text for a line or a cell of Markdown, with its own markup escaped."""
     return MARKUP.sub(r"\\\g<0>", printable(text))

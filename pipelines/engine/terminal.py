@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 
-# What a terminal acts on (C0 with ESC, DEL, C1), what breaks a line or turns its direction (an id
-# may then read as another), and lone surrogates, which no encoding prints.
+# Characters that a terminal acts on (C0 with ESC, DEL, C1), that break a line or change its
+# direction (an id may then look like another), and lone surrogates, which no encoding can print.
 ACTIVE = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""The text with control characters escaped as in Python: ESC becomes `\x1b`; keep: characters
-    that stay, such as the line breaks of a text of ours.
+    r"""Return the text with control characters escaped as in Python: ESC becomes `\x1b`.
+
+    keep: characters that are not escaped, such as the line breaks of our own text.
     """
     return ACTIVE.sub(
         lambda found: (
@@ -24,5 +25,5 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def print_line(line: str) -> None:
-    """Print a text of ours, in one or several lines, at once."""
+    """Print our own text of one or several lines, and flush."""
     print(printable(line, keep="\n"), flush=True)

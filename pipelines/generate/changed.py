@@ -1,4 +1,4 @@
-"""What is not as it was when a run was planned, in words."""
+"""What changed since a run was planned, in words."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from storage.records import Plan
 
 
 def what_changed(ours: Plan, standing: Plan) -> str:
-    """Which input file or model of two plans differs first, and how to go on; "" where neither
-    does.
+    """Return a line about the first input file or model that differs between two plans, and how to
+    go on; "" where none does.
     """
     fields = [
         name

@@ -1,4 +1,4 @@
-"""What would stop a run, found before any work: settings and models that do not fit together."""
+"""Checks before any work of a run: settings and models that do not fit together."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from configs.strict import UserError, check, nearest, presets, read_preset
 from pipelines.engine.progress import note
 from storage.codec import sides
 
-# What a classifier may give, from most to least: who gives one gives all that follow.
+# What a classifier may provide, from most to least: each level includes those after it.
 ACCESS = ("gradient", "scores", "labels")
 NEED = {"gradient": "gradients", "scores": "scores alone", "labels": "labels alone"}
 
 
 def check_needs(config: RunConfig) -> None:
-    """Stop on a method, target or model list that cannot work, before anything is loaded."""
+    """Raise UserError for a method, target or list of models that cannot work, before anything is
+    loaded.
+    """
     method = load_method(config.model_dump())
     for name in method_models(method):
         if name not in config.models:
@@ -48,8 +50,8 @@ def check_needs(config: RunConfig) -> None:
 
 
 def expect_access(config: RunConfig, method: Any) -> None:
-    """UserError, with the presets that work, where a method needs more of the classifier than it
-    gives.
+    """Raise UserError, with the presets that work, where a method needs more of the classifier than
+    it provides.
     """
     given, needed = config.models["classifier"].given, getattr(method, "access", ACCESS[0])
     if needed not in ACCESS:
@@ -70,8 +72,8 @@ def _access_of(preset: str) -> int:
 
 
 def try_models(config: RunConfig) -> None:
-    """Load what the workers will load and ask the classifier once, so that a bad setting stops here
-    and not there.
+    """Load what the workers will load and call the classifier once, so that a bad setting fails
+    here and not in a worker.
     """
     plain = config.model_dump()
     pick_device(config.engine.device)
@@ -80,7 +82,7 @@ def try_models(config: RunConfig) -> None:
     for name, model in models.items():
         for text in getattr(model, "notes", ()):
             note(f"warning: models.{name}: {text}")
-    if hasattr(method, "expect"):  # what a method asks of its models beyond their roles
+    if hasattr(method, "expect"):  # a method's requirements of its models besides their roles
         try:
             method.expect(models)
         except ValueError as error:

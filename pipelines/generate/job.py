@@ -1,4 +1,4 @@
-"""Plan a run and make its counterfactuals."""
+"""The generate stage: plans a run and makes its counterfactuals."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ STAGE = "generate"
 
 
 def generate(store: Store, config: RunConfig, part: Part = WHOLE) -> dict[str, Any]:
-    """Plan (or take up the plan that stands) and run the shards of `part` that have no commit;
-    totals of the stage.
+    """Plan the run, or read its existing plan, and run the shards of `part` without a commit;
+    return the totals of the stage.
 
-    Settings, models and data are checked before any work; a run that was planned with others
-    refuses.
+    Checks settings, models and data before any work. UserError where the run was planned with
+    others.
     """
     digests = pin(config.model_dump()["models"])
     check_needs(config)
     begun = store.exists(PLAN)
-    if not begun:  # a run that refuses leaves no plan
+    if not begun:  # a run that fails here leaves no plan
         try_models(config)
     plan = make_plan(store, config, digests, part)
     left, done = part.choose(plan, store, STAGE)

@@ -1,4 +1,6 @@
-"""A run's folder and its plan: written once from the input's footers, or taken up as it stands."""
+"""A run's folder and its plan, which is written once from the input's footers and read
+afterwards.
+"""
 
 from __future__ import annotations
 
@@ -25,16 +27,16 @@ from storage.uri import Store, open_store
 
 
 def open_run(config: RunConfig) -> Store:
-    """The run's folder, out/name."""
+    """Return the store of the run's folder, out/name."""
     return open_store(f"{config.out.rstrip('/')}/{config.name}")
 
 
 def make_plan(store: Store, config: RunConfig, digests: dict[str, str], part: Part = WHOLE) -> Plan:
-    """Write the plan, first writer wins, or take up the one that stands; UserError where that one
+    """Write the plan (the first writer wins) or read the existing one; UserError where that one
     differs.
 
-    Where one stands and the input's names and versions are those it was made with, no file is
-    opened.
+    Opens no input file where a plan exists and the input's names and versions are the same as in
+    it.
     """
     planned = read_plan(store) if store.exists(PLAN) else None
     if planned is not None and as_planned(planned, config):
@@ -48,8 +50,8 @@ def make_plan(store: Store, config: RunConfig, digests: dict[str, str], part: Pa
     for shard in shards:
         span = spans.setdefault(shard.file, [shard.version, shard.start, 0])
         span[2] = shard.start + shard.rows
-    # Masks are named only where there are any, so that runs from before there could be stay what
-    # they were.
+    # `mask` counts only where there are masks, so that runs older than this setting keep their
+    # fingerprint.
     aside = {"preset", "path"} | (set() if config.data.mask else {"mask"})
     plan = Plan(
         fingerprint={
@@ -77,7 +79,7 @@ def make_plan(store: Store, config: RunConfig, digests: dict[str, str], part: Pa
             f"{told}; nothing was changed: put it back, or give the run another name or --out"
         ) from None
     resolved = json.loads(config.model_dump_json())
-    resolved["engine"]["address"] = None  # as in `kept`
+    resolved["engine"]["address"] = None  # as in `plain_settings`
     store.replace(
         "config.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True).encode()
     )
@@ -85,14 +87,16 @@ def make_plan(store: Store, config: RunConfig, digests: dict[str, str], part: Pa
 
 
 def plain_settings(config: RunConfig) -> dict[str, Any]:
-    """The settings as a run's papers keep them: today's cluster is no part of the run."""
+    """Return the settings as they are stored in a run, without the cluster's address: it does not
+    belong to the run.
+    """
     plain = config.model_dump()
     plain["engine"]["address"] = None
     return plain
 
 
 def as_planned(plan: Plan, config: RunConfig) -> bool:
-    """Is the input what a plan was made with, as far as its files' names and versions tell."""
+    """Return whether the input is that of the plan, compared by its files' names and versions."""
     data = config.data
     # a crop is a list in JSON
     same = plan.config["data"] == data.model_dump(mode="json")
@@ -100,8 +104,8 @@ def as_planned(plan: Plan, config: RunConfig) -> bool:
 
 
 def cut_data(config: RunConfig) -> tuple[list[InputFile], list[Shard]]:
-    """The input's files and its shards, from footers; UserError where a column is missing or there
-    is nothing.
+    """Return the input's files and its shards, from footers; UserError where a column is missing or
+    there are no rows.
     """
     data, columns = config.data, named_columns(config)
     modality = modality_of(data)
@@ -133,7 +137,7 @@ def cut_data(config: RunConfig) -> tuple[list[InputFile], list[Shard]]:
 
 
 def named_columns(config: RunConfig) -> dict[str, str]:
-    """The columns that the settings name, by the key that names them."""
+    """Return the columns in the settings, by the key of the setting."""
     data = config.data
     named = {
         **modality_of(data).columns(),

@@ -1,7 +1,7 @@
-"""CelebA as its authors give it out (Liu et al., ICCV 2015): JPEGs, list_attr_celeba.txt,
+"""CelebA as its authors distribute it (Liu et al., ICCV 2015): JPEGs, list_attr_celeba.txt,
 list_eval_partition.txt.
 
-Also read: the same lists as CSV (`image_id,5_o_Clock_Shadow,...` and `image_id,partition`), as
+Also reads the same lists as CSV (`image_id,5_o_Clock_Shadow,...` and `image_id,partition`), as
 found on Kaggle.
 """
 
@@ -25,12 +25,11 @@ def celeba(
     label: str = "Smiling",
     test_fraction: float = 0.1,
 ) -> Source:
-    """Every row of the attribute list, image bytes as they are; without a partition file the id's
-    hash splits.
+    """Return every row of the attribute list, with the image's bytes unchanged. Without a partition
+    file, the id's hash decides the split.
 
-    Raises FileNotFoundError where a file or the folder is missing, ValueError (file and line named)
-    where a list is malformed or has no attribute `label`. Images that are missing or unreadable are
-    Skipped.
+    FileNotFoundError where a file or the folder is missing. ValueError, with file and line, where a
+    list is malformed or has no attribute `label`. Missing or unreadable images become Skipped.
     """
     for path, what in ((images, "a folder of images"), (attributes, "the attribute list")):
         if not path.exists():
@@ -88,7 +87,7 @@ def _fields(line: str) -> list[str]:
 
 
 def _header(path: Path) -> tuple[list[str], int, int]:
-    """(attribute names, the line number of the first row, the number of rows)."""
+    """Return (attribute names, the line number of the first row, the number of rows)."""
     with io.StringIO(read_text(path), newline=None) as lines:
         first = next(lines, "")
         if "," in first:  # CSV: one header line, no count
@@ -103,7 +102,7 @@ def _header(path: Path) -> tuple[list[str], int, int]:
 
 
 def _partition(path: Path) -> dict[str, str]:
-    """File name to split."""
+    """Return the split of each file name."""
     splits: dict[str, str] = {}
     if not path.exists():
         raise FileNotFoundError(f"expected the partition list at {path}, got nothing")

@@ -12,12 +12,12 @@ from pipelines.prepare.source import Row, Skipped, Source, png, split_of
 
 
 def digits(*, test_fraction: float = 0.2) -> Source:
-    """The digits as 8x8 RGB PNGs, labelled 0 to 9; the split goes by the id's hash."""
-    # slow to import, and its data come with it: nothing is downloaded
+    """Return the digits as 8x8 RGB PNGs, with labels 0 to 9; the id's hash decides the split."""
+    # slow to import; includes the data, so nothing is downloaded
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    # 0..16 to 0..255: white ink on black, as the data set has it.
+    # 0..16 to 0..255: white ink on black, as in the data set.
     images = np.rint(np.asarray(bunch.images, dtype=np.float64) * (255 / 16)).astype(np.uint8)
     classes = [int(label) for label in bunch.target]
 

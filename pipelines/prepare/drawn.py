@@ -1,4 +1,4 @@
-"""Drawn faces as a data set: rows of any range, with the attributes that were drawn as columns."""
+"""Drawn faces as a data set: any range of rows, with the drawn attributes as columns."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def drawn_faces(
     correlations: Mapping[str, float],
     masked: bool = False,
 ) -> Source:
-    """Faces start .. start + rows of a seed, then test_rows for testing, labelled by one of their
-    attributes.
+    """Return the faces start .. start + rows of a seed, then test_rows for testing, labelled by one
+    of their attributes.
 
-    Further columns: every attribute, and `row`, the face's number; masked: and the mask. ValueError
-    on unknown attributes and bad agreements.
+    Further columns: every attribute, and `row`, the face's number. masked: add masks. ValueError
+    for unknown attributes and invalid correlations.
     """
     nobody = np.zeros(0, dtype=np.int64)
-    # refuses now, not at the first row
+    # raises now, not at the first row
     labels(seed, nobody, label=label, correlations=correlations)
     end = start + rows + test_rows
 

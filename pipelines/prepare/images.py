@@ -1,5 +1,5 @@
-"""A folder of image files: a folder per class, a folder per split of those, or a CSV that says
-which file is what.
+"""A folder of image files: with a folder per class, with folders of classes per split, or with a
+CSV of labels.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from pipelines.prepare.source import (
 from storage.uri import printable
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # that `--convert` reads
-# on damaged files
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # formats that `--convert` reads
+# what Pillow raises on damaged files
 PILLOW_RAISES = (
     OSError,
     ValueError,
@@ -43,7 +43,7 @@ PILLOW_RAISES = (
     zlib.error,
     Image.DecompressionBombError,
 )
-DARK = 64  # of 255: the brightest pixel of an image whose 16 bits hold 14 or fewer
+DARK = 64  # of 255: a 16-bit image whose brightest pixel is below this has 14 or fewer bits in use
 SPLITS = {
     "train": "train",
     "val": "validation",
@@ -58,16 +58,15 @@ TRUTH = {"1": True, "true": True, "yes": True, "0": False, "-1": False, "false":
 def images(
     folder: Path, *, labels: Path | None = None, test_fraction: float = 0.1, convert: bool = False
 ) -> Source:
-    """Every image file of a folder in path order (of a CSV in its order), bytes as they are; the id
-    is the path.
+    """Return every image file of a folder in path order, or of a CSV in its order, with unchanged
+    bytes. The path is the id.
 
-    A folder of images without folders of classes is a data set without labels. labels: CSV with the
-    columns file and label, perhaps split, and further ones: bool where all values are 1/0,
-    true/false or yes/no, else text. Where neither folders nor CSV name a split the id's hash
-    splits. convert: images that are not RGB or grey become RGB PNGs (alpha on white) instead of
-    being Skipped, and lying ones (EXIF) are stood up. Raises FileNotFoundError or ValueError where
-    there are no files, one class only, folders of which it is not clear what they mean, or a bad
-    CSV.
+    A folder of images without folders of classes has no labels. labels: a CSV with the columns file
+    and label, optionally split, and further ones: bool where all values are 1/0, true/false or
+    yes/no, else text. Where neither folders nor CSV name a split, the id's hash decides it.
+    convert: convert images that are neither RGB nor grey to RGB PNGs (alpha on white) instead of
+    Skipped, and turn rotated ones (EXIF) upright. FileNotFoundError or ValueError where there are
+    no files, only one class, ambiguous folders, or a bad CSV.
     """
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -133,7 +132,7 @@ def images(
 
 @dataclass(frozen=True)
 class Item:
-    """A file, its label and split, and further columns; label None: it lies in no class's
+    """A file, its label and split, and further columns; label None: the file is not in a class's
     folder.
     """
 
@@ -144,8 +143,8 @@ class Item:
 
 
 def _walk(folder: Path, notes: list[str]) -> list[Item]:
-    """Every file that is not hidden and lies where a split's or a class's images do; `notes` gains
-    what is left out.
+    """Return every file that is not hidden and lies where a split's or a class's images do. Adds a
+    line to `notes` for each skipped folder.
     """
     files = {"": _files(folder, deep=False)}
     for top in sorted(entry.name for entry in folder.iterdir() if entry.is_dir()):
@@ -158,7 +157,7 @@ def _walk(folder: Path, notes: list[str]) -> list[Item]:
     if not any(pictures.values()):
         raise ValueError(f"expected image files ({' '.join(ENDINGS)}) in {folder}, got none")
     splits = _splits({top: found for top, found in pictures.items() if top and found}, folder)
-    depth = 3 if splits else 2  # of the parts of a path in a class's folder, at least
+    depth = 3 if splits else 2  # least number of parts of a path in a class's folder
     classes = {
         parts[: depth - 1]
         for top, found in pictures.items()
@@ -187,10 +186,10 @@ def _walk(folder: Path, notes: list[str]) -> list[Item]:
 
 
 def _splits(tops: Mapping[str, list[tuple[str, ...]]], folder: Path) -> dict[str, str]:
-    """The split of each folder that is one; {} where the folders are classes.
+    """Return the split of each folder of a split; {} where the folders are classes.
 
-    tops: by folder, its images' paths. Folders of splits have folders of classes in them, or there
-    are no others. ValueError where both can be meant.
+    tops: the paths of the images, by folder. Folders of splits contain folders of classes, or there
+    are no other folders. ValueError where both readings are possible.
     """
     named = {top: SPLITS[top.lower()] for top in tops if top.lower() in SPLITS}
     others = [top for top in tops if top not in named]
@@ -200,7 +199,7 @@ def _splits(tops: Mapping[str, list[tuple[str, ...]]], folder: Path) -> dict[str
     flat = {top for top, found in tops.items() if all(len(parts) == 2 for parts in found)}
     if named.keys() <= deep and (len(named) > 1 or not deep & set(others)):
         return named
-    if len(named) == 1 and named.keys() <= flat:  # such as trains beside buses
+    if len(named) == 1 and named.keys() <= flat:  # such as classes `train` and `bus`
         return {}
     raise ValueError(
         f"expected folders of classes or of splits in {folder}, got {', '.join(sorted(tops))}, of"
@@ -209,7 +208,7 @@ def _splits(tops: Mapping[str, list[tuple[str, ...]]], folder: Path) -> dict[str
 
 
 def _left_out(what: str, files: int, images: int, splits: Mapping[str, str]) -> str:
-    """A line on a folder that gives no rows."""
+    """Return a line about a folder without rows."""
     why = "no image in it" if not images else f"{images:,} images beside {', '.join(splits)}"
     return f"left out {printable(what)}: {why}" + (f", {files:,} files" if files > images else "")
 
@@ -219,12 +218,12 @@ def _parts(file: Path, folder: Path) -> tuple[str, ...]:
 
 
 def is_image(file: Path) -> bool:
-    """Is a file taken for an image by its ending."""
+    """Return whether a file has the ending of an image."""
     return file.name.lower().endswith(ENDINGS)
 
 
 def is_utf8(name: str) -> bool:
-    """Can a name be written in a table."""
+    """Return whether a name can be written in a table."""
     return printable(name) == name
 
 
@@ -237,7 +236,7 @@ def _files(folder: Path, deep: bool) -> list[Path]:
 
 
 def _unlisted(folder: Path, labels: Path, listed: set[str]) -> list[str]:
-    """A line on the images of a folder that the CSV has not."""
+    """Return a line about the images of a folder that are not in the CSV; [] where all are."""
     found = ("/".join(_parts(f, folder)) for f in _files(folder, deep=True) if is_image(f))
     others = [file for file in found if file not in listed]
     if not others:
@@ -248,8 +247,8 @@ def _unlisted(folder: Path, labels: Path, listed: set[str]) -> list[str]:
 
 
 def _listed(path: Path) -> list[Item]:
-    """The rows of a CSV, in which commas, semicolons or tabs part the values, perhaps with spaces
-    around them.
+    """Return the rows of a CSV. Commas, semicolons or tabs separate the values, with or without
+    spaces around them.
     """
     if not path.is_file():
         raise FileNotFoundError(f"expected a CSV of labels at {path}, got nothing")
@@ -297,13 +296,13 @@ def _items(path: Path, lines: Any) -> list[Item]:
 
 
 def _sorted(names: Iterable[str]) -> list[str]:
-    """Class names in order, numbers by their value."""
+    """Return class names in order; numbers are ordered by value."""
     listed = sorted(names)
     return sorted(listed, key=int) if all(name.isdecimal() for name in listed) else listed
 
 
 def _read(path: Path, convert: bool) -> bytes | str:
-    """An image file's bytes, or why they are of no use."""
+    """Return an image file's bytes, or the reason why they cannot be used."""
     if not is_image(path):
         return f"expected an image file ({' '.join(ENDINGS)}), got {path.suffix or 'no ending'}"
     try:
@@ -324,27 +323,29 @@ def _read(path: Path, convert: bool) -> bytes | str:
 
 
 def upright(image: bytes) -> bool:
-    """Whether a readable image has no EXIF orientation to be turned by (a run applies none)."""
+    """Return whether a readable image needs no EXIF rotation (a run applies none)."""
     with Image.open(io.BytesIO(image)) as opened:
         return int(opened.getexif().get(ORIENTATION, 1)) == 1
 
 
 def is_deep(image: bytes) -> bool:
-    """Whether a readable image has 16 bits, of which a run takes the upper 8."""
+    """Return whether a readable image has 16 bits; a run uses the upper 8."""
     with Image.open(io.BytesIO(image)) as opened:
         return ";16" in str(opened.tile)
 
 
 def _rgb(image: bytes) -> bytes | str | None:
-    """An image as an RGB PNG: upright, transparency on white, deeper pixels scaled from their
-    format's range to 8 bits; a reason where it must not be one, None where it cannot be read.
+    """Return an image as an RGB PNG: upright, transparency on white, deeper pixels scaled from
+    their format's range to 8 bits.
+
+    Returns a reason where it must not be converted, and None where it cannot be read.
     """
     try:
         with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
             width, height, kind = opened.width, opened.height, opened.format
             if width * height > MAX_PIXELS:
                 return f"image size: expected at most {MAX_PIXELS} pixels, got {width}x{height}"
-            # to Pillow a camera's JPEG with a preview is an MPO, of which the first is meant
+            # Pillow reads a camera's JPEG with a preview as MPO; its first frame is the image
             if kind != "MPO" and getattr(opened, "n_frames", 1) != 1:
                 return f"image frames: expected 1, got {getattr(opened, 'n_frames', 1)}"
             raw = str(opened.tile)
@@ -355,7 +356,9 @@ def _rgb(image: bytes) -> bytes | str | None:
 
 
 def _eight_bits(picture: Image.Image, raw: str, kind: str) -> bytes | str:
-    """A decoded picture as an RGB PNG; raw: how the file stores its pixels, in Pillow's words."""
+    """Return a decoded picture as an RGB PNG, or a reason why not; raw: how the file stores its
+    pixels, in Pillow's notation.
+    """
     mode = picture.mode
     if mode == "F" or (mode == "I" and kind not in ("PNG", "PPM")):
         return (

@@ -1,4 +1,6 @@
-"""`counterfactory prepare SOURCE OUT`: data sets as Parquet shards, one function per source."""
+"""`counterfactory prepare SOURCE OUT`: writes data sets as Parquet shards, with one function per
+source.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +35,11 @@ def prepare_faces(
     masks: bool = False,
     shard_rows: int = SHARD_ROWS,
 ) -> Written | None:
-    """Drawn faces: `rows` for training, then test_rows (or test_fraction * rows) further ones for
-    testing.
+    """Write drawn faces: `rows` for training, then test_rows (or test_fraction * rows) further ones
+    for testing.
 
-    masks: with a column `mask` of what every pixel shows. None: they are there already. UserError
-    on unknown attributes.
+    masks: also a column `mask` with the region of every pixel. Returns None where they are written
+    already. UserError for unknown attributes.
     """
     import numpy as np
 
@@ -53,7 +55,7 @@ def prepare_faces(
                 f" {nearest(name, ATTRIBUTES)}"
             )
     test = round(rows * test_fraction) if test_rows is None else test_rows
-    # Of one face, so that faces drawn by another version are noticed.
+    # The digest of one face detects faces drawn by another version.
     drawing = draw(
         seed,
         np.array([start]),
@@ -85,7 +87,7 @@ def prepare_faces(
         "drawing": fingerprint(drawing.tolist()),
     }
     if masks:
-        # left out where there are none: folders from before there could be any stay the same
+        # only with masks, so that folders older than this setting stay the same
         settings["masks"] = True
     return write_source(source, out, settings, shard_rows=shard_rows)
 
@@ -93,7 +95,7 @@ def prepare_faces(
 def prepare_digits(
     out: str, *, test_fraction: float = 0.2, shard_rows: int = SHARD_ROWS
 ) -> Written | None:
-    """scikit-learn's digits, 8x8; None: they are there already."""
+    """Write scikit-learn's digits, 8x8. Returns None where they are written already."""
     from pipelines.prepare.digits import digits
     from pipelines.prepare.shards import write_source
 
@@ -111,8 +113,8 @@ def prepare_celeba(
     test_fraction: float = 0.1,
     shard_rows: int = SHARD_ROWS,
 ) -> Written | None:
-    """CelebA from its official files; test_fraction counts only without a partition file. None: it
-    is there already.
+    """Write CelebA from its official files; test_fraction is used only without a partition file.
+    Returns None where it is written already.
     """
     from pipelines.prepare.celeba import celeba
     from pipelines.prepare.shards import write_source
@@ -138,7 +140,9 @@ def prepare_images(
     test_fraction: float = 0.1,
     shard_rows: int = SHARD_ROWS,
 ) -> Written | None:
-    """A folder of images, a class per subfolder or by a CSV; None: they are there already."""
+    """Write a folder of images, with classes from subfolders or from a CSV. Returns None where they
+    are written already.
+    """
     from pipelines.prepare.images import images
     from pipelines.prepare.shards import write_source
 
@@ -151,8 +155,9 @@ def prepare_images(
 def prepare_own(
     out: str, *, target: str, settings: Mapping[str, Any], shard_rows: int = SHARD_ROWS
 ) -> Written | None:
-    """A data set of the user's own: target, the dotted path of what makes a source.Source of
-    settings. None: it is there already.
+    """Write a data set of the user's own. Returns None where it is written already.
+
+    target: the dotted path of a function that returns a source.Source from settings.
     """
     from counterfactory.models.wrapping.load import find
     from pipelines.prepare.shards import write_source
@@ -180,9 +185,7 @@ JOBS: dict[str, Callable[..., Written | None]] = {
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `prepare`; an option that is not given is left to the functions'
-    defaults.
-    """
+    """Add the command line of `prepare`. Without an option, the functions' defaults apply."""
     sources = parser.add_subparsers(dest="source", required=True, metavar="|".join(JOBS))
 
     def add(
@@ -280,8 +283,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Prepare as the command line says and tell what was written; UserError for what the user can
-    mend.
+    """Prepare as the command line describes and print what was written; UserError for errors that
+    the user can fix.
     """
     job = JOBS[args.source]
     given = vars(args).copy()
@@ -311,8 +314,8 @@ def main(args: argparse.Namespace) -> int:
 
 
 def correlations(given: Sequence[str]) -> dict[str, float]:
-    """`Blond_Hair=0.99` (or `0.99` alone) as {attribute: share of the rows in which it agrees with
-    the label}.
+    """Return `Blond_Hair=0.99` (or `0.99` alone) as {attribute: share of the rows in which it
+    agrees with the label}; UserError for another text.
     """
     out = {}
     for item in given:

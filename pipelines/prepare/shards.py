@@ -1,5 +1,5 @@
-"""Writing a data set as Parquet shards that runs, Hugging Face `datasets` and pandas read as they
-are.
+"""Writes a data set as Parquet shards that runs, Hugging Face `datasets` and pandas read
+directly.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from storage.schema import IMAGE, REGIONS
 from storage.tables import to_parquet
 from storage.uri import Store, open_store
 
-GROUP = 100  # rows per row group: what a reader must fetch for one row
+GROUP = 100  # rows per row group: a reader must fetch a group to read one row
 # a shard also ends here, so that folders of large photographs fit in memory
 SHARD_BYTES = 256 * 2**20
-# rows skipped at the start with none good before giving up: the folder is the wrong one
+# stop after this many skipped rows without a good one: the folder must be the wrong one
 HOPELESS = 100
-# the underscore hides it from pyarrow and pandas; `datasets` takes .json and .csv for data
+# the underscore hides it from pyarrow and pandas; `datasets` would read .json and .csv as data
 CARD = "_prepare.yaml"
 ARROW = {"bool": pa.bool_(), "int64": pa.int64(), "string": pa.string()}
 
 
 @dataclass
 class Written:
-    """What was written: rows per split, files in order, rows left out."""
+    """The result of writing: rows per split, files in order, skipped rows."""
 
     rows: Counter[str] = field(default_factory=Counter)
     files: list[str] = field(default_factory=list)
@@ -43,12 +43,12 @@ class Written:
 def write_source(
     source: Source, out: str, settings: Mapping[str, Any], *, shard_rows: int
 ) -> Written | None:
-    """Write a source into the folder `out`; None where these very settings have been written there
-    before, to the end.
+    """Write a source into the folder `out`. Returns None where the same settings have been written
+    there completely before.
 
-    settings: all that the rows depend on; kept in the folder's `_prepare.yaml`, so that an
-    interrupted command goes on when given again and any other is refused (UserError). ValueError
-    where no row is good.
+    settings: all that the rows depend on, stored in the folder's `_prepare.yaml`. So an interrupted
+    command continues when it is run again, and another command raises UserError. ValueError where
+    no row is good.
     """
     for note in source.notes:
         print(note, flush=True)
@@ -90,7 +90,7 @@ def write_source(
 
 
 def schema_of(source: Source) -> pa.Schema:
-    """The columns, with the metadata by which `datasets` knows Image and ClassLabel."""
+    """Return the columns, with the metadata by which `datasets` recognises Image and ClassLabel."""
     label = pa.int64() if source.classes else pa.bool_()
     own = {"id": pa.string(), "image": IMAGE}
     own |= {"label": label} if source.labelled else {}
@@ -113,7 +113,7 @@ def schema_of(source: Source) -> pa.Schema:
 
 
 def parquet(rows: Sequence[Row], schema: pa.Schema) -> bytes:
-    """Rows as one Parquet file; the same rows give the same bytes."""
+    """Return rows as one Parquet file; the same rows result in the same bytes."""
     cells: list[dict[str, Any]] = [
         {
             "id": r.id,
@@ -130,15 +130,15 @@ def parquet(rows: Sequence[Row], schema: pa.Schema) -> bytes:
             for cell, r in zip(cells, rows, strict=True)
         ]
     plain = [field.name for field in schema if field.type != IMAGE]
-    # Images are compressed already and never alike: no dictionary, and no minimum and maximum of
-    # them in the footer.
+    # Images are compressed already and never equal: write no dictionary, and no minimum and maximum
+    # of them in the footer.
     settings = {"row_group_size": GROUP, "use_dictionary": plain, "write_statistics": plain}
     return to_parquet(pa.Table.from_pylist(cells, schema=schema), **settings)
 
 
 def _stream(source: Source, store: Store, shard_rows: int, what: str) -> Written:
-    """Write the rows into train-00000.parquet, train-00001.parquet, ..., test-00000.parquet as they
-    come.
+    """Write the rows into train-00000.parquet, train-00001.parquet, ..., test-00000.parquet in the
+    order of the source.
     """
     schema, written, progress = schema_of(source), Written(), Progress(what, source.total)
     waiting: dict[str, list[Row]] = {}
@@ -147,8 +147,8 @@ def _stream(source: Source, store: Store, shard_rows: int, what: str) -> Written
     def flush(split: str) -> None:
         path = f"{split}-{shards[split]:05d}.parquet"
         data = parquet(waiting.pop(split), schema)
-        # A file of this name can only come from the same command begun before: then it holds the
-        # same bytes.
+        # A file of this name can only come from an earlier start of the same command: then it has
+        # the same bytes.
         if not store.put_new(path, data) and store.read(path) != data:
             raise ValueError(
                 f"{store.url(path)}: expected the same bytes as before, got others: choose another"

@@ -1,5 +1,5 @@
-"""What every data set that we can write as Parquet is: a stream of rows, and what their columns
-are.
+"""The common form of every data set that is written as Parquet: a stream of rows, and a description
+of their columns.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from configs.text import decode_text
 from storage.codec import BadRow, decode
 
 Kind = Literal["bool", "int64", "string"]
-# side that images are decoded to when they are only checked; small, for the time it takes
+# side that images are decoded to for a check only; small, to save time
 CHECK_SIZE = 32
-MAX_PIXELS = 50_000_000  # of ImageData.max_pixels: what a run would quarantine is skipped here
+MAX_PIXELS = 50_000_000  # as ImageData.max_pixels: skips what a run would quarantine
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row: stable id, the image file's bytes and name, label (class index, bool, or None in
-    a source without labels), split, further columns.
+    """One row: stable id, the image file's bytes and name, label (class index, bool, or None in a
+    source without labels), split, further columns.
 
-    mask: PNG bytes of what every pixel shows, indices into the source's regions.
+    mask: PNG bytes with an index into the source's regions for every pixel.
     """
 
     id: str
@@ -43,7 +43,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A row that cannot be given, and why."""
+    """A row that cannot be used, and the reason."""
 
     path: str
     reason: str
@@ -51,11 +51,11 @@ class Skipped:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A data set: rows (read once, in a fixed order), how many, class names (none: bool labels),
-    further columns.
+    """A data set: rows (read once, in a fixed order), their number, class names (empty: bool
+    labels), further columns.
 
-    regions: what the values of every row's mask mean, in their order; none: rows have no masks.
-    labelled: rows have labels; notes: lines for the user, on what is left out.
+    regions: the meaning of the values of every row's mask, in order; empty: rows have no masks.
+    labelled: whether rows have labels; notes: lines for the user about what is skipped.
     """
 
     rows: Iterator[Row | Skipped]
@@ -68,7 +68,7 @@ class Source:
 
 
 def unreadable(image: bytes) -> str | None:
-    """Why a run would quarantine this image file, or None."""
+    """Return the reason why a run would quarantine this image file, or None."""
     try:
         decode(image, size=CHECK_SIZE, crop=None, max_pixels=MAX_PIXELS)
     except BadRow as error:
@@ -77,8 +77,8 @@ def unreadable(image: bytes) -> str | None:
 
 
 def png(image: NDArray[np.uint8]) -> bytes:
-    """PNG bytes of (H,W,3) or (H,W) uint8: level 1 is 2.5 times as fast as the default, 15 % larger
-    on drawn faces.
+    """Return PNG bytes of (H,W,3) or (H,W) uint8. Uses compression level 1: 2.5 times as fast as
+    the default, and 15 % larger on drawn faces.
     """
     out = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(out, format="PNG", compress_level=1)
@@ -86,15 +86,15 @@ def png(image: NDArray[np.uint8]) -> bytes:
 
 
 def split_of(id: str, test_fraction: float) -> str:
-    """`test` for about that fraction of the ids, else `train`: by hash, so rows stay when others
-    come or go.
+    """Return `test` for about that fraction of the ids, else `train`. The id's hash decides, so a
+    row keeps its split when others are added or removed.
     """
     share = int.from_bytes(hashlib.sha256(id.encode()).digest()[:8], "big") / 2**64
     return "test" if share < test_fraction else "train"
 
 
 def read_text(path: Path) -> str:
-    """A text file in UTF-8, or in UTF-16 where its first bytes say so; ValueError names file and
-    line where it is neither.
+    """Return a text file in UTF-8, or in UTF-16 where its first bytes indicate that. ValueError,
+    with file and line, where it is neither.
     """
     return decode_text(path.read_bytes(), str(path))

@@ -1,4 +1,4 @@
-"""Rows with several answers: which figures count an answer, which count a row, and what their
+"""Rows with several answers: which figures count answers, which count rows, and what their
 intervals are over.
 """
 
@@ -17,22 +17,21 @@ from counterfactory.metrics.estimate import Estimate, Measure, Subset
 Floats = NDArray[np.float64]
 # The diversity of a row's answers, of those that flipped.
 OF_FLIPPED = replace(FIGURES["lpips_diversity"], column="lpips_diversity_flipped", subset="flipped")
-# A row is neither flipped nor not, so of its answers' diversity the subsets say which answers are
-# meant.
+# Answers flip, rows do not: for the diversity of a row's answers, a subset selects answers.
 MEANT: dict[Subset, Subset] = {"all": "flipped", "correct": "correct & flipped"}
 
 
 @dataclass
 class AnswerSums:
-    """Rows, most answers to one of them, and the diversity of flipped answers."""
+    """Number of rows, most answers to one row, and diversity of flipped answers."""
 
     rows: int = 0
     each: int = 0
     diversity: table.Sums = field(default_factory=dict)
 
     def add(self, ids: Sequence[str], numbers: Mapping[str, Floats], weights: Floats) -> None:
-        """Add a shard; numbers: with `k`, and its diversity where that was measured; weights:
-        (B,R).
+        """Add a shard. numbers: with `k`, and with the diversity of flipped answers where it was
+        measured; weights: (B,R).
         """
         self.rows += len(set(ids))
         self.each = max(self.each, len(ids) and int(numbers["k"].max()) + 1)
@@ -41,16 +40,16 @@ class AnswerSums:
             self.diversity = table.add(self.diversity, found) if self.diversity else found
 
     def to_json(self) -> dict[str, int]:
-        """As the table's JSON has it."""
+        """Return the counts for the table's JSON."""
         return {"rows": self.rows, "each": self.each}
 
     def select(self, measures: Sequence[Measure]) -> list[Measure]:
-        """The measures without those that tell nothing where rows have one answer."""
+        """Return the measures without those that are meaningless where rows have one answer."""
         return [m for m in measures if self.each > 1 or not m.of_rows]
 
     def of_flipped(self, measures: Sequence[Measure]) -> list[tuple[Measure, Subset, Estimate]]:
-        """The diversity of flipped answers, called as that of all answers is, by the subset of
-        answers.
+        """Return the diversity of flipped answers under the name of that of all answers, by subset
+        of answers.
         """
         return [
             (m, meant, table.compute(self.diversity, OF_FLIPPED, subset))
@@ -60,7 +59,7 @@ class AnswerSums:
         ]
 
     def note(self, column: str) -> str:
-        """What must be known to read a figure; "" where rows have one answer."""
+        """Return what a reader must know about a figure; "" where rows have one answer."""
         if self.each < 2:
             return ""
         if column == "flipped":
@@ -75,11 +74,13 @@ class AnswerSums:
 
 
 def has_figures(measure: Measure, subset: Subset) -> bool:
-    """Has a measure anything to tell of a subset."""
+    """Return whether a measure has figures for a subset."""
     return not measure.of_rows or subset in MEANT
 
 
 def rows_of(ids: Sequence[str]) -> NDArray[np.int64] | None:
-    """Which row each answer is to, (B,), by any numbers; None where each is to one of its own."""
+    """Return the number of the row that each answer belongs to, (B,), in any numbering; None where
+    every row has one answer.
+    """
     numbers = np.unique(np.asarray(ids, dtype=np.str_), return_inverse=True)[1].astype(np.int64)
     return numbers if len(ids) and int(numbers.max()) + 1 < len(ids) else None

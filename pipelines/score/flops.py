@@ -27,12 +27,12 @@ from storage.uri import Store
 
 
 def count_tflops(store: Store, config: RunConfig) -> Estimate | None:
-    """TFLOP per row, for all of its answers, of the method and all of its networks, each row alone;
-    None where it is not to be counted, or a model of the method's is not among the run's (answers
-    made elsewhere).
+    """Return the TFLOP per row, for all of its answers, of the method with all of its networks,
+    each row alone.
 
-    The run's first rows are asked again. The count is kept in the run, and taken once for a method
-    and its models.
+    None where the settings do not want the count, or where a model of the method is not among the
+    run's (answers made elsewhere). Runs the method again on the run's first rows. The count is
+    stored in the run, so it is made once for a method and its models.
     """
     rows = config.score.flops_rows if config.method.target != "elsewhere" else 0
     names = method_models(load_method(config.model_dump())) if rows else ()
@@ -82,8 +82,9 @@ def _count(
 def _masks(
     shard: Shard, config: RunConfig, images: Images, ids: list[str]
 ) -> dict[str, Mask | None] | None:
-    """The masks of rows by their ids, from the run's input, which alone has them: none where it has
-    none, None where it is gone or another one."""
+    """Return the masks of rows by their ids, read from the run's input, the only place of masks. {}
+    where the input has no masks; None where the input is missing or is another one.
+    """
     if not config.data.mask:
         return {}
     try:
@@ -91,6 +92,6 @@ def _masks(
         rows = {record.id: record for record in found}
         return {id: mask_of(rows[id].cells, rows[id].source, config.data) for id in ids}
     except NoAnswer:
-        raise  # it may be there, so this says nothing of the data
+        raise  # the input may exist, so do not treat it as missing
     except (OSError, ValueError, KeyError):
         return None

@@ -1,4 +1,6 @@
-"""Score a run's counterfactuals, and sum the scores to a table with intervals."""
+"""The score stage: scores a run's counterfactuals, and sums the scores to a table with
+intervals.
+"""
 
 from __future__ import annotations
 
@@ -40,18 +42,18 @@ from storage.seal import sealed
 from storage.uri import Store
 
 TABLE_CSV = "score/table.csv"
-# Settings that a row's scores depend on; the others say how rows are summed.
+# Settings that a row's scores depend on; the others control how rows are summed.
 OF_ROWS = ("causal", "query", "cout", "cout_steps", "cout_tolerance", "threshold", "lpr_tolerance")
 
 
 def score(
     store: Store, config: RunConfig, run_stage: Callable[..., Any] = run_stage, part: Part = WHOLE
 ) -> dict[str, Any]:
-    """Score the generated shards of `part` not scored yet, then write score/table.json and .csv;
-    gives the table.
+    """Score the generated shards of `part` that have no scores, then write score/table.json and
+    .csv; return the table.
 
-    The table is always summed again, with the judge's answers where there are any, so a second call
-    is cheap.
+    Always sums the table again, with the judge's answers where there are any. So a second call is
+    cheap.
     """
     stage, left, settings = work_left(store, config, part)
     run_stage(store, config, stage=stage, actor=Score, shards=left, settings=settings)
@@ -79,8 +81,8 @@ def score(
 def work_left(
     store: Store, config: RunConfig, part: Part = WHOLE
 ) -> tuple[str, list[Shard], tuple[RunConfig, Job]]:
-    """The stage's name, its shards that are generated and not scored yet, and what its workers are
-    told.
+    """Return the stage's name, its shards that are generated but not scored, and the settings of
+    its workers.
     """
     plan, made = load_plan(store), set(made_shards(store))
     oracle = config.models.get("oracle")
@@ -94,8 +96,8 @@ def work_left(
 
 
 def stage_name(config: RunConfig, digests: dict[str, str]) -> str:
-    """score-<fingerprint> of what a row's scores depend on: the metrics' versions, settings and
-    models, not how they are summed or batched.
+    """Return score-<fingerprint>. The fingerprint covers what a row's scores depend on: the
+    metrics' versions, settings and models. How scores are summed or batched does not count.
     """
     models = {
         name: [
@@ -113,7 +115,9 @@ def stage_name(config: RunConfig, digests: dict[str, str]) -> str:
 
 
 def judge_figures(store: Store, config: RunConfig) -> dict[str, Any]:
-    """The judge's figures, from judge/scores.parquet where it was parsed."""
+    """Return the judge's figures from judge/scores.parquet; no lines where that file does not
+    exist.
+    """
     if not store.exists(JUDGE_SCORES):
         return {"metrics": [], "subsets": []}
     figures = METRIC["judge"].figures

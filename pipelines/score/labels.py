@@ -1,5 +1,5 @@
-"""The labels of a data set's attributes, for how they correlate: what correlation difference
-compares with.
+"""The labels of a data set's attributes and how they correlate: the reference for correlation
+difference.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from storage.uri import data_files
 
 
 def label_sums(path: str, names: list[str], query: int) -> CorrelationSums:
-    """Sums over the labels in Parquet (file, folder or glob), whose columns are named as the
-    oracle's attributes; bool, 0 and 1, or -1 and 1. Rows with a null are left out. UserError where
-    a column is missing."""
+    """Return sums over the labels in Parquet (file, folder or glob).
+
+    The columns have the names of the oracle's attributes and hold bool, 0 and 1, or -1 and 1. Skips
+    rows with a null. UserError where a column is missing.
+    """
     sums = CorrelationSums.zero(len(names), 0)
     try:
         places = data_files(path)

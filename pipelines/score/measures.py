@@ -1,4 +1,4 @@
-"""Which figures a run's models and settings allow, and what they are called."""
+"""Which figures a run's models and settings allow, and the names of the figures."""
 
 from __future__ import annotations
 
@@ -11,32 +11,38 @@ from counterfactory.metrics.catalogue import figures_of, measured
 from counterfactory.metrics.estimate import Measure
 from counterfactory.models.networks import WANTED, figure_name
 
-ASKED = ("classifier", "oracle", "second")  # models that score rows; feature networks come besides
+ASKED = ("classifier", "oracle", "second")  # models that score rows, besides the feature networks
 
 
 def scoring_models(config: RunConfig) -> list[str]:
-    """Names of the run's models that the scores depend on."""
+    """Return the names of the run's models that the scores depend on."""
     looks = networks(_specs(config)).values()
     return [name for name in config.models if name in ASKED or name in looks]
 
 
 def row_measures(config: RunConfig) -> list[Measure]:
-    """Figures of one column of per-row scores each, in the table's order."""
+    """Return the figures that are computed from one column of per-row scores, in the
+    table's order.
+    """
     return [m for m in _figures(config) if m.kind != "set"]
 
 
 def set_measures(config: RunConfig) -> list[Measure]:
-    """Figures of all rows' features at once: fid, sfid and kid, where a network gives features."""
+    """Return the figures of all rows' features at once (fid, sfid, kid), where a network provides
+    features.
+    """
     return [m for m in _figures(config) if m.lacks == "features_after"]
 
 
 def metric_versions(config: RunConfig) -> dict[str, int]:
-    """The versions of the metrics that a run has, by name."""
+    """Return the versions of the run's metrics, by name."""
     return {metric.name: metric.version for metric in measured(_have(config))}
 
 
 def cout_name(score: ScoreConfig) -> str:
-    """`cout` where it is the default one, else what is other about it: `cout[reference]`."""
+    """Return `cout` for the default settings, else a name with what differs, such as
+    `cout[reference]`.
+    """
     other: list[str] = [score.cout] if score.cout != "bounded" else []
     other += [f"{score.cout_steps} steps"] if score.cout_steps != 50 else []
     other += [f"tolerance {score.cout_tolerance:g}"] if score.cout_tolerance else []
@@ -44,12 +50,14 @@ def cout_name(score: ScoreConfig) -> str:
 
 
 def query_of(config: RunConfig, names: list[str]) -> int | None:
-    """The oracle's column that the classifier decides on, which cd asks about."""
+    """Return the index of the oracle's attribute that the classifier decides on, which cd uses;
+    None where there is none.
+    """
     return query_column(names, config.score.model_dump()) if names else None
 
 
 def _figures(config: RunConfig) -> list[Measure]:
-    """The figures that a run has, by the names that its networks and settings give them."""
+    """Return the figures of a run, with the names that follow from its networks and settings."""
     specs, score = _specs(config), config.score
     names = {name: figure_name(name, specs) for name in WANTED} | {"cout": cout_name(score)}
     units = {"lpr": f"share of latents moved by more than {score.lpr_tolerance:g}"}

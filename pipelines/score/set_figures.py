@@ -1,4 +1,4 @@
-"""The table's lines of figures that are of many rows at once: fid, sfid and kid, cd, and tflops."""
+"""The table's lines of figures that many rows together determine: fid, sfid, kid, cd and tflops."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def add_set_figures(
     measures: list[Measure],
     tflops: Estimate | None,
 ) -> None:
-    """Put these figures into the parts of a table, before the lines of single directions.
+    """Add these figures to the parts of a table, before the lines of single directions.
 
-    measures: those of features that the run's networks allow; tflops: per row, where it was
-    counted.
+    measures: the figures of features that the run's networks allow; tflops: per row, None where it
+    was not counted.
     """
     main, subsets = _features(sums, measures)
     more, others, part = _correlations(sums, config)
@@ -43,7 +43,9 @@ def add_set_figures(
 
 
 def _features(sums: Sums, measures: list[Measure]) -> tuple[Lines, Lines]:
-    """Lines of the default subset, and of all that were summed; sums are closed once each."""
+    """Return the lines of the default subset, and those of all summed subsets. Each figure is
+    computed once.
+    """
     if sums.features is None:
         return [], []
     found = {

@@ -1,6 +1,4 @@
-"""Figures of many rows at once: sums over scored shards of what fid, sfid, kid and cd are closed
-from.
-"""
+"""Sums over scored shards for figures of many rows at once: fid, sfid, kid and cd."""
 
 from __future__ import annotations
 
@@ -27,11 +25,12 @@ Floats = NDArray[np.float64]
 class FeatureSums:
     """Features of originals and counterfactuals, by subset.
 
-    The originals of a subset are those of its rows, but that all stand against the flipped. Of wide
-    features only the default subset is summed: a subset of 2,048 features takes up to 1.3 GB.
+    The originals of a subset are those of its rows; those of a flipped subset also include rows
+    whose answer did not flip. Of wide features only the default subset is summed: a subset of 2,048
+    features takes up to 1.3 GB.
     """
 
-    rows: int  # of each side that kid keeps
+    rows: int  # rows of each side that kid stores
     originals: dict[Subset, BucketMoments] = field(default_factory=dict)
     answers: dict[Subset, BucketMoments] = field(default_factory=dict)
     samples: dict[tuple[Subset, str], Sample] = field(default_factory=dict)
@@ -44,8 +43,9 @@ class FeatureSums:
         after: Floats,
         numbers: Mapping[str, Floats],
     ) -> None:
-        """Add a shard; ids (B,); first: is it its query's first answer; before, after: features
-        (B,D); numbers: with `correct` and `flipped`."""
+        """Add a shard. ids (B,); first: whether it is its query's first answer; before, after:
+        features (B,D); numbers: with `correct` and `flipped`.
+        """
         if not ids:
             return
         keys, chosen = hashes(ids), masks(numbers)
@@ -62,7 +62,7 @@ class FeatureSums:
                 self.samples[subset, side] = more if held is None else held + more
 
     def figure(self, metric: str, subset: Subset) -> Estimate | None:
-        """One figure; None where the subset was not summed."""
+        """Return one figure; None where the subset was not summed."""
         if not self.originals:
             return NOTHING
         if subset not in self.originals:
@@ -76,8 +76,8 @@ class FeatureSums:
 
 @dataclass
 class AttributeCorrelations:
-    """Correlations with the query attribute: of what changed, by subset, and of what the oracle
-    sees in originals.
+    """Correlations with the query attribute: those of changes, by subset, and those of the oracle's
+    attributes of originals.
     """
 
     query: int
@@ -93,7 +93,7 @@ class AttributeCorrelations:
         numbers: Mapping[str, Floats],
         weights: Floats,
     ) -> None:
-        """Add a shard; before, after: the oracle's probabilities (B,A); weights: (B,R) of the
+        """Add a shard. before, after: the oracle's probabilities (B,A); weights: (B,R) of the
         bootstrap.
         """
         if not len(before):
@@ -110,8 +110,9 @@ class AttributeCorrelations:
     def difference(
         self, subset: Subset, labels: CorrelationSums | None, *, target: bool
     ) -> Difference | None:
-        """Correlation difference of a subset; labels: of the data, default what the oracle sees;
-        None: no rows.
+        """Return the correlation difference of a subset; None where it has no rows.
+
+        labels: sums over the data set's labels; None: use what the oracle sees in originals.
         """
         data = labels if labels is not None else self.seen
         if data is None or subset not in self.changes:
@@ -122,7 +123,7 @@ class AttributeCorrelations:
 def correlation_part(
     found: Difference | None, names: list[str], query: int, labels: str | None
 ) -> dict[str, Any] | None:
-    """Correlation difference attribute by attribute, as the table's JSON has it."""
+    """Return the correlation difference attribute by attribute, for the table's JSON."""
     if found is None:
         return None
     return {

@@ -27,7 +27,9 @@ from storage.uri import Store
 def sum_up(
     store: Store, commits: Iterable[Commit], measures: list[Measure], config: RunConfig
 ) -> tuple[Sums, AnswerSums]:
-    """Sum the scored shards, one in memory at a time; a row's answers are all in one."""
+    """Return the sums over the scored shards, with one shard in memory at a time. All answers to a
+    row are in one shard.
+    """
     sums, answers = Sums(table.zero(measures, config.score.bootstrap)), AnswerSums()
     oracle = "oracle" in config.models
     columns = {

@@ -1,5 +1,5 @@
-"""A run's scores as people and programs read them: from sums to the table's lines, the attributes
-and the audit.
+"""A run's scores for people and programs: turns sums into the table's lines, the attributes and the
+audit.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from pipelines.score.sets import AttributeCorrelations, FeatureSums
 from storage.records import Line
 
 COLUMNS = ("metric", "subset", "by", "n", "value", "low", "high", "better", "unit", "note")
-DIRECTIONS = 12  # flip rates by direction that the table tells; all of them are in `directions`
+DIRECTIONS = 12  # limit of flip rates by direction in the table; all are in `directions`
 Direction = tuple[int, int]
 
 
 @dataclass
 class Sums:
-    """Everything that is summed over the scored rows; a shard is added, then forgotten."""
+    """All sums over the scored rows; each shard is added and not stored."""
 
     figures: table.Sums
     rows: int = 0
     shards: int = 0
-    classes: list[str] = field(default_factory=list)  # as the workers saw them
+    classes: list[str] = field(default_factory=list)  # from the workers
     attributes: list[str] = field(default_factory=list)
-    # rows whose number is none, by column
+    # rows without a finite number, by column
     not_finite: Counter[str] = field(default_factory=Counter)
-    differs: int = 0  # rows whose verdict is not the one they were generated with
+    differs: int = 0  # rows whose verdict differs from that of the generate stage
     flipped: dict[Direction, RateSums] = field(default_factory=dict)
     changed: dict[Direction, AttributeSums] = field(default_factory=dict)
     features: FeatureSums | None = None
@@ -46,7 +46,7 @@ class Sums:
 def build_table(
     sums: Sums, answers: AnswerSums, measures: list[Measure], causal: list[str]
 ) -> dict[str, Any]:
-    """The table's parts, from sums."""
+    """Return the table's parts, from sums."""
     measures = answers.select(measures)
     classes, names = sums.classes, sums.attributes
     changed = sum(sums.changed.values(), AttributeSums.zero(len(names)))
@@ -104,7 +104,7 @@ def build_table(
 
 
 def not_finite(sums: Sums, column: str) -> str:
-    """The note of a figure whose column lacks rows; "" where it has all."""
+    """Return the note of a figure whose column lacks rows; "" where none are missing."""
     missing = sums.not_finite[column]
     return f"without {missing} rows whose {column} is not finite" if missing else ""
 
@@ -116,10 +116,10 @@ def build_attributes(
     classes: list[str],
     causal: list[str],
 ) -> dict[str, Any]:
-    """How often each attribute changed among the flipped rows, and by how much on the mean.
+    """Return how often each attribute changed among the flipped rows, and the mean of its change.
 
-    With two classes mean_change is signed towards the second: flips the other way count with their
-    sign turned.
+    With two classes mean_change has its sign towards the second class: flips to the first class
+    count with the opposite sign.
     """
     towards = len(classes) == 2
     signed = sum(
@@ -153,7 +153,7 @@ def build_attributes(
 def build_line(
     measure: Measure, subset: Subset, found: Estimate, note: str = "", by: str | None = None
 ) -> Line:
-    """One line of the table."""
+    """Return one line of the table."""
     return Line(
         metric=measure.name,
         subset=subset,
@@ -169,8 +169,9 @@ def build_line(
 
 
 def format_figure(line: Mapping[str, Any]) -> str:
-    """A line of the table that has a value, as text: `l1 0.031 [0.027, 0.036] (n 12)`; the
-    interval is left out where there is none, such as at n = 1."""
+    """Return a line of the table that has a value as text: `l1 0.031 [0.027, 0.036] (n 12)`.
+    Without an interval, such as at n = 1, the brackets are omitted.
+    """
     low, high = line["low"], line["high"]
     span = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
     return f"{line['metric']} {line['value']:.3f}{span} (n {line['n']})"

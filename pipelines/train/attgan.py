@@ -1,5 +1,5 @@
-"""AttGAN's training (He et al. 2019): rebuild each image under its own attributes, and under
-others' pass a critic.
+"""AttGAN's training (He et al. 2019): the generator rebuilds each image under its own attributes.
+Under other attributes, the image must pass a critic.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pipelines.train.trainer import Fitted, Trainer, expect_labels
 
 
 class AttGANTrainer(Trainer):
-    """A generator and a critic that play against each other."""
+    """Trainer of a generator and a critic that compete with each other."""
 
     names = "labels"
 
@@ -52,11 +52,11 @@ Weights = dict[str, float]
 def fit(
     config: TrainConfig, net: Any, samples: Samples, labels: Tensor, log: Callable[[str], None]
 ) -> tuple[dict[str, Tensor], str, float]:
-    """The two players' loop; a step is one of the generator after `critic_steps` of the critic,
-    each on a batch of its own. Gives the generator's weights to keep, the last log line and the
+    """Train both networks; return the generator's weights to store, the last log line and the
     seconds.
 
-    Every tenth of the way the weights so far are written to `out`.part.
+    A step is one of the generator after `critic_steps` of the critic, each on its own batch. After
+    every tenth of the steps, writes the current weights to `out`.part.
     """
     device = next(net.parameters()).device
     w = train_losses.weights_of("attgan", config.objective)
@@ -82,9 +82,9 @@ def fit(
         for optimizer in (makes, judges):
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * pace(step, config.steps)
-        # Both grow over the first third: against a whole push nothing is learnt at first, and
-        # beside a whole residual hair keeps its colour, for a little less of it tells the reader
-        # nothing.
+        # Both grow over the first third. Against the full push, the reader learns nothing at first.
+        # With the full residual, hair keeps its colour: slightly less of it does not change what
+        # the reader sees.
         now = {
             **w,
             **{name: w[name] * min(1.0, 3 * step / config.steps) for name in ("push", "residual")},
@@ -97,7 +97,7 @@ def fit(
             add(totals, terms, w["critic_steps"])
         images, has = next(batches)
         for parameter in judging:
-            parameter.requires_grad_(False)  # spares the gradients that nobody would use
+            parameter.requires_grad_(False)  # saves gradients that are not used
         with autocast:
             terms = generator_terms(net, critic, images, has, now, generator)
         update(makes, terms, w)
@@ -134,7 +134,7 @@ def drawn(
     generator: torch.Generator,
     device: torch.device,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches without end: images (B,3,S,S) in [0,1], mirrored at random where `flip` says so, and
+    """Yield batches without end: images (B,3,S,S) in [0,1], mirrored at random with `flip`, and
     attributes (B,A).
     """
     order = torch.empty(0, dtype=torch.int64)
@@ -150,9 +150,12 @@ def drawn(
 
 
 def goals(has: Tensor, single: float, generator: torch.Generator) -> Tensor:
-    """The attributes (B,A) to edit towards: those of other images of the batch, so that they go
-    together as they do; in a share `single` of the images the own ones, but for one. A decoder that
-    never saw a single one asked takes it for none."""
+    """Return the attributes (B,A) to edit towards: those of other images of the batch, so that they
+    occur together as in the data.
+
+    A share `single` of the images gets its own attributes with one changed: a decoder that never
+    trained on a single change ignores it.
+    """
     goal = has[torch.randperm(len(has), generator=generator).to(has.device)]
     if not single:
         return goal
@@ -166,8 +169,8 @@ def goals(has: Tensor, single: float, generator: torch.Generator) -> Tensor:
 def critic_terms(
     net: Any, critic: nn.Module, images: Tensor, has: Tensor, w: Weights, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """The critic's terms: the Wasserstein distance that it sees (negated), the gradient penalty,
-    and the reader's.
+    """Return the critic's terms: the negative Wasserstein distance that it measures, the gradient
+    penalty, and the reader's cross-entropy.
     """
     with torch.no_grad():
         _, edited = rebuild_and_edit(
@@ -185,8 +188,8 @@ def critic_terms(
 
 
 def penalty(critic: nn.Module, real: Tensor, fake: Tensor, generator: torch.Generator) -> Tensor:
-    """How far from 1 the norm of the score's gradient is between real and made images (Gulrajani et
-    al. 2017).
+    """Return the mean squared difference from 1 of the norm of the score's gradient, between real
+    and generated images (Gulrajani et al. 2017).
     """
     where = torch.rand(len(real), 1, 1, 1, generator=generator).to(real.device)
     between = normal(torch.lerp(real, fake.to(real), where)).requires_grad_()
@@ -196,15 +199,17 @@ def penalty(critic: nn.Module, real: Tensor, fake: Tensor, generator: torch.Gene
 
 
 def push(net: Any, images: Tensor, has: Tensor, eps: float, generator: torch.Generator) -> Tensor:
-    """Half of the images, at random, moved against their attributes by one signed step within eps
-    (as losses.push): a reader that stands it is not told an attribute by a pattern that
-    nobody sees."""
+    """Return the images with a random half of them moved against their attributes by one signed
+    step within eps (as losses.push).
+
+    A reader that resists this step does not read an attribute from an invisible pattern.
+    """
     chosen = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)[
         :, None, None, None
     ]
     start = (torch.rand(images.shape, generator=generator).to(images.device) * 2 - 1) * eps
     moved = (images + start).clamp(0, 1).requires_grad_()
-    net.reader.eval()  # its batch norm's averages are of what it is trained on
+    net.reader.eval()  # its batch norm's averages must come from its training images
     (gradient,) = torch.autograd.grad(
         F.binary_cross_entropy_with_logits(net.read(moved), has), moved
     )
@@ -216,12 +221,12 @@ def push(net: Any, images: Tensor, has: Tensor, eps: float, generator: torch.Gen
 def generator_terms(
     net: Any, critic: nn.Module, images: Tensor, has: Tensor, w: Weights, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """The generator's terms: rebuilt under the own attributes, and edited towards others', which
-    the reader reads.
+    """Return the generator's terms: the error of images rebuilt under their own attributes; and for
+    images edited towards others, the reader's cross-entropy and the critic's score.
     """
     goal = goals(has, w["single"], generator)
     rebuilt, edited = rebuild_and_edit(net, images, has, goal, w["residual"])
-    net.reader.eval()  # its batch norm's averages are of real images
+    net.reader.eval()  # its batch norm's averages must come from real images
     logits = net.read(hidden(jitter(edited, w["jitter"], generator), w["hide"], generator))
     net.reader.train()
     return {
@@ -234,8 +239,11 @@ def generator_terms(
 def rebuild_and_edit(
     net: Any, images: Tensor, has: Tensor, goal: Tensor, residual: float
 ) -> tuple[Tensor, Tensor]:
-    """Images rebuilt under the attributes that they have, and edited towards others: dec(z,b), and
-    so much of what the rebuilt ones lack."""
+    """Return images rebuilt under their own attributes, and images edited towards others: dec(z,b).
+
+    residual: the share of the rebuilding's error (images - rebuilt) that is added to the edited
+    ones.
+    """
     latents, skip = net.encoded(images)
     # One pass for both, so that batch norm sees them together.
     both = net.decode(
@@ -246,7 +254,7 @@ def rebuild_and_edit(
 
 
 def update(optimizer: torch.optim.Optimizer, terms: dict[str, Tensor], w: Weights) -> None:
-    """One step down the weighted sum of the terms."""
+    """Take one optimizer step down the weighted sum of the terms."""
     value = torch.stack([w[name] * term for name, term in terms.items()]).sum()
     optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(value)
@@ -259,15 +267,17 @@ def add(totals: dict[str, float], terms: dict[str, Tensor], share: float) -> Non
 
 
 def pace(step: int, steps: int) -> float:
-    """Part of the learning rate at a step: whole for half of the way, then down to 2 %
-    in a line."""
+    """Return the factor of the learning rate at a step: 1 for the first half of the steps, then
+    linear down to 2 %.
+    """
     return min(1.0, max(0.02, 2 * (1 - step / steps)))
 
 
 @torch.no_grad()
 def holdout(model: Any, samples: Samples, labels: Tensor, device: torch.device) -> dict[str, Any]:
-    """Mean absolute error per pixel in [0,1] and PSNR in dB of images rebuilt under their own
-    attributes, and how often each attribute is read right."""
+    """Return the figures on holdout rows: mean absolute error per pixel in [0,1] and PSNR in dB of
+    images rebuilt under their own attributes, and the accuracy of each read attribute.
+    """
     absolute, psnr, right = 0.0, 0.0, []
     for part, x in train_holdout.batches(samples, device):
         has = labels[part].to(device)

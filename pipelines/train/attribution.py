@@ -1,5 +1,5 @@
-"""The fit of attribution's predictors: an encoder's latents of labelled images, then a light
-predictor per column.
+"""Fits attribution's predictors: encodes labelled images to latents, then fits a light predictor
+per column.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ Floats = NDArray[np.float64]
 @dataclass(frozen=True)
 class Columns:
     """Descriptors of the rows, (N,D): flags as 0 and 1, others in standard deviations from their
-    mean, both (D,).
+    mean.
+
+    mean, std: (D,), 0 and 1 for flags.
     """
 
     values: Floats
@@ -46,8 +48,9 @@ class Columns:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Latents (N,L) and descriptors of the rows to fit on, and of those to measure on; sample: of
-    the known picture.
+    """Latents (N,L) and descriptors, of the rows to fit on and of the holdout rows.
+
+    sample: latents of the known picture.
     """
 
     codes: Tensor
@@ -58,8 +61,8 @@ class Encoded:
 
 
 def encoder_of(config: TrainConfig, device: torch.device) -> Any:
-    """The encoder, loaded and tried before any image is read; UserError where the settings cannot
-    work.
+    """Return the encoder, loaded and tested before any image is read; UserError where the settings
+    cannot work.
     """
     kind = find(config.target)
     if not (isinstance(kind, type) and issubclass(kind, Descriptors)):
@@ -89,12 +92,11 @@ def encoder_of(config: TrainConfig, device: torch.device) -> Any:
 def encoded(
     config: TrainConfig, encoder: Any, samples: Samples, settings: dict[str, Any], log: Log
 ) -> Encoded:
-    """The encoder at work on every row, once; what the data say of the network is filled into
-    `settings`.
+    """Encode every row once; also write what the data determine of the network into `settings`.
 
-    UserError where a column is missing, holds no numbers, or is the same in every row.
+    UserError where a column is missing, holds no numbers, or has the same value in every row.
     """
-    assert config.holdout is not None  # encoder_of has seen to it
+    assert config.holdout is not None  # encoder_of has checked it
     columns = columns_of(samples, config.labels, config.data.path)
     others = load(config.holdout, config.labels, log, held=True)
     held = columns_of(others, config.labels, config.holdout.path, columns)
@@ -121,7 +123,7 @@ class AttributionTrainer(Trainer):
         return columns
 
     def targets(self, samples: Samples) -> Tensor:
-        """None, (N,0): the columns need not be bits."""
+        """Return an empty tensor (N,0): the columns need not be bits."""
         return torch.zeros(len(samples), 0)
 
     def prepare(self, samples: Samples, labels: Tensor, settings: dict[str, Any]) -> dict[str, Any]:
@@ -138,8 +140,12 @@ class AttributionTrainer(Trainer):
 def columns_of(
     samples: Samples, names: Sequence[str], path: str, fitted: Columns | None = None
 ) -> Columns:
-    """The descriptors of the rows; a column is binary where it holds nothing but 0 and 1. fitted:
-    of the rows that were fitted on, by which these are read."""
+    """Return the descriptors of the rows; a column is binary where it holds only 0 and 1.
+
+    fitted: descriptors of the rows to fit on, whose kinds, mean and std apply here. UserError where
+    a value is not a finite number, where a column does not vary in the rows to fit on, or where a
+    binary column has other values here.
+    """
     given = []
     for name in names:
         column = samples.columns[name]
@@ -174,7 +180,7 @@ def columns_of(
 
 @torch.no_grad()
 def codes_of(encoder: Any, samples: Samples, device: torch.device) -> Tensor:
-    """Latents (N,L) on the CPU."""
+    """Return the latents (N,L) on the CPU."""
     return torch.cat(
         [encoder.encode(images).flatten(1).float().cpu() for _, images in batches(samples, device)]
     )
@@ -183,10 +189,11 @@ def codes_of(encoder: Any, samples: Samples, device: torch.device) -> Tensor:
 def fit(
     config: TrainConfig, net: Descriptors, of: Encoded, log: Log
 ) -> tuple[dict[str, Tensor], str, float]:
-    """A logistic regression per binary column and a ridge regression per continuous one, on
+    """Fit a logistic regression per binary column and a ridge regression per continuous one, on
     standardised latents.
 
-    Gives the weights, the last log line and the seconds; the same rows give the same weights.
+    Returns the weights, the last log line and the seconds; the same rows result in the same
+    weights.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression, Ridge
@@ -219,9 +226,11 @@ def fit(
 
 @torch.no_grad()
 def holdout(model: AttributionWrapper, of: Encoded, log: Log) -> dict[str, Any]:
-    """Held-out quality by descriptor: accuracy, AUC and share of positives of binary ones, R2 of
-    continuous ones with the standard deviation that their importances are told in. A line each is
-    logged."""
+    """Return and log the holdout figures of each descriptor.
+
+    Binary: accuracy, AUC and share of positives. Continuous: R2, and the standard deviation that is
+    the unit of the importances.
+    """
     network: Any = model.network.cpu()
     scores = network.scores(of.held).double().numpy()
     per: dict[str, dict[str, Any]] = {}
@@ -249,19 +258,19 @@ def holdout(model: AttributionWrapper, of: Encoded, log: Log) -> dict[str, Any]:
 
 
 def auc(truth: NDArray[np.bool_], said: Floats) -> float | None:
-    """Area under the ROC curve; None where all rows are of one kind."""
+    """Return the area under the ROC curve; None where all rows are of one kind."""
     from sklearn.metrics import roc_auc_score
 
     return round(float(roc_auc_score(truth, said)), 4) if 0 < truth.sum() < len(truth) else None
 
 
 def r2(truth: Floats, said: Floats) -> float | None:
-    """Share of the variance explained; None where there is none."""
+    """Return the share of the variance that is explained; None where there is no variance."""
     spread = float(np.square(truth - truth.mean()).mean())
     return round(1 - float(np.square(truth - said).mean()) / spread, 4) if spread > 0 else None
 
 
 def size_of(data: ImageData) -> tuple[int, int]:
-    """(height, width) of a data set's images."""
+    """Return (height, width) of a data set's images."""
     width, height = sides(data.size)
     return height, width

@@ -21,7 +21,7 @@ from pipelines.train.trainer import (
 
 
 class ClassifierTrainer(LossTrainer):
-    """Cross-entropy on the label."""
+    """Trainer of classifiers: cross-entropy on the label."""
 
     names, normalised = "classes", True
 
@@ -46,7 +46,7 @@ class ClassifierTrainer(LossTrainer):
 
 
 class AttributesTrainer(LossTrainer):
-    """Binary cross-entropy on every column in `labels`."""
+    """Trainer of attribute models: binary cross-entropy on every column in `labels`."""
 
     names, normalised = "labels", True
 
@@ -66,7 +66,9 @@ class AttributesTrainer(LossTrainer):
 
 
 class AutoencoderTrainer(LossTrainer):
-    """Rebuilding; with objective.attributes, latents that tell the columns in `labels` too."""
+    """Trainer of autoencoders. With objective.attributes, a linear head must also predict the
+    columns in `labels` from the latents.
+    """
 
     def derived(self) -> dict[str, Any]:
         told = {"attributes": len(self.config.labels)}
@@ -81,7 +83,7 @@ class AutoencoderTrainer(LossTrainer):
 
 
 class DenoiserTrainer(LossTrainer):
-    """The noise in a noised image."""
+    """Trainer of denoisers: the noise in a noised image."""
 
     sized = False
 
@@ -95,6 +97,6 @@ class DenoiserTrainer(LossTrainer):
 
 
 def expect_attributes(trainer: LossTrainer) -> None:
-    """UserError where attributes weigh in the loss and no columns are named."""
+    """Raise UserError where attributes have a weight in the loss but `labels` is empty."""
     if trainer.weights["attributes"] and not trainer.config.labels:
         raise UserError("objective.attributes: expected `labels`, the columns to learn, got none")

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 
 def half(state: Mapping[str, Tensor]) -> bytes:
-    """Weights as safetensors bytes, float values in half precision; the same weights give the same
-    bytes.
+    """Return weights as safetensors bytes, with float values in half precision; the same weights
+    result in the same bytes.
 
     ValueError where a value does not fit half precision.
     """
@@ -35,7 +35,7 @@ def half(state: Mapping[str, Tensor]) -> bytes:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Replace a file in one step."""
+    """Write a file in one step, in place of an older one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     part.write_bytes(data)
@@ -45,8 +45,9 @@ def write(path: Path, data: bytes) -> None:
 def card(
     spec: Mapping[str, Any], weights: bytes, training: Mapping[str, Any], holdout: Mapping[str, Any]
 ) -> str:
-    """The card as YAML: `model` is a model config, `training` how it was made, `holdout` what it
-    does on rows it never saw."""
+    """Return the card as YAML: `model` is a model config, `training` how it was made, `holdout` its
+    figures on holdout rows.
+    """
     model = {**spec, "sha256": hashlib.sha256(weights).hexdigest()}
     whole = {
         "model": model,
@@ -58,8 +59,8 @@ def card(
 
 
 def preset(card_path: Path, preset_path: Path, weights: str) -> None:
-    """Write the model preset of a card, with `weights` as the place of its file (`zoo:NAME` for the
-    shipped ones).
+    """Write the model preset of a card, with `weights` as the location of its file (`zoo:NAME` for
+    the shipped ones).
     """
     whole = yaml.safe_load(card_path.read_text(encoding="utf-8"))
     model = {**whole["model"], "weights": weights}
@@ -69,8 +70,9 @@ def preset(card_path: Path, preset_path: Path, weights: str) -> None:
 
 
 class Average:
-    """Exponential moving average of a network's weights and float buffers, faster at first (as
-    diffusers' EMAModel warms up)."""
+    """Exponential moving average of a network's weights and float buffers, with a smaller decay at
+    first (as in the warm-up of diffusers' EMAModel).
+    """
 
     def __init__(self, net: nn.Module, decay: float) -> None:
         self.decay, self.updates = decay, 0

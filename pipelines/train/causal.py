@@ -1,5 +1,5 @@
-"""The training of CECAS's h and g: a classifier's features R over the data, a VAE that splits them,
-then g on S.
+"""The training of CECAS's h and g: computes a classifier's features R of all rows, fits a VAE h
+that splits them, then fits g on S.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from pipelines.train.losses import weights_of
 from pipelines.train.trainer import Fitted, Trainer, expect_label, held_label, indices
 
 PARTS: tuple[Literal["causal", "spurious"], ...] = ("causal", "spurious")
-MEASURED = {"draws": 500, "others": 200}  # of the information flow that cards tell
+MEASURED = {"draws": 500, "others": 200}  # for the information flow in cards
 
 
 @dataclass(frozen=True)
 class Explained:
-    """A classifier with R (N,F) and label (N,) of the training rows, on the CPU, and the layer that
-    decides on R.
+    """A classifier with R (N,F) and labels (N,) of the training rows, on the CPU, and the layer
+    that decides on R.
     """
 
     classifier: Any
@@ -48,11 +48,13 @@ def explained(
     settings: dict[str, Any],
     device: torch.device,
 ) -> Explained:
-    """The classifier at work on every row, once; the size of R is filled into `settings`.
+    """Compute the classifier's features R of every row once, and write the size of R into
+    `settings`.
 
-    UserError where it has no penultimate features, or no last layer that decides on them.
+    UserError where the classifier has no penultimate features, or no last layer that decides on
+    them.
     """
-    kind = find(config.target)  # which `specification` has found before
+    kind = find(config.target)  # `specification` has found it before
     if not (isinstance(kind, type) and issubclass(kind, CausalVAE)):
         raise UserError(
             f"{config.name}: expected target counterfactory.models.causal.CausalVAE, got"
@@ -69,7 +71,7 @@ def explained(
 
 
 class CausalTrainer(Trainer):
-    """The split of a classifier's features, fitted on those of all rows."""
+    """Trainer of the split of a classifier's features, on the features of all rows."""
 
     sized = False
     explained: Explained
@@ -99,17 +101,17 @@ class CausalTrainer(Trainer):
 
 @torch.no_grad()
 def features_of(classifier: Any, samples: Samples, device: torch.device) -> Tensor:
-    """R (N,F) on the CPU."""
+    """Return R (N,F) on the CPU."""
     return torch.cat([classifier.features(images).cpu() for _, images in batches(samples, device)])
 
 
 def fit(
     config: TrainConfig, net: Any, of: Explained, log: Callable[[str], None]
 ) -> tuple[dict[str, Tensor], str, float]:
-    """Train h by the ELBO plus the flow's weight times I(C; decision), then g on S of the same rows
-    by cross-entropy.
+    """Train h by the ELBO plus the flow's weight times I(C; decision), then train g on S of the
+    same rows by cross-entropy.
 
-    Gives the weights, the last log line and the seconds.
+    Returns the weights, the last log line and the seconds.
     """
     started, w = time.monotonic(), weights_of(config.role, config.objective)
     device = net.mean.device
@@ -119,15 +121,15 @@ def fit(
     net.sample.copy_(net.normal(features_of_sample(of.classifier, device))[0])
 
     def of_h(rows: Tensor, done: float) -> Tensor:
-        # from 1 down: what decides is coded first, and C takes it
+        # from 1 down: what decides is coded first, into C
         noise = w["noise"] ** min(1.0, 2 * done)
         evidence = elbo(net, features[rows], generator, noise=noise, kl=w["kl"]).mean()
         caused = flow(net, of.head, generator, draws=int(w["draws"]), others=int(w["others"]))
         return -evidence - w["flow"] * caused
 
     def of_g(rows: Tensor, _: float) -> Tensor:
-        # Samples of S, not means: what an unused coordinate still holds is too small for its noise,
-        # but not for g.
+        # Use samples of S, not means: noise hides the rest of R in an unused coordinate, but from
+        # the means g could read it.
         with torch.no_grad():
             spurious = net.sampled(features[rows], generator)[:, net.causal :]
         return F.cross_entropy(net.g(spurious), labels[rows])
@@ -147,8 +149,9 @@ def descend(
     generator: torch.Generator,
     log: Callable[[str], None],
 ) -> str:
-    """AdamW, a cosine's decay, clipped gradients, random rows of `count`; returns the
-    last log line."""
+    """Minimise a loss by AdamW with cosine decay and clipped gradients, on random rows out of
+    `count`; return the last log line.
+    """
     held = list(parameters)
     optimizer = torch.optim.AdamW(held, lr=config.lr, weight_decay=config.weight_decay)
     pace = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
@@ -179,8 +182,8 @@ def descend(
 
 
 def probe(codes: Tensor, labels: Tensor, others: Tensor) -> Tensor:
-    """What a logistic regression of the labels (N,) on codes (N,D) says of other codes (M,D):
-    classes (M,).
+    """Fit a logistic regression of the labels (N,) on codes (N,D) and return its classes (M,) for
+    other codes (M,D).
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -196,8 +199,8 @@ def probe(codes: Tensor, labels: Tensor, others: Tensor) -> Tensor:
 def holdout(
     model: Any, of: Explained, samples: Samples, labels: Tensor, device: torch.device
 ) -> dict[str, Any]:
-    """How well h rebuilds R, how much C and S flow into the decision, and what the label owes to
-    each of them.
+    """Return the figures on holdout rows: how well h rebuilds R, how much information flows from C
+    and from S into the decision, and how well each of them predicts the label.
     """
     net = model.network
     features = features_of(of.classifier, samples, device).to(device)

@@ -1,4 +1,4 @@
-"""A training set in memory: images decoded once, labels and attributes as arrays."""
+"""A training set in memory: images, decoded once, and labels and attributes as arrays."""
 
 from __future__ import annotations
 
@@ -23,8 +23,11 @@ from storage.plan import iterate_shard, plan_shards
 
 @dataclass(frozen=True)
 class Samples:
-    """images: (N,3,S,S) uint8; columns: per name, the N values as Parquet gives them (bool, int,
-    str), none of them null; masks: (N,S,S) uint8, where the data name a column of them."""
+    """Decoded rows for training.
+
+    images: (N,3,S,S) uint8; columns: by name, the N values as in Parquet (bool, int, str), none of
+    them null; masks: (N,S,S) uint8, where the data have a column of them.
+    """
 
     images: Tensor
     columns: dict[str, list[Any]]
@@ -41,11 +44,10 @@ def load(
     *,
     held: bool = False,
 ) -> Samples:
-    """Read and decode the rows that `data` selects, with `columns`; rows that cannot be used are
-    left out and counted.
+    """Read and decode the rows that `data` selects, with `columns`; skip and count unusable rows.
 
-    Where `data.split` is a column, the rows whose value is `train`, or if `held` all others but
-    those without a value. UserError: no file, no such column, no usable row.
+    Where `data.split` is a column, reads the rows with the value `train`; with `held`, all others
+    that have a value. UserError: no file, no such column, no usable row.
     """
     images: list[Any] = []
     masks: list[Any] = []
@@ -95,10 +97,11 @@ def load(
 
 
 def with_holdout(config: TrainConfig) -> TrainConfig:
-    """The config with its split's other rows as the holdout, where it names a split and no holdout.
+    """Return the config with the other rows of its split as the holdout, where it has a split but
+    no holdout.
 
-    UserError where the rows to train on are test rows, or those of the holdout all train rows: said
-    before the training and not after it.
+    UserError before the training where the rows to train on are test rows, or where all holdout
+    rows are train rows.
     """
     data, held = config.data, config.holdout
     if data.split == "test":
@@ -118,14 +121,16 @@ def with_holdout(config: TrainConfig) -> TrainConfig:
 
 
 def _splits(data: ImageData) -> Counter[str]:
-    """How many of the selected rows are in each split; of those without one none."""
+    """Return the number of selected rows in each split; rows without a split do not count."""
     split = str(data.split)
     values = (cells.get(split) for cells, _ in rows_of(data, []))
     return Counter(str(value) for value in values if value is not None)
 
 
 def rows_of(data: ImageData, columns: list[str]) -> Iterator[tuple[dict[str, Any], str | None]]:
-    """The selected rows' cells, or why a row cannot be read; UserError: no file, no such column."""
+    """Yield the selected rows' cells, and the reason where a row cannot be read; UserError: no
+    file, no such column.
+    """
     wanted = [name for name in dict.fromkeys([*columns, split_column(data)]) if name]
     try:
         shards, _ = plan_shards(data.path, shard_rows=2**62, rows=data.rows, columns=wanted)
@@ -138,22 +143,24 @@ def rows_of(data: ImageData, columns: list[str]) -> Iterator[tuple[dict[str, Any
 
 
 def columns_of_images(data: ImageData) -> list[str]:
-    """The columns of images and masks."""
+    """Return the columns of images and masks."""
     return [data.image, *([data.mask] if data.mask else [])]
 
 
 def _side(split: str | None, held: bool) -> str:
-    """Which rows are meant, where a column splits them."""
+    """Return which rows are meant, in words, where a column splits them."""
     return "" if split is None else f" whose {split} is {'not ' if held else ''}{TRAIN}"
 
 
 def _said(found: Counter[str]) -> str:
-    """Rows by split."""
+    """Return the number of rows by split, as text."""
     return ", ".join(f"{count:,} {name}" for name, count in found.most_common(5))
 
 
 def class_indices(values: list[Any], classes: list[str], column: str) -> Tensor:
-    """Class indices (N,) int64 of a label column, as a run reads labels; UserError on another."""
+    """Return the class indices (N,) int64 of a label column, read as in a run; UserError where a
+    label is no class.
+    """
     try:
         return torch.tensor([class_index(value, classes, column) for value in values])
     except BadTarget as reason:
@@ -161,7 +168,9 @@ def class_indices(values: list[Any], classes: list[str], column: str) -> Tensor:
 
 
 def bits(samples: Samples, names: list[str]) -> Tensor:
-    """Boolean columns as (N,A) float32 of 0 and 1; UserError where a column holds anything else."""
+    """Return boolean columns as (N,A) float32 of 0 and 1; UserError where a column has other
+    values.
+    """
     if not names:
         return torch.zeros(len(samples), 0)
     for name in names:

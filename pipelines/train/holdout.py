@@ -1,6 +1,4 @@
-"""Figures of a trained model on rows it never saw, measured on the written file through its
-wrapper.
-"""
+"""Figures of a trained model on holdout rows, measured on the written file through its wrapper."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ BATCH = 100
 
 
 def batches(samples: Samples, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
-    """Slices and their images (B,3,S,S) float32 in [0,1]."""
+    """Yield slices and their images (B,3,S,S) float32 in [0,1]."""
     for start in range(0, len(samples), BATCH):
         part = slice(start, min(start + BATCH, len(samples)))
         yield part, samples.images[part].to(device).float() / 255
@@ -27,8 +25,9 @@ def batches(samples: Samples, device: torch.device) -> Iterator[tuple[slice, Ten
 def classifier(
     model: Any, samples: Samples, labels: Tensor, groups: list[str], device: torch.device
 ) -> dict[str, Any]:
-    """Accuracy in all, per class, and per label x attribute for each boolean column of `groups`,
-    with the worst of those."""
+    """Return the accuracy overall, per class, and per label x value of each boolean column of
+    `groups`, with the worst of these groups.
+    """
     right = torch.cat(
         [model(x).argmax(1).cpu() == labels[part] for part, x in batches(samples, device)]
     )
@@ -55,7 +54,9 @@ def classifier(
 def attributes(
     model: Any, samples: Samples, labels: Tensor, device: torch.device
 ) -> dict[str, Any]:
-    """Accuracy per attribute, and the mean of its accuracy on positives and on negatives."""
+    """Return the accuracy per attribute, and the mean of its accuracies on positives and on
+    negatives.
+    """
     guess = torch.cat([model(x).cpu() > 0.5 for _, x in batches(samples, device)])
     right, truth = guess == labels.bool(), labels.bool()
     per = {}
@@ -78,8 +79,9 @@ def attributes(
 
 @torch.no_grad()
 def autoencoder(model: Any, samples: Samples, device: torch.device) -> dict[str, Any]:
-    """Mean absolute error per pixel in [0,1], the same of neighbouring differences, PSNR in dB, and
-    the latent's spread."""
+    """Return the mean absolute error per pixel in [0,1], the same of differences between
+    neighbours, the PSNR in dB, and how many latent coordinates vary.
+    """
     absolute, edge, psnr, codes = 0.0, 0.0, 0.0, []
     for _, x in batches(samples, device):
         z = model.encode(x)
@@ -100,8 +102,8 @@ def autoencoder(model: Any, samples: Samples, device: torch.device) -> dict[str,
 
 @torch.no_grad()
 def denoiser(model: Any, samples: Samples, device: torch.device) -> dict[str, Any]:
-    """Mean squared error of the predicted noise at five noise levels, and of the clean image it
-    implies, in [-1,1].
+    """Return the mean squared error of the predicted noise at five noise levels, and of the clean
+    image that follows from it, in [-1,1].
     """
     bar, generator = model.alphas_cumprod, torch.Generator().manual_seed(0)
     out: dict[str, Any] = {"rows": len(samples)}
@@ -121,5 +123,5 @@ def denoiser(model: Any, samples: Samples, device: torch.device) -> dict[str, An
 
 
 def share(of: Tensor) -> float:
-    """Part of a boolean tensor that is true, to four digits."""
+    """Return the share of true values in a boolean tensor, rounded to four digits."""
     return round(float(of.float().mean()), 4)

@@ -1,5 +1,5 @@
-"""`counterfactory train`: one of our own networks from Parquet, the same bytes for the same
-settings and seed.
+"""`counterfactory train`: trains one of our own networks from Parquet. The same settings and seed
+result in the same bytes.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ CPU = torch.device("cpu")
 
 
 def train(config: TrainConfig, log: Log = say) -> Path | str:
-    """Train as the config says; writes `out` (safetensors, fp16) and its card beside it, and gives
-    the path of `out`.
+    """Train as the config describes, write `out` (safetensors, fp16) with its card beside it, and
+    return the path of `out`.
 
-    Reproducible on one machine with one thread count. UserError: settings or data that do not fit.
+    Reproducible on one machine with the same number of threads. UserError: settings or data that do
+    not fit.
     """
     if config.out.startswith("s3://"):
         return _train_to_store(config, log)
@@ -91,7 +92,7 @@ def train(config: TrainConfig, log: Log = say) -> Path | str:
 
 
 def notes_on(config: TrainConfig, columns: list[str]) -> Iterator[str]:
-    """What the user should know of the columns that training reads."""
+    """Yield notes and warnings for the user about the columns that training reads."""
     data, schema = config.data, first_schema(config.data.path)
     for name in {*columns, data.split} & {*from_folders(schema)}:
         yield f"{name}: read from the folders' names, {name}=..."
@@ -101,7 +102,9 @@ def notes_on(config: TrainConfig, columns: list[str]) -> Iterator[str]:
 
 
 def trainer_of(config: TrainConfig, device: torch.device = CPU, log: Log = say) -> Trainer:
-    """The trainer that the config names, else its role's own; UserError where it is none."""
+    """Return the trainer in the config, else the role's own; UserError where it is not a
+    Trainer.
+    """
     target = config.trainer or str(ROLES[config.role].trainer)
     try:
         kind = find(target)
@@ -115,7 +118,7 @@ def trainer_of(config: TrainConfig, device: torch.device = CPU, log: Log = say) 
 
 
 def initial_weights(config: TrainConfig) -> dict[str, Any] | None:
-    """The weights that training goes on from, read before any data; UserError where they are not to
+    """Return the weights to start from, read before any data, or None; UserError where they cannot
     be read.
     """
     if not config.init:
@@ -127,9 +130,9 @@ def initial_weights(config: TrainConfig) -> dict[str, Any] | None:
 
 
 def _train_to_store(config: TrainConfig, log: Log) -> str:
-    """Train into a temporary folder, then put the file and its card at `out`, an s3:// URI."""
+    """Train into a temporary folder, then write the file and its card to `out`, an s3:// URI."""
     store, name = split_url(config.out)
-    store.exists(name)  # a bucket that cannot be reached ends the training now, not after hours
+    store.exists(name)  # fails now, not after hours, where the bucket cannot be reached
     with tempfile.TemporaryDirectory() as folder:
         path = Path(str(train(config.model_copy(update={"out": f"{folder}/{name}"}), log)))
         card = path.with_suffix(".yaml")

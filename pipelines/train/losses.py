@@ -1,4 +1,4 @@
-"""What each role is trained on: a loss per role, its terms weighted by `objective`."""
+"""The loss of each role; `objective` weights its terms."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 from configs.strict import UserError, nearest
 
-# Terms of each role's loss and their weights where the config's `objective` names none.
+# Terms of each role's loss, and their weights where the config's `objective` has none.
 TERMS: dict[str, dict[str, float]] = {
     "classifier": {
         "jitter": 0.0,  # share of the loss on noisy, blurred, re-lit copies
-        # how far, in [0,1], every pixel of every image is pushed against the label
+        # how far, in [0,1], every pixel of half of the images is pushed against the label
         "adversarial": 0.0,
         "smoothing": 0.0,  # of the labels
         # how far images are moved, turned and scaled at random: 1 is at most 4 px in 64, 8 degrees,
@@ -29,7 +29,7 @@ TERMS: dict[str, dict[str, float]] = {
         # the same of the differences between neighbours, at full, half and quarter size
         "edges": 1.0,
         "kl": 1e-5,  # per nat and image
-        # per nat and image, on top of the KL, which holds it once: beta is 1 + this / kl
+        # per nat and image, besides the KL, which includes it once: beta is 1 + this / kl
         "total_correlation": 0.0,
         # mean difference of the encoder's own features of x and x', in their standard deviations
         "features": 0.0,
@@ -38,29 +38,28 @@ TERMS: dict[str, dict[str, float]] = {
     },
     "attgan": {
         "reconstruction": 100.0,  # mean |x - dec(z, a)|
-        # binary cross-entropy of what the reader reads off edited images, mean over `labels`
+        # binary cross-entropy of the reader on edited images, mean over `labels`
         "attributes": 10.0,
         "adversarial": 1.0,  # the critic's score of edited images
-        "critic_attributes": 1.0,  # the reader's: the same off real images
+        "critic_attributes": 1.0,  # the reader's: the same on real images
         "penalty": 10.0,  # the critic's: (norm of its gradient - 1)^2
-        "critic_steps": 5.0,  # of the critic for one of the generator
-        # share of the images whose attributes are read that are noisy, blurred, re-lit
+        "critic_steps": 5.0,  # steps of the critic for one of the generator
+        # share of the reader's images that are noisy, blurred, re-lit
         "jitter": 0.0,
-        # share of the images whose attributes are read that are hidden in part: so that no part
-        # will do
+        # share of the reader's images with a hidden part, so that no single part is enough
         "hide": 0.0,
         # how far, in [0,1], every pixel of half of the reader's images is pushed against its
         # attributes
         "push": 0.0,
-        # share of the images edited towards their own attributes but for one, not another image's
+        # share of the images edited towards their own attributes with one changed
         "single": 0.0,
-        # of x - dec(z, a) is added to edited images that are judged; 1: as they will be used
+        # share of x - dec(z, a) that is added to edited images in training; 1: as in later use
         "residual": 0.0,
     },
     "semantic": {
         "pixel": 1.0,  # mean |x - x'|
         "edges": 1.0,  # as the autoencoder's
-        # share of a region's variance that is missed: a mouth counts as much as the background
+        # missed share of a region's variance: a mouth counts as much as the background
         "regions": 0.2,
         "kl": 1e-5,  # per nat and image
         # binary cross-entropy of a linear head on the styles, mean over `labels`
@@ -80,8 +79,8 @@ TERMS: dict[str, dict[str, float]] = {
         "others": 20,  # values of S for each of them
     },
     "simsiam": {
-        "crop": 0.4,  # the largest part of a side that a view leaves out
-        # share of the views in other colours: without, colours are all that is learnt
+        "crop": 0.4,  # the largest part of a side that a view omits
+        # share of the views in other colours: without them only colours are learnt
         "colour": 0.8,
         "jitter": 0.8,  # share of the views in other light, blurred and noisy
     },
@@ -90,7 +89,9 @@ TERMS: dict[str, dict[str, float]] = {
 
 
 def weights_of(role: str, objective: dict[str, float]) -> dict[str, float]:
-    """The role's terms with the config's weights laid over; UserError on an unknown term."""
+    """Return the weights of the role's terms, with those of the config in place of the defaults;
+    UserError for an unknown term.
+    """
     known = TERMS[role]
     for key in objective:
         if key not in known:
@@ -99,8 +100,9 @@ def weights_of(role: str, objective: dict[str, float]) -> dict[str, float]:
 
 
 def jitter(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Some images (each with probability `share`) with other light, blur, and noise fine and
-    coarse; (B,3,H,W) in [0,1]."""
+    """Return images (B,3,H,W) in [0,1], some of them (each with probability `share`) with other
+    light, blur, and fine and coarse noise.
+    """
     count = len(images)
 
     def draw(low: float, high: float, *shape: int) -> Tensor:
@@ -118,8 +120,11 @@ def jitter(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
 
 
 def hidden(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Some images (each with probability `share`) with a box of one colour over up to half of each
-    side (DeVries & Taylor 2017); (B,3,H,W) in [0,1]. 0 draws nothing."""
+    """Return images (B,3,H,W) in [0,1], some of them (each with probability `share`) with a box of
+    one colour over up to half of each side (DeVries & Taylor 2017).
+
+    Draws nothing where share is 0.
+    """
     if not share:
         return images
     count, _, *sides = images.shape
@@ -135,8 +140,8 @@ def hidden(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
 
 
 def warp(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Each image moved, turned and scaled a little, its border repeated; 0 draws nothing and
-    changes nothing.
+    """Return each image moved, turned and scaled a little, with its border repeated. Draws and
+    changes nothing where strength is 0.
     """
     if not strength:
         return images
@@ -154,7 +159,7 @@ def warp(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
 def classifier(
     net: nn.Module, images: Tensor, labels: Tensor, w: dict[str, float], g: torch.Generator
 ) -> Tensor:
-    """Cross-entropy; labels (B,) class indices."""
+    """Return the cross-entropy; labels (B,) class indices."""
     images = jitter(warp(images, w["warp"], g), w["jitter"], g)
     if w["adversarial"]:
         images = push(net, images, labels, w["adversarial"], g)
@@ -165,12 +170,12 @@ def classifier(
 def push(
     net: nn.Module, images: Tensor, labels: Tensor, eps: float, generator: torch.Generator
 ) -> Tensor:
-    """Half of the images, at random, moved against their labels by one signed step, within eps of
-    where they were.
+    """Return the images with a random half of them moved against their labels by one signed step,
+    within eps of the original.
 
-    Fast adversarial training (Wong et al. 2020): a classifier that stands it has gradients that
-    show what it looks at. The other half stays clean, so that there is something to learn from
-    while every push still succeeds.
+    This is fast adversarial training (Wong et al. 2020): a classifier that resists the step has
+    gradients that show what it uses. The other half stays unchanged, so that the classifier can
+    learn from it while every step still succeeds.
     """
     chosen = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)[
         :, None, None, None
@@ -185,7 +190,7 @@ def push(
 def attributes(
     net: nn.Module, images: Tensor, labels: Tensor, w: dict[str, float], g: torch.Generator
 ) -> Tensor:
-    """Binary cross-entropy of every attribute; labels (B,A) of 0 and 1."""
+    """Return the binary cross-entropy of all attributes; labels (B,A) of 0 and 1."""
     scores = net(normal(jitter(warp(images, w["warp"], g), w["jitter"], g))).float()
     return F.binary_cross_entropy_with_logits(scores, labels)
 
@@ -193,8 +198,8 @@ def attributes(
 def autoencoder(
     net: Any, images: Tensor, labels: Tensor, w: dict[str, float], g: torch.Generator
 ) -> Tensor:
-    """Rebuilding from a sampled latent (pixels, edges), KL divergence to the normal, and the
-    attribute head.
+    """Return the loss: rebuilding from a sampled latent (pixels, edges), the KL divergence from the
+    normal, and the further terms that have a weight: total correlation, features, attribute head.
     """
     mean, log_variance = net.posterior(images)
     noise = torch.randn(mean.shape, generator=g).to(mean.device)
@@ -218,7 +223,7 @@ def autoencoder(
 
 
 def total_correlation(latents: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """How far the batch's latents are from having independent coordinates: KL(q(z) || prod_d
+    """Return how far the batch's latents are from independent coordinates: KL(q(z) || prod_d
     q(z_d)), in nats.
 
     Estimated by minibatch-weighted sampling (Chen et al. 2018, beta-TCVAE): q(z) is the mixture of
@@ -235,8 +240,8 @@ def total_correlation(latents: Tensor, mean: Tensor, log_variance: Tensor) -> Te
 
 
 def feature_distance(net: Any, rebuilt: Tensor, images: Tensor) -> Tensor:
-    """A perceptual distance in the autoencoder's own encoder, which this does not train: only the
-    decoder pays.
+    """Return a perceptual distance in the features of the autoencoder's own encoder. The encoder's
+    weights are constants here, so the distance does not train the features themselves.
     """
     with torch.no_grad():
         wanted = net.features(images)
@@ -263,8 +268,8 @@ class Features(nn.Module):
 
 
 def edges(error: Tensor) -> Tensor:
-    """Mean absolute difference of neighbouring errors over three sizes: blur and shifted outlines
-    cost most here.
+    """Return the mean absolute difference of neighbouring errors over three sizes: blur and shifted
+    outlines increase it most.
     """
     total = error.new_zeros(())
     for _ in range(3):
@@ -281,12 +286,12 @@ def denoiser(
     w: dict[str, float],
     g: torch.Generator,
 ) -> Tensor:
-    """Mean squared error of the prediction at uniformly drawn steps, weighted by the
+    """Return the mean squared error of the prediction at uniformly drawn steps, weighted by the
     signal-to-noise ratio.
 
-    In the scale of x0 the weight is min(SNR, cap) as in Hang et al. 2023; v and x0 get at least 1
-    (Salimans & Ho 2022), so that the noisiest steps, which decide the composition, count; for
-    epsilon it would explode.
+    In the scale of x0 the weight is min(SNR, cap) as in Hang et al. 2023. For v and x0 it is at
+    least 1 (Salimans & Ho 2022), so that the noisiest steps, which decide the composition, count.
+    For epsilon such a least weight would explode.
     """
     x0 = images * 2 - 1
     t = torch.randint(len(alphas), (len(x0),), generator=g).to(x0.device)
@@ -307,5 +312,7 @@ def denoiser(
 
 
 def normal(images: Tensor) -> Tensor:
-    """What our classifiers are fed: [-1,1]; written into their configs as mean and std 0.5."""
+    """Return images in [-1,1], the input of our classifiers; their configs have mean and std 0.5
+    for it.
+    """
     return (images - 0.5) / 0.5

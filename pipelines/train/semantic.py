@@ -1,5 +1,6 @@
-"""The semantic autoencoder's training: rebuild each image from a style per region and its mask,
-small regions as much as large ones."""
+"""The semantic autoencoder's training: rebuild each image from a style per region and its mask.
+Small regions count as much as large ones.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from pipelines.train.trainer import Loss, LossTrainer, State
 
 
 class SemanticTrainer(LossTrainer):
-    """Rebuilding from a style for every region of a mask."""
+    """Trainer of rebuilding from a style for every region of a mask."""
 
     names = "classes"
 
@@ -52,7 +53,9 @@ class SemanticTrainer(LossTrainer):
 
 
 def expect_masks(config: TrainConfig) -> None:
-    """UserError where the config names no column of masks, or no regions."""
+    """Raise UserError where the config has no column of masks, not 2 to 256 regions in `classes`,
+    or `flip`.
+    """
     if config.data.mask is None:
         raise UserError(f"{config.name}: expected data.mask, the column of masks, got none")
     if len(config.classes) < 2 or len(config.classes) > 256:
@@ -66,7 +69,7 @@ def expect_masks(config: TrainConfig) -> None:
 
 
 def masks_of(samples: Samples, regions: int) -> Tensor:
-    """The masks of samples, (N,H,W) uint8; UserError where one has a value that is no region's."""
+    """Return the masks of samples, (N,H,W) uint8; UserError where a value is not a region's."""
     assert samples.masks is not None
     if int(samples.masks.max()) >= regions:
         raise UserError(
@@ -77,15 +80,20 @@ def masks_of(samples: Samples, regions: int) -> Tensor:
 
 
 def targets(samples: Samples, config: TrainConfig) -> Tensor:
-    """What the loss takes of samples, (N, H*W + A) uint8: the mask, and attributes of 0 and 1."""
+    """Return what the loss needs of samples, (N, H*W + A) uint8: the mask, and attributes of 0 and
+    1.
+    """
     return torch.cat(
         [masks_of(samples, len(config.classes)).flatten(1), bits(samples, config.labels).byte()], 1
     )
 
 
 def loss(net: Any, images: Tensor, told: Tensor, w: dict[str, float], g: torch.Generator) -> Tensor:
-    """Rebuilding from noisy styles, in pixels, edges and per region, the styles' divergence from
-    the normal, and the attribute head; told: as `targets`."""
+    """Return the loss: rebuilding from noisy styles (in pixels, edges and per region), the styles'
+    divergence from the normal, and the attribute head.
+
+    told: as from `targets`.
+    """
     pixels = images.shape[2] * images.shape[3]
     masks, has = (
         told[:, :pixels].long().view(len(images), *images.shape[2:]),
@@ -109,8 +117,8 @@ def loss(net: Any, images: Tensor, told: Tensor, w: dict[str, float], g: torch.G
 def without_aids(
     spec: dict[str, Any], state: Mapping[str, Tensor]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The model config and weights of what is asked later: neither the attribute head nor the
-    styles' noise.
+    """Return the model config and the weights without the attribute head and the styles' noise,
+    which only training needs.
     """
     kept = {
         key: value for key, value in state.items() if not key.startswith(("probe.", "log_variance"))
@@ -119,12 +127,12 @@ def without_aids(
 
 
 def unexplained(error: Tensor, images: Tensor, masks: Tensor, regions: int) -> Tensor:
-    """Which share of each region's variance within the image a rebuilding misses, (B,R), 0 where a
-    region is not there.
+    """Return the share of each region's variance within the image that a rebuilding misses, (B,R);
+    0 where a region is absent.
 
-    Squared, since the absolute error of a thin line, such as a mouth's, is least where there is
-    none. The variance is taken for 0.02 more than it is, so that what has hardly any, such as a
-    backdrop, does not outweigh all others.
+    The error is squared: the absolute error of a thin line, such as a mouth's, is least where the
+    line is missing. 0.02 is added to the variance, so that regions with hardly any variance, such
+    as a backdrop, do not outweigh all others.
     """
     squares = torch.cat([error.square(), images.square(), images], 1)
     missed, square, mean = average(squares, masks, regions).chunk(3, dim=2)
@@ -134,11 +142,11 @@ def unexplained(error: Tensor, images: Tensor, masks: Tensor, regions: int) -> T
 
 @torch.no_grad()
 def holdout(model: Any, samples: Samples, masks: Tensor, device: torch.device) -> dict[str, Any]:
-    """Mean absolute error per pixel in [0,1] and PSNR in dB of rebuilt images, and the error in
-    each region.
+    """Return the figures on holdout rows: mean absolute error per pixel in [0,1] and PSNR in dB of
+    rebuilt images, and the error in each region.
 
-    leak: of all that changes where one region has another face's style, the mean share outside of
-    that region.
+    leak: where one region gets another face's style, the share of all changes outside of that
+    region, as a mean over the regions.
     """
     psnr, absolute, errors, leaks = 0.0, 0.0, [], []
     for part, x in train_holdout.batches(samples, device):

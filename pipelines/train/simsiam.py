@@ -1,5 +1,5 @@
-"""SimSiam's training: two views of every image, the symmetric loss, and whether the output has
-collapsed.
+"""SimSiam's training: two views of every image, the symmetric loss, and a check that the output has
+not collapsed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipelines.train.trainer import Loss, LossTrainer, State
 
 
 class SimSiamTrainer(LossTrainer):
-    """Two views of an image alike, without labels."""
+    """Trainer that makes the outputs of two views of an image similar, without labels."""
 
     normalised = True
 
@@ -36,13 +36,13 @@ class SimSiamTrainer(LossTrainer):
         return self.logged(holdout(model, self.held([]), self.weights, self.device))
 
 
-# spread of the output below which nothing was learnt; 1 is even over all directions
+# least spread of the output of a useful training; 1 is even over all directions
 COLLAPSED = 0.1
 
 
 def views(images: Tensor, w: dict[str, float], generator: torch.Generator) -> Tensor:
-    """A random view of each image (B,3,H,W) in [0,1]: cropped, mirrored, in other colours and
-    light, blurred and noisy.
+    """Return a random view of each image (B,3,H,W) in [0,1]: cropped, mirrored, in other colours
+    and light, blurred and noisy.
 
     w: the terms of `train_losses.TERMS["simsiam"]`.
     """
@@ -65,8 +65,9 @@ def views(images: Tensor, w: dict[str, float], generator: torch.Generator) -> Te
 
 
 def recoloured(images: Tensor, angle: Tensor, saturation: Tensor) -> Tensor:
-    """Images (B,3,H,W) with their hues turned around the grey axis by angle (B,) in radians, and
-    the saturation (B,) times what it was."""
+    """Return images (B,3,H,W) with hues turned around the grey axis by angle (B,) in radians, and
+    with the saturation multiplied by saturation (B,).
+    """
     angle, saturation = (value.to(images)[:, None, None, None] for value in (angle, saturation))
     grey = images.mean(1, keepdim=True)
     colour = images - grey
@@ -76,8 +77,8 @@ def recoloured(images: Tensor, angle: Tensor, saturation: Tensor) -> Tensor:
 
 
 def loss(net: Any, images: Tensor, w: dict[str, float], generator: torch.Generator) -> Tensor:
-    """Half of D(p1, z2) + D(p2, z1), D the negative cosine, no gradient through z (equations 1 to
-    4).
+    """Return half of D(p1, z2) + D(p2, z1), where D is the negative cosine and no gradient flows
+    through z (equations 1 to 4).
     """
     z1, z2 = (net(normal(views(images, w, generator))).float() for _ in range(2))
     p1, p2 = net.predictor(z1).float(), net.predictor(z2).float()
@@ -88,20 +89,23 @@ def loss(net: Any, images: Tensor, w: dict[str, float], generator: torch.Generat
 def without_predictor(
     spec: dict[str, Any], state: Mapping[str, Tensor]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The model config and weights of what is looked through: all but the predictor."""
+    """Return the model config and the weights without the predictor, which only training needs."""
     kept = {key: value for key, value in state.items() if not key.startswith("predictor.")}
     return {**spec, "settings": {**spec["settings"], "hidden": 0}}, kept
 
 
 def spread(z: Tensor) -> float:
-    """Mean standard deviation of the l2-normalised outputs (N,D) per direction, times sqrt(D): near
-    1 when they are even over the sphere, 0 when all are one point (section 4.1)."""
+    """Return the mean standard deviation of the l2-normalised outputs (N,D) per direction, times
+    sqrt(D). It is near 1 when they are even over the sphere, and 0 when all are one point (section
+    4.1).
+    """
     return float(F.normalize(z.double(), dim=1).std(0, correction=0).mean()) * math.sqrt(z.shape[1])
 
 
 def rank(z: Tensor) -> float:
-    """How many directions the l2-normalised outputs (N,D) fill: the exponential of the entropy of
-    their covariance's spectrum (Roy & Vetterli 2007), from 1 to D."""
+    """Return how many directions the l2-normalised outputs (N,D) fill, from 1 to D: the exponential
+    of the entropy of their covariance's spectrum (Roy & Vetterli 2007).
+    """
     spectrum = torch.linalg.eigvalsh(torch.cov(F.normalize(z.double(), dim=1).T)).clamp(min=1e-12)
     shares = spectrum / spectrum.sum()
     return float((-(shares * shares.log()).sum()).exp())
@@ -109,7 +113,7 @@ def rank(z: Tensor) -> float:
 
 @torch.no_grad()
 def expect_no_collapse(net: nn.Module, samples: Samples, name: str, device: torch.device) -> None:
-    """UserError where the outputs of 256 training images are nearly one point."""
+    """Raise UserError where the outputs of 256 training images are nearly one point."""
     net.eval()
     images = samples.images[:256].to(device).float() / 255
     got = spread(net(normal(images)).float().cpu())
@@ -124,8 +128,8 @@ def expect_no_collapse(net: nn.Module, samples: Samples, name: str, device: torc
 def holdout(
     model: Any, samples: Samples, w: dict[str, float], device: torch.device
 ) -> dict[str, Any]:
-    """Spread, rank, cosine of two views of one image and of two images, how often a view finds its
-    own other view.
+    """Return the figures on holdout rows: spread, rank, mean cosine of two views of one image and
+    of two images, and the share of views whose nearest other view is of the same image.
     """
     generator = torch.Generator().manual_seed(0)
     pairs: list[list[Tensor]] = [[], [], []]

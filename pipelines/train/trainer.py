@@ -1,4 +1,6 @@
-"""How a network is trained, measured and described: what a role's trainer may do its own way."""
+"""The base classes of trainers: how a network is trained, measured and described. A role's trainer
+overrides parts of them.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +36,9 @@ say: Log = partial(print, flush=True)
 class Trainer(ABC):
     """The training of one network; a role's own trainer overrides what differs.
 
-    names: which of the config's lists names the model's outputs, None for none; normalised: whether
-    the network takes images in [-1,1]; sized: whether the model's config says the images' side.
+    names: the config's list that holds the names of the model's outputs, None for no names;
+    normalised: whether the network takes images in [-1,1]; sized: whether the model's config has
+    the images' side.
     """
 
     names: ClassVar[str | None] = None
@@ -47,28 +50,32 @@ class Trainer(ABC):
 
     @cached_property
     def weights(self) -> dict[str, float]:
-        """The weights of the loss's terms; UserError on an unknown term."""
+        """The weights of the loss's terms; UserError for an unknown term."""
         return weights_of(self.config.role, self.config.objective)
 
     def columns(self) -> list[str]:
-        """The columns that training reads beside the image, after a check of the settings."""
+        """Check the settings and return the columns that training reads besides the image."""
         return self.config.labels
 
     def targets(self, samples: Samples) -> Tensor:
-        """Labels as the loss wants them; here bits (N,A)."""
+        """Return labels in the form that the loss needs; here bits (N,A)."""
         return bits(samples, self.config.labels)
 
     def derived(self) -> dict[str, Any]:
-        """Settings of the network that follow from the config, where it takes them."""
+        """Return settings of the network that follow from the config; those that it does not take
+        are ignored.
+        """
         return self.side()
 
     def side(self) -> dict[str, int]:
-        """The images' side, where they are square: a network's own size is a square's."""
+        """Return the images' side as `size` where they are square, else {}: a network's own size is
+        a square's.
+        """
         size = self.config.data.size
         return {"size": size} if isinstance(size, int) else {}
 
     def specification(self) -> dict[str, Any]:
-        """The model config of what is being trained."""
+        """Return the model config of the network in training."""
         config = self.config
         try:
             takes = inspect.signature(find(config.target)).parameters
@@ -93,48 +100,49 @@ class Trainer(ABC):
         return spec | (self.side() if self.sized else {})
 
     def prepare(self, samples: Samples, labels: Tensor, settings: dict[str, Any]) -> dict[str, Any]:
-        """The network's settings, with what the rows say of them: called once, before it is
-        made.
+        """Return the network's settings, with those that the rows determine. Called once, before
+        the network is made.
         """
         return settings
 
     @abstractmethod
     def fit(self, net: nn.Module, samples: Samples, labels: Tensor) -> Fitted:
-        """The training itself."""
+        """Train the network; return the weights to store, the last log line and the seconds."""
 
     def finish(
         self, net: nn.Module, samples: Samples, spec: dict[str, Any], state: State
     ) -> tuple[dict[str, Any], State]:
-        """The model config and the weights without what training alone needs."""
+        """Return the model config and the weights without the parts that only training needs."""
         return spec, state
 
     def held(self, columns: list[str]) -> Samples:
-        """The holdout rows, with some columns."""
+        """Return the holdout rows, with these columns."""
         assert self.config.holdout is not None
         return load(self.config.holdout, columns, self.log, held=True)
 
     @abstractmethod
     def holdout(self, model: Any) -> dict[str, Any]:
-        """The model's figures on the holdout rows, which are logged."""
+        """Return and log the model's figures on the holdout rows."""
 
     def logged(self, figures: dict[str, Any]) -> dict[str, Any]:
-        """The figures, after a line in the log."""
+        """Log the figures and return them."""
         self.log(f"{self.config.name}: holdout {figures}")
         return figures
 
 
 class LossTrainer(Trainer):
-    """A trainer that goes down a loss by AdamW, on batches of images and labels."""
+    """A trainer that minimises a loss by AdamW, on batches of images and labels."""
 
     @abstractmethod
     def loss(self, net: nn.Module) -> Loss:
-        """The loss as a function of (images, labels, generator)."""
+        """Return the loss as a function of (images, labels, generator)."""
 
     def fit(self, net: nn.Module, samples: Samples, labels: Tensor) -> Fitted:
-        """The loop: AdamW, warm-up and cosine decay, clipped gradients.
+        """Train by AdamW with warm-up, cosine decay and clipped gradients.
 
-        Every tenth of the way the weights so far are written to `out`.part, so that a long training
-        can be looked at and a broken one used; `out` itself is whole or as it was.
+        After every tenth of the steps, writes the current weights to `out`.part. So they can be
+        inspected during a long training, or used after a failed one. `out` itself is never
+        incomplete.
         """
         config, log, device = self.config, self.log, self.device
         net.train()
@@ -197,8 +205,8 @@ class LossTrainer(Trainer):
 
 
 def expect_label(config: TrainConfig) -> list[str]:
-    """`data.label`, the column to learn; UserError where it or the names in `classes` are
-    missing.
+    """Return `data.label`, the column to learn, in a list; UserError where it or the names in
+    `classes` are missing.
     """
     if config.data.label is None:
         raise UserError(f"{config.name}: expected data.label, the column to learn, got none")
@@ -210,30 +218,31 @@ def expect_label(config: TrainConfig) -> list[str]:
 
 
 def expect_labels(config: TrainConfig) -> list[str]:
-    """`labels`, the columns to learn; UserError where there are none."""
+    """Return `labels`, the columns to learn; UserError where there are none."""
     if not config.labels:
         raise UserError(f"{config.name}: expected labels, the columns to learn, got none")
     return config.labels
 
 
 def indices(config: TrainConfig, samples: Samples, label: str) -> Tensor:
-    """The class index (N,) that each row has in a column of labels."""
+    """Return the class index (N,) of each row from a column of labels."""
     return class_indices(samples.columns[label], config.classes, label)
 
 
 def held_label(config: TrainConfig) -> str:
-    """The column of the holdout rows that holds the label."""
+    """Return the column of the holdout rows that holds the label."""
     assert config.holdout is not None
     return config.holdout.label or config.data.label or ""
 
 
 def part_of(out: Path) -> Path:
-    """Where the weights of an unfinished training lie."""
+    """Return the path of the weights of an unfinished training."""
     return out.with_name(f"{out.name}.part")
 
 
 def pace(step: int, steps: int) -> float:
-    """Part of the learning rate at a step: linear warm-up over the first 3 % (at most 200 steps),
-    then cosine to 2 %."""
+    """Return the factor of the learning rate at a step: linear warm-up over the first 3 % of the
+    steps (at most 200), then cosine to 2 %.
+    """
     warm = max(1, min(200, steps * 3 // 100))
     return min(1.0, step / warm) * (0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2)
