@@ -100,9 +100,10 @@ def _each(runs: Sequence[RunData]) -> str:
 
 
 def redact(value: Any) -> Any:
-    """Return settings or text without secrets.
+    """Return settings or text with secrets hidden.
 
-    Removes values under a secret's name, in an address, or in a signed link.
+    A secret is a value under a secret's name, a password in an address, or a value in a signed
+    link.
     """
     if isinstance(value, Mapping):
         return {

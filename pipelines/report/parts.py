@@ -1,5 +1,5 @@
-"""A run's further parts in the report: the judge's means, the augmentation set's counts, JSON
-tables.
+"""A run's further parts in a report: the judge's means, the augmentation set's counts, JSON
+files.
 """
 
 from __future__ import annotations
@@ -29,9 +29,7 @@ def judge_means(store: Store) -> dict[str, tuple[float, int]]:
 
 
 def augment_counts(store: Store) -> dict[str, Any] | None:
-    """Return the numbers of rows and files of the augmentation set, read from the files'
-    footers.
-    """
+    """Return the numbers of rows and files of the augmentation set, from the files' footers."""
     files = [path for path in store.list("augment") if path.endswith(".parquet")]
     if not files:
         return None
