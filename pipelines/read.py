@@ -43,18 +43,18 @@ from storage.uri import Store, open_store
 if TYPE_CHECKING:
     import ray.data
 
-Paths = Mapping[str, str | None]  # of a shard: its commit's path by stage
-# What an attribution's columns are called beside the others.
+Paths = Mapping[str, str | None]  # a shard's commit paths by stage
+# Names of an attribution's columns beside the other stages' columns.
 RENAMED = {"before": "descriptors_before", "after": "descriptors_after"}
 
 
 def frame(run: str | os.PathLike[str], columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """One row per counterfactual, in the order of shards, with its scores and attributions.
+    """Return one row per counterfactual, in the order of shards, with its scores and attributions.
 
-    run: the run's folder, local or s3://. columns: the only ones that are read; default all of
-    docs/schema.md that the run has. Images and masks are PIL images, which decode when their pixels
-    are asked for. Scores of shards that are not scored yet are null. UserError where nothing is
-    committed, or a column is unknown.
+    run: the run's folder, local or s3://. columns: the columns to read; the default is all columns
+    of docs/schema.md that the run has. Images and masks are PIL images, which are decoded when
+    their pixels are used. Scores of shards that are not scored yet are null. UserError where
+    nothing is committed or a column is unknown.
     """
     store = open_store(run)
     wanted = choose_columns(store, columns)
@@ -67,10 +67,10 @@ def frame(run: str | os.PathLike[str], columns: Sequence[str] | None = None) -> 
 
 
 def dataset(run: str | os.PathLike[str], columns: Sequence[str] | None = None) -> ray.data.Dataset:
-    """The rows of `frame` as a Ray Dataset, which reads a shard when its rows are asked for.
+    """Return the rows of `frame` as a Ray Dataset, which reads a shard when its rows are needed.
 
-    Images are uint8 tensors (H,W,3), masks stay PNG bytes. The order of rows is Ray's: `row` and
-    `k` say which is which. UserError as `frame`.
+    Images are uint8 tensors (H,W,3), masks stay PNG bytes. The order of rows is Ray's; `row` and
+    `k` identify them. UserError as in `frame`.
     """
     import ray.data
 
@@ -87,9 +87,9 @@ def dataset(run: str | os.PathLike[str], columns: Sequence[str] | None = None) -
 
 
 def files(run: str | os.PathLike[str], stage: str = "generate") -> list[str]:
-    """The committed files of a stage, in the order of shards, for other readers of Parquet.
+    """Return the committed files of a stage, in the order of shards, for other readers of Parquet.
 
-    stage: generate, score or attribution. UserError where nothing of it is committed.
+    stage: generate, score or attribution. UserError where no file of the stage is committed.
     """
     store, standing = open_store(run), {"score": scored_stage, "attribution": attributed_stage}
     made_shards(store)
@@ -98,8 +98,9 @@ def files(run: str | os.PathLike[str], stage: str = "generate") -> list[str]:
 
 
 def choose_columns(store: Store, columns: Sequence[str] | None) -> dict[str, list[str]]:
-    """The columns that are read of each stage, in the order of docs/schema.md; UserError where one
-    is unknown.
+    """Return the columns to read of each stage, in the order of docs/schema.md.
+
+    UserError where a column is unknown.
     """
     stages = {GENERATE: COUNTERFACTUALS.names}
     if store.exists(TABLE):
@@ -121,7 +122,9 @@ def choose_columns(store: Store, columns: Sequence[str] | None) -> dict[str, lis
 
 
 def _commits(store: Store, wanted: Iterable[str]) -> list[Paths]:
-    """Where each shard's commits are, by stage; None where a stage has not come to it."""
+    """Return the paths of each shard's commits by stage; None where a stage has not reached the
+    shard.
+    """
     there = {stage: revisions(store, stage) for stage in wanted}
     return [
         {
@@ -133,8 +136,9 @@ def _commits(store: Store, wanted: Iterable[str]) -> list[Paths]:
 
 
 def _joined(store: Store, paths: Paths, wanted: Mapping[str, Sequence[str]]) -> pa.Table:
-    """A shard's rows with the columns of all stages, matched by cf_id; null where a stage has not
-    the row.
+    """Return a shard's rows with the columns of all stages, matched by cf_id.
+
+    A column is null where its stage does not have the row.
     """
     whole = _table(store, GENERATE, paths[GENERATE], wanted[GENERATE])
     columns = {name: whole[name] for name in wanted[GENERATE]}
@@ -148,7 +152,7 @@ def _joined(store: Store, paths: Paths, wanted: Mapping[str, Sequence[str]]) -> 
 
 
 def _table(store: Store, stage: str, path: str | None, names: Sequence[str]) -> pa.Table:
-    """Columns of a commit's file, with cf_id; no rows where there is no commit."""
+    """Return columns of a commit's file, with cf_id; no rows where there is no commit."""
     columns = list(dict.fromkeys(["cf_id", *names]))
     if path is not None:
         return read_committed(store, read_commit(store, path), columns)
@@ -157,7 +161,7 @@ def _table(store: Store, stage: str, path: str | None, names: Sequence[str]) -> 
 
 
 def _opened(column: pa.ChunkedArray) -> np.ndarray[Any, Any]:
-    """The images of a column; each keeps its bytes until its pixels are asked for."""
+    """Return the images of a column; each keeps its bytes until its pixels are used."""
     cells = column.to_pylist()
     out = np.empty(len(cells), dtype=object)
     for place, cell in enumerate(cells):  # one by one: numpy would decode a list of images
@@ -167,7 +171,7 @@ def _opened(column: pa.ChunkedArray) -> np.ndarray[Any, Any]:
 
 
 def _decoded(table: pa.Table) -> pa.Table:
-    """The table with its images as uint8 tensors, which a table without rows has none of."""
+    """Return the table with its images as uint8 tensors; a table without rows has no columns."""
     from ray.data.extensions import ArrowTensorArray
 
     if not table.num_rows:

@@ -20,7 +20,7 @@ ANSWER = (
     + ", ".join(CRITERIA)
     + ", each with a whole number from 1 (worst) to 10 (best)."
 )
-# The numbers as an enum: every server that takes strict schemas knows it, while not all know
+# The numbers are an enum: every server that accepts strict schemas knows it, but not all know
 # minimum and maximum.
 SCHEMA = {
     "type": "object",
