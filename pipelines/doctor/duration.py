@@ -175,7 +175,7 @@ def _score_seconds(
 
 
 def _picture_seconds(answers: ImageAnswers) -> float:
-    """Return the seconds for encoding and decoding a batch's images; the originals take as long."""
+    """Return the seconds for encoding and decoding a batch's images and as many originals."""
     pixels = (answers.counterfactual.clamp(0, 1) * 255).byte().permute(0, 2, 3, 1).cpu().numpy()
     height, width = pixels.shape[1:3]
     started = time.perf_counter()

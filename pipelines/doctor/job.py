@@ -25,7 +25,7 @@ from storage.codec import sides
 
 
 def doctor(config: RunConfig) -> list[Finding]:
-    """Return all findings about a run's data, models, method and machine."""
+    """Return all findings about a run's data, models, method and machine, in that order."""
     try:
         device = pick_device(config.engine.device)
         torch.zeros(1, device=device)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 
 class Bar(NamedTuple):
-    """One bar of a rate in [0,1] with its interval; kind is the CSS class that colours it."""
+    """One bar of a rate in [0,1] with its interval; kind: the CSS class of its colour."""
 
     label: str
     value: float | None
@@ -28,7 +28,7 @@ class Bar(NamedTuple):
 
 
 class Series(NamedTuple):
-    """One histogram of several on the same bins."""
+    """One of several histograms on the same bins."""
 
     label: str
     counts: NDArray[np.int64]

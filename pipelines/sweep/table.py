@@ -141,7 +141,7 @@ def markdown(grid: Grid) -> str:
 
 
 def latex(grid: Grid) -> str:
-    r"""A LaTeX tabular (booktabs): \textbf best, \underline second."""
+    r"""Return a LaTeX tabular (booktabs): \textbf best, \underline second."""
     marks = {1: r"\textbf{%s}", 2: r"\underline{%s}", None: "%s"}
     head = [*map(_tex, grid.axes), *(_tex(column.title) for column in grid.columns)]
     body = [
