@@ -15,7 +15,7 @@ from storage.uri import Store
 
 PARTS = "augment/data/part-"
 PART_BYTES = 64_000_000  # size of a file before the next one begins
-# of a row group, so that readers can take a part in pieces
+# most rows and bytes of a row group, so that readers can read a part in pieces
 GROUP_ROWS, GROUP_BYTES = 256, 16_000_000
 
 

@@ -282,7 +282,7 @@ def _probe(
             with torch.no_grad():
                 scores = scores_of(model.network(model.prepare(images[:2])))
         except Exception as error:  # a foreign network may raise anything
-            # TorchScript says what failed in its last line
+            # the last line of a TorchScript error has the cause
             last = (str(error).strip().splitlines() or [""])[-1]
             first = first or f"{type(error).__name__}: {last}"
             continue
