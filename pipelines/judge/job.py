@@ -121,9 +121,8 @@ def _rows(store: Store, last: str | None) -> Iterator[dict[str, Any]]:
             names = read_committed(store, commit, ["cf_id"])["cf_id"]
             if not len(names) or pc.min(names).as_py() > last:
                 continue
-        table = read_committed(store, commit).select(
-            columns
-        )  # these columns are almost all of the file
+        # reads the whole file, since these columns are almost all of it
+        table = read_committed(store, commit).select(columns)
         wanted = table if last is None else table.filter(pc.less_equal(table["cf_id"], last))
         for batch in wanted.to_batches(max_chunksize=64):
             yield from batch.to_pylist()

@@ -82,11 +82,10 @@ def short_number(value: float, digits: int | None = None) -> str:
 def format_value(
     metric: str, value: float | None, low: float | None = None, high: float | None = None
 ) -> tuple[str, str]:
-    """Return a figure and its interval in the metric's notation, such as `97.7 %` and `94.2 to 99.1
-    %`.
+    """Return a figure and its interval in the metric's notation.
 
-    The interval is empty where there is none. Numbers have the same decimals in both: three
-    significant digits of the largest.
+    For example `97.7 %` and `94.2 to 99.1 %`; the interval is empty where there is none. Numbers
+    have the same decimals in both: three significant digits of the largest.
     """
     if value is None:
         return "\N{EM DASH}", ""
@@ -204,8 +203,9 @@ def metric_rows(runs: Sequence[RunData]) -> tuple[list[dict[str, Any]], list[dic
 
 
 def _first(entries: Sequence[Line], metric: str) -> Line | None:
-    """Return the metric's entry over its own subset, or else the first that is named after its
-    network.
+    """Return the metric's entry over its own subset, or else its first entry.
+
+    Where no entry has this name, uses the entries that are named after the metric's network.
     """
     whole = [entry for entry in entries if not entry.by]
     found = [entry for entry in whole if entry.metric == metric]
