@@ -43,17 +43,17 @@ from storage.uri import Store, open_store
 if TYPE_CHECKING:
     import ray.data
 
-Paths = Mapping[str, str | None]  # the path of a shard's commit, by stage
-# New names of an attribution's columns in the joined table.
+Paths = Mapping[str, str | None]  # a shard's commit paths by stage
+# Names of an attribution's columns beside the other stages' columns.
 RENAMED = {"before": "descriptors_before", "after": "descriptors_after"}
 
 
 def frame(run: str | os.PathLike[str], columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """Return one row per counterfactual, with its scores and attributions, in the order of shards.
+    """Return one row per counterfactual, in the order of shards, with its scores and attributions.
 
-    run: the run's folder, local or s3://. columns: read only these; default: all columns of
-    docs/schema.md that the run has. Images and masks are PIL images, which are decoded when their
-    pixels are first used. Scores are null in shards that are not scored yet. UserError where
+    run: the run's folder, local or s3://. columns: the columns to read; the default is all columns
+    of docs/schema.md that the run has. Images and masks are PIL images, which are decoded when
+    their pixels are used. Scores of shards that are not scored yet are null. UserError where
     nothing is committed or a column is unknown.
     """
     store = open_store(run)
@@ -67,10 +67,10 @@ def frame(run: str | os.PathLike[str], columns: Sequence[str] | None = None) -> 
 
 
 def dataset(run: str | os.PathLike[str], columns: Sequence[str] | None = None) -> ray.data.Dataset:
-    """Return the rows of `frame` as a Ray Dataset, which reads a shard when its rows are used.
+    """Return the rows of `frame` as a Ray Dataset, which reads a shard when its rows are needed.
 
-    Images are uint8 tensors (H,W,3); masks stay PNG bytes. Ray decides the order of rows: identify
-    them by `row` and `k`. UserError as in `frame`.
+    Images are uint8 tensors (H,W,3), masks stay PNG bytes. The order of rows is Ray's; `row` and
+    `k` identify them. UserError as in `frame`.
     """
     import ray.data
 
@@ -89,7 +89,7 @@ def dataset(run: str | os.PathLike[str], columns: Sequence[str] | None = None) -
 def files(run: str | os.PathLike[str], stage: str = "generate") -> list[str]:
     """Return the committed files of a stage, in the order of shards, for other readers of Parquet.
 
-    stage: generate, score or attribution. UserError where the stage has no commits.
+    stage: generate, score or attribution. UserError where no file of the stage is committed.
     """
     store, standing = open_store(run), {"score": scored_stage, "attribution": attributed_stage}
     made_shards(store)
@@ -98,8 +98,9 @@ def files(run: str | os.PathLike[str], stage: str = "generate") -> list[str]:
 
 
 def choose_columns(store: Store, columns: Sequence[str] | None) -> dict[str, list[str]]:
-    """Return the columns to read from each stage, in the order of docs/schema.md; UserError where a
-    column is unknown.
+    """Return the columns to read of each stage, in the order of docs/schema.md.
+
+    UserError where a column is unknown.
     """
     stages = {GENERATE: COUNTERFACTUALS.names}
     if store.exists(TABLE):
@@ -121,8 +122,8 @@ def choose_columns(store: Store, columns: Sequence[str] | None) -> dict[str, lis
 
 
 def _commits(store: Store, wanted: Iterable[str]) -> list[Paths]:
-    """Return, for each shard, the path of its commit by stage; None where a stage has no commit of
-    it.
+    """Return the paths of each shard's commits by stage; None where a stage has not reached the
+    shard.
     """
     there = {stage: revisions(store, stage) for stage in wanted}
     return [
@@ -135,8 +136,9 @@ def _commits(store: Store, wanted: Iterable[str]) -> list[Paths]:
 
 
 def _joined(store: Store, paths: Paths, wanted: Mapping[str, Sequence[str]]) -> pa.Table:
-    """Return a shard's rows with the columns of all stages, joined by cf_id; null where a stage
-    lacks the row.
+    """Return a shard's rows with the columns of all stages, matched by cf_id.
+
+    A column is null where its stage does not have the row.
     """
     whole = _table(store, GENERATE, paths[GENERATE], wanted[GENERATE])
     columns = {name: whole[name] for name in wanted[GENERATE]}
@@ -159,19 +161,17 @@ def _table(store: Store, stage: str, path: str | None, names: Sequence[str]) -> 
 
 
 def _opened(column: pa.ChunkedArray) -> np.ndarray[Any, Any]:
-    """Return the images of a column; each is decoded when its pixels are first used."""
+    """Return the images of a column; each keeps its bytes until its pixels are used."""
     cells = column.to_pylist()
     out = np.empty(len(cells), dtype=object)
-    for place, cell in enumerate(cells):  # one by one, since numpy would decode a list of images
+    for place, cell in enumerate(cells):  # one by one: numpy would decode a list of images
         data = cell["bytes"] if isinstance(cell, dict) else cell
         out[place] = None if data is None else Image.open(io.BytesIO(data), formats=["PNG"])
     return out
 
 
 def _decoded(table: pa.Table) -> pa.Table:
-    """Return the table with its images as uint8 tensors; a table without rows is returned without
-    columns.
-    """
+    """Return the table with its images as uint8 tensors; a table without rows has no columns."""
     from ray.data.extensions import ArrowTensorArray
 
     if not table.num_rows:

@@ -1,5 +1,5 @@
-"""Feature interaction (Yang et al. 2021, 4.6.1): which attributes a method moved beside the image,
-by row and all.
+"""Feature interaction (Yang et al. 2021, 4.6.1): the attributes that a method moved together with
+the image, for one row and for all rows.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ from storage.uri import Store
 Array = NDArray[np.float64]
 TOLD = ("id", "k", "target", "flipped")
 COLUMNS = [*TOLD, "condition_before", "condition_after"]
-FAR = 0.1  # of an attribute's whole way, from 0 to 1
+FAR = 0.1  # share of an attribute's range, which is 0 to 1
 
 
 def interaction(store: Store, row: str | None = None) -> str:
-    """A page of text: per attribute how far the flipped rows' moved, by the class they were turned
-    to, the farthest first; row: of that row alone. UserError where the run's method moves no
-    attributes, or no such row is there."""
+    """Return a page of text on how far each attribute of the flipped rows moved.
+
+    It has one part for each target class, with the farthest attribute first. row: shows only the
+    answers to that row. UserError where the run's method moves no attributes, or where there is no
+    such row.
+    """
     config = load_plan(store).config
     names, classes = attribute_names(config), config["models"]["classifier"]["classes"]
     found = [record for record in iterate_moved(store) if row is None or record["id"] == row]
@@ -70,20 +73,22 @@ def interaction(store: Store, row: str | None = None) -> str:
 
 
 def iterate_moved(store: Store) -> Iterator[dict[str, Any]]:
-    """Answers whose attributes were moved: id, k, target, flipped, and the way (A,) from what they
-    were.
+    """Return the answers whose attributes were moved.
+
+    Each has id, k, target, flipped, and `way` (A,): the attributes after minus before.
     """
     for commit in generated(store):
         for record in read_committed(store, commit, columns=COLUMNS).to_pylist():
-            # a run made before there was such a column has none
+            # runs older than this column do not have it
             if record.get("condition_after") is not None:
                 way = np.subtract(record["condition_after"], record["condition_before"])
                 yield {**{name: record[name] for name in TOLD}, "way": way}
 
 
 def attribute_names(config: Mapping[str, Any]) -> list[str]:
-    """What the autoencoder's attributes are called; UserError where the run has none that is told
-    attributes.
+    """Return the names of the attributes that the run's AttGAN reads.
+
+    UserError where the run has no model of the role attgan.
     """
     for spec in config["models"].values():
         if spec["role"] == "attgan":

@@ -1,5 +1,5 @@
-"""`counterfactory attribution`: which descriptors a run's counterfactuals moved, row by row and on
-the whole.
+"""`counterfactory attribution`: computes which descriptors a run's counterfactuals moved, for each
+row and over all rows.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from storage.records import Shard
 from storage.seal import sealed
 from storage.uri import Store
 
-VERSION = 1  # of what the worker computes: a change here attributes every run again
-PREDICTORS = "attribution"  # what they are called among a run's models
-# what the encoder may be called, the first that is there
+VERSION = 1  # version of the worker's results: a change here attributes every run again
+PREDICTORS = "attribution"  # the predictors' name among a run's models
+# possible names of the encoder; the first one that the run has is used
 ENCODERS = ("encoder", "autoencoder", "attgan")
 
 
 def attribute(
     store: Store, config: RunConfig, run_stage: Callable[..., Any] = run_stage, part: Part = WHOLE
 ) -> dict[str, Any]:
-    """Attribute the generated shards of `part` not attributed yet, then write
-    attribution/table.json and .csv.
+    """Attribute the generated shards of `part` that are not attributed yet, then write the table.
 
-    The table is always summed again, so a second call is cheap. UserError as `expect` has it.
+    Writes attribution/table.json and .csv. The table is always summed again, and finished shards
+    are not attributed again, so a second call is cheap. UserError as in `expect`.
     """
     expect(config)
     stage, left, settings = work_left(store, config, part)
@@ -65,8 +65,9 @@ def attribute(
 
 
 def with_models(config: RunConfig, predictors: str | None, encoder: str | None) -> RunConfig:
-    """The settings with these predictors and this encoder, each a model preset's name or a YAML
-    file's path.
+    """Return the settings with these predictors and this encoder.
+
+    Each is the name of a model preset or the path of a YAML file.
     """
     given = {PREDICTORS: predictors, "encoder": encoder}
     over = {
@@ -78,8 +79,9 @@ def with_models(config: RunConfig, predictors: str | None, encoder: str | None) 
 
 
 def encoder_of(config: RunConfig) -> str:
-    """What the encoder is called among the run's models; UserError where none is there, or it is
-    none.
+    """Return the encoder's name among the run's models.
+
+    UserError where there is no encoder, or where the model has another role.
     """
     name = next((name for name in ENCODERS if name in config.models), None)
     if name is None:
@@ -94,8 +96,9 @@ def encoder_of(config: RunConfig) -> str:
 
 
 def expect(config: RunConfig) -> None:
-    """Load both models and try them on one picture; UserError, before any work, where they do not
-    fit together.
+    """Load both models and try them on one picture, before any work.
+
+    UserError where they do not fit together.
     """
     spec = config.models.get(PREDICTORS)
     if spec is None or spec.role != PREDICTORS:
@@ -120,8 +123,9 @@ def expect(config: RunConfig) -> None:
 def work_left(
     store: Store, config: RunConfig, part: Part = WHOLE
 ) -> tuple[str, list[Shard], tuple[RunConfig, Job]]:
-    """The stage's name, its shards that are generated and not attributed yet, and what its workers
-    are told.
+    """Return the stage's name, its shards still to attribute, and the settings of its workers.
+
+    The shards are those that are generated and not attributed yet.
     """
     plan, made, encoder = load_plan(store), set(made_shards(store)), encoder_of(config)
     digests = pin({name: config.models[name].model_dump() for name in (encoder, PREDICTORS)})

@@ -14,16 +14,17 @@ from pipelines.score.columns import floats, vectors
 from storage.commit import iterate_commits, read_committed
 from storage.uri import Store
 
-MOST_WAYS = 64  # directions told apart; flips of further ones together
+MOST_WAYS = 64  # directions with sums of their own; further directions share one sum
 Way = tuple[int, int]
 
 
 @dataclass
 class Sums:
-    """What is summed over the attributed rows; a shard is added, then forgotten.
+    """Sums over the attributed rows. Shards are added one by one and are not stored.
 
-    ways: the flipped rows by direction; signed: all of them, towards the second of two classes,
-    those of the other direction with their sign turned; sizes: all of them without signs.
+    ways: the flipped rows by direction. signed: all flipped rows, signed towards the second of two
+    classes; rows of the other direction have their sign turned. sizes: all flipped rows without
+    signs.
     """
 
     signed: ImportanceSums

@@ -1,6 +1,4 @@
-"""Global importances as people and programs read them: from sums to table.json, its CSV, and lines
-of text.
-"""
+"""Turns sums into global importances as table.json, its CSV and lines of text."""
 
 from __future__ import annotations
 
@@ -26,10 +24,10 @@ COLUMNS = ("descriptor", "by", "n", "value", "low", "high")
 def build_table(
     sums: Sums, names: Sequence[str], continuous: Sequence[str], classes: list[str]
 ) -> dict[str, Any]:
-    """The table's parts, from sums.
+    """Return the table's parts, computed from sums.
 
-    `global` is signed towards the second class where there are two. With more there is no sign that
-    all flips share: it is the mean size then, and the directions tell the signs.
+    `global` is signed towards the second class where there are two classes. With more classes, the
+    flips have no common sign: `global` is then the mean size, and the directions hold the signs.
     """
     signed = len(classes) == 2
     whole = importance.compute(sums.signed if signed else sums.sizes)
@@ -60,7 +58,7 @@ def build_table(
 
 
 def arrow(direction: Mapping[str, Any]) -> str:
-    """A direction by the names of its classes."""
+    """Return a direction as text, with the names of its classes."""
     return (
         "other directions"
         if direction["source"] is None
@@ -69,7 +67,7 @@ def arrow(direction: Mapping[str, Any]) -> str:
 
 
 def summary(table: Mapping[str, Any]) -> str:
-    """The descriptor that moved farthest, and the next, in a line."""
+    """Return one line on the descriptor that moved farthest and on the next one."""
     told = [
         f"{line['descriptor']} {_figure(line)}"
         for line in table["global"][:2]
@@ -85,7 +83,7 @@ def summary(table: Mapping[str, Any]) -> str:
 
 
 def format_table(table: Mapping[str, Any], top: int) -> Iterator[str]:
-    """The `top` first descriptors on the whole and by direction, as lines."""
+    """Return lines with the `top` first descriptors over all flips and for each direction."""
     towards = f"signed towards {table['towards']}" if table["towards"] else "sizes"
     rest = f", {table['not_finite']} not finite" if table["not_finite"] else ""
     yield (
@@ -99,10 +97,9 @@ def format_table(table: Mapping[str, Any], top: int) -> Iterator[str]:
 
 
 def format_row(store: Store, table: Mapping[str, Any], name: str) -> Iterator[str]:
-    """The importances of one row's counterfactuals as lines, the largest first; UserError where
-    there is no such row.
+    """Return the importances of one row's counterfactuals as lines, the largest first.
 
-    table: as `attribute` gives it.
+    table: as returned by `attribute`. UserError where there is no such row.
     """
     names, seen = table["descriptors"], False
     for commit in iterate_commits(store, table["stage"]):
@@ -123,7 +120,7 @@ def format_row(store: Store, table: Mapping[str, Any], name: str) -> Iterator[st
 
 
 def iterate_lines(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every importance as a line of COLUMNS; `by` is empty for all flips together."""
+    """Return every importance as a line of COLUMNS; `by` is empty for all flips together."""
     for by, n, lines in (
         ("", table["n"], table["global"]),
         *((arrow(way), way["n"], way["importances"]) for way in table["directions"]),

@@ -1,5 +1,4 @@
-"""Several answers to one row in a training set: those that differ, and no more of them
-than wanted."""
+"""Selects among several answers to one row in a training set: different ones, up to a limit."""
 
 from __future__ import annotations
 
@@ -27,11 +26,12 @@ def select_apart(
     least: float,
     most: int | None,
 ) -> tuple[list[Row], dict[str, int]]:
-    """The rows of SCORES that stay, in their order, and how many are left out for which reason.
+    """Return the selected rows of SCORES, in their order, and the number of other rows by reason.
 
-    Of the answers to one row, in the order of k: those that are at least `least` from each one kept
-    before (mean absolute difference of a pixel, on a scale of 1), and of these the first `most`.
-    images: pictures by cf_id; asked only about rows with several answers.
+    The answers to one row are taken in the order of k. An answer is selected where its mean
+    absolute difference per pixel, in [0,1], to every answer selected before is at least `least`,
+    until `most` are selected. images: returns the pictures by cf_id; called only for rows with
+    several answers.
     """
     groups: dict[str, list[Row]] = {}
     for row in rows:
@@ -59,7 +59,10 @@ def select_apart(
 
 
 def reader(store: Store, config: RunConfig, index: int) -> Callable[[list[str]], dict[str, Pixels]]:
-    """Reads stored counterfactuals of a shard by their names, a few at a time as objects."""
+    """Return a function that reads stored counterfactuals of a shard by their cf_id.
+
+    It holds few rows at a time as Python objects.
+    """
 
     def read(names: list[str]) -> dict[str, Pixels]:
         commit = read_commit(store, commit_path(GENERATE, index, revisions(store, GENERATE)[index]))

@@ -1,4 +1,4 @@
-"""The augmentation set in words: a sentence, and a card beside the data."""
+"""A summary of the augmentation set in one sentence, and a card that is stored beside the data."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 from configs.schema import RunConfig
 from pipelines.engine.tables import escape_markdown
 
-# The YAML on top is what Hugging Face reads where the whole folder is given to load_dataset. Its
-# cache knows a set by the folder's name, which is `augment` in every run, and this name alone.
+# Hugging Face reads the YAML on top where load_dataset gets the whole folder. Its cache identifies
+# a set only by the folder's name, which is `augment` in every run, and by this name.
 CARD = """---
 configs:
 - config_name: {config_name}
@@ -41,7 +41,7 @@ LABELS = {
         "Its `label` is that of the original: the change should not have moved the decision."
     ),
 }
-# What a reader must know who cuts the set again.
+# A warning for readers who split the set again.
 SEVERAL = (
     " A row of the data set may have several answers here, `k` says which: answers that are alike"
     " are left out, all of a row's are in its split, and whoever splits the set again should split"
@@ -51,7 +51,7 @@ GATES = ("min_target", "max_l1", "min_cout", "max_other_attributes", "min_judge"
 
 
 def summary(counts: dict[str, Any]) -> str:
-    """What became of the rows, in a sentence; where none is kept, why."""
+    """Return one sentence on how many rows were kept, or on why none was."""
     kept, considered, rejected = counts["kept"], counts["considered"], counts["rejected"]
     if kept:
         classes = ", ".join(f"{n} {name}" for name, n in counts["per_class"].items())
@@ -72,7 +72,7 @@ def summary(counts: dict[str, Any]) -> str:
 
 
 def _rows(counts: dict[str, Any]) -> str:
-    """What was considered: rows, or where they have several answers these."""
+    """Return the number of considered rows as text, or of answers where rows have several."""
     considered, originals = counts["considered"], counts.get("originals", counts["considered"])
     return (
         f"{considered} rows"
@@ -82,7 +82,7 @@ def _rows(counts: dict[str, Any]) -> str:
 
 
 def card(config: RunConfig, counts: dict[str, Any]) -> str:
-    """The card, Markdown."""
+    """Return the card as Markdown."""
     settings = counts["settings"]
     gates = ", ".join(f"{name} {settings[name]:g}" for name in GATES if settings[name] is not None)
     classes = ((escape_markdown(name), n) for name, n in counts["per_class"].items())

@@ -1,5 +1,6 @@
-"""A training set of counterfactuals: the flipped rows that pass the gates, balanced
-over classes."""
+"""A training set of counterfactuals: the flipped rows that pass the gates, balanced over
+classes.
+"""
 
 from __future__ import annotations
 
@@ -41,12 +42,11 @@ Row = dict[str, Any]
 
 
 def augment(store: Store, config: RunConfig) -> dict[str, Any]:
-    """Write augment/data/part-00000.parquet and on, counts.json and a card; returns the counts and
-    `summary`, a sentence.
+    """Write augment/data/part-00000.parquet and further parts, counts.json and a card.
 
-    Two passes: one over columns, to count and pick; one over the images of what was picked. Needs
-    the scores. The same run and settings give the same rows. Parts of an earlier, larger set are
-    emptied.
+    Returns the counts and `summary`, a sentence. Works in two passes: one over columns to count and
+    select, one over the images of the selected rows. Needs the scores. The same run and settings
+    result in the same rows. Empties further parts of an earlier, larger set.
     """
     _check_gates(store, config)
     settings, shards, stage = config.augment, made_shards(store), scored_stage(store)
@@ -107,9 +107,10 @@ def augment(store: Store, config: RunConfig) -> dict[str, Any]:
 
 
 def gates_of(settings: AugmentConfig) -> dict[str, Callable[[Row], bool]]:
-    """What a row must pass, by the name that a rejection is counted under, in the order of asking.
+    """Return the conditions that a row must pass, in the order in which they are checked.
 
-    A gate that is set fails the rows that have no value of what it asks for.
+    The key is the name under which a rejection is counted. Where a gate is set, a row without a
+    value for it fails.
     """
 
     def at_least(column: str, limit: float) -> Callable[[Row], bool]:
@@ -138,11 +139,11 @@ def gates_of(settings: AugmentConfig) -> dict[str, Callable[[Row], bool]]:
 
 
 def pick(passed: dict[int, Ids], balance: bool) -> dict[int, Ids]:
-    """Which rows to keep, by target class: all, or from every class that has any as many as the
-    smallest has.
+    """Return the cf_ids to keep, by target class.
 
-    Those are the ones with the smallest cf_id, which is a hash: a fair sample that does not depend
-    on order.
+    Returns all where `balance` is false. Else each class keeps as many rows as the smallest class
+    has. These are the rows with the smallest cf_id, which is a hash, so the sample is fair and does
+    not depend on order.
     """
     if not balance or not passed:
         return {target: np.sort(ids) for target, ids in passed.items()}
@@ -151,7 +152,9 @@ def pick(passed: dict[int, Ids], balance: bool) -> dict[int, Ids]:
 
 
 def _scores(store: Store, stage: str, shards: list[int]) -> dict[int, str]:
-    """Where the commit of each shard's scores is; UserError where one is not scored."""
+    """Return the path of the commit of each shard's scores; UserError where a shard is not
+    scored.
+    """
     scored = revisions(store, stage)
     for index in shards:
         if index not in scored:
@@ -162,7 +165,7 @@ def _scores(store: Store, stage: str, shards: list[int]) -> dict[int, str]:
 
 
 def _rows(store: Store, path: str, judged: Judged) -> Iterator[dict[str, Any]]:
-    """The scored rows of a shard, without their images; path: of the commit of its scores."""
+    """Return the scored rows of a shard without their images; path: the commit of its scores."""
     commit = read_commit(store, path)
     rows = read_committed(store, commit, ["cf_id", "id", "k", *COPIED, *MEASURED]).to_pylist()
     for row, judge in zip(rows, judged.of([row["cf_id"] for row in rows]), strict=True):
@@ -172,8 +175,9 @@ def _rows(store: Store, path: str, judged: Judged) -> Iterator[dict[str, Any]]:
 def _images(
     store: Store, scores: dict[int, str], judged: Judged, chosen: dict[int, Ids]
 ) -> Iterator[dict[str, Any]]:
-    """The chosen rows with their images, in the order of shards; images of shards without one are
-    not read.
+    """Return the chosen rows with their images, in the order of shards.
+
+    Does not read the images of shards without a chosen row.
     """
     last = {target: ids[-1].decode() for target, ids in chosen.items() if len(ids)}
     for commit in generated(store):
@@ -193,7 +197,7 @@ def _images(
 
 
 def _pieces(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """A table's rows, a few at a time as objects."""
+    """Return a table's rows; few of them are Python objects at one time."""
     for batch in table.to_batches(max_chunksize=64):
         yield from batch.to_pylist()
 
@@ -204,7 +208,7 @@ def _among(name: str, ids: Ids) -> bool:
 
 
 def _set_row(row: dict[str, Any], names: list[str], config: RunConfig) -> dict[str, Any]:
-    """A row of the set, but for its label."""
+    """Return a row of the set without its label."""
     return {
         "id": row["cf_id"],
         "image": {"bytes": row["counterfactual"]["bytes"], "path": f"{row['cf_id']}.png"},
@@ -221,7 +225,7 @@ def _set_row(row: dict[str, Any], names: list[str], config: RunConfig) -> dict[s
 
 
 def _check_gates(store: Store, config: RunConfig) -> None:
-    """UserError where a gate is set that this run can measure on no row at all."""
+    """Raise UserError where a gate is set that this run cannot measure on any row."""
     if config.augment.max_other_attributes is not None and not (
         config.score.causal and "oracle" in config.models
     ):

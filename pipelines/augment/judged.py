@@ -1,4 +1,4 @@
-"""The judge's score of each row, by name: 40 bytes a row."""
+"""The judge's score of each row by cf_id, in 40 bytes a row."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Judged:
     values: NDArray[np.float64]
 
     def of(self, names: Sequence[str]) -> list[float | None]:
-        """The score of each row, None where it has none."""
+        """Return the score of each row; None where it has none."""
         if not len(self.ids):
             return [None] * len(names)
         asked = np.array([name.encode() for name in names], dtype=np.bytes_)
@@ -34,7 +34,7 @@ class Judged:
 
 
 def read_judged(store: Store) -> Judged:
-    """The scores of a run's judge; none where no answers were parsed."""
+    """Return the scores of a run's judge; empty where no answers were parsed."""
     ids, values = [np.zeros(0, "S1")], [np.zeros(0)]
     if store.exists(SCORES):
         for batch in read_batches(store, SCORES, ["cf_id", "judge"]):

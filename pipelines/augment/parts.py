@@ -1,5 +1,4 @@
-"""The augmentation set's files: Parquet that Hugging Face `datasets` and pandas both
-read as it is."""
+"""The augmentation set's Parquet files, which Hugging Face `datasets` and pandas can both read."""
 
 from __future__ import annotations
 
@@ -15,14 +14,15 @@ from storage.tables import parquet_writer, to_parquet
 from storage.uri import Store
 
 PARTS = "augment/data/part-"
-PART_BYTES = 64_000_000  # of a file, before the next one is begun
-# of a row group, so that readers can take a part in pieces
+PART_BYTES = 64_000_000  # size of a file before the next one begins
+# most rows and bytes of a row group, so that readers can read a part in pieces
 GROUP_ROWS, GROUP_BYTES = 256, 16_000_000
 
 
 def schema_of(classes: list[str]) -> pa.Schema:
-    """Columns of the set, with the metadata that makes `datasets` show an Image and a
-    ClassLabel."""
+    """Return the set's schema, with the metadata that `datasets` needs for Image and ClassLabel
+    columns.
+    """
     columns: list[tuple[str, pa.DataType]] = [
         ("id", pa.string()),  # cf_id
         ("image", IMAGE),
@@ -63,7 +63,7 @@ def schema_of(classes: list[str]) -> pa.Schema:
 
 
 class Parts:
-    """Rows in, Parquet files of about 64 MB out, one of them in memory at a time."""
+    """A writer of Parquet files of about 64 MB each. It holds one of them in memory."""
 
     def __init__(self, store: Store, schema: pa.Schema) -> None:
         self.store, self.schema = store, schema
@@ -72,7 +72,7 @@ class Parts:
         self._begin()
 
     def add(self, row: dict[str, Any]) -> None:
-        """Take one row of the schema."""
+        """Add one row of the schema."""
         self.rows.append(row)
         self.bytes += len(row["image"]["bytes"])
         if len(self.rows) == GROUP_ROWS or self.bytes >= GROUP_BYTES:
@@ -81,8 +81,9 @@ class Parts:
                 self._end()
 
     def close(self) -> list[str]:
-        """Write what is left, at least one part, and empty the parts of an earlier, larger set; the
-        parts' names.
+        """Write the remaining rows and return the parts' names.
+
+        Writes at least one part. Empties further parts of an earlier, larger set.
         """
         self._group()
         if not self.empty or not self.files:

@@ -1,4 +1,6 @@
-"""The doctor on a classifier: its outputs, and whether it sees images as it was trained to."""
+"""The doctor's checks of a classifier: its outputs, and whether it gets images as in its
+training.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +22,17 @@ NORMALISATIONS: tuple[Statistics, ...] = (
     ("mean 0 and std 1/255 (images in [0,255])", [0.0], [1 / 255]),
 )
 BATCH = 32
-TRIED = 8  # images that are asked about in several ways
-ROUNDING = 1e-3  # of a probability: more than another batch size changes
+TRIED = 8  # images that are tried in several ways
+ROUNDING = 1e-3  # of a probability; another batch size changes less
 
 
 def check_classifier(
     name: str, model: Any, images: Tensor, labels: Sequence[int | None]
 ) -> tuple[list[Finding], Tensor | None]:
-    """Check a wrapped classifier on sampled images (n,3,H,W); labels: class index per image, or
-    None.
+    """Check a wrapped classifier on sampled images (n,3,H,W).
 
-    Gives its predictions (n,) too, or None where it fails.
+    Returns the findings and its predictions (n,), or None where it fails. labels: class index per
+    image, or None.
     """
     found: list[Finding] = []
     try:
@@ -39,7 +41,7 @@ def check_classifier(
         text = f"fails on images of {images.shape[-1]} px: {type(error).__name__}: {error}"
         try:  # as a worker does
             scores = in_batches(model, images, 1)
-        except Exception:  # the same, or another reason: the first one is told
+        except Exception:  # report the first reason, whether this one differs or not
             advice = "set its size, and see that its head and output fit"
             return [problem(name, text, advice)], None
         found.append(
@@ -79,11 +81,11 @@ def check_classifier(
 
 
 def find_unsteady(name: str, ask: Callable[[Tensor], Tensor], images: Tensor) -> list[Finding]:
-    """A problem where a network gives an image more than one answer: alone, alone again, repeated,
-    or among others.
+    """Return a problem where a network has more than one answer to an image.
 
-    ask: values (B,K), such as probabilities, of images (B,3,H,W), by which a worker goes: equal
-    but for rounding.
+    Compares its answers to the image alone, alone again, repeated, and among other images. ask:
+    returns the values (B,K) for images (B,3,H,W) that a worker uses, such as probabilities. They
+    must be equal except for rounding.
     """
     alone = torch.cat([ask(image) for image in torch.split(images, 1)])
     again = torch.cat([ask(image) for image in torch.split(images, 1)])
@@ -147,8 +149,10 @@ def _accuracy(
 
 
 def best_reading(model: Any, images: Tensor, truth: Tensor) -> tuple[str, float] | None:
-    """The other way to show images (normalisation, channel order, inverted) that gives the highest
-    accuracy.
+    """Return the other way to show images that has the highest accuracy, and this accuracy.
+
+    The ways are other normalisations, another channel order, and inverted images. Returns None
+    where none of them works.
     """
     changed = {
         "the channels in the order blue, green, red": images.flip(1),
@@ -159,7 +163,7 @@ def best_reading(model: Any, images: Tensor, truth: Tensor) -> tuple[str, float]
         mean, std = mean.cpu(), std.cpu()
         for text, other_mean, other_std in NORMALISATIONS:
             if len(other_mean) > 1 and getattr(model, "channels", 3) == 1:
-                continue  # of colours
+                continue  # a normalisation of colours
             m, s = (torch.tensor(values).view(1, -1, 1, 1) for values in (other_mean, other_std))
             # The wrapper computes (resize(x) - mean) / std, so another mean and std is another x.
             changed[text] = ((images - m) / s * std + mean).expand(-1, 3, -1, -1)
@@ -167,7 +171,7 @@ def best_reading(model: Any, images: Tensor, truth: Tensor) -> tuple[str, float]
     for text, shown in changed.items():
         try:
             right = float((in_batches(model, shown).argmax(1) == truth).float().mean())
-        except Exception:  # this reading does not fit the network: no hint then
+        except Exception:  # this way does not fit the network, so there is no hint
             continue
         if best is None or right > best[1]:
             best = (text, right)
@@ -175,11 +179,13 @@ def best_reading(model: Any, images: Tensor, truth: Tensor) -> tuple[str, float]
 
 
 def _renamed(predicted: Tensor, truth: Tensor, classes: Sequence[str]) -> tuple[str, float] | None:
-    """What the accuracy would be if each output meant the class it mostly goes with; None where
-    nothing says so.
+    """Return another meaning of the outputs and its accuracy.
+
+    Each output then means its most frequent true class. Returns None where the labels do not
+    support that.
     """
     if len(truth) < 5 * len(classes):
-        return None  # with few rows a class the best renaming fits the noise
+        return None  # with few rows per class, the best renaming fits the noise
     votes = {
         p: Counter(truth[predicted == p].tolist()).most_common(1)[0]
         for p in sorted(set(predicted.tolist()))
@@ -192,6 +198,6 @@ def _renamed(predicted: Tensor, truth: Tensor, classes: Sequence[str]) -> tuple[
 
 @torch.no_grad()
 def in_batches(model: Any, images: Tensor, batch: int = BATCH) -> Tensor:
-    """A model's outputs over many images, on the CPU."""
+    """Return a model's outputs for many images, on the CPU."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     return torch.cat([model(part.to(device)).float().cpu() for part in torch.split(images, batch)])

@@ -1,4 +1,6 @@
-"""The doctor on the data: files, columns, a sample of decoded rows, labels, splits, ids."""
+"""The doctor's checks of the data: files, columns, a sample of decoded rows, labels, splits,
+ids.
+"""
 
 from __future__ import annotations
 
@@ -31,19 +33,20 @@ from storage.plan import Unreadable, iterate_shard, plan_shards
 from storage.records import Shard
 from storage.schema import holds_images
 
-PLACES, EACH = 16, 6  # the sample of images: so many places over the data, so many rows at each
-FACTS, FACTS_EACH = 40, 500  # labels, splits and ids cost little: more of them
+PLACES, EACH = 16, 6  # the sample of images: the number of places in the data, and of rows at each
+FACTS, FACTS_EACH = 40, 500  # the same for labels, splits and ids, which cost little
 ORIENTATION = 0x0112  # EXIF tag
-FORM = ("image: neither", "image mode")  # reasons of `decode` that another format mends
-LOST = ""  # in a row's cells: why the row cannot be read
+FORM = ("image: neither", "image mode")  # reasons of `decode` that another image format solves
+LOST = ""  # key in a row's cells: the reason why the row cannot be read
 
 
 @dataclass
 class Sample:
     """Decoded rows spread over the data.
 
-    rows: selected rows in all; images: (n,size,size,3) uint8; records: their other columns; facts:
-    label, split, id and target columns of many more rows; schema: of the files.
+    rows: the number of all selected rows. images: (n,size,size,3) uint8. records: their other
+    columns. facts: label, split, id and target columns of many more rows. schema: the files'
+    schema.
     """
 
     rows: int
@@ -54,17 +57,19 @@ class Sample:
 
     @property
     def columns(self) -> list[str]:
-        """The names of all columns that there are."""
+        """Return the names of all columns in the data."""
         return list(self.schema.names)
 
     def tensor(self) -> Tensor:
-        """The images as models see them: (n,3,size,size) float32 in [0,1]."""
+        """Return the images as models see them: (n,3,size,size) float32 in [0,1]."""
         return as_tensor(self.images, torch.device("cpu"))
 
 
 def check_data(config: RunConfig, extra: Sequence[str]) -> tuple[list[Finding], Sample | None]:
-    """Check files, columns and a sample of rows; extra: columns to sample where they are there
-    (true attributes).
+    """Check files, columns and a sample of rows.
+
+    Returns the findings and the sample, None where the data cannot be read. extra: further columns
+    to sample where they exist (true attributes).
     """
     data = config.data
     try:
@@ -106,7 +111,7 @@ def check_data(config: RunConfig, extra: Sequence[str]) -> tuple[list[Finding], 
         )
     )
     try:
-        cells, outside = [], 0  # rows, and how many of them give a path for their image
+        cells, outside = [], 0  # rows, and the number of them whose image is a path
         for shard in spread(shards, PLACES, EACH):
             for row, lost in rows_of(shard, columns):
                 filled = with_files(row, [data.image, *masks], shard.file)
@@ -130,7 +135,7 @@ def check_data(config: RunConfig, extra: Sequence[str]) -> tuple[list[Finding], 
 
 
 def named_columns(config: RunConfig) -> dict[str, str]:
-    """Setting to column, for every column that the run reads."""
+    """Return the column by setting, for every column that the run reads."""
     data = config.data
     split = data.split if data.split not in ("train", "test") else None
     named = {
@@ -146,7 +151,7 @@ def named_columns(config: RunConfig) -> dict[str, str]:
 
 
 def rows_of(shard: Shard, columns: list[str]) -> Iterator[tuple[dict[str, Any], str | None]]:
-    """A shard's rows as `cells_of` has them; ValueError where a page cannot be read."""
+    """Return a shard's rows as `cells_of` does; ValueError where a page cannot be read."""
     for part in iterate_shard(shard, columns):
         if isinstance(part, Unreadable):
             raise ValueError(part.reason)
@@ -154,8 +159,9 @@ def rows_of(shard: Shard, columns: list[str]) -> Iterator[tuple[dict[str, Any], 
 
 
 def spread(shards: Sequence[Shard], places: int, each: int) -> Iterator[Shard]:
-    """Parts of at most `each` rows at evenly spread places; every row where there are no more than
-    places * each.
+    """Return parts of at most `each` rows at evenly spread places.
+
+    Returns every row where there are at most places * each.
     """
     rows = sum(shard.rows for shard in shards)
     if rows <= places * each:
@@ -201,7 +207,7 @@ def _label_type(kind: pa.DataType) -> bool:
 def _decoded(
     cells: list[dict[str, Any]], data: ImageData, rows: int, found: list[Finding]
 ) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:
-    """Decode sampled rows, and their masks, as a worker would; findings are appended."""
+    """Decode sampled rows and their masks as a worker does; append the findings to `found`."""
     images, records, bad, sizes, lying = [], [], Counter[str](), Counter[tuple[int, int]](), 0
     for cell in cells:
         encoded = bytes_of(cell.get(data.image))
@@ -263,7 +269,7 @@ def _sizes(sizes: Counter[tuple[int, int]]) -> str:
 
 
 def _fit(sizes: Counter[tuple[int, int]], data: ImageData) -> Iterator[Finding]:
-    """Has what is cut out the working size's shape, and is it large enough for it."""
+    """Check the shape and the size of the cut image against the working size."""
     (width, height), _ = sizes.most_common(1)[0]
     wide, high = sides(data.size)
     if data.crop:
@@ -285,7 +291,7 @@ def _fit(sizes: Counter[tuple[int, int]], data: ImageData) -> Iterator[Finding]:
 
 
 def _facts(facts: dict[str, list[Any]], config: RunConfig) -> Iterator[Finding]:
-    """Splits and ids over the rows looked at."""
+    """Check splits and ids of the sampled rows."""
     data = config.data
     if data.id:
         twice = [
@@ -324,7 +330,7 @@ def _facts(facts: dict[str, list[Any]], config: RunConfig) -> Iterator[Finding]:
 
 
 def check_names(schema: pa.Schema, column: str, classes: Sequence[str], key: str) -> list[Finding]:
-    """Do the data's own names for a column's classes go with the classifier's."""
+    """Check whether the data's own names for a column's classes match the classifier's."""
     if bad := contradiction(schema, column, classes):
         return [problem(key, bad, "give a column of names, or the classes in the outputs' order")]
     if text := unlike(schema, column, classes):
@@ -333,7 +339,7 @@ def check_names(schema: pa.Schema, column: str, classes: Sequence[str], key: str
 
 
 def check_labels(values: Sequence[Any], classes: Sequence[str], what: str) -> Iterator[Finding]:
-    """Do label (or target) values name classes, and are the classes balanced."""
+    """Check whether label (or target) values name classes, and whether the classes are balanced."""
     counts, bad = Counter[int](), Counter[str]()
     for value in values:
         try:

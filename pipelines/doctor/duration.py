@@ -1,4 +1,6 @@
-"""The doctor on time: how long the whole command would take, from what its parts take here."""
+"""The doctor's estimate of time: the duration of the whole command, from measured times of its
+parts.
+"""
 
 from __future__ import annotations
 
@@ -22,20 +24,20 @@ from counterfactory.metrics.flops import tflops
 from counterfactory.metrics.pairs import Pairs
 from storage.codec import decode, encode
 
-LONG = 30.0  # seconds: what would take longer is not tried beside the first call
+LONG = 30.0  # seconds; a longer call is not tried after the first call
 BATCH = 16  # rows of a call where engine.batch is auto
 # Measured on two cores; seconds.
 RAY, OTHER = 5.0, 1.0  # to start a local Ray; to close a run: table, report
-ROW = 0.002  # of the driver, for an answer: sums, prompts, augmentation set, report
+ROW = 0.002  # the driver's time for an answer: sums, prompts, augmentation set, report
 
 
 @dataclass(frozen=True)
 class Costs:
     """Seconds of the parts of a run.
 
-    imports: of Python and torch; loads: of the models; row: of the method, score: of the metrics,
-    for a row and all of its answers; pictures: decoding and encoding a row's images; count: of one
-    row whose floating-point operations are counted.
+    imports: import of Python and torch. loads: loading the models. row, score: the method and the
+    metrics, for a row and all of its answers. pictures: decoding and encoding a row's images.
+    count: one row whose floating-point operations are counted.
     """
 
     imports: float
@@ -48,7 +50,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Promise:
-    """Seconds of a whole `run`, by what they go to."""
+    """Seconds of a whole `run`, by part."""
 
     start: float
     generate: float
@@ -66,15 +68,15 @@ class Promise:
 
     @property
     def whole(self) -> str:
-        """The sum, as text."""
+        """Return the sum as text."""
         return format_duration(self.start + self.generate + self.score + self.rest)
 
 
 def promise(config: RunConfig, rows: int, answers: int, workers: int, costs: Costs) -> Promise:
-    """What a run of so many rows, with so many answers to each, takes as a whole.
+    """Return the time of a whole run of `rows` rows with `answers` answers to each.
 
-    Shards are worked on whole, so the last ones leave workers idle, and a run of one shard has one
-    worker. Each stage with workers loads its models anew; on Ray each worker imports torch, too.
+    A worker computes whole shards, so workers are idle at the end, and a run of one shard uses one
+    worker. Each stage with workers loads its models again. On Ray each worker also imports torch.
     """
     engine = config.engine
     shards = math.ceil(rows / engine.shard_rows)
@@ -100,11 +102,12 @@ def measure(
     call: Callable[[Queries], Answers],
     first: tuple[Queries, Answers, float],
 ) -> Costs:
-    """What a run's parts take here.
+    """Measure the parts of a run on this machine.
 
-    ask: queries for the first n sampled rows; call: the method; first: a call that was made, and
-    its seconds, with all that a first call does once. A batch as the run has them is timed where
-    it would take no more than LONG, and so is the count of a row's operations.
+    ask: returns queries for the first n sampled rows. call: the method. first: a call that was
+    made, and its seconds, which include all that happens only in a first call. A batch of the run's
+    size is timed where it takes at most LONG. The count of a row's operations is timed under the
+    same condition.
     """
     queries, answers, seconds = first
     each = seconds / len(queries)
@@ -114,14 +117,14 @@ def measure(
         answers = call(more)
         int(answers.flipped.sum())  # waits for a GPU
         queries, each = more, (time.perf_counter() - started) / len(more)
-    # a row alone: on a GPU as long as a few together, on a CPU not much longer than its share
+    # one row alone takes as long as a few on a GPU, and little more than its share on a CPU
     count = seconds if queries.source.is_cuda else 1.5 * each
     if config.score.flops_rows and seconds <= LONG and (one := ask(1)) is not None:
         made: list[Answers] = []
         started = time.perf_counter()
         tflops(lambda: made.append(call(one)))
         spent = time.perf_counter() - started
-        # rows differ in how often they ask the models, and this one is not the mean
+        # rows differ in their number of model evaluations, and this row is not the mean
         count = spent * _evaluations(answers) / _evaluations(made[0])
     scoring = pictures = 0.0
     if isinstance(queries, ImageQueries) and isinstance(answers, ImageAnswers):
@@ -131,15 +134,17 @@ def measure(
 
 
 def _evaluations(answers: Answers) -> float:
-    """Of models, forward and backward, for an answer on the mean."""
+    """Return the mean number of model evaluations, forward and backward, for an answer."""
     return max(float((answers.forward + answers.backward).double().mean()), 1.0)
 
 
 def _score_seconds(
     config: RunConfig, loaded: Mapping[str, Any], queries: ImageQueries, answers: ImageAnswers
 ) -> float:
-    """Of the figures of a batch's answers, as the score worker computes them; 0 where a model that
-    they need was not loaded."""
+    """Return the seconds for the figures of a batch's answers, computed as in the score worker.
+
+    Returns 0 where a model that they need was not loaded.
+    """
     plain = config.model_dump()
     specs, settings, looks = plain["models"], plain["score"], networks(plain["models"])
     names = [name for name in ("classifier", "oracle", "second") if name in specs]
@@ -170,7 +175,7 @@ def _score_seconds(
 
 
 def _picture_seconds(answers: ImageAnswers) -> float:
-    """Of encoding and decoding a batch's images, of which an original has as many."""
+    """Return the seconds for encoding and decoding a batch's images and as many originals."""
     pixels = (answers.counterfactual.clamp(0, 1) * 255).byte().permute(0, 2, 3, 1).cpu().numpy()
     height, width = pixels.shape[1:3]
     started = time.perf_counter()
@@ -181,7 +186,7 @@ def _picture_seconds(answers: ImageAnswers) -> float:
 
 @cache
 def import_seconds() -> float:
-    """Of starting Python with all that a worker imports, in a process of its own."""
+    """Return the seconds for starting Python with a worker's imports, in a separate process."""
     started = time.perf_counter()
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     subprocess.run(
@@ -194,7 +199,7 @@ def import_seconds() -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `3.5 h` or `2.1 days`."""
+    """Return seconds as text: `40 s`, `12 min`, `3.5 h` or `2.1 days`."""
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 1.5 * size:
             return f"{seconds / size:.1f} {unit}" if unit != "min" else f"{seconds / size:.0f} min"

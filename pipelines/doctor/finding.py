@@ -1,4 +1,4 @@
-"""The doctor's findings: one line per thing that was checked."""
+"""The doctor's findings: one line for each check."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from pipelines.engine.terminal import printable
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked at, what was found there, and what to do about it; a problem stops or spoils
-    a run.
-    """
+    """What was checked, the result, and advice; a problem stops or spoils a run."""
 
     level: Literal["ok", "warning", "problem"]
     about: str
@@ -39,14 +37,15 @@ def problem(about: str, text: str, do: str = "") -> Finding:
 
 
 def one_line(error: object) -> str:
-    """A message without line breaks and control characters, cut where a library goes on for
-    pages.
+    """Return a message without line breaks and control characters.
+
+    Cuts it after 400 characters, because some libraries write pages.
     """
     text = printable(" ".join(str(error).split()))
     return text if len(text) <= 400 else f"{text[:400]} ..."
 
 
 def format_commonest(counts: Counter[str], show: int = 3) -> str:
-    """`truncated PNG (12), 0 bytes (3) and 2 other reasons`."""
+    """Return the most frequent reasons: `truncated PNG (12), 0 bytes (3) and 2 other reasons`."""
     named = ", ".join(f"{reason} ({count})" for reason, count in counts.most_common(show))
     return named + (f" and {len(counts) - show} other reasons" if len(counts) > show else "")

@@ -1,5 +1,6 @@
-"""`counterfactory doctor CONFIG`: what would go wrong in a run, said before it;
-nothing is written."""
+"""`counterfactory doctor CONFIG`: reports the problems of a run before it starts; writes no
+file.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +25,15 @@ from storage.codec import sides
 
 
 def doctor(config: RunConfig) -> list[Finding]:
-    """Everything found about a run's data, models, method and machine, in that order."""
+    """Return all findings about a run's data, models, method and machine, in that order."""
     try:
         device = pick_device(config.engine.device)
         torch.zeros(1, device=device)
     except (UserError, RuntimeError, AssertionError):
-        # a GPU that is not there: check_machine reports it
+        # check_machine reports a GPU that is missing
         device = torch.device("cpu")
     if device.type == "cpu":
-        # as a worker does, so that the timed call is like a worker's
+        # the same as in a worker, so that the timed call is like a worker's
         torch.set_num_threads(config.engine.threads)
     oracle = config.models.get("oracle")
     found, sample = check_data(config, oracle.classes if oracle else [])
@@ -65,7 +66,7 @@ def doctor(config: RunConfig) -> list[Finding]:
 
 
 def _check_models(config: RunConfig, loaded: dict[str, Any], sample: Sample) -> Iterator[Finding]:
-    """Every loaded model on the sampled images."""
+    """Check every loaded model on the sampled images."""
     images = sample.tensor()
     predicted: dict[str, torch.Tensor | None] = {}
     for name in ("classifier", "second"):
@@ -79,7 +80,7 @@ def _check_models(config: RunConfig, loaded: dict[str, Any], sample: Sample) -> 
             )
             yield from found
             if predicted[name] is None:
-                del loaded[name]  # nothing more can be tried with it
+                del loaded[name]  # no further check can use it
                 continue
             wants, given = loaded[name].size, max(sides(config.data.size))
             if wants and wants > 2 * given:
@@ -117,7 +118,7 @@ def _index(value: object, classes: tuple[str, ...]) -> int | None:
 
 
 def main(config: RunConfig) -> int:
-    """Print every finding and a sum; exit code 1 where one is a problem."""
+    """Print every finding and their counts; return exit code 1 where one is a problem."""
     found = doctor(config)
     for finding in found:
         print(finding)

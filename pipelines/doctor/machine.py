@@ -1,6 +1,4 @@
-"""The doctor on the machine: GPU, workers, memory, and the place where the run is written. Nothing
-is written.
-"""
+"""The doctor's checks of the machine: GPU, workers, memory and the run's place. Writes no file."""
 
 from __future__ import annotations
 
@@ -19,15 +17,15 @@ from pipelines.generate.plan import open_run
 from storage.codec import sides
 
 ROW_BYTES = (
-    # of a stored row, as a multiple of its two raw images: PNGs are smaller, latents and scores
-    # come on top
+    # size of a stored row, as a multiple of its two raw images: PNGs are smaller, but latents and
+    # scores come on top
     1.2
 )
 WORKER_BYTES = 600 * 2**20  # resident memory of a worker with torch loaded, before its models
 
 
 def workers(config: RunConfig) -> int:
-    """How many workers a run here would have, as far as this process can tell."""
+    """Return the number of workers of a run here, as far as this process can know it."""
     engine = config.engine
     if engine.kind == "local":
         return 1
@@ -37,7 +35,7 @@ def workers(config: RunConfig) -> int:
 
 
 def check_machine(config: RunConfig, rows: int, model_bytes: int) -> Iterator[Finding]:
-    """Check device, workers, memory and output; model_bytes: of the models that a worker holds."""
+    """Check device, workers, memory and output; model_bytes: the models of one worker."""
     engine = config.engine
     cuda = torch.cuda.is_available()
     wants = engine.device.startswith("cuda")
@@ -96,7 +94,7 @@ def _workers(config: RunConfig) -> Iterator[Finding]:
 
 def _memory(config: RunConfig, model_bytes: int) -> Iterator[Finding]:
     free, count = available_memory(), workers(config)
-    # twice: the file's bytes are there while the model is filled
+    # twice, because the file's bytes stay in memory while the model is filled
     need = count * (WORKER_BYTES + 2 * model_bytes)
     text = f"about {need / 2**30:.1f} GiB for {count} workers"
     if free is not None and need > free:
@@ -121,8 +119,9 @@ def _memory(config: RunConfig, model_bytes: int) -> Iterator[Finding]:
 
 
 def available_memory() -> int | None:
-    """Bytes that a new process may take: what the machine has left, and its container; None where
-    neither says.
+    """Return the bytes that a new process may use.
+
+    It is the smaller of the machine's free memory and its container's; None where neither is known.
     """
     free = None
     try:
@@ -139,11 +138,11 @@ def available_memory() -> int | None:
 
 
 def _output(config: RunConfig, rows: int) -> Iterator[Finding]:
-    """Can the run's folder be written, and does the run fit there."""
+    """Check that the run's folder can be written and that the run fits there."""
     try:
         store = open_run(config)
         begun = store.exists("plan.json")
-    except Exception as error:  # whatever a client of S3 raises
+    except Exception as error:  # a client of S3 may raise any error
         yield problem(
             "out",
             f"{config.out}: {type(error).__name__}: {error}",

@@ -1,4 +1,6 @@
-"""The doctor on the method: its settings, its needs, its target, and a timed call on a few rows."""
+"""The doctor's checks of the method: its settings, needs and target, and a timed call on a few
+rows.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ from pipelines.doctor.data import Sample
 from pipelines.doctor.duration import measure, promise
 from pipelines.doctor.finding import Finding, ok, one_line, problem, warning
 
-TRIED = 6  # rows of the timed call; more than the least that networks compute
+TRIED = 6  # rows of the timed call; more than the smallest number that networks compute
 
 
 def check_method(
@@ -32,8 +34,9 @@ def check_method(
     workers: int,
     loads: float,
 ) -> Iterator[Finding]:
-    """Check settings, needs and target, then try the method on a few sampled rows and say what the
-    whole run would take; loads: seconds in which the models were loaded.
+    """Check settings, needs and target, then try the method on a few sampled rows.
+
+    Reports an estimate of the whole run's time. loads: the seconds that loading the models took.
     """
     try:
         method = load_method(config.model_dump())
@@ -107,7 +110,7 @@ def check_method(
             call,
             (queries, answers, seconds),
         )
-    except Exception as error:  # memory that a whole batch does not fit in, a foreign network
+    except Exception as error:  # such as a batch larger than the memory, or a foreign network
         yield warning(
             "time",
             f"not estimated: {type(error).__name__}: {error}",
@@ -122,7 +125,7 @@ def check_method(
 def _stands_alone(
     call: Callable[[Any], Any], queries: Any, answers: Any, given: int
 ) -> Iterator[Finding]:
-    """Whether the first row's answers are the same bytes without the rows beside it."""
+    """Check that the first row's answers are the same bytes without the other rows."""
     alone = call(queries.chosen(torch.zeros_like(queries.source[:1])))
     if not torch.equal(alone.counterfactual, answers.counterfactual[:given]):
         yield warning(
@@ -158,7 +161,7 @@ def _target(config: RunConfig, classes: Sequence[str]) -> Iterator[Finding]:
 def _queries(
     config: RunConfig, classifier: Any, sample: Sample, most: int
 ) -> tuple[Queries | None, list[str]]:
-    """Questions for the first rows that have a target, as a worker would ask them."""
+    """Return queries for the first rows that have a target, as a worker makes them."""
     device = next((p.device for p in classifier.parameters()), torch.device("cpu"))
     carried, mask, rule = sample.records[:most], config.data.mask, config.target
     probabilities = in_batches(classifier, sample.tensor()[:most]).softmax(1)

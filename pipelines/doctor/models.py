@@ -1,4 +1,4 @@
-"""The doctor on loading, and on the oracle, the autoencoder and the denoiser."""
+"""The doctor's checks of loading, and of the oracle, the autoencoder and the denoiser."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from counterfactory.models.roles import roles_of
 from pipelines.doctor.classifier import TRIED, find_unsteady, in_batches
 from pipelines.doctor.finding import Finding, ok, problem, warning
 
-LOST = 0.06  # mean absolute error of a reconstruction, [0,1], that one sees
+LOST = 0.06  # mean absolute error of a reconstruction, in [0,1], above which it is visible
 
 
 def load_each(config: RunConfig, device: torch.device) -> tuple[list[Finding], dict[str, Any]]:
-    """Load every model by itself, so that one that fails hides no other."""
+    """Load every model separately, so that a failure of one hides no other."""
     found: list[Finding] = []
     loaded: dict[str, Any] = {}
     plain = config.model_dump()
@@ -66,7 +66,7 @@ def load_each(config: RunConfig, device: torch.device) -> tuple[list[Finding], d
 def check_oracle(
     model: Any, images: Tensor, records: Sequence[Mapping[str, Any]], config: RunConfig
 ) -> Iterator[Finding]:
-    """Check the attribute model on sampled images, against the attributes that the data hold."""
+    """Check the attribute model on sampled images against the attributes in the data."""
     names, causal = list(model.attributes), config.score.causal
     for name in causal:
         if name not in names:
@@ -118,8 +118,9 @@ def check_oracle(
 def check_autoencoder(
     model: Any, images: Tensor, classifier: Any, predicted: Tensor | None
 ) -> Iterator[Finding]:
-    """Check reconstructions: their error, and whether the classifier still sees the
-    same in them."""
+    """Check the error of reconstructions, and whether the classifier sees the same class in
+    them.
+    """
     try:
         device = next(model.parameters()).device
         latents = torch.cat([model.encode(part.to(device)) for part in torch.split(images, 32)])
@@ -149,8 +150,9 @@ def check_autoencoder(
 
 @torch.no_grad()
 def check_denoiser(model: Any, images: Tensor) -> Iterator[Finding]:
-    """Check the predicted noise at the step where half of the variance is signal, against the best
-    linear guess.
+    """Check the predicted noise against the best linear guess.
+
+    Uses the step where half of the variance is signal.
     """
     bar = model.alphas_cumprod.double().cpu()
     if (

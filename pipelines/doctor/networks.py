@@ -1,4 +1,4 @@
-"""The doctor on the networks that metrics look through, and on which metric will use which."""
+"""The doctor's checks of the networks that metrics use, and of which metric uses which network."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ HINTS = {
 
 
 def check_metrics(config: RunConfig) -> Iterator[Finding]:
-    """Say which figures will be made through which network, and which are left out for
-    want of one."""
+    """Report the network of each figure, and the figures that are skipped because they have
+    none.
+    """
     models = {name: spec.model_dump() for name, spec in config.models.items()}
     through: dict[str, list[str]] = {}
     missing: dict[str, list[str]] = {}
@@ -45,7 +46,7 @@ def check_metrics(config: RunConfig) -> Iterator[Finding]:
 
 @torch.no_grad()
 def check_networks(loaded: Mapping[str, Any], images: Tensor) -> Iterator[Finding]:
-    """Try feature networks, perceptual distances and face embedders on a few sampled images."""
+    """Check feature networks, perceptual distances and face embedders on a few sampled images."""
     images = images[:TRIED]
     for name in ROLE:
         if name not in loaded:
@@ -86,5 +87,5 @@ def check_networks(loaded: Mapping[str, Any], images: Tensor) -> Iterator[Findin
 
 
 def _share_of(large: float, model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Features as shares of the largest one."""
+    """Return features as shares of the largest one."""
     return model(images) / large

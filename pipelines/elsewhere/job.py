@@ -1,5 +1,5 @@
-"""`counterfactory score --originals A --counterfactuals B`: an ordinary run of counterfactuals that
-others made.
+"""`counterfactory score --originals A --counterfactuals B`: makes an ordinary run of
+counterfactuals from another program.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MODELS = ("classifier", "oracle", "second", "features", "perceptual", "simsiam",
 
 
 def arguments(score: argparse.ArgumentParser) -> None:
-    """The further options of `score`, for pairs that no run of ours made."""
+    """Add the options of `score` for pairs that no run of ours made."""
     own = score.add_argument_group("counterfactuals made elsewhere, instead of a run")
     text = "folder of images, or Parquet as PATH#COLUMN (default column: %s)"
     own.add_argument("--originals", metavar="A", help=text % "image")
@@ -50,8 +50,9 @@ def arguments(score: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, sets: list[str]) -> int:
-    """Make the run's folder, take the pairs in, score them; the same command again goes on or sums
-    up again.
+    """Create the run's folder, store the pairs in it and score them.
+
+    Called again, the same command continues, or computes the sums again.
     """
     from pipelines.run import print_line, run
     from storage.uri import open_store
@@ -74,8 +75,12 @@ def main(args: argparse.Namespace, sets: list[str]) -> int:
 
 
 def paired(args: argparse.Namespace, store: Store) -> dict[str, Any]:
-    """Where the pairs lie, as data settings: as they are where they are two columns of one Parquet,
-    else written into the run's folder. The last of `columns` holds the counterfactuals."""
+    """Return the data settings that name the pairs' place; the last of `columns` is the
+    counterfactuals.
+
+    Pairs in two columns of one Parquet stay in place. Other pairs are written into the run's
+    folder.
+    """
     from pipelines.elsewhere.pairs import from_folders, from_parquet, write_pairs
     from pipelines.run import print_line
 
@@ -115,7 +120,7 @@ def paired(args: argparse.Namespace, store: Store) -> dict[str, Any]:
 
 
 def settings(args: argparse.Namespace, sets: list[str], known: dict[str, Any]) -> RunConfig:
-    """The run's config; the working size is the first image's where none is given."""
+    """Return the run's config; the default working size is the first image's larger side."""
     from configs.schema import resolve_run
     from pipelines.run import print_line
 
@@ -144,7 +149,7 @@ def settings(args: argparse.Namespace, sets: list[str], known: dict[str, Any]) -
 
 
 def take_in(store: Store, config: RunConfig) -> str:
-    """Plan the run and commit its pairs, as `generate` does; says what was taken in."""
+    """Plan the run and commit its pairs, as `generate` does; return a sentence with the counts."""
     import torch
 
     from actors.elsewhere import Elsewhere
@@ -193,25 +198,28 @@ def take_in(store: Store, config: RunConfig) -> str:
 
 
 def source(given: str, column: str) -> tuple[str, str]:
-    """`PATH#COLUMN` as (path, column)."""
+    """Return `PATH#COLUMN` as (path, column)."""
     path, named = _cut(given)
     return path.rstrip("/") or "/", named or column
 
 
 def _cut(given: str) -> tuple[str, str]:
-    """The path and the column, "" where none is named: a `#` may also stand in a folder's name."""
+    """Return the path and the column, "" where there is none.
+
+    A `#` may also be part of a folder's name.
+    """
     path, _, named = given.rpartition("#")
     return (path, named) if path and "/" not in named and not Path(given).exists() else (given, "")
 
 
 def name_of(path: str) -> str:
-    """A run's name after a path."""
+    """Return a run's name made from a path."""
     stem = path.rstrip("/").rpartition("/")[2].removesuffix(".parquet")
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:80] or "elsewhere"
 
 
 def columns(path: str) -> list[str]:
-    """Column names of the first Parquet file with rows."""
+    """Return the column names of the first Parquet file that has rows."""
     from storage.inputs import first_schema
 
     try:
@@ -221,13 +229,13 @@ def columns(path: str) -> list[str]:
 
 
 def first_column(path: str, names: tuple[str, ...]) -> str:
-    """The first of the names that is a column."""
+    """Return the first of the names that is a column, or the first name where none is."""
     there = columns(path)
     return next((name for name in names if name in there), names[0])
 
 
 def is_images(given: str) -> bool:
-    """Whether a source is a folder without Parquet in it."""
+    """Return whether a source is a folder without Parquet files."""
     from storage.uri import is_parquet
 
     folder = Path(given)
@@ -235,7 +243,9 @@ def is_images(given: str) -> bool:
 
 
 def first_side(path: str, image: str) -> int:
-    """The larger side of the first image that can be read; UserError where there is none."""
+    """Return the larger side of the first readable image, in pixels; UserError where there is
+    none.
+    """
     from actors.elsewhere import content
     from actors.rows.files import with_files
     from actors.rows.read import cells_of

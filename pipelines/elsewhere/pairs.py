@@ -1,5 +1,5 @@
-"""Originals and counterfactuals from two folders, or two Parquet files, as one table of pairs in a
-run's folder.
+"""Writes originals and counterfactuals from two folders or two Parquet files as one table of pairs
+into a run's folder.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ Pair = dict[str, Any]
 
 
 class Pairs(NamedTuple):
-    """of: what identifies them; types: of the further columns; rows: {"id", "image",
+    """Pairs of images.
+
+    of: identifies the pairs. types: the types of the further columns. rows: {"id", "image",
     "counterfactual", ...}.
     """
 
@@ -41,10 +43,10 @@ class Pairs(NamedTuple):
 
 
 def from_folders(originals: Path, counterfactuals: Path, say: Say) -> Pairs:
-    """The pairs of two folders, by path within the folder, whatever the ending.
+    """Return the pairs of two folders, matched by path within the folder without the file ending.
 
-    A name that one folder lacks stays a row without that image. UserError: no name in common, a
-    name twice.
+    Where one folder lacks a name, the row has no image on that side. UserError where no name is in
+    both folders, or where a name occurs twice.
     """
     ours, theirs = (images_in(folder, say) for folder in (originals, counterfactuals))
     both = ours.keys() & theirs.keys()
@@ -84,8 +86,9 @@ def from_folders(originals: Path, counterfactuals: Path, say: Say) -> Pairs:
 
 
 def images_in(folder: Path, say: Say) -> dict[str, Path]:
-    """The image files of a folder and its subfolders, by path without the ending; UserError where
-    one name is twice.
+    """Return the image files of a folder and its subfolders, by path without the ending.
+
+    UserError where there is no folder, no image, or one name twice.
     """
     if not folder.is_dir():
         raise UserError(f"expected a folder of images or a Parquet file at {folder}, got neither")
@@ -124,11 +127,10 @@ def from_parquet(
     further: Sequence[str],
     say: Say,
 ) -> Pairs:
-    """The same of two Parquet files, folders or globs, each with the column of its images, paired
-    by the column `key`.
+    """Return the pairs of two Parquet files, folders or globs, matched by the column `key`.
 
-    further: columns of the originals to keep. UserError: a column is missing, an id twice, no id in
-    common.
+    originals, counterfactuals: (path, image column). further: columns of the originals to keep.
+    UserError where a column is missing, an id occurs twice, or no id is on both sides.
     """
     ours, theirs = Side(*originals, key, further), Side(*counterfactuals, key)
     both = ours.places.keys() & theirs.places.keys()
@@ -170,8 +172,9 @@ def from_parquet(
 
 
 class Side:
-    """One side's Parquet files: where each id's row is, and the row; a few row groups are held in
-    memory.
+    """The Parquet files of one side, with the place of each id's row.
+
+    Holds a few row groups in memory.
     """
 
     def __init__(self, path: str, column: str, key: str, further: Sequence[str] = ()) -> None:
@@ -184,7 +187,7 @@ class Side:
         self.version = fingerprint(
             [[name, store.version(name)] for store, name in self.files] + [column]
         )
-        self.types: dict[str, pa.DataType] = {}  # of the columns, however each file writes them
+        self.types: dict[str, pa.DataType] = {}  # types of the columns, common to all files
         wanted = [column, key, *further]
         for number, (store, name) in enumerate(self.files):
             with damage_named(store.url(name)), store.parquet(name) as file:
@@ -209,7 +212,7 @@ class Side:
         self._group = lru_cache(maxsize=4)(self._read)
 
     def row(self, name: str, further: Sequence[str]) -> Mapping[str, Any]:
-        """The image column and `further` of an id's row."""
+        """Return the image column and the columns `further` of an id's row."""
         number, group, at = self.places[name]
         store, file = self.files[number]
         row = self._group(number, group, tuple(further)).slice(at, 1).to_pylist()[0]
@@ -228,8 +231,9 @@ class Side:
 
 
 def write_pairs(store: Store, pairs: Pairs) -> str:
-    """Put pairs into the run's folder, once; returns the folder. UserError where it holds other
-    pairs.
+    """Write pairs into the run's folder, once, and return that folder.
+
+    UserError where the run holds other pairs.
     """
     told = json.dumps(pairs.of, sort_keys=True)
     if store.exists(MARK):
@@ -265,11 +269,11 @@ def _cell(data: bytes, name: str) -> dict[str, Any]:
 
 
 def _as_cell(value: Any) -> dict[str, Any] | None:
-    """An image of either layout as a struct."""
+    """Return an image of either layout as a struct."""
     return value if value is None or isinstance(value, dict) else _cell(value, "")
 
 
 def _some(names: Any) -> str:
-    """A few of many names."""
+    """Return a few of many names as text."""
     listed = sorted(names)
     return ", ".join(listed[:3]) + (", ..." if len(listed) > 3 else "")

@@ -1,5 +1,6 @@
-"""What a classifier is: its source, input side, outputs, normalisation and classes, found by trying
-it on images of the data.
+"""Finds a classifier's source, input side, outputs, normalisation and classes.
+
+It tries the classifier on images of the data.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ SIDES = (
     28,
     384,
     512,
-)  # px: tried where the data's does not fit
+)  # px; tried where the data's side does not fit
 TRIED = 64  # images
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
-MANY = 50  # classes that are not written out where the model names them
-CLEARLY = 0.2  # so much more of the labels must another order of the classes hit
+MANY = 50  # more classes than this are not written where the model names them
+CLEARLY = 0.2  # share of labels by which another order of the classes must be better
 CPU = torch.device("cpu")
 KINDS = (
     "a preset, a YAML file, a class such as mynets.SmileNet with --weights, a Hugging Face folder,"
@@ -54,11 +55,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Reading:
-    """How a classifier is read.
+    """The settings with which a classifier is used.
 
-    model: its settings, or a preset's name; classes: in the order of its outputs; access: what it
-    gives; label: the column that was compared with its predictions; notes: what is said of a
-    setting, by its name.
+    model: its settings, or a preset's name. classes: in the order of its outputs. access: the
+    access that it allows. label: the column that was compared with its predictions. notes: a
+    comment on a setting, by the setting's name.
     """
 
     model: str | dict[str, Any]
@@ -70,8 +71,9 @@ class Reading:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well predictions hit a label; order: the classes in the outputs' order, where that is not
-    the label's own.
+    """How well predictions agree with a label.
+
+    order: the classes in the order of the outputs, where it is not the label's own order.
     """
 
     label: Label | None = None
@@ -87,10 +89,10 @@ class Agreement:
 def look_at_classifier(
     given: str, weights: str | None, settings: dict[str, Any], data: Found, size: int
 ) -> Reading:
-    """Try a classifier on images of the data at a working size.
+    """Try a classifier on images of the data at a working size and return how it is used.
 
-    given: one of KINDS; settings: arguments of its class. UserError where it cannot be loaded, or
-    takes images of no side.
+    given: one of KINDS. settings: arguments of its class. UserError where it cannot be loaded, or
+    where it takes images of no side.
     """
     images, rows = _decoded(data, size)
     if given.endswith((".yaml", ".yml")) or given in presets("model"):
@@ -124,7 +126,9 @@ def look_at_classifier(
 
 
 def draft(given: str, weights: str | None, settings: dict[str, Any]) -> dict[str, Any]:
-    """The model's settings as far as its files say them; UserError where it is none of KINDS."""
+    """Return the model's settings as far as its files contain them; UserError where it is none of
+    KINDS.
+    """
     path, base = Path(given), {"role": "classifier"}
     if (path / "config.json").is_file():
         return {**base, "source": "huggingface", "weights": given}
@@ -156,9 +160,11 @@ def draft(given: str, weights: str | None, settings: dict[str, Any]) -> dict[str
 def compare(
     scores: Tensor, rows: Sequence[Row], labels: Sequence[Label], names: Sequence[str]
 ) -> Agreement:
-    """The label that the largest scores, of (n,K), hit best; of usual names the likeliest alone.
+    """Return the label with which the predictions agree best.
 
-    names: of the outputs; where none are known, the label's own, in the order that hits best.
+    A prediction is the class of the largest score; scores: (n,K). Where labels have usual names,
+    only the likeliest name is tried. names: of the outputs. Where they are unknown, the label's own
+    names are used, in the order with the best agreement.
     """
     usual = [label for label in labels if usual_rank(label.column) < len(LABELS)]
     predicted = scores.argmax(1).tolist()
@@ -188,7 +194,7 @@ def _share(predicted: Sequence[int], known: Sequence[tuple[int, int]]) -> float:
 
 
 def load(spec: dict[str, Any]) -> Any:
-    """The classifier; UserError names the option."""
+    """Return the classifier; UserError names the option."""
     whole = spec if spec.get("source") == "huggingface" else {"classes": _numbered(2), **spec}
     try:
         plain = check(ModelConfig, whole, "--classifier").model_dump()
@@ -206,8 +212,10 @@ def _normalise(
     labels: Sequence[Label],
     names: Sequence[str],
 ) -> Agreement:
-    """Put the mean and std into `spec` with which the predictions hit a label best, unless the
-    network's folder has them, and say so in `notes`; names: of the outputs, where they are known.
+    """Write into `spec` the mean and std with which the predictions agree best with a label.
+
+    Writes the reason into `notes`. Keeps the mean and std of the network's folder where it has
+    them. names: of the outputs, where they are known.
     """
     known = any(Path(str(spec["weights"]), name).is_file() for name in PREPROCESSORS)
     readings: Sequence[Statistics] = [("", [], [])] if known else NORMALISATIONS
@@ -232,7 +240,7 @@ def _normalise(
 
 
 def _known(given: str, images: Tensor, rows: list[Row], data: Found) -> Reading:
-    """The reading of a preset or a YAML file: as it stands, compared with the labels."""
+    """Return the reading of a preset or a YAML file, unchanged, compared with the labels."""
     spec = check(ModelConfig, expand(given, "model"), given)
     if spec.role != "classifier":
         raise UserError(f"--classifier: expected a model of the role classifier, got {spec.role}")
@@ -244,7 +252,9 @@ def _known(given: str, images: Tensor, rows: list[Row], data: Found) -> Reading:
 
 
 def _decoded(data: Found, size: int) -> tuple[Tensor, list[Row]]:
-    """Sampled images (n,3,size,size) in [0,1] and their rows; UserError where there is none."""
+    """Return sampled images (n,3,size,size) in [0,1] and their rows; UserError where there is
+    none.
+    """
     images, rows = [], []
     most = ImageData.model_fields["max_pixels"].default
     for row in data.sample[:: -(-len(data.sample) // TRIED)]:
@@ -260,10 +270,10 @@ def _decoded(data: Found, size: int) -> tuple[Tensor, list[Row]]:
 def _probe(
     spec: dict[str, Any], notes: dict[str, str], images: Tensor, sides: Sequence[int]
 ) -> int:
-    """How many outputs the network has.
+    """Return the number of the network's outputs.
 
-    Where it takes no images (n,3,H,W) as they are, the first side that it takes goes into `spec`,
-    and the channels where it takes gray ones; `notes` say why.
+    Where it takes no images (n,3,H,W) as they are, writes the first side that it takes into `spec`.
+    Where it takes gray images, writes the channels too. `notes` contain the reason.
     """
     first, model, given = "", load(spec), images.shape[-1]
     for side in dict.fromkeys((model.size, *sides)):
@@ -272,7 +282,7 @@ def _probe(
             with torch.no_grad():
                 scores = scores_of(model.network(model.prepare(images[:2])))
         except Exception as error:  # a foreign network may raise anything
-            # TorchScript says what failed in its last line
+            # the last line of a TorchScript error has the cause
             last = (str(error).strip().splitlines() or [""])[-1]
             first = first or f"{type(error).__name__}: {last}"
             continue

@@ -1,5 +1,6 @@
-"""What a data set holds, as far as its schema and a sample of its rows say: image, label, id and
-split columns, the images' sizes.
+"""Finds the image, label, id and split columns of a data set and the sizes of its images.
+
+It reads the schema and a sample of rows.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ LARGEST = 256  # px: a working size above it is the user's choice
 
 @dataclass(frozen=True)
 class Label:
-    """A column that can be a label: its classes in the order of their indices, and how many rows of
-    the sample each has.
+    """A column that can be a label.
+
+    classes: in the order of their indices. counts: the sampled rows of each class.
     """
 
     column: str
@@ -47,7 +49,9 @@ class Label:
     kind: str
 
     def fits(self, names: Sequence[str]) -> bool:
-        """Whether its cells mean classes of a classifier with these names, as a run reads them."""
+        """Return whether its cells mean classes of a classifier with these names, as a run reads
+        them.
+        """
         if self.kind == NAMES:
             return all(self.index(name, names) is not None for name in self.classes)
         if len(self.classes) == len(names):
@@ -55,7 +59,7 @@ class Label:
         return self.kind == INDICES and self.classes == list(names[: len(self.classes)])
 
     def index(self, value: object, names: Sequence[str]) -> int | None:
-        """The class that a cell means among these names; None where there is none."""
+        """Return the index of a cell's class among these names; None where there is none."""
         try:
             return class_index(value, names, "label")
         except BadTarget:
@@ -64,10 +68,10 @@ class Label:
 
 @dataclass(frozen=True)
 class Found:
-    """What was found in a data set.
+    """The findings about a data set.
 
-    labels: the columns that can be one, the likeliest first; sizes: of the sampled images, width
-    and height; sample: some of its rows.
+    labels: the columns that can be a label, the likeliest first. sizes: width and height of the
+    sampled images. sample: some of its rows.
     """
 
     path: str
@@ -83,17 +87,18 @@ class Found:
     sample: list[dict[str, Any]] = field(repr=False)
 
     def side(self, step: int, most: int = LARGEST) -> int:
-        """A working size: the shorter side of the commonest image, at most `most`, in whole
-        steps.
+        """Return a working size in px: the shorter side of the commonest image size.
+
+        It is at most `most` and a multiple of `step`.
         """
         shorter = min(self.sizes.most_common(1)[0][0])
         return max(step, min(shorter, most) // step * step)
 
 
 def look_at_data(path: str, label: str | None = None) -> Found:
-    """Look at a Parquet file, folder or glob; label: the label's column, where it is known.
+    """Examine a Parquet file, folder or glob; label: the label's column, where it is known.
 
-    UserError where no column holds images, or none of the sampled ones can be read.
+    UserError where no column holds images, or where none of the sampled images can be read.
     """
     try:
         shards, schema = plan_shards(path, shard_rows=2**62, rows=None)
@@ -144,7 +149,7 @@ def look_at_data(path: str, label: str | None = None) -> Found:
 
 
 def is_image_folder(path: str) -> bool:
-    """Whether a path is a folder of this machine without Parquet in it."""
+    """Return whether a path is a local folder without Parquet files."""
     folder = Path(path)
     return folder.is_dir() and next(folder.rglob("*.parquet"), None) is None
 
@@ -156,7 +161,7 @@ def _is_plain(kind: pa.DataType) -> bool:
 
 
 def _columns(shards: Iterable[Shard], names: list[str]) -> dict[str, list[Any]]:
-    """Cells by column; none where there are no columns."""
+    """Return cells by column; empty where there are no columns."""
     found: dict[str, list[Any]] = {name: [] for name in names}
     for shard in shards if names else ():
         for row, lost in rows_of(shard, names):
@@ -166,7 +171,7 @@ def _columns(shards: Iterable[Shard], names: list[str]) -> dict[str, list[Any]]:
 
 
 def _find_id(shards: Sequence[Shard], schema: pa.Schema, plain: list[str]) -> str | None:
-    """The first column of distinct cells with a usual name, or a name that ends in `_id`."""
+    """Return the first column of distinct cells with a usual name or a name that ends in `_id`."""
     usual = [name for wanted in IDS for name in plain if name.lower() == wanted]
     if sum(shard.rows for shard in shards) > UNIQUE_ROWS:
         return None
@@ -178,7 +183,7 @@ def _find_id(shards: Sequence[Shard], schema: pa.Schema, plain: list[str]) -> st
 
 
 def _find_split(facts: dict[str, list[Any]]) -> str | None:
-    """The column whose cells are names of splits."""
+    """Return the column whose cells are names of splits."""
     return next(
         (
             name
@@ -190,7 +195,7 @@ def _find_split(facts: dict[str, list[Any]]) -> str | None:
 
 
 def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
-    """The class names that Hugging Face's metadata has, by column."""
+    """Return the class names in Hugging Face's metadata, by column."""
     try:
         told = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {
@@ -201,7 +206,7 @@ def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
 
 
 def _label(name: str, cells: list[Any], named: list[str] | None) -> Label | None:
-    """The column as a label; None where its cells are no classes."""
+    """Return the column as a label; None where its cells are not classes."""
     values = [cell for cell in cells if cell is not None]
     distinct = set(values)
     if not values or len(distinct) > min(MOST_CLASSES, len(values) / 2):
@@ -222,7 +227,9 @@ def _label(name: str, cells: list[Any], named: list[str] | None) -> Label | None
 
 
 def usual_rank(column: str) -> int:
-    """The place of a column among the usual names of labels, behind them where it is none."""
+    """Return the place of a column among the usual names of labels; the last place where it is
+    none.
+    """
     return LABELS.index(column.lower()) if column.lower() in LABELS else len(LABELS)
 
 

@@ -1,4 +1,4 @@
-"""`counterfactory init`: a config for a run, from a look at the data and the classifier."""
+"""`counterfactory init`: writes a config for a run after an examination of data and classifier."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from pipelines.init.data import Found
 
 METHOD = "pixel-pgd"  # it needs no other model
-# What a method may need that is trained first: the file that is written, and its preset.
+# Models that a method may need and that are trained first: the written file and its preset.
 TRAINED = {
     "autoencoder": ("my-ae", "faces-autoencoder"),
     "denoiser": ("my-denoiser", "faces-denoiser-first"),
 }
-SHIPPED = {"distractors": "own-rows"}  # what a method may need that a model preset is
-STEP, LARGEST = 16, 128  # px: of images that are rebuilt, what their side is a multiple of
+SHIPPED = {"distractors": "own-rows"}  # models that a method may need and that are model presets
+STEP, LARGEST = 16, 128  # px; the side of rebuilt images is a multiple of STEP, at most LARGEST
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `init`."""
+    """Add the options of `init`."""
     parser.add_argument(
         "--data",
         required=True,
@@ -66,7 +66,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Write the configs and print what was found and what comes next."""
+    """Write the configs and print the findings and the next commands."""
     settings = apply_sets({}, args.set, {})
     for line in init(
         args.data,
@@ -93,11 +93,11 @@ def init(
     name: str = "audit",
     settings: dict[str, Any] | None = None,
 ) -> list[str]:
-    """Write NAME.yaml, and a training config for each generator that the method needs, into the
-    current folder; returns what to print.
+    """Write NAME.yaml and a training config for each generator that the method needs.
 
-    A folder of images is first written as Parquet. UserError, and no config written, where a file
-    of the name is there, or data, classifier and method do not fit.
+    Writes into the current folder and returns the lines to print. A folder of images is first
+    written as Parquet. UserError where such a file already exists, or where data, classifier and
+    method do not fit; then no config is written.
     """
     from pipelines.generate.checks import expect_access
     from pipelines.init.classifier import look_at_classifier
@@ -140,7 +140,10 @@ def init(
 
 
 def method_of(preset: str) -> tuple[Any, list[str]]:
-    """A method, and which of its models are trained first; UserError where it needs others."""
+    """Return a method and the names of its models that are trained first.
+
+    UserError where it needs other models.
+    """
     from actors.pinned.load import load_method
 
     config = check(MethodConfig, read_preset("method", preset), preset)
@@ -157,7 +160,7 @@ def method_of(preset: str) -> tuple[Any, list[str]]:
 
 
 def prepared(folder: str, labels: str | None) -> str:
-    """The Parquet that a folder of images is written as, data/NAME in the current folder."""
+    """Write a folder of images as Parquet and return its path, data/NAME in the current folder."""
     from pipelines.prepare.job import prepare_images
 
     place, out = Path(folder), Path("data") / Path(folder).resolve().name
@@ -175,7 +178,7 @@ def prepared(folder: str, labels: str | None) -> str:
 def run_config(
     name: str, method: str, found: Found, reading: Reading, size: int
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """The run's settings, and what is said of them, by their dotted names."""
+    """Return the run's settings, and comments on them by their dotted names."""
     label, lacks = reading.label, []
     if label is None:
         first = "".join(f"{one.column} ({commonest(one.counts)})" for one in found.labels[:1])
@@ -225,7 +228,7 @@ def run_config(
 
 
 def training(need: str, found: Found, size: int) -> str:
-    """The training config of a generator, a preset's on this data."""
+    """Return the training config of a generator: a preset with this data."""
     name, preset = TRAINED[need]
     raw = read_preset("train", preset)
     whole = {"path": found.path, "image": found.image, "size": size}
@@ -257,7 +260,7 @@ def training(need: str, found: Found, size: int) -> str:
 
 
 def describe(found: Found, reading: Reading) -> list[str]:
-    """What was found, in lines."""
+    """Return the findings as lines of text."""
     lines = [f"data: {found.rows:,} rows, images in `{found.image}`"]
     label = reading.label
     lines.append(f"label: `{label.column}`, {commonest(label.counts)}" if label else "label: none")
@@ -266,13 +269,13 @@ def describe(found: Found, reading: Reading) -> list[str]:
 
 
 def commonest(counts: Counter[str]) -> str:
-    """`cat 60, dog 40` of a sample's counts."""
+    """Return a sample's counts as text, such as `cat 60, dog 40`."""
     shown = ", ".join(f"{name} {count}" for name, count in counts.most_common(6))
     return shown + (", ..." if len(counts) > 6 else "") + f" of {counts.total():,} rows looked at"
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file of a name that is free; UserError where it was taken meanwhile."""
+    """Write a new file; UserError where it already exists."""
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)

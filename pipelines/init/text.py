@@ -1,4 +1,4 @@
-"""Settings as YAML that people read: what was found stands behind them as comments."""
+"""Writes settings as YAML for people, with the findings as comments behind them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WIDTH = 100
 
 
 def to_yaml(head: str, settings: Mapping[str, Any], notes: Mapping[str, str]) -> str:
-    """The settings under a comment; notes: what is said of a setting, by its dotted name."""
+    """Return the settings as YAML under a comment; notes: comments on settings by dotted name."""
     lines = [*(f"# {line}".rstrip() for line in head.splitlines()), *_lines(settings, notes, "", 0)]
     return "\n".join(lines) + "\n"
 
@@ -37,6 +37,6 @@ def _lines(
 
 
 def _flow(value: Any) -> str:
-    """A value in one line, quoted where YAML would read it as something else."""
+    """Return a value in one line, quoted where YAML would read it as another type."""
     text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**9)
     return text.removesuffix("...\n").strip()

@@ -1,5 +1,6 @@
-"""A judge's answers: from files as servers and editors leave them to four scores for each prompt,
-or the reason why there are none.
+"""Reads a judge's answers from files as servers and editors write them.
+
+Each answer becomes four scores or the reason why there are none.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from counterfactory.metrics.judge import CRITERIA
 from storage.uri import open_store, split_url
 
 ANSWER_FILE = re.compile(r"\.(jsonl|ndjson|json)(\.gz)?\Z", re.IGNORECASE)
-MOST_BYTES = 2 * 2**30  # of an unpacked file
-# Between the values of a file: JSON lines, a JSON array, JSON text sequences (RFC 7464).
+MOST_BYTES = 2 * 2**30  # the most bytes of an unpacked file
+# Text between a file's values: JSON lines, a JSON array, JSON text sequences (RFC 7464).
 GAP = re.compile(r"[\s,\[\]\x1e\ufeff]*")
 LINE_END = re.compile(r"[\r\n]|\Z")
-TAKEN = 1000  # broken values that are looked for beyond their line, and objects tried in an answer
+TAKEN = 1000  # most broken values that are read past their line; most objects tried in an answer
 THOUGHT = re.compile(r"</?(?:think|thinking)>", re.IGNORECASE)
 BOMS = (
     (b"\xff\xfe\x00\x00", "utf-32"),
@@ -29,7 +30,7 @@ BOMS = (
     (b"\xff\xfe", "utf-16"),
     (b"\xfe\xff", "utf-16"),
 )
-# JSON begins with ASCII, so without a mark the places of zeros among the first bytes tell
+# JSON begins with ASCII, so without a mark the zeros among the first bytes show the encoding
 ZEROS = {
     (1, 3): "utf-16-le",
     (0, 2): "utf-16-be",
@@ -40,18 +41,18 @@ decoder = json.JSONDecoder()
 
 
 class BadAnswer(ValueError):  # noqa: N818 (the answer is bad, not the program)
-    """An answer that gives no four scores; str() is the reason, `said` what the model wrote."""
+    """An answer without four scores; str() is the reason, `said` the model's text."""
 
     said = ""
 
 
 def read_answers(path: str) -> Iterator[tuple[str | None, dict[str, int] | BadAnswer]]:
-    """The custom_id and the scores of each answer of a file, or of all answer files of a folder in
-    name order.
+    """Return the custom_id and the scores of each answer of a file or a folder.
 
-    Files: JSON lines, one JSON array or JSON values one after the other, gzip or not, in UTF-8,
-    UTF-16 or UTF-32 with or without a byte order mark. UserError where there is no such file, or
-    where it cannot be unpacked.
+    A folder's answer files are read in the order of their names. A file holds JSON lines, one JSON
+    array or JSON values one after the other, compressed with gzip or not, in UTF-8, UTF-16 or
+    UTF-32 with or without a byte order mark. UserError where there is no such file or where it
+    cannot be unpacked.
     """
     folder, name = split_url(open_store(path).uri)
     names = [name]
@@ -66,7 +67,7 @@ def read_answers(path: str) -> Iterator[tuple[str | None, dict[str, int] | BadAn
 
 
 def to_text(data: bytes, where: str) -> str:
-    """A file's text; bytes that are no text of its encoding become U+FFFD."""
+    """Return a file's text; bytes that are invalid in its encoding become U+FFFD."""
     if data.startswith(b"\x1f\x8b"):
         try:
             with gzip.open(io.BytesIO(data)) as file:
@@ -83,9 +84,7 @@ def to_text(data: bytes, where: str) -> str:
 
 
 def read_values(text: str) -> Iterator[Any]:
-    """The JSON objects of a text, those in an array too, and None for each line that is part of
-    none.
-    """
+    """Return the JSON objects of a text, also those in an array, and None for each invalid line."""
     at = failed = 0
     while (at := _after(text, at)) < len(text):
         end = LINE_END.search(text, at).start()  # type: ignore[union-attr]  # \Z is always found
@@ -94,7 +93,7 @@ def read_values(text: str) -> Iterator[Any]:
                 raise ValueError
             if failed < TAKEN:
                 value, at = decoder.raw_decode(text, at)
-            else:  # an error costs the length of what was looked at
+            else:  # an error costs time in the length of the text read, so read one line only
                 value, at = json.loads(text[at:end].rstrip(", ]")), end
         except (ValueError, RecursionError):
             failed += 1
@@ -107,10 +106,10 @@ def _after(text: str, at: int) -> int:
 
 
 def read_answer(answer: Any) -> tuple[str | None, dict[str, int] | BadAnswer]:
-    """The custom_id and the four scores of one answer, or why there are none.
+    """Return the custom_id of one answer and its four scores, or the reason why there are none.
 
-    Takes OpenAI's answers (response.body.choices) and those of servers that put the completion
-    straight into `response`.
+    Reads OpenAI's answers (response.body.choices) and answers of servers that put the completion
+    directly into `response`.
     """
     if not isinstance(answer, dict):
         return None, BadAnswer("the line is no JSON object")
@@ -130,12 +129,12 @@ def _scores(answer: dict[str, Any]) -> dict[str, int]:
     cut_off = choice.get("finish_reason") == "length"
     content = _text(message.get("content"))
     if not content.strip() and not cut_off:
-        # where some servers leave the whole answer of a model whose thoughts they part off
+        # some servers that separate a model's thoughts put its whole answer here
         content = _text(message.get("reasoning_content")) or _text(message.get("reasoning"))
     try:
         return read_scores(content)
     except BadAnswer as error:
-        # a complete answer may be followed by blanks up to the limit, so that one is read
+        # blanks up to the limit may follow a complete answer, so try to read it first
         reason = BadAnswer("the answer was cut off (max_tokens)") if cut_off else error
         if not content.strip() and not cut_off:
             reason = BadAnswer("the answer has no content")
@@ -144,8 +143,9 @@ def _scores(answer: dict[str, Any]) -> dict[str, int]:
 
 
 def _choice(answer: dict[str, Any]) -> dict[str, Any]:
-    """The model's first choice; reasons hold no more of the line than a status or an error's
-    code.
+    """Return the model's first choice; BadAnswer where there is none to read.
+
+    A reason holds nothing of the line except a status or an error's code.
     """
     error, response = answer.get("error"), answer.get("response")
     if error:
@@ -168,30 +168,31 @@ def _choice(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def _text(content: Any) -> str:
-    """A message's text, whole or in parts; "" where there is none."""
+    """Return a message's text, which may be in parts; "" where there is none."""
     if isinstance(content, list):
         content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
     return content if isinstance(content, str) else ""
 
 
 def read_scores(content: str) -> dict[str, int]:
-    """Four whole numbers from 1 to 10 out of a model's text; BadAnswer otherwise.
+    """Return four whole numbers from 1 to 10 from a model's text; BadAnswer where it has none.
 
-    Thoughts (`<think>`) are left out. Of prose and code fences around JSON the last object with all
-    criteria counts, since models draft before they answer. 2, 2.0 and "2" are the same number; a
-    fraction is refused: to round it would be our judgement.
+    Ignores thoughts (`<think>`). Where prose or code fences surround JSON, uses the last object
+    with all criteria, since models draft before they answer. 2, 2.0 and "2" are the same number. A
+    fraction is refused, because rounding it would be our judgement.
     """
     marks = list(THOUGHT.finditer(content))
     if marks and not marks[-1][0].startswith("</"):
         raise BadAnswer("the thoughts have no end")
-    # of thoughts only the end is sure to be there: the prompt's template may begin them
+    # only the end mark of thoughts is certain: the prompt's template may hold the start mark
     found = _last_object(content[marks[-1].end() :] if marks else content)
     return {name: _whole(name, found[name]) for name in CRITERIA}
 
 
 def _last_object(text: str) -> dict[str, Any]:
-    """The last JSON object of a text that has all criteria, by lower-case keys; BadAnswer says what
-    is wrong with the text where there is none.
+    """Return the last JSON object of a text that has all criteria, with lower-case keys.
+
+    Raises BadAnswer with the text's fault where there is none.
     """
     try:
         whole: Any = json.loads(text)

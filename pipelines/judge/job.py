@@ -1,5 +1,4 @@
-"""Prompts for a vision-language judge as batch files, and the way back from its
-answers to scores."""
+"""Writes batch files of prompts for a vision-language judge and reads scores from its answers."""
 
 from __future__ import annotations
 
@@ -30,11 +29,11 @@ FILE_BYTES, FILE_LINES, LINE_BYTES = (
     190_000_000,
     50_000,
     40_000_000,
-)  # under the limits of servers that take batch files
+)  # below the limits of servers that accept batch files
 NO_ANSWER = "no answer"
 COUNTS = ("parsed", "unparsable", "missing", "unknown", "duplicate", "nameless")
-SHOWN = 120  # characters of an example
-Answer = tuple[int, ...] | str  # the scores in the order of CRITERIA, or why there are none
+SHOWN = 120  # most characters of an example
+Answer = tuple[int, ...] | str  # the scores in the order of CRITERIA, or the reason for none
 ANSWERS = pa.schema(
     [
         pa.field("cf_id", pa.string(), nullable=False),
@@ -49,12 +48,11 @@ ANSWERS = pa.schema(
 
 
 def build_prompts(store: Store, config: RunConfig) -> dict[str, Any]:
-    """Write judge/prompts-00000.jsonl and on, in the order of shards and rows; gives {"prompts",
-    "files", ...}.
+    """Write judge/prompts-00000.jsonl and further files, in the order of shards and rows.
 
-    With judge.max_rows, the rows are those with the smallest cf_id: a fair sample, the same in
-    every run of the stage, and part of every larger one. The same run gives the same bytes. Files
-    of an earlier, longer set are emptied.
+    Returns {"prompts", "files", ...}. With judge.max_rows, the rows are those with the smallest
+    cf_id: a fair sample, the same in every run of the stage, and part of every larger sample. The
+    same run results in the same bytes. Empties further files of an earlier, longer set.
     """
     made_shards(store)
     wording, names = read_wording(config.judge.wording), class_names(store, config)
@@ -98,7 +96,9 @@ def build_prompts(store: Store, config: RunConfig) -> dict[str, Any]:
 
 
 def last_id(store: Store, max_rows: int | None) -> str | None:
-    """The largest cf_id that is prompted for; None: all are, "": none is."""
+    """Return the largest cf_id that has a prompt; None where all rows have one, "" where no row
+    has.
+    """
     if max_rows is None:
         return None
     if max_rows == 0:
@@ -111,8 +111,9 @@ def last_id(store: Store, max_rows: int | None) -> str | None:
 
 
 def _rows(store: Store, last: str | None) -> Iterator[dict[str, Any]]:
-    """Rows to prompt for, one shard in memory at a time; images of shards without such rows are not
-    read.
+    """Return the rows that get prompts, with one shard in memory at a time.
+
+    Does not read the images of shards without such rows.
     """
     columns = ["cf_id", "source", "target", "original", "counterfactual"]
     for commit in generated(store):
@@ -120,21 +121,22 @@ def _rows(store: Store, last: str | None) -> Iterator[dict[str, Any]]:
             names = read_committed(store, commit, ["cf_id"])["cf_id"]
             if not len(names) or pc.min(names).as_py() > last:
                 continue
-        table = read_committed(store, commit).select(columns)  # all but the whole of it
+        # reads the whole file, since these columns are almost all of it
+        table = read_committed(store, commit).select(columns)
         wanted = table if last is None else table.filter(pc.less_equal(table["cf_id"], last))
         for batch in wanted.to_batches(max_chunksize=64):
             yield from batch.to_pylist()
 
 
 def parse_answers(store: Store, config: RunConfig, answers_path: str) -> dict[str, Any]:
-    """Write judge/scores.parquet from answer files, matched by custom_id; returns counts, the
-    `reasons` of answers without scores, those of `lines` that name no prompt, and an example of
-    each.
+    """Write judge/scores.parquet from answer files, matched by custom_id.
 
-    answers_path: a file, or a folder of them, as `read_answers` takes them. Rows are those prompted
-    for, and any other row of the run that was answered. Of several answers to one prompt the last
-    that parses counts, so that a retry's file can be added. The next `score` puts the judge's
-    figures into its table. UserError, and nothing is replaced, where no answer gives scores.
+    Returns counts, the `reasons` of answers without scores, the reasons of `lines` that match no
+    prompt, and an example of each reason. answers_path: a file or a folder of files, as in
+    `read_answers`. The rows are those with a prompt and all other rows of the run that have an
+    answer. Where a prompt has several answers, the last one that parses counts, so a retry's file
+    can be added. The next `score` adds the judge's figures to its table. UserError where no answer
+    has scores; then no file is replaced.
     """
     answers, counts, lines, examples = _collect(answers_path)
     asked = len(answers)
@@ -189,8 +191,10 @@ def parse_answers(store: Store, config: RunConfig, answers_path: str) -> dict[st
 
 
 def explain(told: Mapping[str, Any], most: int = 10) -> list[str]:
-    """Why answers and lines of `parse_answers` have no scores: how often, and one example; the
-    answers' reasons first, the most frequent ones of each.
+    """Return lines on why answers and lines of `parse_answers` have no scores.
+
+    Each line has a reason, its count and one example. The answers' reasons come first, the most
+    frequent first.
     """
     return [
         f"{count} x {printable(reason)}, such as {told['examples'][reason]}"
@@ -199,7 +203,7 @@ def explain(told: Mapping[str, Any], most: int = 10) -> list[str]:
 
 
 def describe(told: Mapping[str, Any]) -> str:
-    """What `parse_answers` returns, in lines of text."""
+    """Return the result of `parse_answers` as text."""
     counts = ", ".join(f"{told[name]} {name}" for name in COUNTS)
     lines = [f"judge: {counts}", *(f"  {why}" for why in explain(told))]
     if told["lost"]:
@@ -211,7 +215,7 @@ def describe(told: Mapping[str, Any]) -> str:
 
 
 def _scored(store: Store) -> set[str]:
-    """The cf_id of each row that has scores from an earlier call."""
+    """Return the cf_id of each row that has scores from an earlier call."""
     if not store.exists(SCORES):
         return set()
     try:
@@ -225,13 +229,15 @@ def _scored(store: Store) -> set[str]:
 def _collect(
     path: str,
 ) -> tuple[dict[str, Answer], dict[str, int], Counter[str], dict[str, str]]:
-    """Scores, or why there are none, by custom_id; counts; why lines name no prompt; and an example
-    of each reason.
+    """Return the content of answer files, in four parts.
+
+    Scores by custom_id, or the reason why there are none; counts; the reasons of lines that match
+    no prompt; an example of each reason.
     """
     counts, lines = dict.fromkeys(COUNTS, 0), Counter[str]()
     answers: dict[str, Answer] = {}
     examples: dict[str, str] = {}
-    # each distinct answer is held once: there are 10^4 scores, and few reasons
+    # each distinct answer is stored once: there are 10^4 possible scores and few reasons
     told: dict[Answer, Answer] = {}
     for number, (name, found) in enumerate(read_answers(path), start=1):
         if isinstance(found, BadAnswer):

@@ -1,7 +1,7 @@
-"""What a vision-language judge is asked about one pair, and what its answer must look like.
+"""The prompt for a vision-language judge about one pair, and the format of its answer.
 
-Models that think before they answer take other parameters: their thoughts count as tokens, under
-another name, and they refuse a temperature. OpenAI's are known by their names.
+Models that think before they answer need other parameters: their thoughts count as tokens, under
+another name, and they refuse a temperature. OpenAI's models of this kind are known by their names.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ANSWER = (
     + ", ".join(CRITERIA)
     + ", each with a whole number from 1 (worst) to 10 (best)."
 )
-# The numbers as an enum: every server that takes strict schemas knows it, while not all know
+# The numbers are an enum: every server that accepts strict schemas knows it, but not all know
 # minimum and maximum.
 SCHEMA = {
     "type": "object",
@@ -35,8 +35,9 @@ TOKENS, TOKENS_WITH_THOUGHTS = 300, 4000
 
 
 def read_wording(name: str) -> str:
-    """A wording of configs/judge by name, or a .yaml file by path; its `prompt` may hold {source}
-    and {target}.
+    """Return a wording of configs/judge by name, or of a .yaml file by path.
+
+    Its `prompt` may hold {source} and {target}.
     """
     found = read_preset("judge", name)
     if list(found) != ["prompt"] or not isinstance(found["prompt"], str):
@@ -56,8 +57,9 @@ def read_wording(name: str) -> str:
 def request(
     row: dict[str, Any], wording: str, source: str, target: str, settings: JudgeConfig
 ) -> bytes:
-    """One line of a batch file (OpenAI's format, which vLLM's run-batch reads too) for a row with
-    both PNGs.
+    """Return one line of a batch file for a row, with both PNGs.
+
+    The format is OpenAI's, which vLLM's run-batch reads too.
     """
     said = {"source": source, "target": target}
     text = re.sub(r"\{(source|target)\}", lambda found: said[found[1]], wording)
@@ -91,8 +93,9 @@ def request(
 
 
 def sampling(settings: JudgeConfig) -> dict[str, Any]:
-    """The request's parameters of length and temperature; what is null is left out, so that the
-    server's own default holds.
+    """Return the request's parameters for length and temperature.
+
+    Skips null settings, so that the server's own default holds.
     """
     thinks = settings.reasoning
     if thinks is None:

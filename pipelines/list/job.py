@@ -1,7 +1,8 @@
-"""`counterfactory list`: every preset with what it is and what it needs, and the runs of a folder.
+"""`counterfactory list`: lists every preset with a description and its needs, and the runs in a
+folder.
 
-What a preset is comes from the comment at its top, what it needs from its settings and from the
-class that it names: nothing here repeats them.
+A description is the comment at a preset's top. The needs come from the preset's settings and from
+the class that it names, so this file repeats none of them.
 """
 
 from __future__ import annotations
@@ -20,9 +21,7 @@ Entry = dict[str, str]  # column to text, `name` first
 
 
 def list_presets(group: str) -> list[Entry]:
-    """The presets of a group of GROUPS, in the order of their names; UserError where one is not
-    valid.
-    """
+    """Return the presets of a group of GROUPS, sorted by name; UserError where one is not valid."""
     folder, describe = GROUPS[group]
     # a trained model is described where its training is
     described = presets(folder) | (presets("train") if group == "models" else {})
@@ -33,7 +32,9 @@ def list_presets(group: str) -> list[Entry]:
 
 
 def first_sentence(path: Path) -> str:
-    """The first sentence of the comment at the top of a YAML file; "" where there is none."""
+    """Return the first sentence of the comment at the top of a YAML file; "" where there is
+    none.
+    """
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
@@ -43,7 +44,7 @@ def first_sentence(path: Path) -> str:
 
 
 def format_table(entries: list[Entry]) -> list[str]:
-    """The entries as lines of aligned columns under a header."""
+    """Return the entries as lines of aligned columns under a header."""
     rows = [list(entries[0]), *(list(entry.values()) for entry in entries)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
@@ -53,7 +54,7 @@ def format_table(entries: list[Entry]) -> list[str]:
 
 
 def main(group: str | None, out: str) -> int:
-    """Print a group, or all of them; exit code 0."""
+    """Print one group or all groups; return exit code 0."""
     from pipelines.list.made import list_runs
 
     for name in [group] if group else GROUPS:
@@ -129,7 +130,7 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names) or "-"
 
 
-# What can be listed: the folder of configs/ that holds its presets, and what is said of each.
+# The groups: the folder of configs/ with the presets, and the function that describes one.
 GROUPS: dict[str, tuple[str, Callable[[str], Entry]]] = {
     "methods": ("method", _describe_method),
     "runs": ("run", _describe_run),

@@ -1,4 +1,4 @@
-"""The runs in a folder, finished and not."""
+"""Lists the finished and unfinished runs in a folder."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from storage.errors import BadRecord
 from storage.run import MANIFEST, PLAN, read_plan
 from storage.uri import Store, open_store
 
-DEPTH = 3  # folders below the given one that are searched: a sweep's runs lie in out/sweep/cell
+DEPTH = 3  # levels of folders that are searched: a sweep's runs lie in out/sweep/cell
 
 
 def list_runs(out: str) -> list[dict[str, str]]:
-    """The runs in a folder, local or s3://, each with its state; none where there is no folder."""
+    """Return the runs in a folder, local or s3://, with their states; empty where there is no
+    folder.
+    """
     return [_describe(store, name) for store, name in _find(open_store(out), "", DEPTH)]
 
 

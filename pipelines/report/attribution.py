@@ -1,5 +1,7 @@
-"""Importances in the report: which descriptors the flips moved, as charts by direction, and as
-chips of single rows.
+"""The report's charts of importances by direction, and its labels of the importances of single
+rows.
+
+An importance is how far the flips moved a descriptor.
 """
 
 from __future__ import annotations
@@ -13,14 +15,16 @@ from pipelines.report.charts import Bar, signed_bars
 from pipelines.report.data import RunData
 from pipelines.report.figures import short_number
 
-# directions drawn; descriptors drawn in each; chips of a row
+# the most directions that are drawn, descriptors in each direction, and chips of a row
 MOST_WAYS, MOST_BARS, MOST_CHIPS = 6, 12, 3
-LEAST = 0.1  # of a chip's importance: a tenth of the way from surely absent to surely there
+LEAST = 0.1  # least importance of a chip: a tenth of the way from surely absent to surely present
 
 
 def importance_panels(runs: Sequence[RunData]) -> list[dict[str, Any]]:
-    """Per run that was attributed: a chart of all flips and one by direction, on one axis, and all
-    of it as a table.
+    """Return one dict for each run that was attributed.
+
+    It holds a chart of all flips, one chart for each direction, all on one axis, and the same
+    numbers as a table.
     """
     found = [(run, run.attribution) for run in runs if run.attribution and run.attribution["n"]]
     parts = [lines for _, table in found for _, _, lines in _parts(table)]
@@ -46,8 +50,9 @@ def importance_panels(runs: Sequence[RunData]) -> list[dict[str, Any]]:
 
 
 def importance_chips(run: RunData, importances: Sequence[float] | None) -> list[dict[str, Any]]:
-    """The descriptors that a row's counterfactual moved farthest, with signs; none where it moved
-    none far.
+    """Return the descriptors that a row's counterfactual moved farthest, with signed values.
+
+    Returns an empty list where it moved no descriptor by LEAST or more.
     """
     if importances is None or run.attribution is None:
         return []
@@ -64,14 +69,15 @@ def importance_chips(run: RunData, importances: Sequence[float] | None) -> list[
 
 
 def signed(value: float) -> str:
-    """Two decimals with their sign; 0 has none."""
+    """Return a value as text with two decimals and its sign; 0 has no sign."""
     text = short_number(value, 2)
     return "0.00" if text.endswith("0.00") and abs(value) < 1 else text if value < 0 else f"+{text}"
 
 
 def _parts(table: Mapping[str, Any]) -> list[tuple[str, int, list[dict[str, Any]]]]:
-    """(heading, rows, lines) of all flips, where there are several directions, and of the most
-    frequent ones.
+    """Return (heading, rows, lines) of the most frequent directions.
+
+    Where there are several directions, all flips together come first.
     """
     ways = table["directions"]
     towards = (
@@ -104,7 +110,7 @@ def _kinds(run: RunData) -> Callable[[str], str]:
 
 
 def _reach(parts: Sequence[Sequence[Mapping[str, Any]]]) -> float:
-    """Where the axis ends on both sides: a round number beyond every interval."""
+    """Return where the axis ends on both sides: a round number beyond every interval."""
     ends = [
         abs(line[key] or 0.0)
         for lines in parts
@@ -124,7 +130,7 @@ def _cells(line: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def heading(panels: Sequence[Mapping[str, Any]]) -> str:
-    """By which predictors on which encoder, of all runs."""
+    """Return the predictors and the encoder of all runs as text."""
     said = dict.fromkeys(
         f"{panel['predictors']} on the latents of {panel['encoder']}" for panel in panels
     )

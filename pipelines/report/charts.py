@@ -1,7 +1,7 @@
-"""SVG charts for the report: x in per cent of the width, y in pixels, so that text keeps its size
-at any width.
+"""SVG charts for the report.
 
-Colours come from the page's style sheet by class, and so follow light and dark. Every string is
+x is in per cent of the width and y in pixels, so that text keeps its size at any width. Colours
+come from the page's style sheet by CSS class, so they follow light and dark mode. Every string is
 escaped.
 """
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 
 class Bar(NamedTuple):
-    """One bar of a rate in [0,1] with its interval; kind is the CSS class that colours it."""
+    """One bar of a rate in [0,1] with its interval; kind: the CSS class of its colour."""
 
     label: str
     value: float | None
@@ -28,7 +28,7 @@ class Bar(NamedTuple):
 
 
 class Series(NamedTuple):
-    """One histogram of several on the same bins."""
+    """One of several histograms on the same bins."""
 
     label: str
     counts: NDArray[np.int64]
@@ -42,8 +42,9 @@ SHORT, LONG = 24, 46
 
 
 def bars(rows: Sequence[Bar], title: str) -> Markup:
-    """Horizontal bars on an axis of 0 to 100 %, whiskers for intervals, values right; labels left,
-    or above if long.
+    """Return horizontal bars on an axis from 0 to 100 %, with whiskers for intervals.
+
+    Values stand on the right. Labels stand on the left, or above the bars where one is long.
     """
     above = any(len(row.label) > SHORT for row in rows)
     step, left = (TALL_STEP, 0.5) if above else (STEP, BARS)
@@ -84,8 +85,9 @@ def bars(rows: Sequence[Bar], title: str) -> Markup:
 
 
 def signed_bars(rows: Sequence[Bar], reach: float, title: str) -> Markup:
-    """Horizontal bars to both sides of 0 on an axis of -reach to reach, as `bars` draws them
-    otherwise.
+    """Return horizontal bars to both sides of 0, on an axis from -reach to reach.
+
+    The rest is drawn as by `bars`, with labels on the left.
     """
     height = STEP * len(rows) + 26
     middle_of = (BARS + VALUES) / 2
@@ -134,10 +136,10 @@ def histogram(
     x_label: str,
     top: float | None = None,
 ) -> Markup:
-    """Histograms over one another on the same bins, each as its share of rows.
+    """Return histograms on the same bins, drawn over one another, each as a share of its rows.
 
-    ticks: (position in [0,1] along the axis, text). top: the highest share the axis reaches, to
-    make panels comparable.
+    ticks: (position in [0,1] along the axis, text). top: the highest share on the axis; set it to
+    make several panels comparable.
     """
     height, base, head = 190, 148, 14
     shares = [s.counts / max(int(s.counts.sum()), 1) for s in series]
@@ -175,7 +177,7 @@ def histogram(
 
 
 def interval(figure: tuple[float, float, float], axis: tuple[float, float], title: str) -> Markup:
-    """A dot on a thin band; figure: (value, low, high), axis: its (start, end)."""
+    """Return a dot on a thin band. figure: (value, low, high); axis: (start, end)."""
     value, low, high = figure
     start, span = axis[0], (axis[1] - axis[0]) or 1.0
 
@@ -189,7 +191,7 @@ def interval(figure: tuple[float, float, float], axis: tuple[float, float], titl
 
 
 def _levels(peak: float) -> list[float]:
-    """Two to five round gridlines up to the peak."""
+    """Return two to five round values up to the peak, for grid lines."""
     step = 10 ** math.floor(math.log10(peak))
     # peak / step is below 10
     step = next(s for s in (step / 5, step / 2, step, step * 2) if peak / s <= 5)

@@ -1,5 +1,5 @@
-"""What a report needs of a run: one pass over small columns, and images of only the few rows that
-are shown.
+"""What a report reads of a run: small columns in one pass, and the images of the few rows that it
+shows.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from storage.uri import Store
 
 GENERATE = "generate"
 P_BINS, L1_BINS = 20, 2000  # over [0,1]
-STRATA = 64  # groups of directions a sample is balanced over; more directions share groups
-REASONS = 200  # distinct reasons counted apart; further ones together
+STRATA = 64  # groups of directions that a sample is balanced over; further directions share them
+REASONS = 200  # distinct reasons that are counted apart; further ones are counted together
 SUMMED = ("seconds", "forward", "backward")
 SHOWN = ("id", "cf_id", "k", "source", "target", "predicted", "label", "flipped", "reason", "steps")
 COLUMNS = [*SHOWN, "correct", "p_target_before", "p_target_after", *SUMMED]
@@ -35,8 +35,9 @@ OTHER_REASONS, UNEXPLAINED = "other reasons", "no reason given"
 
 
 class Pick(NamedTuple):
-    """An answer that may be shown, ordered by rank, the hash of its row's id: all runs of a data
-    set show the same.
+    """An answer that may be shown, ordered by its rank, a hash of its row's id.
+
+    So all runs of a data set show the same rows.
     """
 
     rank: int
@@ -49,16 +50,15 @@ class Pick(NamedTuple):
         return self.row["source"], self.row["target"]
 
 
-# an order that no two rows share (heaps compare it), and the row
+# a place that no two rows share, since heaps compare it, and the row
 Held = tuple[tuple[int, int, int, int], Pick]
 
 
 @dataclass
 class Tally:
-    """Sums over a run's answers, of which a row may have several; their size does not grow with
-    them.
+    """Sums over a run's answers; a row may have several. Their size does not grow with the answers.
 
-    rows: answers; hit: rows of which an answer flipped.
+    rows: the number of answers. hit: the number of rows with at least one flipped answer.
     """
 
     keep: int
@@ -108,7 +108,7 @@ class Tally:
         ):
             # Unflipped rows are grouped by their reason, so that each reason has its examples.
             why = "" if flipped else reason or UNEXPLAINED
-            if (name, why) in taken:  # of a row's answers one of each kind will do
+            if (name, why) in taken:  # one answer of each kind is enough for a row
                 continue
             taken.add((name, why))
             stratum = (
@@ -124,11 +124,13 @@ class Tally:
                 )
 
     def flipped_groups(self) -> list[list[Pick]]:
-        """Flipped rows by direction, each list by rank; one counterfactual per row."""
+        """Return flipped rows by direction, each list sorted by rank, with one counterfactual per
+        row.
+        """
         return [_ranked(heap) for (_, group), heap in sorted(self.shown.items()) if group >= 0]
 
     def failed_groups(self) -> dict[str, list[Pick]]:
-        """Unflipped rows by reason, the most frequent reason first."""
+        """Return unflipped rows by reason, the most frequent reason first."""
         groups = {
             reason: _ranked(heap) for (reason, group), heap in self.shown.items() if group < 0
         }
@@ -137,7 +139,7 @@ class Tally:
 
 @dataclass
 class RunData:
-    """One run as a report sees it; parts that were not made are None or empty."""
+    """One run as a report sees it; parts that the run does not have are None or empty."""
 
     store: Store
     name: str
@@ -157,31 +159,32 @@ class RunData:
 
     @property
     def each(self) -> int:
-        """Answers to a row."""
+        """Return the number of answers to a row."""
         return int(self.totals["rows"]) // self.totals["rows_out"] if self.totals["rows_out"] else 1
 
     @property
     def noun(self) -> str:
-        """What is counted: rows, or where they have several answers these."""
+        """Return the word for what is counted: rows, or answers where rows have several."""
         return "row" if self.each < 2 else "answer"
 
     def band(self, hits: int, n: int) -> tuple[float, float]:
-        """The 95 % interval of a share of n > 0 answers, over their rows."""
+        """Return the 95 % interval of a share of n > 0 answers, computed over their rows."""
         span = rates.compute(RateSums(n, hits, n - max(n // self.each, 1)))
         assert span.low is not None
         assert span.high is not None
         return span.low, span.high
 
     def class_name(self, index: int) -> str:
-        """A class by name; indices beyond the names get a number."""
+        """Return a class's name; an index beyond the names becomes a number."""
         return self.classes[index] if 0 <= index < len(self.classes) else f"class {index}"
 
 
 def read_run(store: Store, keep: int | None = None) -> RunData:
-    """Read a run's sums, its tables and its `keep` lowest-ranked rows per direction and reason.
+    """Read a run's sums, its tables and the `keep` rows with the lowest ranks per direction and
+    reason.
 
-    keep: by default twice what is shown, so that runs that flip different rows still have enough in
-    common. FileNotFoundError where the folder holds no run.
+    keep: by default twice the number that is shown, so that runs that flip different rows still
+    have enough in common. FileNotFoundError where the folder holds no run.
     """
     plan = read_plan(store)
     shown = plan.config["report"]
@@ -221,8 +224,9 @@ def read_run(store: Store, keep: int | None = None) -> RunData:
 
 
 def read_scores(store: Store, stage: str) -> tuple[NDArray[np.int64], list[str]]:
-    """Histogram of l1 over flipped rows, L1_BINS bins on [0,1], and the classes as the classifier
-    itself named them.
+    """Return a histogram of l1 over flipped rows and the class names of the classifier.
+
+    The histogram has L1_BINS bins on [0,1].
     """
     total = np.zeros(L1_BINS, np.int64)
     names: list[str] = []
@@ -234,7 +238,7 @@ def read_scores(store: Store, stage: str) -> tuple[NDArray[np.int64], list[str]]
 
 
 def balanced(groups: Sequence[Sequence[Pick]], wanted: int) -> list[Pick]:
-    """The first picks of each group in turn, until `wanted` are found; each row (id) once."""
+    """Return the first picks of each group in turn, `wanted` at most, with each row (id) once."""
     out: list[Pick] = []
     seen: set[str] = set()
     for pick in _in_turn(groups):
@@ -247,13 +251,14 @@ def balanced(groups: Sequence[Sequence[Pick]], wanted: int) -> list[Pick]:
 
 
 def rank(name: str) -> int:
-    """A row's place in every sample: 64 bits of the hash of its id."""
+    """Return a row's place in every sample: 64 bits of a hash of its id."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
 
 
 def counts(values: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
-    """Histogram of values on [0,1]; what is beyond falls in the last bin, what is not finite is
-    left out.
+    """Return a histogram of values on [0,1].
+
+    The last bin counts larger values too. Values that are not finite are skipped.
     """
     finite = values[np.isfinite(values)]
     places = np.clip((finite * bins).astype(np.int64), 0, bins - 1)
@@ -261,8 +266,9 @@ def counts(values: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
 
 
 def count(counter: Counter[str], reason: str) -> str:
-    """Count a reason, or, beyond REASONS distinct ones, count it with the others; the name it went
-    under.
+    """Count a reason and return the name under which it was counted.
+
+    Beyond REASONS distinct reasons, further ones share one name.
     """
     name = reason if reason in counter or len(counter) < REASONS else OTHER_REASONS
     counter[name] += 1
@@ -270,7 +276,7 @@ def count(counter: Counter[str], reason: str) -> str:
 
 
 def column(table: pa.Table, name: str) -> NDArray[Any]:
-    """A column as numpy; null becomes NaN in numeric columns."""
+    """Return a column as a numpy array; null becomes NaN in numeric columns."""
     values: NDArray[Any] = table[name].to_numpy(zero_copy_only=False)
     return values
 

@@ -1,4 +1,4 @@
-"""Figures of one or several runs as the report shows them: how each metric is shown, cards, the
+"""Figures of one or several runs in the report: the notation of each metric, the cards, the
 table.
 """
 
@@ -38,8 +38,10 @@ ARROWS = {
 
 
 def declaration(metric: str) -> Measure:
-    """A figure's declaration, `fid[NETWORK]` by fid's with the network kept; an unknown one goes by
-    its own name.
+    """Return the declaration of a figure.
+
+    `fid[NETWORK]` has the declaration of fid with the network in its name. An unknown metric has
+    one with its own name.
     """
     base, bracket, other = metric.partition("[")
     if metric in FIGURES or base not in FIGURES:
@@ -49,7 +51,7 @@ def declaration(metric: str) -> Measure:
 
 
 def declaration_for(metric: str, runs: Sequence[RunData]) -> Measure:
-    """`meaning`, in words that hold where rows have several answers."""
+    """Return `declaration`, with a meaning that also holds where rows have several answers."""
     about = declaration(metric)
     if about.of_rows or all(run.each < 2 for run in runs):
         return about
@@ -58,13 +60,16 @@ def declaration_for(metric: str, runs: Sequence[RunData]) -> Measure:
 
 
 def percent(share: float) -> str:
-    """0.9766 as 97.7 %."""
+    """Return a share as a percentage: 0.9766 as 97.7 %."""
     text = f"{100 * share:.1f}"
     return f"{text.removesuffix('.0') if text in ('0.0', '100.0') else text}{THIN}%"
 
 
 def short_number(value: float, digits: int | None = None) -> str:
-    """Three significant digits, or `digits` decimals; thousands apart, a real minus sign."""
+    """Return a number with three significant digits, or with `digits` decimals.
+
+    Thousands are separated, and the minus sign is the typographic one.
+    """
     if digits is not None:
         text = f"{value:,.{digits}f}"
     elif value == int(value) or abs(value) >= 1000:
@@ -77,10 +82,10 @@ def short_number(value: float, digits: int | None = None) -> str:
 def format_value(
     metric: str, value: float | None, low: float | None = None, high: float | None = None
 ) -> tuple[str, str]:
-    """A figure and its interval in the metric's notation: `97.7 %` and `94.2 to 99.1 %`, or an
-    empty one.
+    """Return a figure and its interval in the metric's notation.
 
-    Numbers have the same decimals in both, three significant digits of the largest.
+    For example `97.7 %` and `94.2 to 99.1 %`; the interval is empty where there is none. Numbers
+    have the same decimals in both: three significant digits of the largest.
     """
     if value is None:
         return "\N{EM DASH}", ""
@@ -106,13 +111,14 @@ def format_value(
 
 
 def plural(count: int, noun: str) -> str:
-    """`1 row`, `1 200 rows`."""
+    """Return a count with its noun: `1 row`, `1 200 rows`."""
     return f"{count:,}".replace(",", THIN) + f" {noun}{'' if count == 1 else 's'}"
 
 
 def metrics_of(run: RunData) -> list[Line]:
-    """The lines of a run's score table, or, where it has not been scored, what generating alone
-    can tell; BadRecord where a line is none.
+    """Return the lines of a run's score table; BadRecord where one is not a line.
+
+    Where the run has not been scored, returns the figures that its generated rows allow.
     """
     if run.table is not None:
         main, rest = (
@@ -138,8 +144,9 @@ def metrics_of(run: RunData) -> list[Line]:
 
 
 def cards(runs: Sequence[RunData]) -> list[dict[str, Any]]:
-    """The key figures, one card each with a line per run; a metric that no run measured has no
-    card.
+    """Return the key figures, one card for each, with a line per run.
+
+    A metric that no run measured has no card.
     """
     out = []
     for name in CARDS:
@@ -169,8 +176,9 @@ def cards(runs: Sequence[RunData]) -> list[dict[str, Any]]:
 
 
 def metric_rows(runs: Sequence[RunData]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows of the table, runs across: each metric over its own subset; then the other subsets and
-    groups.
+    """Return the table's rows, with the runs as columns.
+
+    The first list has each metric over its own subset, the second one all other subsets and groups.
     """
     tables = [{(m.metric, m.subset, m.by): m for m in metrics_of(run)} for run in runs]
     main: list[dict[str, Any]] = []
@@ -195,7 +203,10 @@ def metric_rows(runs: Sequence[RunData]) -> tuple[list[dict[str, Any]], list[dic
 
 
 def _first(entries: Sequence[Line], metric: str) -> Line | None:
-    """The metric's entry over its own subset, if need be one that is named after its network."""
+    """Return the metric's entry over its own subset, or else its first entry.
+
+    Where no entry has this name, uses the entries that are named after the metric's network.
+    """
     whole = [entry for entry in entries if not entry.by]
     found = [entry for entry in whole if entry.metric == metric]
     found = found or [entry for entry in whole if entry.metric.startswith(f"{metric}[")]

@@ -1,5 +1,6 @@
-"""Rows to look at: original, counterfactual and what changed, side by side; a card per row with
-each run's answers.
+"""The report's gallery: original, counterfactual and change side by side.
+
+Each row has a card with every run's answers.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pipelines.report.pictures import Pixels, amplified, change, data_uri, full_
 from pipelines.report.rows import answers_to, fetch
 from storage.codec import decode, sides
 
-PAGE_BYTES = 3_200_000  # of pictures, before base64 makes them a third longer
+PAGE_BYTES = 3_200_000  # bytes of all pictures, before base64 makes them a third longer
 MOST_CHIPS = 6
 SCORED = ("attributes_before", "attributes_after", "second_agrees")
 
@@ -36,10 +37,10 @@ class Shown(NamedTuple):
 
 
 def choose(runs: Sequence[RunData], wanted: int) -> list[list[tuple[RunData, Pick]]]:
-    """Rows for the gallery, balanced over directions, flipped ones first; of several runs the rows
-    they share.
+    """Return rows for the gallery, balanced over directions, with flipped rows first.
 
-    Deterministic: within a direction the rows with the lowest hash of their id.
+    Where there are several runs, returns rows that all of them have. Deterministic: within a
+    direction the rows with the lowest hash of their id come first.
     """
     if len(runs) == 1:
         return [[(runs[0], pick)] for pick in _of_one(runs[0], wanted)]
@@ -65,7 +66,7 @@ def choose(runs: Sequence[RunData], wanted: int) -> list[list[tuple[RunData, Pic
 def with_answers(
     cards: Sequence[Sequence[tuple[RunData, Pick]]],
 ) -> list[list[tuple[RunData, Pick]]]:
-    """Cards of one pick for each run, with all the answers that the run has to the row."""
+    """Return the cards, with one pick per run, extended by all answers of the run to that row."""
     found = {
         id(run): answers_to(run, [pick for card in cards for other, pick in card if other is run])
         for run in {id(run): run for card in cards for run, _ in card}.values()
@@ -82,7 +83,7 @@ def with_answers(
 
 
 def pictures(cards: Sequence[Sequence[tuple[RunData, Pick]]]) -> list[list[Shown]]:
-    """Fetch images and scores of the chosen rows."""
+    """Read images and scores of the chosen rows."""
     found: dict[tuple[int, str], Shown] = {}
     for run in {id(run): run for card in cards for run, _ in card}.values():
         picks = [pick for card in cards for other, pick in card if other is run]
@@ -107,8 +108,9 @@ def pictures(cards: Sequence[Sequence[tuple[RunData, Pick]]]) -> list[list[Shown
 
 
 def gallery(runs: Sequence[RunData], wanted: int, failures: int) -> dict[str, Any]:
-    """All that is shown of single rows: the gallery's cards, each run's cards of rows that did not
-    flip, the scale.
+    """Return everything that is shown of single rows.
+
+    These are the gallery's cards, each run's cards of rows that did not flip, and the scale.
     """
     most = max((run.each for run in runs), default=1)
     # else the page would grow with the answers
@@ -176,7 +178,7 @@ def _answer(shown: Shown, scale: float, budget: int) -> dict[str, Any]:
 
 
 def _chips(shown: Shown) -> list[dict[str, Any]]:
-    """The attributes that the oracle sees changed, the causal one first."""
+    """Return the attributes that changed according to the oracle, the causal one first."""
     attributes = shown.run.table.get("attributes") if shown.run.table else None
     if (
         not attributes
@@ -203,7 +205,10 @@ def _chips(shown: Shown) -> list[dict[str, Any]]:
 
 
 def _probability(value: float | None) -> str:
-    """Two digits, more where they would say a plain 0 or 1; a dash where there is no number."""
+    """Return a probability with two digits, or with more where two would read as exactly 0 or 1.
+
+    Returns a dash where there is no number.
+    """
     if value is None or math.isnan(value):
         return "\N{EM DASH}"
     return f"{value:.2f}" if 0.005 <= value <= 0.995 else "<0.01" if value < 0.5 else ">0.99"
@@ -211,7 +216,7 @@ def _probability(value: float | None) -> str:
 
 def _of_one(run: RunData, wanted: int) -> list[Pick]:
     chosen = balanced(run.tally.flipped_groups(), wanted)
-    there = {pick.row["id"] for pick in chosen}  # a row of several answers may be in both
+    there = {pick.row["id"] for pick in chosen}  # a row with several answers may be in both
     failed = [
         [pick for pick in group if pick.row["id"] not in there]
         for group in run.tally.failed_groups().values()

@@ -1,5 +1,6 @@
-"""One self-contained HTML page of a run, or of several compared: what was run, what it found, and
-pictures to judge.
+"""One self-contained HTML page of a run, or of several compared runs.
+
+It shows the runs' settings, their figures and pictures for the reader to judge.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ HIDDEN = "(hidden)"
 
 
 def report(runs: Sequence[Store], *, out: str | None = None) -> str:
-    """Write the page and give its address: `report.html` in the run's folder, or `out`, which
-    several runs need.
+    """Write the page and return its address.
 
-    A stage that has not been run leaves its section out with a sentence. UserError where a folder
-    holds no run.
+    The page is `report.html` in the run's folder, or `out`, which several runs need. Where a stage
+    has not been run, a sentence stands in place of its section. UserError where a folder holds no
+    run.
     """
     if not runs or (len(runs) > 1 and out is None):
         raise ValueError(f"expected one run, or several and `out`, got {len(runs)} and {out!r}")
@@ -54,7 +55,7 @@ def report(runs: Sequence[Store], *, out: str | None = None) -> str:
 
 
 def render(runs: Sequence[RunData], now: datetime) -> str:
-    """The page as text; everything on it that moves with time is `now`."""
+    """Return the page as text; `now` is its only part that changes with time."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -91,7 +92,7 @@ def render(runs: Sequence[RunData], now: datetime) -> str:
 
 
 def _each(runs: Sequence[RunData]) -> str:
-    """What to know of runs that give several answers to a row; "" where none does."""
+    """Return a sentence on runs that have several answers to a row; "" where no run has."""
     told = [f"{run.name} has {run.each} answers to each row" for run in runs if run.each > 1]
     if len(runs) == 1 and told:
         told = [f"Each row has {runs[0].each} answers"]
@@ -99,8 +100,10 @@ def _each(runs: Sequence[RunData]) -> str:
 
 
 def redact(value: Any) -> Any:
-    """Settings or text without what looks like a secret: under a secret's name, in an address, in a
-    signed link.
+    """Return settings or text with secrets hidden.
+
+    A secret is a value under a secret's name, a password in an address, or a value in a signed
+    link.
     """
     if isinstance(value, Mapping):
         return {
@@ -134,7 +137,7 @@ def _split(out: str) -> tuple[Store, str]:
 
 
 def _finding(run: RunData) -> dict[str, Any]:
-    """The audit's verdict, or the summary without an oracle."""
+    """Return the audit's verdict, or the summary where there is no oracle."""
     audit = run.table.get("audit") if run.table else None
     return {
         "run": run.name,
@@ -160,7 +163,7 @@ def _flips(run: RunData) -> str:
 
 
 def _unfinished(run: RunData) -> list[str]:
-    """Sentences on what the figures leave out."""
+    """Return sentences on the rows and shards that the figures do not cover."""
     whole, made = len(run.plan.shards), run.tally.rows
     left = whole - run.totals["shards"]
     told = run.table["rows"] if run.table else made
@@ -189,7 +192,7 @@ def _unfinished(run: RunData) -> list[str]:
 
 
 def _facts(run: RunData) -> dict[str, str]:
-    """What was run, as label and text."""
+    """Return the run's settings as label and text."""
     config: dict[str, Any] = redact(run.config)
     engine, classifier, method, data = (
         config["engine"],
@@ -239,7 +242,7 @@ def _facts(run: RunData) -> dict[str, str]:
 
 
 def _shared(facts: Sequence[Mapping[str, str]]) -> list[tuple[str, list[str]]]:
-    """Facts over runs: one text where they all agree, else one per run."""
+    """Return facts over runs: one text where all runs agree, else one text per run."""
     return [
         (key, [first] if all(one[key] == first for one in facts) else [one[key] for one in facts])
         for key, first in facts[0].items()
@@ -247,7 +250,7 @@ def _shared(facts: Sequence[Mapping[str, str]]) -> list[tuple[str, list[str]]]:
 
 
 def _failures(run: RunData) -> dict[str, Any]:
-    """Unflipped and quarantined rows, counted by reason."""
+    """Return the unflipped and quarantined rows, counted by reason."""
     tally = run.tally
     return {
         "run": run.name,
@@ -285,7 +288,7 @@ def _reproduce(run: RunData) -> dict[str, Any]:
 
 
 def duration(seconds: float) -> str:
-    """`48 s`, `3 min 20 s`, `2 h 5 min`."""
+    """Return seconds as text: `48 s`, `3 min 20 s`, `2 h 5 min`."""
     if seconds < 60:
         return f"{short_number(seconds)} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -297,8 +300,9 @@ def _plain(value: Any) -> str:
 
 
 def _csp(script: str) -> Markup:
-    """A content security policy that allows this one script, inline styles and data: images, and no
-    address.
+    """Return a content security policy for the page.
+
+    It allows this one script, inline styles and data: images, and no address.
     """
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     rules = (

@@ -1,5 +1,5 @@
-"""What a report needs of a run's further parts: the judge's means, the augmentation set's counts,
-its tables.
+"""A run's further parts in a report: the judge's means, the augmentation set's counts, JSON
+files.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ JUDGED = ("validity", "sparsity", "proximity", "realism")
 
 
 def judge_means(store: Store) -> dict[str, tuple[float, int]]:
-    """Mean and n of each judged criterion; empty where no answers have been parsed."""
+    """Return mean and n of each judged criterion; empty where no answers have been parsed."""
     if not store.exists("judge/scores.parquet"):
         return {}
     sums = dict.fromkeys(JUDGED, 0.0)
@@ -29,7 +29,7 @@ def judge_means(store: Store) -> dict[str, tuple[float, int]]:
 
 
 def augment_counts(store: Store) -> dict[str, Any] | None:
-    """Rows and files of the augmentation set, from the files' footers."""
+    """Return the numbers of rows and files of the augmentation set, from the files' footers."""
     files = [path for path in store.list("augment") if path.endswith(".parquet")]
     if not files:
         return None
@@ -41,7 +41,10 @@ def augment_counts(store: Store) -> dict[str, Any] | None:
 
 
 def read_json(store: Store, path: str) -> dict[str, Any] | None:
-    """A JSON product; None where the run has none, BadRecord where it is damaged."""
+    """Return the content of a JSON file; None where the run has none.
+
+    BadRecord where the file is damaged.
+    """
     try:
         return read_sealed(store, path)
     except FileNotFoundError:

@@ -1,5 +1,6 @@
-"""Pictures of what changed in a row, as a heat overlay and as an amplified difference, in data URIs
-of bounded size.
+"""Pictures of what changed in a row, as data URIs of bounded size.
+
+A change is drawn as a heat overlay and as an amplified difference.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from storage.codec import encode
 
 Pixels = NDArray[np.uint8]
 
-# Black-body like, dark to light, even in lightness: fractions of the scale and their RGB.
+# Fractions of the scale and their RGB: like a black body, dark to light, in even steps.
 HEAT = (
     (0.0, (10, 8, 20)),
     (0.2, (74, 22, 92)),
@@ -27,8 +28,10 @@ HEAT = (
 
 
 def change(before: Pixels, after: Pixels) -> NDArray[np.float32]:
-    """How much each pixel moved: (H, W) in [0,1], mean absolute difference over channels of two (H,
-    W, 3) images.
+    """Return how much each pixel changed, as (H, W) in [0,1].
+
+    It is the mean absolute difference over the channels of two (H, W, 3) images. ValueError where
+    their shapes differ.
     """
     if before.shape != after.shape:
         raise ValueError(
@@ -39,35 +42,39 @@ def change(before: Pixels, after: Pixels) -> NDArray[np.float32]:
 
 
 def full_scale(changes: list[NDArray[np.float32]]) -> float:
-    """The change drawn in full colour on a page: the upper quartile of the pictures' 99th
-    percentiles, >= 4/255.
+    """Return the change that a page draws in full colour, at least 4/255.
+
+    It is the upper quartile over the pictures' 99th percentiles.
     """
     tops = [float(np.quantile(one, 0.99)) for one in changes]
     return max(float(np.quantile(tops, 0.75)) if tops else 0.0, 4 / 255)
 
 
 def overlay(before: Pixels, changed: NDArray[np.float32], scale: float) -> Pixels:
-    """The original in dim grey, with the change laid over it in heat colours: (H, W, 3)."""
+    """Return the original in dim grey with the change over it in heat colours: (H, W, 3)."""
     grey = before.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     ground = (38 + 0.42 * grey)[..., None] * np.array([0.94, 0.97, 1.06], dtype=np.float32)
     level = np.clip(changed / scale, 0, 1)
     stops = np.array([stop for stop, _ in HEAT])
     colours = np.array([colour for _, colour in HEAT], dtype=np.float32)
     heat = np.stack([np.interp(level, stops, colours[:, c]) for c in range(3)], axis=-1)
-    # Little changes stay see-through, so that the face can still be made out under them.
+    # Small changes stay transparent, so that the face is still visible under them.
     share = np.clip((level - 0.06) / 0.34, 0, 1)[..., None] ** 0.8
     return np.asarray(np.clip(ground * (1 - share) + heat * share, 0, 255), dtype=np.uint8)
 
 
 def amplified(before: Pixels, after: Pixels, scale: float) -> Pixels:
-    """The absolute difference per channel, so amplified that `scale` becomes white: (H, W, 3)."""
+    """Return the absolute difference per channel, amplified so that `scale` becomes white: (H, W,
+    3).
+    """
     gap = np.abs(before.astype(np.float32) - after.astype(np.float32)) / 255
     return np.asarray(np.clip(gap / scale, 0, 1) * 255, dtype=np.uint8)
 
 
 def data_uri(image: Pixels, budget: int, stored: bytes | None = None) -> str:
-    """A data URI of about `budget` bytes at most: the stored PNG, or one made here, if it fits,
-    else JPEG.
+    """Return a data URI of about `budget` bytes at most.
+
+    It holds the stored PNG, or a PNG made here, if that fits the budget, else a JPEG.
     """
     png = stored or encode(image)
     if len(png) <= budget:

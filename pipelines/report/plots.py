@@ -1,5 +1,7 @@
-"""Charts of one or several runs: which attributes changed, probabilities, sizes of the change,
-flips by direction.
+"""Charts of one or several runs.
+
+They show which attributes changed, the probabilities, the sizes of the change and the flips by
+direction.
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ MOST_DIRECTIONS, MOST_ATTRIBUTES = 12, 20
 
 
 def attribute_panels(runs: Sequence[RunData]) -> list[dict[str, Any]]:
-    """Per run with an oracle: how often each attribute changed among flipped rows; one order for
-    all runs.
+    """Return one panel for each run with an oracle: how often each attribute changed in flipped
+    rows.
+
+    The attributes have one order in all panels.
     """
     found = [
         (run, run.table["attributes"]) for run in runs if run.table and run.table.get("attributes")
@@ -78,15 +82,18 @@ def attribute_panels(runs: Sequence[RunData]) -> list[dict[str, Any]]:
 
 
 def sound(audit: Mapping[str, Any] | None) -> bool | None:
-    """Whether the decision depended on what it should; None where the audit cannot say."""
+    """Return whether the decision depended on what it should; None where the audit has no
+    answer.
+    """
     if not audit or not audit.get("expected") or not audit.get("depends_on"):
         return None
     return audit["depends_on"] in audit["expected"] and not audit.get("spurious")
 
 
 def distributions(runs: Sequence[RunData]) -> list[dict[str, Any]]:
-    """Charts in groups, each with a panel per run on common axes: probabilities, size of change,
-    flips by direction.
+    """Return groups of charts, each with one panel per run on common axes.
+
+    The groups are the probabilities, the size of the change and the flips by direction.
     """
     filled = [run for run in runs if run.tally.rows]
     groups = []

@@ -1,6 +1,4 @@
-"""The few rows that a report shows, read again: their images, their scores, and all answers to
-them.
-"""
+"""Reads the few rows that a report shows a second time: images, scores and all their answers."""
 
 from __future__ import annotations
 
@@ -17,8 +15,9 @@ from storage.commit import commit_path, read_commit, read_committed, revisions
 def fetch(
     run: RunData, picks: Sequence[Pick], columns: Sequence[str], stage: str = GENERATE
 ) -> dict[str, dict[str, Any]]:
-    """Further columns of the picked rows by cf_id, one shard at a time; rows the stage has not
-    reached are left out.
+    """Return further columns of the picked rows, by cf_id.
+
+    Reads one shard at a time. Skips rows that the stage has not reached.
     """
     found: dict[str, dict[str, Any]] = {}
     there = revisions(run.store, stage)
@@ -32,7 +31,9 @@ def fetch(
 
 
 def answers_to(run: RunData, picks: Sequence[Pick]) -> dict[str, list[Pick]]:
-    """All answers to the picked rows, by the row's id, in the order of k; one shard at a time."""
+    """Return all answers to the picked rows, by the row's id, sorted by k. Reads one shard at a
+    time.
+    """
     found: dict[str, list[Pick]] = {}
     there = revisions(run.store, GENERATE)
     for shard in sorted({pick.shard for pick in picks} & there.keys()):

@@ -1,4 +1,4 @@
-"""What a run holds, in a page of text."""
+"""The content of a run as a page of text."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from pipelines.report.data import count
 from storage.commit import iterate_commits, read_committed, todo
 from storage.uri import Store
 
-MOST = 10  # reasons told
-NAMED = 3  # rows named for each
+MOST = 10  # reasons that are listed
+NAMED = 3  # rows that are named for each reason
 
 
 def show(store: Store) -> str:
-    """Counts, flip rate, quarantined rows with their reasons, and failures by cause; one pass over
-    small columns.
+    """Return counts, flip rate, quarantined rows with their reasons, and failures by cause, as
+    text.
+
+    Reads small columns in one pass.
     """
     plan = load_plan(store)
     left = len(todo(plan, store, "generate"))
@@ -36,7 +38,7 @@ def show(store: Store) -> str:
         computed += commit.extra.get("compute_seconds", 0.0)
         flipped += pc.sum(table["flipped"]).as_py() or 0
         hit += pc.count_distinct(table["id"].filter(table["flipped"])).as_py()
-        # a row's answers share what it was taken for
+        # all answers to a row have the same prediction of it
         judged = table["correct"].filter(pc.equal(table["k"], 0))
         wrong += len(judged) - judged.null_count - (pc.sum(judged).as_py() or 0)
         for why in table["reason"].drop_null().to_pylist():

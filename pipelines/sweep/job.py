@@ -1,5 +1,5 @@
-"""`counterfactory sweep`: many runs that differ in a few settings, worked on as one, in
-one table.
+"""`counterfactory sweep`: many runs that differ in a few settings, computed by one pool of workers
+and shown in one table.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from storage.uri import Store, open_store
 
 
 def sweep(config: SweepConfig, sets: list[str] | None = None) -> Store:
-    """Finish every cell and tell of them together; called again, it adds only what is missing.
+    """Finish every cell and write the results of all cells together.
 
-    Every cell's settings, models and data are checked before any work. UserError names the cell
-    that is off.
+    Called again, it adds only what is missing. Checks every cell's settings, models and data before
+    any work. UserError names the cell at fault.
     """
     found = cells(config, sets)
     store = open_store(f"{config.out.rstrip('/')}/{config.name}")
@@ -54,10 +54,10 @@ def sweep(config: SweepConfig, sets: list[str] | None = None) -> Store:
 def run_together(
     store: Store, config: RunConfig, kind: str, parts: list[tuple[CellJob, list[Shard]]]
 ) -> None:
-    """Work on the shards of many cells on one pool of workers; config: the engine's settings.
+    """Work on the shards of many cells with one pool of workers.
 
-    A cell's first shards go to the workers that the last cell's last shards leave free, so that
-    none is ever idle. parts: per cell what its worker is made of and its shards.
+    A worker that is free at the end of one cell starts with the next cell, so no worker is idle.
+    config: the engine's settings. parts: for each cell its worker's settings and its shards.
     """
     pairs = [(cell, shard) for cell, (_, shards) in enumerate(parts) for shard in shards]
     jobs = [CellShard(n, cell, shard) for n, (cell, shard) in enumerate(pairs)]
@@ -97,7 +97,7 @@ def _score_jobs(
 
 @contextmanager
 def named(cell: Cell) -> Iterator[None]:
-    """Name the cell in a user's error."""
+    """Add the cell's name to a UserError."""
     try:
         yield
     except UserError as error:

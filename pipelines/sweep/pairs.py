@@ -1,5 +1,6 @@
-"""Two cells of a sweep on the same rows: the difference of their scores, row by row, with a
-bootstrap's interval.
+"""Compares two cells of a sweep on the same rows.
+
+It computes the difference of their scores for each row, with a bootstrap interval.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from storage.uri import Store
 def pairs(
     names: Sequence[str], stores: Sequence[Store], measures: Sequence[Measure], replicates: int
 ) -> list[dict[str, Any]]:
-    """Every two of the cells: mean of (first - second) per measure over the rows that both scored,
-    the mean over its answers where a row has several.
+    """Return the mean of (first - second) for every two cells and each measure.
 
-    better: which of the two the interval is in favour of, "" where it holds 0. Cells over other
-    data have no row in common and are left out.
+    The mean is over the rows that both cells scored. Where a row has several answers, its value is
+    their mean. better: the cell that the interval favours, "" where the interval contains 0. Two
+    cells with different data have no row in common and are skipped.
     """
     out = []
     for (a, one), (b, other) in combinations(zip(names, stores, strict=True), 2):
@@ -36,7 +37,7 @@ def pairs(
         for left, right in _same_rows(one, other, [measure.column for measure in measures]):
             weights = bootstrap_weights(left["id"].to_pylist(), replicates)
             for measure in measures:
-                # A row that one of them has no score of (NaN) is in neither's mean.
+                # A row without a score (NaN) in one cell is not in the mean of either.
                 difference = floats(left[measure.column]) - floats(right[measure.column])
                 sums[measure.name] += means.update(difference, weights)
         for measure in measures:
@@ -66,8 +67,9 @@ def _favour(low: float | None, high: float | None, measure: Measure, a: str, b: 
 
 
 def _same_rows(one: Store, other: Store, columns: list[str]) -> Iterator[tuple[pa.Table, pa.Table]]:
-    """The rows that two runs both scored, in one order, shard by shard (all at once where their
-    shards differ).
+    """Return the rows that two runs both scored, in the same order, shard by shard.
+
+    Returns all rows at once where the shards of the runs differ.
     """
     wanted = list(dict.fromkeys(["id", "k", *columns]))
     left, right = (
@@ -91,7 +93,7 @@ def _commits(store: Store) -> Iterator[Commit]:
 
 
 def _rows(store: Store, commit: Commit, columns: list[str]) -> pa.Table:
-    """A shard's columns, a line per row."""
+    """Return a shard's columns with one line per row."""
     table = read_committed(store, commit, columns)
     first = pc.equal(table["k"], 0)
     if pc.all(first).as_py() is not False:  # None: no rows
@@ -102,7 +104,7 @@ def _rows(store: Store, commit: Commit, columns: list[str]) -> pa.Table:
         numbers.column_names,
     )
     grouped = means.append_column("id", table["id"]).group_by("id", use_threads=False)
-    # nulls are left out
+    # skips nulls
     found = grouped.aggregate([(name, "mean") for name in numbers.column_names])
     return found.rename_columns([name.removesuffix("_mean") for name in found.column_names])
 

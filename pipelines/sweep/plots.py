@@ -1,5 +1,5 @@
-"""A trade-off as an SVG of its own: one metric against another, a mark per cell, a line along an
-axis.
+"""Draws a trade-off as a separate SVG: one metric against another, with a mark for each cell and a
+line along an axis.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from configs.sweep import PlotConfig
 from pipelines.sweep.table import ARROWS, select_figures, short
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 900, 420, 70, 380, 20, 60
-# Okabe & Ito 2008
+# colours of Okabe & Ito 2008
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A8A00")
 Point = dict[str, Any]
 
@@ -21,11 +21,11 @@ Point = dict[str, Any]
 def plot(
     lines: Sequence[dict[str, Any]], config: PlotConfig, axes: Sequence[str], by: Sequence[str]
 ) -> str:
-    """An SVG; cells without either figure are left out. Whiskers are 95 % intervals; `by` axes get
-    marks of their own.
+    """Return an SVG without the cells that lack a figure; whiskers are 95 % intervals.
 
-    along: the axis along which cells that agree in all other axes are joined, each mark labelled
-    with its value (none where it is the plot's x).
+    The axes `by` get marks of their own. config.along: the axis along which a line joins the cells
+    that agree in all other axes. Each mark has its value of this axis as a label, except where the
+    axis is the plot's x.
     """
     points = [
         p
@@ -98,7 +98,10 @@ def _points(
 
 
 def _number(setting: Any) -> float | None:
-    """A setting's value where it is a number: cells without one have no place on its axis."""
+    """Return a setting's value as a number; None where it is not one.
+
+    A cell without a number has no place on the axis.
+    """
     try:
         return float(setting)
     except ValueError:
@@ -106,7 +109,7 @@ def _number(setting: Any) -> float | None:
 
 
 def _scale(figures: Sequence[dict[str, Any]]) -> tuple[float, float]:
-    """The axis' ends: around all values and intervals, with a little room."""
+    """Return the axis' ends: all values and intervals with a little room on both sides."""
     ends = [end for f in figures for end in (f["value"], f["low"], f["high"]) if end is not None]
     low, high = min(ends), max(ends)
     room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0

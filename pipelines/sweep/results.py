@@ -1,5 +1,5 @@
-"""What a sweep found: one tidy table for programs, tables and plots for people, and differences on
-the same rows.
+"""The results of a sweep: one tidy table for programs, tables and plots for people, and differences
+on the same rows.
 """
 
 from __future__ import annotations
@@ -37,11 +37,10 @@ div{overflow-x:auto}"""
 def write_results(
     store: Store, sweep: SweepConfig, cells: Sequence[Cell], stores: Sequence[Store]
 ) -> list[str]:
-    """Write table.parquet and .csv (tidy), tables.md, .tex and .html, pairs.csv and the plots;
-    gives lines that say so.
+    """Write table.parquet and .csv (tidy), tables.md, .tex and .html, pairs.csv and the plots.
 
-    A tidy line is a cell's axes and one figure; figures of attributes are `changed[NAME]`, over the
-    flipped rows.
+    Returns the tables and the page's address as text. A tidy line has a cell's axes and one figure.
+    Figures of attributes are `changed[NAME]`, over the flipped rows.
     """
     axes = axes_of(sweep, cells)
     lines = [
@@ -73,12 +72,12 @@ def write_results(
 
 
 def axes_of(sweep: SweepConfig, cells: Sequence[Cell]) -> list[str]:
-    """What sets the cells apart, as tables call it."""
+    """Return the settings in which the cells differ, by their names in the tables."""
     return list(dict.fromkeys(axis(sweep, key) for cell in cells for key in cell.settings))
 
 
 def tidy(sweep: SweepConfig, axes: list[str], cell: Cell, store: Store) -> Iterator[dict[str, Any]]:
-    """One cell's figures, a line each."""
+    """Return the figures of one cell, one line for each."""
     table = read_sealed(store, TABLE)
     values = {axis(sweep, key): _shown(value) for key, value in cell.settings.items()}
     place = {"cell": cell.run.name, **{name: values.get(name, "") for name in axes}}
@@ -111,8 +110,9 @@ def tidy(sweep: SweepConfig, axes: list[str], cell: Cell, store: Store) -> Itera
 def compare(
     sweep: SweepConfig, cells: Sequence[Cell], stores: Sequence[Store]
 ) -> list[dict[str, Any]]:
-    """Differences on the same rows between cells that differ in nothing that makes a table of its
-    own.
+    """Return differences on the same rows between cells that belong to the same table.
+
+    These cells agree in all axes of `sweep.by`.
     """
     if not sweep.pairs:
         return []
@@ -131,8 +131,7 @@ def compare(
 
 
 def measures_of(sweep: SweepConfig, cells: Sequence[Cell]) -> list[Measure]:
-    """The sweep's measures of single rows that all of the cells have, as columns of
-    their scores."""
+    """Return the sweep's measures of single rows that all cells have as columns of their scores."""
     common: list[Measure] = list(row_measures(cells[0].run))
     for cell in cells[1:]:
         common = [measure for measure in common if measure in row_measures(cell.run)]
@@ -143,7 +142,9 @@ def measures_of(sweep: SweepConfig, cells: Sequence[Cell]) -> list[Measure]:
 
 
 def markdowns(sweep: SweepConfig, found: list[Grid], compared: list[dict[str, Any]]) -> str:
-    """All tables, how to read them, and the differences that the rows can tell."""
+    """Return all tables, a sentence on how to read them, and the differences whose interval
+    excludes 0.
+    """
     told = f"# {sweep.name}\n\n{HOW}\n\n"
     for grid in found:
         told += (
@@ -166,7 +167,7 @@ def markdowns(sweep: SweepConfig, found: list[Grid], compared: list[dict[str, An
 
 
 def html_page(sweep: SweepConfig, found: list[Grid], plots: list[str]) -> str:
-    """One page with the tables and the plots; no script, nothing from elsewhere."""
+    """Return one page with the tables and the plots, without scripts or external files."""
     from markupsafe import escape
 
     body = "".join(
@@ -182,7 +183,10 @@ def html_page(sweep: SweepConfig, found: list[Grid], plots: list[str]) -> str:
 
 
 def parquet(lines: list[dict[str, Any]], axes: list[str]) -> bytes:
-    """Tidy lines as Parquet; axes are text, so that sweeps of numbers and of names read alike."""
+    """Return tidy lines as Parquet.
+
+    Axes are text, so that sweeps of numbers and of names have the same schema.
+    """
     kinds = {"n": pa.int64(), "value": pa.float64(), "low": pa.float64(), "high": pa.float64()}
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in ["cell", *axes, *FIGURES]])
     return to_parquet(pa.Table.from_pylist(lines, schema=schema))

@@ -1,5 +1,5 @@
-"""A sweep's figures as papers print them: methods down, metrics across, the best bold and the
-second underlined.
+"""Tables of a sweep in the form of papers: methods as rows, metrics as columns, the best figure
+bold and the second underlined.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from pipelines.engine.tables import escape_markdown
 from pipelines.engine.terminal import printable
 
 ARROWS = {"higher": "↑", "lower": "↓"}
-# what notes of figures without an interval say where a row is all there is
+# text in the notes of figures that have no interval because there is a single row
 OF_ONE_ROW = ("n = 1: no interval", "one row: no interval")
 TEX_ARROWS = {"↑": r"$\uparrow$", "↓": r"$\downarrow$"}
 
 
 @dataclass(frozen=True)
 class Column:
-    """A metric over one subset of rows; better: which direction is good, None where neither is."""
+    """A metric over one subset of rows; better: the good direction, None where there is none."""
 
     metric: str
     subset: str
@@ -28,8 +28,8 @@ class Column:
 
     @property
     def title(self) -> str:
-        """As the table's head has it: the metric with its arrow, and its subset where that is not
-        all rows.
+        """Return the column's heading: the metric with its arrow, and its subset unless it is all
+        rows.
         """
         arrow = f" {ARROWS[self.better]}" if self.better else ""
         return f"{self.metric}{arrow}" + (f" ({self.subset})" if self.subset != "all" else "")
@@ -37,9 +37,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Grid:
-    """One table: what holds for all of it, row labels, columns, and in each cell a figure's line,
-    or None.
-    """
+    """One table with a title, row labels and columns; each cell holds a figure's line or None."""
 
     title: str
     axes: list[str]
@@ -51,8 +49,10 @@ class Grid:
 def grids(
     lines: Sequence[dict[str, Any]], rows: Sequence[str], by: Sequence[str], metrics: Sequence[str]
 ) -> list[Grid]:
-    """Tables out of tidy lines; rows, by: axes that make rows and that make tables; metrics: which,
-    in this order.
+    """Return tables made from tidy lines.
+
+    rows: axes that make the rows. by: axes that make separate tables. metrics: the columns, in this
+    order.
     """
     known = list(dict.fromkeys(line["metric"] for line in lines))
     order = select_figures(metrics, known) or known
@@ -72,8 +72,10 @@ def grids(
 
 
 def select_figures(metrics: Sequence[str], known: Sequence[str]) -> list[str]:
-    """The figures asked for: by their whole name, or else without the bracket that names their
-    network or way.
+    """Return the figures that `metrics` names.
+
+    A name matches a whole figure's name, or else all figures with that name before the bracket,
+    which holds their network or direction.
     """
     found = []
     for metric in metrics:
@@ -86,11 +88,11 @@ def select_figures(metrics: Sequence[str], known: Sequence[str]) -> list[str]:
 
 
 def ranks(figures: Sequence[dict[str, Any] | None], better: str | None) -> list[int | None]:
-    """1 for the best of a column, 2 for the second, None for the others; ties share a rank.
+    """Return 1 for the best figures of a column, 2 for the second, None for the others.
 
-    A figure ties with the best one of its rank where their 95 % intervals overlap: what the rows
-    cannot separate is not separated. Without a direction, or with one figure only, nobody wins, and
-    no figure of a single row does that has no interval.
+    A figure shares the rank of the best one where their 95 % intervals overlap, because the rows
+    cannot separate them. No figure has a rank where the metric has no direction or where there is
+    only one figure. A figure of a single row without an interval has no rank either.
     """
     known = [i for i, figure in enumerate(figures) if figure is not None and _can_win(figure)]
     out: list[int | None] = [None] * len(figures)
@@ -108,8 +110,10 @@ def ranks(figures: Sequence[dict[str, Any] | None], better: str | None) -> list[
 
 
 def _can_win(figure: dict[str, Any]) -> bool:
-    """Whether a figure can be compared: one of a single row, which has no interval, separates
-    nothing. (A set's figure may have none by its nature.)
+    """Return whether a figure can be compared.
+
+    A figure of a single row has no interval and cannot. A figure of a set may have no interval by
+    its nature, and can.
     """
     note = figure.get("note", "")
     return figure["value"] is not None and not any(why in note for why in OF_ONE_ROW)
@@ -124,7 +128,7 @@ def _overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def markdown(grid: Grid) -> str:
-    """A Markdown table: **best**, <u>second</u>, intervals in brackets."""
+    """Return a Markdown table: **best**, <u>second</u>, intervals in brackets."""
     marks = {1: ("**", "**"), 2: ("<u>", "</u>"), None: ("", "")}
     head = [escape_markdown(t) for t in [*grid.axes, *(column.title for column in grid.columns)]]
     rows = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
@@ -137,7 +141,7 @@ def markdown(grid: Grid) -> str:
 
 
 def latex(grid: Grid) -> str:
-    r"""A LaTeX tabular (booktabs): \textbf best, \underline second."""
+    r"""Return a LaTeX tabular (booktabs): \textbf best, \underline second."""
     marks = {1: r"\textbf{%s}", 2: r"\underline{%s}", None: "%s"}
     head = [*map(_tex, grid.axes), *(_tex(column.title) for column in grid.columns)]
     body = [
@@ -163,7 +167,7 @@ def latex(grid: Grid) -> str:
 
 
 def page(grid: Grid) -> str:
-    """An HTML table; every string is escaped."""
+    """Return an HTML table; every string is escaped."""
     marks = {1: "<b>%s</b>", 2: "<u>%s</u>", None: "%s"}
     head = "".join(
         f"<th>{html.escape(text)}</th>" for text in [*grid.axes, *(c.title for c in grid.columns)]
@@ -179,8 +183,9 @@ def page(grid: Grid) -> str:
 
 
 def notes(grid: Grid) -> list[str]:
-    """What must be known to read the table's figures, those with one note together; n = 0 stands in
-    its cell.
+    """Return the notes that readers of the table's figures need.
+
+    Figures with the same note share one line. A note n = 0 stands in its cell instead.
     """
     found: dict[tuple[str, str], list[str]] = {}
     for label, row in zip(grid.labels, grid.figures, strict=True):
@@ -197,7 +202,7 @@ def _cells(
     label: Callable[[str], str] = str,
     spans: bool = False,
 ) -> list[list[str]]:
-    """Labels and marked figures, row by row; spans: with their intervals."""
+    """Return labels and marked figures by row; spans: with their intervals."""
     by_column = [
         ranks([row[c] for row in grid.figures], column.better)
         for c, column in enumerate(grid.columns)
@@ -221,7 +226,10 @@ def _cells(
 
 
 def short(value: float) -> str:
-    """A figure with three significant digits, and no exponent between 0.0001 and a million."""
+    """Return a figure with three significant digits.
+
+    Between 0.0001 and a million it has no exponent.
+    """
     if value == 0:
         return "0"
     if not 1e-4 <= abs(value) < 1e6:
