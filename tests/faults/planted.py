@@ -3,8 +3,8 @@ the data's rows.
 
 FAULT is `what:row,...` or `oom:rows`. Each row's picture bears its number in its first pixel, which
 the method's own pictures do not (see `mark`). kill: SIGKILL; once: SIGKILL the first time only
-(ONCE names the folder where that is noted); hang: sleep; lock: sleep and let no Python thread run;
-oom: no memory for more than so many rows at a time, and `large`: none for a row.
+(ONCE names the folder where that and a hang are noted); hang: sleep; lock: sleep and let no Python
+thread run; oom: no memory for more than so many rows at a time, and `large`: none for a row.
 """
 
 from __future__ import annotations
@@ -70,6 +70,8 @@ def fault(images: Tensor) -> None:
         if what == "large":
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 TB")
         if what == "hang":
+            if "ONCE" in os.environ:
+                (Path(os.environ["ONCE"]) / "hangs").touch()
             time.sleep(3600)
         if what == "lock":
             ctypes.PyDLL(None).sleep(3600)  # a foreign function that keeps the interpreter's lock
