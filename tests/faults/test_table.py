@@ -40,6 +40,9 @@ def test_every_fault_that_is_tested_is_in_the_table() -> None:
     general = {
         "test_no_row_is_lost_or_doubled_when_workers_die",
         "test_the_driver_shows_no_traceback_of_a_death",
+        "test_an_ignored_signal_stays_ignored",
+        "test_the_caller_gets_its_handlers_back",
+        "test_a_signal_comes_to_the_main_thread_only",
     }
     for path in sorted(Path(__file__).parent.glob("test_*.py")):
         if path.name != Path(__file__).name:

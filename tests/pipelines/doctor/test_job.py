@@ -137,7 +137,7 @@ def test_a_healthy_run_has_no_problem_and_nothing_is_written(
     assert "64 of 64 sampled rows decode, 8x8 to 8x8" in found(findings, "images", "ok")
     assert "dark 50.0%, bright 50.0%" in found(findings, "data.label", "ok")
     assert "right on 100% of 64 labelled images" in found(findings, "models.classifier", "ok")
-    assert "4 of 4 sampled rows flipped" in found(findings, "method", "ok")
+    assert "6 of 6 sampled rows flipped" in found(findings, "method", "ok")
     assert "for 64 rows on 1 worker" in found(findings, "time", "ok")
     assert main(config) == 0
     printed = capsys.readouterr().out.splitlines()
@@ -417,7 +417,7 @@ def test_things_that_only_deserve_a_warning(make: Make) -> None:
 def test_a_target_column_is_looked_at(make: Make) -> None:
     findings = doctor(make(target={"column": "Wanted"}))
     assert "bright 50.0%" in found(findings, "target.column", "ok")
-    assert "4 of 4" in found(findings, "method", "ok")
+    assert "6 of 6" in found(findings, "method", "ok")
 
 
 def test_workers_and_memory(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,13 +97,13 @@ def test_the_checker_sees(reference: Reference, tmp_path: Path, what: str) -> No
 
 @pytest.mark.slow
 def test_a_small_campaign(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A killed driver, a stopped one, and a bad line to S3: every run equal to undisturbed ones."""
-    only = "kill,term,s3-away"
+    """A killed driver: its run is equal to undisturbed ones."""
+    only = "kill"
     flags = ["--only", only, "--trials", "1", "--minutes", "20", "--keep", str(tmp_path / "runs")]
     assert main(["--seed", "3", *flags, "--out", str(tmp_path / "chaos.md")]) == 0, (
         capsys.readouterr()
     )
     told = (tmp_path / "chaos.md").read_text()
-    assert "3 trials" in told
+    assert "1 trials" in told
     assert "Every run is equal to the undisturbed ones." in told
     shutil.rmtree(tmp_path / "runs")
