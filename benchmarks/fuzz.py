@@ -93,6 +93,7 @@ class Ground:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.faces, self.run = folder, folder / "faces", folder / "out" / "fuzz"
+        folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "done").exists():
             self._make()
         self.data = next(self.faces.rglob("*.parquet"))
