@@ -43,8 +43,9 @@ def drive(argv: list[str], at: At | None, environ: dict[str, str], log: str) -> 
     """Run the command line with a fault planted; all it says goes to the file `log`."""
     speak_to(log)
     os.environ.update(environ)
-    # a shell that starts the tests in the background makes all of them ignore Ctrl-C
+    # a shell in the background, or nohup, makes the tests ignore Ctrl-C or SIGHUP
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if at is not None:
         plant(at)
     from pipelines.cli import main
