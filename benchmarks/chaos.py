@@ -5,8 +5,8 @@ that nothing happened to.
     python -m benchmarks.chaos --seed 12 --minutes 15 --out benchmarks/chaos.md
 
 Every trial is the command line itself, `counterfactory run` on drawn faces, in processes of its
-own; after the fault the same command is given again until it ends with 0. The checker (`Product`)
-imports nothing of the project: it reads the run's folder with pyarrow, hashlib and json. Two
+own; after the fault the same command is given again until it ends with 0. The checker
+(chaos_checker.py) imports nothing of the project, and reads the run's folder with pyarrow. Two
 undisturbed runs are the reference: what differs between them (times, folders) is not compared, all
 else must be equal in the disturbed run. Trial n draws its faults from the seed, its kind and n, so
 that `--only KIND --first N --trials 1` repeats one, as far as the machine's timing allows.
@@ -15,17 +15,12 @@ that `--only KIND --first N --trials 1` repeats one, as far as the machine's tim
 from __future__ import annotations
 
 import argparse
-import hashlib
-import http.client
-import json
 import os
 import platform
 import random
 import re
 import shutil
 import signal
-import socket
-import struct
 import subprocess
 import sys
 import tempfile
@@ -36,12 +31,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import pyarrow.parquet as pq
+from benchmarks.chaos_checker import Lost, Product, Reference
+from benchmarks.chaos_line import Bucket, Line
 
 ROWS, SHARD = 24, 4
 SETS = (
@@ -53,8 +47,6 @@ SETS = (
 )
 AGAIN = 8  # times that the command is given before a run counts as lost
 LONG = 300.0  # seconds after which a command counts as hung
-CLOCK = re.compile(r"\d{1,2} [A-Z][a-z]+ \d{4}, \d\d:\d\d UTC")
-LOOSE = re.compile(r"MANIFEST\.json#\.(totals\.(attempt|bytes)$|products\.)")
 KEYS = {"AWS_ACCESS_KEY_ID": "chaos", "AWS_SECRET_ACCESS_KEY": "chaos"}
 # patterns below a run's folder whose files tell how far it is, with how many there will be
 PROGRESS = {
@@ -66,10 +58,6 @@ PROGRESS = {
     "augment": ("augment/*", 1),
     "report": ("report.html", 1),
 }
-
-
-class Lost(Exception):  # noqa: N818 (said of the run)
-    """A run that did not end as it should; holds the reason."""
 
 
 @dataclass
@@ -147,286 +135,6 @@ class Run:
             time.sleep(0.02)
         time.sleep(more)
         return process.poll() is None
-
-
-# --- the checker: pyarrow, hashlib and json only ---
-
-
-class Product:
-    """What a run has left: answers by stage and key, and every other product, as plain values."""
-
-    def __init__(self, home: Path) -> None:
-        self.broken: list[str] = []
-        self.rows: dict[str, dict[str, Any]] = {}  # "generate:cf_id" -> cells
-        self.leaves: dict[str, Any] = {}  # "path#place" -> value
-        self.names: set[str] = set()  # of products
-        for folder in sorted((home / "commit").glob("*")):
-            self._stage(home, folder)
-        products = (p for p in sorted(home.rglob("*")) if p.is_file())
-        for path in products:
-            name = str(path.relative_to(home))
-            if name.split("/")[0] not in ("commit", "data", "attempt", "poison"):
-                self._product(name, path)
-        manifest = home / "MANIFEST.json"
-        told = json.loads(manifest.read_text()) if manifest.exists() else {}
-        for name, digest in told.get("products", {}).items():
-            path = home / name
-            if (
-                not path.exists()
-                or hashlib.sha256(path.read_bytes()).hexdigest() != digest["sha256"]
-            ):
-                self.broken.append(f"{name}: not the bytes that the MANIFEST has")
-
-    def _stage(self, home: Path, folder: Path) -> None:
-        planned = json.loads((home / "plan.json").read_text())["shards"]
-        commits = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-        if len(commits) != len(planned):
-            self.broken.append(f"{folder.name}: {len(commits)} of {len(planned)} shards")
-        for commit in commits:
-            data = (home / commit["file"]).read_bytes()
-            if hashlib.sha256(data).hexdigest() != commit["sha256"]:
-                self.broken.append(f"{commit['file']}: another sha256")
-            table = pq.read_table(home / commit["file"])
-            if commit["rows_in"] != commit["rows_out"] + len(commit["quarantined"]):
-                self.broken.append(f"{folder.name}: rows in, out and quarantined do not add up")
-            for bad in commit["quarantined"]:
-                self.rows[f"{folder.name}:quarantined:{bad['id']}"] = dict(bad)
-            for row in table.to_pylist():
-                key = f"{folder.name}:{row.get('cf_id') or row['id']}:{row.get('k', 0)}"
-                if key in self.rows:
-                    self.broken.append(f"{key}: there twice")
-                self.rows[key] = row
-
-    def _product(self, name: str, path: Path) -> None:
-        if path.name.startswith("."):
-            return  # half of a file: no product, and `gc` lists it
-        self.names.add(name)
-        if path.suffix == ".parquet":
-            rows = pq.read_table(path).to_pylist()
-            self.leaves[f"{name}#rows"] = len(rows)
-            for n, row in enumerate(rows):
-                self.leaves |= {f"{name}#{n}.{column}": value for column, value in row.items()}
-        elif path.suffix == ".json":
-            self.leaves |= flat(f"{name}#", json.loads(path.read_text()))
-        elif path.suffix == ".jsonl":
-            lines = path.read_text().splitlines()
-            self.leaves[f"{name}#rows"] = len(lines)
-            for n, line in enumerate(lines):
-                self.leaves |= flat(f"{name}#{n}", json.loads(line))
-        else:  # text: how often it has each of its pieces
-            text = CLOCK.sub("now", path.read_text(errors="replace"))
-            pieces = Counter(re.split(r"[<\n]", text))
-            self.leaves |= {
-                f"{name}#{hashlib.sha256(piece.encode()).hexdigest()[:16]}": count
-                for piece, count in pieces.items()
-            }
-
-
-def flat(place: str, value: Any) -> dict[str, Any]:
-    """The leaves of a JSON value by their places."""
-    inside = value.items() if isinstance(value, dict) else ()
-    inside = enumerate(value) if isinstance(value, list) else inside
-    found: dict[str, Any] = {}
-    for name, part in inside:
-        found |= flat(f"{place}.{name}", part)
-    return found if isinstance(value, dict | list) else {place: value}
-
-
-class Reference:
-    """Two undisturbed runs: what they agree in is what every other must have."""
-
-    def __init__(self, one: Product, other: Product) -> None:
-        for product in (one, other):
-            if product.broken:
-                raise Lost(f"an undisturbed run is broken: {product.broken[0]}")
-        if one.rows.keys() != other.rows.keys():
-            raise Lost("two undisturbed runs differ in their rows")
-        timed = {
-            (key.partition(":")[0], column)
-            for key, row in one.rows.items()
-            for column, cell in row.items()
-            if cell != other.rows[key].get(column)
-        }
-        self.names = one.names | other.names
-        self.timed = sorted(f"{stage}.{column}" for stage, column in timed)
-        self.rows = {
-            key: {c: v for c, v in row.items() if (key.partition(":")[0], c) not in timed}
-            for key, row in one.rows.items()
-        }
-        self.leaves = {
-            place: value
-            for place, value in one.leaves.items()
-            if place in other.leaves and other.leaves[place] == value
-        }
-        # how often a shard was tried may differ, and so may the bytes of files that hold times
-        self.leaves = {k: v for k, v in self.leaves.items() if not LOOSE.match(k)}
-
-    def differences(self, product: Product) -> list[str]:
-        """What of it another run does not have, or has otherwise."""
-        found = list(product.broken)
-        found += [f"{key}: lost" for key in self.rows.keys() - product.rows.keys()]
-        found += [f"{key}: new" for key in product.rows.keys() - self.rows.keys()]
-        for key in self.rows.keys() & product.rows.keys():
-            there = product.rows[key]
-            found += [f"{key}: {c}" for c, v in self.rows[key].items() if there.get(c) != v]
-        found += [f"product {name}: new" for name in product.names - self.names]
-        missing = object()
-        found += [
-            f"product {place}"
-            for place, value in self.leaves.items()
-            if product.leaves.get(place, missing) != value
-        ]
-        return sorted(found)
-
-
-# --- S3 behind a bad line ---
-
-
-class Server(ThreadingHTTPServer):
-    """Says nothing of clients that were killed, and so hang up."""
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)
-
-
-class Line:
-    """A proxy in front of an S3 server; each request meets a fault with some probability."""
-
-    FAULTS = ("drop", "delay", "truncate", "500", "503", "lost")
-
-    def __init__(self, upstream: str, rng: random.Random, rate: float) -> None:
-        self.upstream, self.rng, self.rate = upstream, rng, rate
-        self.met: Counter[str] = Counter()
-        self.away = False  # whether every connection is closed
-        self.commits = 0
-        self.lock = threading.Lock()
-        line = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def handle_any(self) -> None:
-                line.handle(self)
-
-            do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = handle_any  # noqa: N815
-
-            def log_message(self, format: str, *args: Any) -> None:
-                return
-
-        self.server = Server(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-
-    def draw(self, request: BaseHTTPRequestHandler) -> str:
-        with self.lock:
-            if self.away:
-                self.met["away"] += 1
-                return "drop"
-            fault = self.rng.choice(self.FAULTS) if self.rng.random() < self.rate else "none"
-            self.met[fault] += 1
-            self.commits += request.command == "PUT" and "/commit/" in request.path
-            return fault
-
-    def handle(self, request: BaseHTTPRequestHandler) -> None:
-        body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
-        fault = self.draw(request)
-        if fault == "drop":
-            self.hang_up(request, reset=True)
-            return
-        if fault == "delay":
-            time.sleep(1.0)
-        if fault == "503":
-            self.answer(request, 503, b"<Error><Code>SlowDown</Code></Error>", {})
-            return
-        status, headers, data = self.ask(request, body)
-        if fault == "lost":
-            self.hang_up(request)
-        elif fault == "500":  # after the deed
-            self.answer(request, 500, b"<Error><Code>InternalError</Code></Error>", {})
-        else:
-            self.answer(request, status, data, headers, cut=fault == "truncate")
-
-    def ask(
-        self, request: BaseHTTPRequestHandler, body: bytes
-    ) -> tuple[int, dict[str, str], bytes]:
-        connection = http.client.HTTPConnection(urlsplit(self.upstream).netloc, timeout=60)
-        try:
-            connection.request(request.command, request.path, body, dict(request.headers.items()))
-            reply = connection.getresponse()
-            return reply.status, dict(reply.getheaders()), reply.read()
-        finally:
-            connection.close()
-
-    def answer(
-        self,
-        request: BaseHTTPRequestHandler,
-        status: int,
-        data: bytes,
-        headers: dict[str, str],
-        *,
-        cut: bool = False,
-    ) -> None:
-        kept = {k: v for k, v in headers.items() if k.lower() not in ("transfer-encoding",)}
-        if not any(name.lower() == "content-length" for name in kept):
-            kept["Content-Length"] = str(len(data))
-        request.send_response_only(status)
-        for name, value in kept.items():
-            request.send_header(name, value)
-        request.end_headers()
-        if request.command != "HEAD":
-            request.wfile.write(data[: len(data) // 2] if cut else data)
-        if cut:
-            self.hang_up(request)
-
-    def hang_up(self, request: BaseHTTPRequestHandler, *, reset: bool = False) -> None:
-        request.close_connection = True
-        if reset:
-            linger = struct.pack("ii", 1, 0)
-            request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            request.connection.close()
-        else:
-            request.wfile.flush()
-            request.connection.shutdown(socket.SHUT_RDWR)
-
-
-class Bucket:
-    """A moto server with one bucket, in this process."""
-
-    def __init__(self) -> None:
-        import logging
-
-        import boto3
-        from moto.server import ThreadedMotoServer
-
-        logging.getLogger("werkzeug").setLevel(logging.ERROR)
-        self.server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-        self.server.start()
-        host, port = self.server.get_host_and_port()
-        self.url = f"http://{host}:{port}"
-        self.client = boto3.client(
-            "s3",
-            endpoint_url=self.url,
-            aws_access_key_id="chaos",
-            aws_secret_access_key="chaos",
-            region_name="us-east-1",
-        )
-        self.client.create_bucket(Bucket="chaos")
-
-    def fetch(self, prefix: str, folder: Path) -> None:
-        """Copy what lies below a prefix into a folder."""
-        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket="chaos", Prefix=prefix)
-        for page in pages:
-            for entry in page.get("Contents", ()):
-                path = folder / entry["Key"][len(prefix) :].lstrip("/")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                got = self.client.get_object(Bucket="chaos", Key=entry["Key"])
-                path.write_bytes(got["Body"].read())
 
 
 # --- faults: each disturbs a run, and leaves it to be finished ---

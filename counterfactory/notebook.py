@@ -16,13 +16,12 @@ from torch import Tensor, nn
 
 from counterfactory.methods.contract import ImageAnswers, ImageQueries, Method, to_8bit
 from counterfactory.models.interfaces import Classifier
+from counterfactory.models.wrapping.images import channels_of, gray
 from counterfactory.models.wrapping.load import wrap
 from counterfactory.models.wrapping.shape import Shape, Shaped
 from counterfactory.models.wrapping.wrap import (
     ClassifierWrapper,
     DenoiserWrapper,
-    channels_of,
-    gray,
     scores_of,
 )
 

@@ -275,7 +275,7 @@ def data_files(path: str) -> list[tuple[Store, str]]:
         got = "none"
         if visible:
             got = (
-                f"{len(visible):,} other files, such as {printable(visible[0])}: Parquet ends in"
+                f"{len(visible):,} other files, such as {readable(visible[0])}: Parquet ends in"
                 " .parquet, .parq or .pq (also .parquet.gzip); a glob, such as"
                 f" {path.rstrip('/')}/*, takes any name"
             )
@@ -288,7 +288,7 @@ def is_parquet(name: str) -> bool:
     return PARQUET.search(name) is not None
 
 
-def printable(name: str) -> str:
+def readable(name: str) -> str:
     """Return a file's name for a message; bytes that are not UTF-8 are written as \\xe9."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
@@ -301,7 +301,7 @@ def _usable(files: list[tuple[Store, str]]) -> list[tuple[Store, str]]:
         except UnicodeEncodeError:
             raise ValueError(
                 "expected names of files and folders in UTF-8, got"
-                f" {printable(store.url(name))}: rename it"
+                f" {readable(store.url(name))}: rename it"
             ) from None
         except BadPath:
             raise ValueError(

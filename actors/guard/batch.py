@@ -56,6 +56,10 @@ class Batch:
             self.notes.append(
                 f"out of memory with {before} rows at a time: goes on with {self.size}"
             )
+        elif self.shape.rows < shape:
+            self.notes.append(
+                f"out of memory with {shape} rows at a time: networks go on with {self.shape.rows}"
+            )
         elif self.growing and len(rows) == self.size:
             self._grow()
         return answers, bad
@@ -77,6 +81,9 @@ class Batch:
         # The error is gone here, and with it the tensors that its traceback held.
         if short:
             release(self.device)
+        if short and len(rows) == 1 and self.shape.rows > 1:
+            self.shape.limit(1)  # the network computed copies of the row beside it
+            return self._parts(call, rows)
         if len(rows) == 1:
             reason = (
                 f"it does not fit in memory alone: {told}"

@@ -126,7 +126,16 @@ def _stands_alone(
     call: Callable[[Any], Any], queries: Any, answers: Any, given: int
 ) -> Iterator[Finding]:
     """Check that the first row's answers are the same bytes without the other rows."""
-    alone = call(queries.chosen(torch.zeros_like(queries.source[:1])))
+    try:
+        alone = call(queries.chosen(torch.zeros_like(queries.source[:1])))
+    except Exception as error:  # a foreign method may take no single row
+        got = one_line(f"{type(error).__name__}: {error}")
+        yield problem(
+            "method",
+            f"fails on a row alone: {got}",
+            "a worker calls it so for the last row of a shard, and after another row failed",
+        )
+        return
     if not torch.equal(alone.counterfactual, answers.counterfactual[:given]):
         yield warning(
             "engine.shape",

@@ -21,7 +21,7 @@ from storage.columns import assemble, expect_columns, physical, with_partitions
 from storage.schema import IMAGE
 from storage.seal import read_sealed, sealed
 from storage.tables import damage_named, to_parquet
-from storage.uri import Store, data_files, printable
+from storage.uri import Store, data_files, readable
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 FOLDER, MARK = "input", "input/_pairs.json"
@@ -99,11 +99,11 @@ def images_in(folder: Path, say: Say) -> dict[str, Path]:
         if not file.is_file() or any(part.startswith(".") for part in parts):
             continue
         if file.suffix.lower() not in ENDINGS:
-            others.append(printable("/".join(parts)))
+            others.append(readable("/".join(parts)))
             continue
         name = "/".join(parts).removesuffix(file.suffix)
-        if printable(name) != name:
-            say(f"{folder}: a file's name is not UTF-8, and it is left out: {printable(name)}")
+        if readable(name) != name:
+            say(f"{folder}: a file's name is not UTF-8, and it is left out: {readable(name)}")
             continue
         if name in found:
             raise UserError(

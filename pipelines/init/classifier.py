@@ -22,7 +22,8 @@ from actors.pinned.load import load_models
 from actors.rows.files import bytes_of, expect_bytes
 from configs.schema import ImageData, ModelConfig
 from configs.strict import UserError, check, expand, presets
-from counterfactory.models.wrapping.wrap import channels_of, scores_of
+from counterfactory.models.wrapping.images import channels_of
+from counterfactory.models.wrapping.wrap import scores_of
 from pipelines.doctor.classifier import NORMALISATIONS, Statistics, in_batches
 from pipelines.init.data import LABELS, NAMES, Found, Label, usual_rank
 from storage.codec import BadRow, decode

@@ -28,7 +28,7 @@ from pipelines.prepare.source import (
     split_of,
     unreadable,
 )
-from storage.uri import printable
+from storage.uri import readable
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # formats that `--convert` reads
@@ -89,7 +89,7 @@ def images(
             + (f": is {inside} the folder that is meant?" if nested else "")
         )
     if not classes:
-        notes.append(f"no folders of classes in {printable(str(folder))}: the rows have no label")
+        notes.append(f"no folders of classes in {readable(str(folder))}: the rows have no label")
     kinds: dict[str, Kind] = {
         name: "bool" if all(item.further[name].lower() in TRUTH for item in items) else "string"
         for name in items[0].further
@@ -97,7 +97,7 @@ def images(
 
     def rows() -> Iterator[Row | Skipped]:
         for item in items:
-            file, shown = item.file, printable(item.file)
+            file, shown = item.file, readable(item.file)
             if shown != file:
                 yield Skipped(shown, "expected a file name in UTF-8")
                 continue
@@ -210,7 +210,7 @@ def _splits(tops: Mapping[str, list[tuple[str, ...]]], folder: Path) -> dict[str
 def _left_out(what: str, files: int, images: int, splits: Mapping[str, str]) -> str:
     """Return a line about a folder without rows."""
     why = "no image in it" if not images else f"{images:,} images beside {', '.join(splits)}"
-    return f"left out {printable(what)}: {why}" + (f", {files:,} files" if files > images else "")
+    return f"left out {readable(what)}: {why}" + (f", {files:,} files" if files > images else "")
 
 
 def _parts(file: Path, folder: Path) -> tuple[str, ...]:
@@ -224,7 +224,7 @@ def is_image(file: Path) -> bool:
 
 def is_utf8(name: str) -> bool:
     """Return whether a name can be written in a table."""
-    return printable(name) == name
+    return readable(name) == name
 
 
 def _files(folder: Path, deep: bool) -> list[Path]:
@@ -241,9 +241,7 @@ def _unlisted(folder: Path, labels: Path, listed: set[str]) -> list[str]:
     others = [file for file in found if file not in listed]
     if not others:
         return []
-    return [
-        f"left out {len(others):,} images that {labels} has not, such as {printable(others[0])}"
-    ]
+    return [f"left out {len(others):,} images that {labels} has not, such as {readable(others[0])}"]
 
 
 def _listed(path: Path) -> list[Item]:

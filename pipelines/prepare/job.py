@@ -299,15 +299,15 @@ def main(args: argparse.Namespace) -> int:
         written = job(args.out, **{key: value for key, value in given.items() if key in known})
     except (ValueError, OSError) as error:
         raise UserError(" ".join(str(error).split())) from error
-    from storage.uri import printable as name_of
+    from storage.uri import readable
 
-    out = name_of(args.out)
+    out = readable(args.out)
     if written is None:
         print(f"{out}: written already by the same command, nothing to do")
         return 0
     for reason, count in Counter(row.reason for row in written.skipped).most_common(10):
         example = next(row.path for row in written.skipped if row.reason == reason)
-        print(f"skipped {count:,}, such as {printable(name_of(example))}: {printable(reason)}")
+        print(f"skipped {count:,}, such as {printable(readable(example))}: {printable(reason)}")
     rows = ", ".join(f"{count:,} {split}" for split, count in sorted(written.rows.items()))
     print(f"{out}: {rows} rows in {len(written.files)} files")
     return 0

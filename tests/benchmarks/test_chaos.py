@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.chaos import Product, Reference, main
+from benchmarks.chaos import main
+from benchmarks.chaos_checker import Product, Reference
 
 
 def write_run(home: Path, seconds: float) -> Path:

@@ -12,6 +12,7 @@ import torch
 from actors.guard.batch import Batch, drain_notes, gpu_fault, out_of_memory
 from actors.guard.watchdog import STOPPED
 from actors.rows.read import Row, Unusable
+from counterfactory.models.wrapping.shape import Shape
 
 CPU = torch.device("cpu")
 CUDA = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -71,6 +72,24 @@ def test_a_row_that_does_not_fit_alone_is_set_aside_and_makes_no_batch_smaller()
         )
     ]
     assert (batch.size, batch.notes) == (8, [])
+
+
+@pytest.mark.parametrize("fits", [1, 0])
+def test_a_row_whose_copies_do_not_fit_is_tried_without_them(fits: int) -> None:
+    """A network that pads its calls needs the memory of several rows, for one row too."""
+    shape = Shape(8, exact=True)
+    batch = Batch(8, CPU, shape)
+
+    def call(batch: list[Row]) -> tuple[list[str], list[Unusable]]:
+        if shape.rows > fits:
+            raise CUDA
+        return [row.id for row in batch], []
+
+    answers, bad = batch.guarded(call, rows(1))
+    assert answers == ["0"][:fits]
+    assert (len(bad), shape.rows) == ((0, 1) if fits else (1, 8))
+    told = ["out of memory with 8 rows at a time: networks go on with 1"]
+    assert batch.notes == (told if fits else [])
 
 
 def test_a_row_that_raises_is_set_aside_alone_and_keeps_the_size() -> None:

@@ -22,6 +22,8 @@ from torch import nn
 
 from configs.schema import RunConfig
 from configs.strict import check
+from counterfactory.methods.contract import ImageAnswers, ImageQueries
+from counterfactory.methods.pixel_pgd import PixelPGD
 from pipelines.doctor import machine as doctor_machine
 from pipelines.doctor.classifier import best_reading, check_classifier
 from pipelines.doctor.data import spread
@@ -635,3 +637,35 @@ def test_images_of_other_formats_have_a_hint(make: Make, data: Path, tmp_path: P
     findings = doctor(make(data__path=str(tmp_path / "x.parquet")))
     told = found(findings, "images", "problem")
     assert told.endswith("(64): `prepare images --convert` makes RGB of other formats and modes")
+
+
+class Neighbours(PixelPGD):
+    """A method whose answers depend on the rows beside them; `alone`: what it does with one row."""
+
+    alone = "answers"
+
+    def __call__(self, queries: ImageQueries, **models: Any) -> ImageAnswers:
+        if len(queries) == 1 and self.alone == "fails":
+            raise RuntimeError("expected more than 1 value per channel")
+        answers = super().__call__(queries, **models)
+        if len(queries) > 1:
+            answers.counterfactual = answers.counterfactual.roll(1, 2)
+        return answers
+
+
+class NeverAlone(Neighbours):
+    alone = "fails"
+
+
+@pytest.mark.parametrize(
+    ("method", "about", "level", "text"),
+    [
+        (Neighbours, "engine.shape", "warning", "depends on the rows beside it"),
+        (NeverAlone, "method", "problem", "fails on a row alone: RuntimeError: expected more than"),
+    ],
+)
+def test_a_row_is_tried_alone_and_beside_others(
+    make: Make, method: type, about: str, level: str, text: str
+) -> None:
+    findings = doctor(make(method__target=f"{method.__module__}.{method.__name__}"))
+    assert text in found(findings, about, level)

@@ -14,13 +14,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from counterfactory.models.classifiers import ConvNet
+from counterfactory.models.wrapping.images import channels_of, gray
 from counterfactory.models.wrapping.load import build
 from counterfactory.models.wrapping.wrap import (
     ClassifierWrapper,
     DenoiserWrapper,
     channels_last,
-    channels_of,
-    gray,
 )
 
 CPU = torch.device("cpu")

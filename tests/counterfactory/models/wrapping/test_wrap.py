@@ -6,12 +6,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from counterfactory.models.denoiser import alphas_cumprod
+from counterfactory.models.wrapping.images import resize
 from counterfactory.models.wrapping.wrap import (
     AttributeWrapper,
     AutoencoderWrapper,
     ClassifierWrapper,
     DenoiserWrapper,
-    resize,
 )
 
 GENERATOR = torch.Generator().manual_seed(0)
