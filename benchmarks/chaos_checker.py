@@ -15,6 +15,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 CLOCK = re.compile(r"\d{1,2} [A-Z][a-z]+ \d{4}, \d\d:\d\d UTC")
+# pieces of a page with a time, or with a place on a chart's axis: two runs may agree by chance
+TIMED = re.compile(r"\d[\s\u202f]s\b|^(rect|circle) c?x=")
 LOOSE = re.compile(r"MANIFEST\.json#\.(totals\.(attempt|bytes)$|products\.)")
 
 
@@ -85,7 +87,7 @@ class Product:
                 self.leaves |= flat(f"{name}#{n}", json.loads(line))
         else:  # text: how often it has each of its pieces
             text = CLOCK.sub("now", path.read_text(errors="replace"))
-            pieces = Counter(re.split(r"[<\n]", text))
+            pieces = Counter(p for p in re.split(r"[<\n]", text) if not TIMED.search(p))
             self.leaves |= {
                 f"{name}#{hashlib.sha256(piece.encode()).hexdigest()[:16]}": count
                 for piece, count in pieces.items()
