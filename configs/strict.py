@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from configs.text import UNUSABLE, decode_text, read_yaml
+from configs.text import UNUSABLE, UTF_16, decode_text, read_yaml
 
 HERE = Path(__file__).parent
 SHOWN = 15  # names in an error
@@ -95,7 +97,16 @@ def read_preset(group: str, name: str) -> dict[str, Any]:
         )
     if not path.is_file():
         raise UserError(f"expected a {group} config at {path}, got no such file")
-    return _model_of(parse_yaml(path.read_bytes(), str(path)), str(path), group)
+    data = path.read_bytes()
+    if data[:2] in UTF_16:
+        _note_encoding(str(path))
+    return _model_of(parse_yaml(data, str(path)), str(path), group)
+
+
+@cache
+def _note_encoding(path: str) -> None:
+    """Print once that a config is not in UTF-8, which other readers of YAML may not take."""
+    print(f"counterfactory: {path} is read as UTF-16: other tools want UTF-8", file=sys.stderr)
 
 
 def _model_of(raw: dict[str, Any], place: str, group: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 DEEPEST, MOST_NODES = 100, 100_000
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
 UNUSABLE = re.compile("[\ud800-\udfff\0]")
 INT, FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
 
@@ -40,7 +41,7 @@ def decode_text(data: bytes, where: str) -> str:
 
     ValueError where they are neither; it names the file and the line.
     """
-    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    encoding = "utf-16" if data[:2] in UTF_16 else "utf-8-sig"
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
