@@ -90,6 +90,10 @@ class Modality(Protocol):
         """
         ...
 
+    def decode_stored(self, source: Any) -> Any:
+        """Return a committed content; BadRow where it cannot be read."""
+        ...
+
     def parts(self, before: Any, after: Any, grid: int) -> Switches:
         """Return changes of contents in parts that can be switched; before, after: by `stored`."""
         ...

@@ -103,7 +103,7 @@ def _run(store: Store, config: RunConfig, stages: tuple[str, ...], part: Part) -
 
 
 def skipped(config: RunConfig) -> set[str]:
-    """Return the stages that `run` skips: those that the settings turn off, or have no model for."""
+    """Return the stages that `run` skips: turned off by the settings, or without a model."""
     left = {"attribution"} if "attribution" not in config.models else set()
     return left | (set() if config.interventions.enabled else {"interventions"})
 

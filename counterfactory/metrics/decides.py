@@ -46,7 +46,7 @@ class Place:
     share: Estimate
 
     def __str__(self) -> str:
-        return f"{self.name} {100 * (self.share.value or 0.0):.0f} %"
+        return f"{self.name} ({100 * (self.share.value or 0.0):.0f} %)"
 
 
 def decide(
@@ -70,7 +70,8 @@ def decide(
     Adds to the base: `where`, `spread`, `alike` (attributes that cannot be told apart), and
     replaces `depends_on`, `spurious` and `verdict`.
     """
-    result = dict(base) if base else {"depends_on": None, "spurious": None, "n": n}
+    nothing: dict[str, Any] = {"depends_on": None, "spurious": None, "n": n}
+    result: dict[str, Any] = dict(base) if base else nothing
     result |= {"where": None, "spread": spread, "alike": []}
     if n == 0:
         result["verdict"] = "No row was flipped, so nothing can be said about what decides."
@@ -107,7 +108,8 @@ def decide(
             f" classifier's ({', '.join(str(f) for f in group)})."
         )
         return result
-    others = sorted((f for f in fits if f is not first), key=lambda f: -(f.similarity.value or 0.0))
+    others = [f for f in fits if f is not first and f.moves]
+    others.sort(key=lambda f: -(f.similarity.value or 0.0))
     next_ = f", next {others[0]}" if others else ""
     result["depends_on"] = first.name
     result["spurious"] = None if not causal else first.name not in causal
@@ -139,7 +141,7 @@ def _lies(named: str | None, spread: bool | None, kinds: Sequence[Place]) -> str
     if spread:
         return f"The effect is spread over the image, it has no place.{kind}"
     if named:
-        return f"Decisions lie at: {named} of the effect."
+        return f"Decisions lie here, in shares of the effect: {named}."
     return f"No place holds most of the effect.{kind}"
 
 

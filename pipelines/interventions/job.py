@@ -1,4 +1,4 @@
-"""`counterfactory interventions`: measures which part of the changes decides, and finds the cores."""
+"""`counterfactory interventions`: measures which part of the changes decides, and finds cores."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def _add_pictures(store: Store, config: RunConfig, directions: list[dict[str, An
 def _mean_pictures(
     store: Store, config: RunConfig, ways: set[tuple[int, ...]]
 ) -> dict[tuple[int, ...], tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    modality, seen = modality_of(config.data), dict.fromkeys(ways, 0)
+    decode_stored, seen = modality_of(config.data).decode_stored, dict.fromkeys(ways, 0)
     totals: dict[tuple[int, ...], list[NDArray[np.float64]]] = {}
     for number, commit in enumerate(generated(store)):
         if number >= MEAN_SHARDS or all(count >= MEAN_ROWS for count in seen.values()):
@@ -163,7 +163,7 @@ def _mean_pictures(
             if not record["flipped"] or seen.get(way, MEAN_ROWS) >= MEAN_ROWS:
                 continue
             pair = [
-                modality.decode_stored(record[name]["bytes"]).astype(np.float64)
+                decode_stored(record[name]["bytes"]).astype(np.float64)
                 for name in ("original", "counterfactual")
             ]
             held = totals.setdefault(way, [np.zeros_like(pair[0]), np.zeros_like(pair[1])])
