@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from counterfactory.metrics.audit import UNEXPLAINED
+from counterfactory.metrics.audit import NOTHING, UNEXPLAINED
 from counterfactory.metrics.estimate import Estimate
 
 ALIKE = 0.8  # an attribute whose map is this similar to the classifier's may be what it reads
@@ -70,8 +70,7 @@ def decide(
     Adds to the base: `where`, `spread`, `alike` (attributes that cannot be told apart), and
     replaces `depends_on`, `spurious` and `verdict`.
     """
-    nothing: dict[str, Any] = {"depends_on": None, "spurious": None, "n": n}
-    result: dict[str, Any] = dict(base) if base else nothing
+    result = dict(base) if base else {**NOTHING, "expected": list(causal), "n": n}
     result |= {"where": None, "spread": spread, "alike": []}
     if n == 0:
         result["verdict"] = "No row was flipped, so nothing can be said about what decides."
