@@ -38,12 +38,13 @@ def test_one_attribute_fits() -> None:
     assert (found["depends_on"], found["spurious"], found["alike"]) == ("Smiling", False, [])
     # Bangs has the next map, but changed in few flips
     assert found["verdict"] == (
-        "Decisions depend on Smiling (0.97), next Blond (0.30), as expected."
+        "Decisions depend on Smiling, as expected."
+        " Its effect map is the classifier's (cosine 0.97, next Blond 0.30)."
         " Decisions lie here, in shares of the effect: mouth (90 %)."
     )
     wrong = verdict(fits, causal=["Blond"])
     assert (wrong["depends_on"], wrong["spurious"]) == ("Smiling", True)
-    assert "not Blond: the classifier relies on a spurious attribute." in wrong["verdict"]
+    assert "not on Blond: the classifier relies on a spurious attribute." in wrong["verdict"]
     assert verdict(fits, causal=[])["spurious"] is None
 
 
