@@ -540,7 +540,8 @@ def test_the_time_is_that_of_the_whole_command(make: Make) -> None:
     text = found(doctor(config), "time", "ok")
     parts = re.fullmatch(
         r"ok +time: about (\d+) s for 64 rows on 1 worker: start (\d+) s, generate (\d+) s,"
-        r" interventions (\d+) s, score (\d+) s, report and the rest (\d+) s; \d+\.\d\d s a row to generate",
+        r" interventions (\d+) s, score (\d+) s, report and the rest (\d+) s;"
+        r" \d+\.\d\d s a row to generate",
         text,
     )
     assert parts is not None, text
