@@ -1,0 +1,272 @@
+"""The report's panels of interventions: where decisions lie, and what the answers' cores keep."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pipelines.report.cells import Grid, draw_cells, full_share
+from pipelines.report.charts import Bar, bars
+from pipelines.report.data import RunData
+from pipelines.report.figures import format_value, percent, plural, short_number
+from pipelines.report.pictures import data_uri, overlay
+from storage.codec import decode
+
+# the most directions and named parts that are drawn, and cells that are listed
+MOST_WAYS, MOST_BARS, MOST_CELLS = 6, 12, 64
+MEAN_BYTES = 16_000  # bytes of one mean picture
+ARROW = "\N{RIGHTWARDS ARROW}"
+
+
+def intervention_panels(runs: Sequence[RunData]) -> dict[str, Any]:
+    """Return the panels of the runs whose interventions were measured, on one scale of colour.
+
+    panels: one for each such run. top, middle: the shares at the end and in the middle of the
+    scale. pictures: how many mean pictures the panels hold.
+    """
+    found = [(run, run.interventions) for run in runs if run.interventions]
+    top = share_scale(runs)
+    panels = [_panel(run, table, top) for run, table in found]
+    return {
+        "panels": panels,
+        "top": percent(top),
+        "middle": percent(top / 4),  # colours follow the square root of a share
+        "pictures": sum(4 * len(panel["ways"]) for panel in panels),
+    }
+
+
+def share_scale(runs: Sequence[RunData]) -> float:
+    """Return the share of a cell that all the page's maps draw in full colour."""
+    ways = [way for run in runs if run.interventions for way in _ways(run.interventions)]
+    return full_share([way[key] for way in ways for key in ("map", "changed")])
+
+
+def _ways(table: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the most frequent directions that have rows."""
+    there = [way for way in table["directions"] if way["n"]]
+    return sorted(there, key=lambda way: -way["n"])[:MOST_WAYS]
+
+
+def _panel(run: RunData, table: Mapping[str, Any], top: float) -> dict[str, Any]:
+    grid = Grid(*table["grid"], *table["size"])
+    ways = _ways(table)
+    return {
+        "run": run.name,
+        "n": table["n"],
+        "noun": f"flipped {run.noun}",
+        "sentences": [*_core(run, table, grid), *_alike(table)],
+        "ways": [_way(run, way, grid, top) for way in ways],
+        "more": sum(1 for way in table["directions"] if way["n"]) - len(ways),
+        "charts": _charts(run, table, ways),
+    }
+
+
+def _name(way: Mapping[str, Any]) -> str:
+    return f"{way['source']} {ARROW} {way['target']}"
+
+
+def _way(run: RunData, way: Mapping[str, Any], grid: Grid, top: float) -> dict[str, Any]:
+    """Return one direction: the mean pair, both maps and the table of their cells."""
+    size = (grid.width, grid.height)
+    stored = [base64.b64decode(way[key], validate=True) for key in ("before", "after")]
+    picture, after = (
+        decode(data, size=size, crop=None, max_pixels=16 * math.prod(size)) for data in stored
+    )
+    dim = overlay(picture, np.zeros(picture.shape[:2], np.float32), 1.0)
+    ground = data_uri(dim, MEAN_BYTES)
+    shares, changed, name = way["map"], way["changed"], _name(way)
+    against = [high is not None and high < 0 for high in way["high"]]
+    tips = [
+        f"{grid.place(cell)}: {_figure(shares[cell], way['low'][cell], way['high'][cell])} of the"
+        f" effect, {_figure(changed[cell])} of the change"
+        for cell in range(len(shares))
+    ]
+    maps = [
+        (
+            "Where decisions lie",
+            draw_cells(
+                ground,
+                grid,
+                shares,
+                tips,
+                against,
+                top,
+                f"{run.name}, {name}: where decisions lie, {grid.peak(shares, 'effect')}",
+            ),
+        ),
+        (
+            "What changed",
+            draw_cells(
+                ground,
+                grid,
+                changed,
+                tips,
+                [False] * len(changed),
+                top,
+                f"{run.name}, {name}: what changed, {grid.peak(changed, 'change')}",
+            ),
+        ),
+    ]
+    return {
+        "name": name,
+        "n": way["n"],
+        "effect": None if way["effect"] is None else short_number(way["effect"], 1),
+        "spread": way["spread"],
+        "before": data_uri(picture, MEAN_BYTES, stored[0]),
+        "before_alt": f"mean original, classified as {way['source']}",
+        "after": data_uri(after, MEAN_BYTES, stored[1]),
+        "after_alt": f"mean counterfactual, classified as {way['target']}",
+        "maps": maps,
+        "against": any(against),
+        "cells": _cells(way, grid),
+        "left": max(len(shares) - MOST_CELLS, 0),
+    }
+
+
+def _figure(value: float | None, low: float | None = None, high: float | None = None) -> str:
+    """Return a share with its interval as text: `45 % (40 to 51 %)`."""
+    if value is None:
+        return "not measured"
+    figure, band = format_value("flip_rate", value, low, high)
+    return f"{figure} ({band})" if band else figure
+
+
+def _cells(way: Mapping[str, Any], grid: Grid) -> list[tuple[str, str, str, str]]:
+    """Return (place, share of the effect, its interval, share of the change) of the cells, those
+    with the largest effect first.
+    """
+    shares = way["map"]
+    order = sorted(range(len(shares)), key=lambda cell: -(shares[cell] or 0.0))[:MOST_CELLS]
+    return [
+        (
+            grid.place(cell),
+            *format_value("flip_rate", shares[cell], way["low"][cell], way["high"][cell]),
+            format_value("flip_rate", way["changed"][cell])[0],
+        )
+        for cell in order
+    ]
+
+
+def _core(run: RunData, table: Mapping[str, Any], grid: Grid) -> list[str]:
+    """Return sentences on what the cores keep."""
+    core = table["core"]
+    if not core or not core["n"]:
+        return []
+    cells, all_cells = short_number(core["cells"]), grid.columns * grid.rows
+    full, kept = (format_value("l1", core[key]["value"])[0] for key in ("full_l1", "l1"))
+    share = _figure(*(core["share"][key] for key in ("value", "low", "high")))
+    told = [
+        f"The core keeps {cells} of {all_cells} cells, {share} of the change; L1 {full} {ARROW}"
+        f" {kept} (the median of {plural(core['n'], run.noun)}, and means)."
+    ]
+    second = core.get("second")
+    if second and second["n"]:
+        told.append(
+            f"The second classifier believes {percent(second['full'])} of the full answers and"
+            f" {percent(second['core'])} of the cores (n = {second['n']})."
+        )
+    return told
+
+
+def _alike(table: Mapping[str, Any]) -> list[str]:
+    return [
+        f"The oracle cannot tell {_listed(names)} apart: the maps of these attributes are alike."
+        for names in table["alike"]
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = [name.replace("_", " ") for name in names]
+    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+
+
+def _charts(
+    run: RunData, table: Mapping[str, Any], ways: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the charts of figures that have no place in the maps, each with its table."""
+    parts = [(_name(way), way["concentration"], way["changed_concentration"]) for way in ways]
+    if len(table["directions"]) > 1:
+        whole = table["whole"]
+        every = ("all directions", whole["concentration"], whole["changed_concentration"])
+        parts = [every, *parts]
+    if table["control"]:
+        parts.append(("control: unrelated pairs", table["control"]["concentration"], None))
+    kinds, changed = table["kinds"], table["kinds_changed"] or {}
+    charts = [
+        _shares(run, "How concentrated the effect is", "the tenth of the cells with most", parts)
+    ]
+    for key, title in (("places", "Regions"), ("rings", "Rings and halves")):
+        found = [(part["name"], part["share"], part["changed"]) for part in table[key]]
+        charts.append(_shares(run, title, f"each of {title.lower()}", found))
+    if kinds:
+        found = [(name, kinds[name], changed.get(name)) for name in kinds]
+        charts.append(_shares(run, "Kinds of change", "each kind of change", found))
+    if table["attributes"]:
+        charts.append(_attributes(run, table["attributes"]))
+    return [chart for chart in charts if chart["table"]]
+
+
+def _shares(
+    run: RunData,
+    title: str,
+    what: str,
+    parts: Sequence[tuple[str, Mapping[str, Any], float | None]],
+) -> dict[str, Any]:
+    """Return a chart of shares of the effect, each beside its share of the change."""
+    rows = [
+        Bar(
+            name.replace("_", " "),
+            part["value"],
+            part["low"],
+            part["high"],
+            "plain" if name.startswith("control") else "after",
+            format_value("flip_rate", part["value"])[0],
+            beside,
+        )
+        for name, part, beside in parts
+    ]
+    return {
+        "title": title,
+        "legend": [("after", "of the effect"), ("before", "of the change")],
+        "svg": bars(rows[:MOST_BARS], f"{run.name}: {title}, share of the effect in {what}"),
+        "columns": ("share of the effect", "of the change"),
+        "table": [
+            (
+                name.replace("_", " "),
+                *format_value("flip_rate", part["value"], part["low"], part["high"]),
+                format_value("flip_rate", beside)[0],
+                part["n"],
+            )
+            for name, part, beside in parts
+        ],
+    }
+
+
+def _attributes(run: RunData, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a chart of how alike each attribute's map is to the classifier's."""
+    causal = run.config["score"]["causal"]
+    rows, table = [], []
+    for part in parts:
+        name, like, rate = part["name"], part["similarity"], part["rate"]
+        kind = "after" if not causal else "causal" if name in causal else "spurious"
+        shown, band = format_value("similarity", like["value"], like["low"], like["high"])
+        label = name.replace("_", " ")
+        rows.append(Bar(label, like["value"], like["low"], like["high"], kind, shown))
+        table.append((label, shown, band, _figure(rate["value"]), like["n"]))
+    legend = [("causal", "causal: should decide"), ("spurious", "any other attribute")]
+    title = "Attributes by likeness to the classifier's map"
+    return {
+        "title": title,
+        "legend": legend if causal else [],
+        "svg": bars(
+            rows[:MOST_BARS],
+            f"{run.name}: cosine of each attribute's map to the classifier's",
+            ("0", "0.5", "1"),
+        ),
+        "columns": ("similarity", "changed in"),
+        "table": table,
+    }
