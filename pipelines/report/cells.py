@@ -19,7 +19,7 @@ from pipelines.report.pictures import Pixels, colours, opacity, overlay
 LEAST_TOP = 0.1  # least share that is drawn in full colour, so that an even map is not all bright
 NUMBERED = 0.05  # least share whose number is written into its cell
 MOST_NUMBERED = 12  # columns of a grid whose cells are wide enough for a number
-BRIGHT = 0.75  # level from which text on the colour is dark
+BRIGHT = 0.6  # level from which text on the colour is dark
 
 
 class Grid(NamedTuple):
