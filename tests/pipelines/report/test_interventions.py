@@ -343,7 +343,9 @@ PROBE = """<script>
   card.focus();
   card.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter" }));
   const dialog = document.querySelector("dialog");
-  found.closer = [...dialog.querySelectorAll("img")].filter(one => one.clientWidth > 0).length;
+  const large = [...dialog.querySelectorAll("img")].map(one => one.clientWidth).filter(one => one);
+  found.closer = large.length;
+  found.large = [Math.min(...large), Math.max(...large)];
   found.inside = dialog.scrollWidth <= dialog.clientWidth;
   parent.postMessage(found, "*");
 })();
@@ -377,3 +379,5 @@ def test_in_a_browser(runs: int, tmp_path: Path) -> None:
         assert found["after"] == [0, runs], "what changed, at a click"
         assert found["closer"] == 1 + 4 * runs, "the key opens all pictures"
         assert found["inside"]
+        assert found["large"][1] - found["large"][0] <= 1, "of one size"
+        assert found["large"][0] > found["sides"][0] - 20
