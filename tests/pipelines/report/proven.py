@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,9 @@ from numpy.typing import NDArray
 
 from storage.codec import decode, encode
 from storage.commit import commit_shard, iterate_commits, read_committed
-from storage.run import read_plan
+from storage.run import read_plan, write_plan
 from storage.schema import IMAGE
-from storage.uri import Store
+from storage.uri import Store, open_store
 
 STAGE, SIZE, CELLS = "interventions-3c4d", 64, 8
 NONE = {"value": None, "low": None, "high": None, "n": 0}
@@ -85,7 +86,8 @@ def prove(store: Store, best: tuple[int, ...] = (51, 52), **over: Any) -> dict[s
             STAGE,
             commit.shard,
             pa.Table.from_pylist(found, schema=ROWS),
-            rows_in=len(found),
+            rows_in=len({row["id"] for row in rows}),
+            rows_out=len({row["id"] for row in rows}),
             quarantined=[],
             seconds=1.0,
             extra={},
@@ -176,3 +178,24 @@ def _row(row: dict[str, Any], best: tuple[int, ...]) -> dict[str, Any]:
 
 def _pixels(cell: dict[str, Any]) -> NDArray[np.uint8]:
     return decode(cell["bytes"], size=SIZE, crop=None, max_pixels=SIZE**2)
+
+
+def with_two_answers(store: Store, folder: Path) -> Store:
+    """Copy a run that was only generated, each row with a second answer."""
+    twice = open_store(folder)
+    write_plan(twice, read_plan(store))
+    for commit in iterate_commits(store, "generate"):
+        table = read_committed(store, commit)
+        again = [{**row, "k": 1, "cf_id": f"{row['cf_id']}-1"} for row in table.to_pylist()]
+        commit_shard(
+            twice,
+            "generate",
+            commit.shard,
+            pa.concat_tables([table, pa.Table.from_pylist(again, schema=table.schema)]),
+            rows_in=commit.rows_in,
+            quarantined=commit.quarantined,
+            seconds=1.0,
+            extra={},
+            rows_out=commit.rows_out,
+        )
+    return twice

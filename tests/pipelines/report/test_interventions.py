@@ -19,7 +19,7 @@ from pipelines.report.job import report
 from pipelines.report.pictures import overlay
 from storage.codec import encode
 from storage.uri import Store
-from tests.pipelines.report.proven import CELLS, NONE, effect_map, prove, span
+from tests.pipelines.report.proven import CELLS, NONE, effect_map, prove, span, with_two_answers
 from tests.pipelines.report.test_job import (
     CHROMIUM,
     FRAMES,
@@ -260,6 +260,18 @@ def test_a_doubted_core_is_noted_and_a_believed_one_is_not(
     told = ["does not believe it" in card for card in cards_of(page_of(store))]
     assert any(told)
     assert not all(told)
+
+
+def test_each_of_several_answers_has_its_core(tmp_path: Path) -> None:
+    store = with_two_answers(make_run(tmp_path, "one", scored=False), tmp_path / "two")
+    prove(store)
+    page = page_of(store)
+    assert "28 flipped answers" in text_of(section(page))
+    cards = cards_of(page)
+    assert cards
+    for card in cards:
+        assert card.count('<div class="answer">') == 2
+        assert card.count('class="core"') == card.count('class="where"') == 2
 
 
 def test_runs_with_and_without_interventions_share_a_page(tmp_path: Path, run: Store) -> None:
