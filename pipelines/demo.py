@@ -23,7 +23,7 @@ def demo(out: str, sets: list[str]) -> str:
 
     data = f"{out}/data"
     if not list(Path(data).glob("*.parquet")):
-        prepare_faces(data, rows=64, test_rows=32)
+        prepare_faces(data, rows=64, test_rows=32, masks=True)
     runs = []
     for preset in PRESETS:
         print_line(f"\n== {preset}")

@@ -30,6 +30,12 @@ ROOMS = {
     "counterfactory.methods": {"counterfactory.methods", "counterfactory.models.interfaces"},
     "counterfactory.metrics": {"counterfactory.metrics", "counterfactory.models.interfaces"},
     "counterfactory.worlds": {"counterfactory.worlds", "counterfactory.models.interfaces"},
+    "counterfactory.interventions": {
+        "counterfactory.interventions",
+        "counterfactory.methods.contract",
+        "counterfactory.metrics",
+        "counterfactory.models.interfaces",
+    },
     "counterfactory.models": {"counterfactory.models"},
 }
 LIBRARY_NEVER = {"ray", "pyarrow", "pandas", "boto3", "fsspec", "s3fs"}

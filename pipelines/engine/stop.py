@@ -15,6 +15,7 @@ from typing import NoReturn
 from storage.s3_retry import hurry
 
 SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+RECEIVED: list[int] = []  # signals that arrived since the command began
 
 
 class Stopped(KeyboardInterrupt):
@@ -27,16 +28,26 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Raise Stopped in the main thread when one of SIGNALS arrives; an ignored signal (nohup) stays
-    ignored.
+    """Raise Stopped in the main thread when one of SIGNALS or SIGINT arrives; an ignored signal
+    (nohup) stays ignored.
+
+    Any error after that is the stop's: an import that a signal interrupts leaves half a module, and
+    code that uses it fails in another way.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGINT)}
+    RECEIVED.clear()
     take_signals()
+    if before[signal.SIGINT] is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _stop)
     try:
         yield
+    except Exception as error:
+        if RECEIVED:
+            raise Stopped(RECEIVED[0]) from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
@@ -58,5 +69,6 @@ def take_signals() -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    RECEIVED.append(number)
     hurry()  # ends all waiting for S3, in other threads too
     raise Stopped(number)

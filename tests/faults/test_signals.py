@@ -8,13 +8,14 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from conftest import Job  # type: ignore[import-not-found]
 from crash import SIGNALS, At
 
-from pipelines.engine.stop import Stopped, stopped_by_signals
+from pipelines.engine.stop import Stopped, report_stop, stopped_by_signals
 from storage import s3_retry
 
 LINE = "counterfactory: stopped; what is committed stays, the same command goes on from there"
@@ -123,3 +124,27 @@ def test_a_signal_comes_to_the_main_thread_only() -> None:
     thread.start()
     thread.join()
     assert seen == [True]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_an_error_after_a_signal_is_the_stop(
+    monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """An import that swallows the stop leaves half a module, whose use then fails."""
+    monkeypatch.setattr("pipelines.engine.stop.hurry", lambda: None)
+    usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    before = signal.signal(number, usual)
+    try:
+        with pytest.raises(Stopped) as stop, stopped_by_signals():
+            _swallow(number)
+        assert report_stop(stop.value) == 128 + number
+        with pytest.raises(AttributeError), stopped_by_signals():
+            raise AttributeError("no signal arrived in this command")
+    finally:
+        signal.signal(number, before)
+
+
+def _swallow(number: signal.Signals) -> None:
+    with suppress(KeyboardInterrupt):
+        signal.raise_signal(number)
+    raise AttributeError("module 'half' has no attribute 'whole'")
