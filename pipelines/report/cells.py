@@ -90,7 +90,7 @@ def overlay_cells(
 
 
 def draw_cells(
-    ground: str,
+    ground: str | None,
     grid: Grid,
     shares: Sequence[float | None],
     tips: Sequence[str],
@@ -100,8 +100,8 @@ def draw_cells(
 ) -> Markup:
     """Return the map as SVG over a picture.
 
-    ground: data URI of the dim picture. tips: a text for each cell, shown where the mouse is.
-    against: cells that are outlined.
+    ground: data URI of the dim picture; None where there is none. tips: a text for each cell, shown
+    where the mouse is. against: cells that are outlined.
     """
     every = levels(shares, top)
     parts: list[Markup] = []
@@ -116,10 +116,15 @@ def draw_cells(
         share = shares[cell]
         if share is not None and share >= NUMBERED and grid.columns <= MOST_NUMBERED:
             parts.append(_number(box, f"{100 * share:.0f}", bool(level[0] >= BRIGHT)))
+    template = (
+        Markup('<rect width="{}" height="{}" class="ground"/>')
+        if ground is None
+        else Markup('<image width="{}" height="{}" preserveAspectRatio="none" href="{}"/>')
+    )
+    below = template.format(grid.width, grid.height, ground)
     return Markup(
-        '<svg class="cells" viewBox="0 0 {0} {1}" role="img" aria-label="{2}">'
-        '<image href="{3}" width="{0}" height="{1}" preserveAspectRatio="none"/>{4}</svg>'
-    ).format(grid.width, grid.height, title, ground, Markup("").join(parts))
+        '<svg class="cells" viewBox="0 0 {} {}" role="img" aria-label="{}">{}{}</svg>'
+    ).format(grid.width, grid.height, title, below, Markup("").join(parts))
 
 
 def _cell(box: tuple[int, int, int, int], colour: str, opaque: float, tip: str) -> Markup:

@@ -215,8 +215,9 @@ def _proof(shown: Shown, share: float, budget: int) -> dict[str, Any]:
             "core_p": _probability(row["core_p_target"]),
             "doubted": row["second_core"] is False,
         }
-    if row.get("own_map") and any(value is not None for value in row["own_map"]):
-        shares = row["own_map"]
+    effect = sum(row.get("own_map") or ())
+    if effect > 0:
+        shares = [part / effect for part in row["own_map"]]
         drawn = overlay_cells(shown.before, shares, (grid.columns, grid.rows), share)
         found |= {
             "where": data_uri(drawn, budget),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from pipelines.report.cells import Grid, draw_cells, full_share
 from pipelines.report.charts import Bar, bars
 from pipelines.report.data import RunData
 from pipelines.report.figures import format_value, percent, plural, short_number
-from pipelines.report.pictures import data_uri, overlay
+from pipelines.report.pictures import Pixels, data_uri, overlay
 from storage.codec import decode
 
 # the most directions and named parts that are drawn, and cells that are listed
@@ -46,9 +46,9 @@ def share_scale(runs: Sequence[RunData]) -> float:
 
 
 def _ways(table: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the most frequent directions that have rows."""
+    """Return the most frequent directions that have rows; those that share a map come last."""
     there = [way for way in table["directions"] if way["n"]]
-    return sorted(there, key=lambda way: -way["n"])[:MOST_WAYS]
+    return sorted(there, key=lambda way: (way["source"] is None, -way["n"]))[:MOST_WAYS]
 
 
 def _panel(run: RunData, table: Mapping[str, Any], top: float) -> dict[str, Any]:
@@ -66,18 +66,22 @@ def _panel(run: RunData, table: Mapping[str, Any], top: float) -> dict[str, Any]
 
 
 def _name(way: Mapping[str, Any]) -> str:
+    """Return a direction as text, with the names of its classes."""
+    if way["source"] is None:
+        return "other directions"
     return f"{way['source']} {ARROW} {way['target']}"
 
 
 def _way(run: RunData, way: Mapping[str, Any], grid: Grid, top: float) -> dict[str, Any]:
-    """Return one direction: the mean pair, both maps and the table of their cells."""
-    size = (grid.width, grid.height)
-    stored = [base64.b64decode(way[key], validate=True) for key in ("before", "after")]
-    picture, after = (
-        decode(data, size=size, crop=None, max_pixels=16 * math.prod(size)) for data in stored
-    )
-    dim = overlay(picture, np.zeros(picture.shape[:2], np.float32), 1.0)
-    ground = data_uri(dim, MEAN_BYTES)
+    """Return one direction: the mean pair, both maps and the table of their cells.
+
+    The mean pair is None where the table has none, as for directions that share one map.
+    """
+    before, after = _mean(way["before"], grid), _mean(way["after"], grid)
+    ground = None
+    if before is not None:
+        dim = overlay(before.pixels, np.zeros(before.pixels.shape[:2], np.float32), 1.0)
+        ground = data_uri(dim, MEAN_BYTES)
     shares, changed, name = way["map"], way["changed"], _name(way)
     against = [high is not None and high < 0 for high in way["high"]]
     tips = [
@@ -116,15 +120,30 @@ def _way(run: RunData, way: Mapping[str, Any], grid: Grid, top: float) -> dict[s
         "n": way["n"],
         "effect": None if way["effect"] is None else short_number(way["effect"], 1),
         "spread": way["spread"],
-        "before": data_uri(picture, MEAN_BYTES, stored[0]),
+        "before": None if before is None else data_uri(before.pixels, MEAN_BYTES, before.stored),
         "before_alt": f"mean original, classified as {way['source']}",
-        "after": data_uri(after, MEAN_BYTES, stored[1]),
+        "after": None if after is None else data_uri(after.pixels, MEAN_BYTES, after.stored),
         "after_alt": f"mean counterfactual, classified as {way['target']}",
         "maps": maps,
         "against": any(against),
         "cells": _cells(way, grid),
         "left": max(len(shares) - MOST_CELLS, 0),
     }
+
+
+class Mean(NamedTuple):
+    """A mean picture, and its PNG."""
+
+    pixels: Pixels
+    stored: bytes
+
+
+def _mean(text: str | None, grid: Grid) -> Mean | None:
+    """Return the picture of a table's base64; None where it has none."""
+    if text is None:
+        return None
+    size, stored = (grid.width, grid.height), base64.b64decode(text, validate=True)
+    return Mean(decode(stored, size=size, crop=None, max_pixels=16 * math.prod(size)), stored)
 
 
 def _figure(value: float | None, low: float | None = None, high: float | None = None) -> str:
@@ -189,8 +208,8 @@ def _charts(
 ) -> list[dict[str, Any]]:
     """Return the charts of figures that have no place in the maps, each with its table."""
     parts = [(_name(way), way["concentration"], way["changed_concentration"]) for way in ways]
-    if len(table["directions"]) > 1:
-        whole = table["whole"]
+    whole = table["whole"]
+    if whole and len(table["directions"]) > 1:
         every = ("all directions", whole["concentration"], whole["changed_concentration"])
         parts = [every, *parts]
     if table["control"]:

@@ -14,29 +14,12 @@ from numpy.typing import NDArray
 from storage.codec import decode, encode
 from storage.commit import commit_shard, iterate_commits, read_committed
 from storage.run import read_plan, write_plan
-from storage.schema import IMAGE
+from storage.schema import INTERVENTIONS
 from storage.uri import Store, open_store
 
 STAGE, SIZE, CELLS = "interventions-3c4d", 64, 8
+EFFECT = 6.2  # log-odds that a row's whole change adds
 NONE = {"value": None, "low": None, "high": None, "n": 0}
-ROWS = pa.schema(
-    [
-        ("id", pa.string()),
-        ("cf_id", pa.string()),
-        ("k", pa.int32()),
-        ("source", pa.int32()),
-        ("target", pa.int32()),
-        ("flipped", pa.bool_()),
-        ("core", IMAGE),
-        ("core_cells", pa.list_(pa.int32())),
-        ("core_share", pa.float32()),
-        ("core_l1", pa.float32()),
-        ("core_p_target", pa.float32()),
-        ("own_map", pa.list_(pa.float32())),
-        ("changed", pa.list_(pa.float32())),
-        ("second_core", pa.bool_()),
-    ]
-)
 
 
 def span(value: float, half: float = 0.05, n: int = 20) -> dict[str, Any]:
@@ -54,7 +37,7 @@ def effect_map(best: tuple[int, ...], held: float = 0.8, seed: int = 0) -> dict[
     changed /= changed.sum()
     return {
         "n": 20,
-        "effect": 6.2,
+        "effect": EFFECT,
         "map": shares.tolist(),
         "low": (shares - 0.02).tolist(),
         "high": (shares + 0.02).tolist(),
@@ -85,7 +68,7 @@ def prove(store: Store, best: tuple[int, ...] = (51, 52), **over: Any) -> dict[s
             store,
             STAGE,
             commit.shard,
-            pa.Table.from_pylist(found, schema=ROWS),
+            pa.Table.from_pylist(found, schema=INTERVENTIONS),
             rows_in=len({row["id"] for row in rows}),
             rows_out=len({row["id"] for row in rows}),
             quarantined=[],
@@ -170,7 +153,7 @@ def _row(row: dict[str, Any], best: tuple[int, ...]) -> dict[str, Any]:
         "core_share": 0.12,
         "core_l1": float(np.abs(core.astype(float) - before).mean() / 255),
         "core_p_target": 0.91,
-        "own_map": shares.tolist(),
+        "own_map": (EFFECT * shares).tolist(),
         "changed": (changed / changed.sum()).tolist(),
         "second_core": True,
     }

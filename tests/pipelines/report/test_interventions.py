@@ -158,10 +158,9 @@ def test_rings_stand_alone_where_there_are_no_regions(shown: Any) -> None:
 
 
 def test_no_measured_row_is_said_in_a_sentence(shown: Any) -> None:
-    empty = {**effect_map((0,)), "n": 0, "effect": None, "concentration": NONE}
-    empty |= {"map": 64 * [None], "low": 64 * [None], "high": 64 * [None]}
-    nothing = {"n": 0, "share": NONE, "l1": NONE, "full_l1": NONE, "cells": None, "second": None}
-    page = shown(n=0, whole=empty, directions=[], core=nothing, attributes=[], places=[], rings=[])
+    nothing = dict.fromkeys(("whole", "control", "kinds", "kinds_changed", "core"))
+    lists = {key: [] for key in ("directions", "places", "rings", "attributes", "alike")}
+    page = shown(n=0, **nothing, **lists)
     assert "No flipped row was measured" in text_of(section(page))
     assert ways_of(page) == []
     assert charts_of(page) == {}
@@ -188,6 +187,17 @@ def test_the_most_frequent_directions_are_drawn_and_the_others_are_counted(
     names = [re.search(r'class="title">([^<]*)<', way)[1] for way in ways_of(page)]  # type: ignore[index]
     assert names == [f"s{i} → t{i}" for i in range(9, 3, -1)]
     assert "4 more are in interventions/table.json" in text_of(section(page))
+
+
+def test_directions_that_share_a_map_come_last_and_have_no_pictures(
+    shown: Any, tmp_path: Path
+) -> None:
+    first = prove(make_run(tmp_path, "other"))["directions"][0]
+    others = {"source": None, "target": None, "before": None, "after": None, "n": 99}
+    ways = ways_of(shown(directions=[{**first, **others}, first]))
+    assert ["other directions" in way for way in ways] == [False, True]
+    assert "<img" not in ways[1]
+    assert ways[1].count('class="ground"') == 2
 
 
 def test_one_direction_has_no_line_for_all(shown: Any, tmp_path: Path) -> None:
