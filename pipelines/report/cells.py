@@ -21,6 +21,9 @@ NUMBERED = 0.05  # least share whose number is written into its cell
 MOST_NUMBERED = 12  # columns of a grid whose cells are wide enough for a number
 BRIGHT = 0.6  # level from which text on the colour is dark
 
+FAINT, AGAINST = "faint", "against"  # marks of cells
+FAINTLY = 0.3  # opacity of faint cells
+
 
 class Grid(NamedTuple):
     """The cells of a picture; cells are numbered row by row from the top left."""
@@ -94,27 +97,29 @@ def draw_cells(
     grid: Grid,
     shares: Sequence[float | None],
     tips: Sequence[str],
-    against: Sequence[bool],
+    marks: Sequence[str],
     top: float,
     title: str,
 ) -> Markup:
     """Return the map as SVG over a picture.
 
     ground: data URI of the dim picture; None where there is none. tips: a text for each cell, shown
-    where the mouse is. against: cells that are outlined.
+    where the mouse is. marks: for each cell "" or FAINT (little colour) or AGAINST (outlined).
     """
     every = levels(shares, top)
     parts: list[Markup] = []
     for cell, (left, up, right, down) in enumerate(grid.boxes()):
         level = every[cell : cell + 1]
         box = (left, up, right - left, down - up)
-        parts.append(_cell(box, _hex(colours(level)[0]), float(opacity(level)[0]), tips[cell]))
-        if against[cell]:
+        opaque = float(opacity(level)[0]) * (FAINTLY if marks[cell] == FAINT else 1)
+        parts.append(_cell(box, _hex(colours(level)[0]), opaque, tips[cell]))
+        if marks[cell] == AGAINST:
             parts.append(
                 Markup('<rect x="{}" y="{}" width="{}" height="{}" class="against"/>').format(*box)
             )
         share = shares[cell]
-        if share is not None and share >= NUMBERED and grid.columns <= MOST_NUMBERED:
+        numbered = grid.columns <= MOST_NUMBERED and marks[cell] != FAINT
+        if numbered and share is not None and share >= NUMBERED:
             parts.append(_number(box, f"{100 * share:.0f}", bool(level[0] >= BRIGHT)))
     template = (
         Markup('<rect width="{}" height="{}" class="ground"/>')

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipelines.report.cells import Grid, draw_cells, full_share
+from pipelines.report.cells import AGAINST, FAINT, Grid, draw_cells, full_share
 from pipelines.report.charts import Bar, bars
 from pipelines.report.data import RunData
 from pipelines.report.figures import format_value, percent, plural, short_number
@@ -83,7 +83,7 @@ def _way(run: RunData, way: Mapping[str, Any], grid: Grid, top: float) -> dict[s
         dim = overlay(before.pixels, np.zeros(before.pixels.shape[:2], np.float32), 1.0)
         ground = data_uri(dim, MEAN_BYTES)
     shares, changed, name = way["map"], way["changed"], _name(way)
-    against = [high is not None and high < 0 for high in way["high"]]
+    marks = [_mark(*ends) for ends in zip(way["low"], way["high"], strict=True)]
     tips = [
         f"{grid.place(cell)}: {_figure(shares[cell], way['low'][cell], way['high'][cell])} of the"
         f" effect, {_figure(changed[cell])} of the change"
@@ -97,7 +97,7 @@ def _way(run: RunData, way: Mapping[str, Any], grid: Grid, top: float) -> dict[s
                 grid,
                 shares,
                 tips,
-                against,
+                marks,
                 top,
                 f"{run.name}, {name}: where decisions lie, {grid.peak(shares, 'effect')}",
             ),
@@ -109,7 +109,7 @@ def _way(run: RunData, way: Mapping[str, Any], grid: Grid, top: float) -> dict[s
                 grid,
                 changed,
                 tips,
-                [False] * len(changed),
+                [""] * len(changed),
                 top,
                 f"{run.name}, {name}: what changed, {grid.peak(changed, 'change')}",
             ),
@@ -125,10 +125,20 @@ def _way(run: RunData, way: Mapping[str, Any], grid: Grid, top: float) -> dict[s
         "after": None if after is None else data_uri(after.pixels, MEAN_BYTES, after.stored),
         "after_alt": f"mean counterfactual, classified as {way['target']}",
         "maps": maps,
-        "against": any(against),
+        "faint": FAINT in marks,
+        "against": AGAINST in marks,
         "cells": _cells(way, grid),
         "left": max(len(shares) - MOST_CELLS, 0),
     }
+
+
+def _mark(low: float | None, high: float | None) -> str:
+    """Return how a cell is drawn: faint where its interval holds 0, outlined where all of it is
+    below.
+    """
+    if low is None or high is None:
+        return ""
+    return AGAINST if high < 0 else FAINT if low <= 0 else ""
 
 
 class Mean(NamedTuple):
@@ -175,12 +185,13 @@ def _core(run: RunData, table: Mapping[str, Any], grid: Grid) -> list[str]:
     core = table["core"]
     if not core or not core["n"]:
         return []
+    noun = f"flipped {run.noun}"
     cells, all_cells = short_number(core["cells"]), grid.columns * grid.rows
-    full, kept = (format_value("l1", core[key]["value"])[0] for key in ("full_l1", "l1"))
+    full, kept = (short_number(core[key]["value"], 4) for key in ("full_l1", "l1"))
     share = _figure(*(core["share"][key] for key in ("value", "low", "high")))
     told = [
-        f"The core keeps {cells} of {all_cells} cells, {share} of the change; L1 {full} {ARROW}"
-        f" {kept} (the median of {plural(core['n'], run.noun)}, and means)."
+        f"The core keeps {cells} of {all_cells} cells in the median of {plural(core['n'], noun)};"
+        f" in the mean, {share} of the change, L1 {full} {ARROW} {kept}."
     ]
     second = core.get("second")
     if second and second["n"]:
@@ -218,9 +229,11 @@ def _charts(
     charts = [
         _shares(run, "How concentrated the effect is", "the tenth of the cells with most", parts)
     ]
-    for key, title in (("places", "Regions"), ("rings", "Rings and halves")):
-        found = [(part["name"], part["share"], part["changed"]) for part in table[key]]
-        charts.append(_shares(run, title, f"each of {title.lower()}", found))
+    title = "Regions" if table["places"] else "Border and halves"
+    found = [
+        (part["name"], part["share"], part["changed"]) for part in table["places"] or table["rings"]
+    ]
+    charts.append(_shares(run, title, title.lower(), found))
     if kinds:
         found = [(name, kinds[name], changed.get(name)) for name in kinds]
         charts.append(_shares(run, "Kinds of change", "each kind of change", found))

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from pipelines.report.cells import Grid, edges, levels, overlay_cells
+from pipelines.report.figures import percent
 from pipelines.report.job import report
 from pipelines.report.pictures import overlay
 from storage.codec import encode
@@ -31,7 +32,7 @@ from tests.pipelines.report.test_job import (
     text_of,
 )
 
-NO_RANGE = "\N{NARROW NO-BREAK SPACE}"
+THIN = "\N{NARROW NO-BREAK SPACE}"
 
 
 @pytest.fixture(scope="module")
@@ -98,17 +99,33 @@ def test_each_direction_has_its_mean_pair_and_both_maps(shown: Any) -> None:
     assert [Image.open(io.BytesIO(base64.b64decode(one))).size for one in data] == [(64, 64)] * 4
 
 
+def test_cells_whose_interval_holds_0_are_faint_and_those_below_are_outlined(shown: Any) -> None:
+    way = ways_of(shown())[0]
+    opaque = [float(one) for one in re.findall(r'fill-opacity="([\d.]+)"', way)][: CELLS**2]
+    assert opaque[51] == opaque[52] == 1
+    assert all(one <= 0.3 for cell, one in enumerate(opaque) if cell not in (51, 52))
+    assert re.findall(r'y="(\d+)"[^>]*class="against"', way) == ["0"]
+    assert "Faint: the interval of the cell's effect holds 0. Dashed: the cell works against" in (
+        text_of(way)
+    )
+    assert "row 1, column 1: \N{MINUS SIGN}" in html.unescape(way)
+
+
+def test_small_and_negative_shares_have_one_zero_and_a_minus_sign() -> None:
+    shown = [percent(share) for share in (-0.0004, 0.0004, -0.012, 1.0)]
+    assert shown == [f"{text}{THIN}%" for text in ("0", "0", "\N{MINUS SIGN}1.2", "100")]
+
+
 def test_figures_beside_the_maps_have_intervals_and_the_control(shown: Any) -> None:
     page = shown()
     text = text_of(section(page))
-    assert "The core keeps 2 of 64 cells, 12.0 % (7.0 to 17.0 %) of the change" in text
-    assert "L1 0.0510 → 0.0110" in text
+    assert "The core keeps 2 of 64 cells in the median of 20 flipped rows" in text
+    assert "in the mean, 12.0 % (7.0 to 17.0 %) of the change, L1 0.0510 → 0.0110." in text
     assert "believes 95.0 % of the full answers and 90.0 % of the cores (n = 19)" in text
     charts = charts_of(page)
     assert list(charts) == [
         "How concentrated the effect is",
         "Regions",
-        "Rings and halves",
         "Kinds of change",
         "Attributes by likeness to the classifier's map",
     ]
@@ -151,10 +168,10 @@ def test_parts_that_were_not_measured_are_left_out(shown: Any) -> None:
     assert len(ways_of(page)) == 2
 
 
-def test_rings_stand_alone_where_there_are_no_regions(shown: Any) -> None:
+def test_rings_stand_where_there_are_no_regions(shown: Any) -> None:
     charts = charts_of(shown(places=[]))
     assert "Regions" not in charts
-    assert "border 3.0 %" in text_of(charts["Rings and halves"])
+    assert "border 3.0 %" in text_of(charts["Border and halves"])
 
 
 def test_no_measured_row_is_said_in_a_sentence(shown: Any) -> None:
@@ -332,7 +349,7 @@ def test_cells_divide_a_picture_as_the_experiment_does() -> None:
     assert grid.boxes()[4] == (10, 10, 21, 20)
     assert grid.place(4) == "row 2, column 2"
     assert grid.peak([0.1, None, 0.4, 0.4, -0.2, 0.3], "effect") == (
-        f"most at row 1, column 3, 40.0{NO_RANGE}% of the effect"
+        f"most at row 1, column 3, 40.0{THIN}% of the effect"
     )
     before = np.full((20, 31, 3), 90, np.uint8)
     drawn = overlay_cells(before, [None, 0, -1, 0, 0.5, 0], (3, 2), 0.5)
