@@ -22,7 +22,7 @@ from storage.codec import decode, sides
 PAGE_BYTES = 3_200_000  # bytes of all pictures, before base64 makes them a third longer
 MOST_CHIPS = 6
 SCORED = ("attributes_before", "attributes_after", "second_agrees")
-PROVEN = ("core", "core_cells", "core_p_target", "own_map", "second_core")
+PROVEN = ("core", "core_cells", "core_p_target", "own_map", "second_full", "second_core")
 
 
 class Shown(NamedTuple):
@@ -213,7 +213,7 @@ def _proof(shown: Shown, share: float, budget: int) -> dict[str, Any]:
             "core_alt": f"core of the counterfactual, {kept}",
             "kept": kept,
             "core_p": _probability(row["core_p_target"]),
-            "doubted": row["second_core"] is False,
+            "doubted": bool(row["second_full"]) and row["second_core"] is False,
         }
     effect = sum(row.get("own_map") or ())
     if effect > 0:

@@ -155,6 +155,7 @@ def _row(row: dict[str, Any], best: tuple[int, ...]) -> dict[str, Any]:
         "core_p_target": 0.91,
         "own_map": (EFFECT * shares).tolist(),
         "changed": (changed / changed.sum()).tolist(),
+        "second_full": True,
         "second_core": True,
     }
 

@@ -273,20 +273,22 @@ def test_answers_that_did_not_flip_have_no_core(tmp_path: Path) -> None:
         assert re.findall(r'<figure class="(\w*)"><img', card) == ["", "", "heat"]
 
 
-def test_a_doubted_core_is_noted_and_a_believed_one_is_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("full", [True, False])
+def test_a_core_is_doubted_where_the_whole_answer_was_believed(
+    full: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tests.pipelines.report import proven
 
     real = proven._row
     monkeypatch.setattr(
-        proven, "_row", lambda row, best: {**real(row, best), "second_core": row["row"] % 2 == 0}
+        proven,
+        "_row",
+        lambda row, best: {**real(row, best), "second_full": full, "second_core": row["k"] > 0},
     )
     store = make_run(tmp_path, "plain")
     prove(store)
-    told = ["does not believe it" in card for card in cards_of(page_of(store))]
-    assert any(told)
-    assert not all(told)
+    told = ["believes the whole answer alone" in card for card in cards_of(page_of(store))]
+    assert told == len(told) * [full]
 
 
 def test_each_of_several_answers_has_its_core(tmp_path: Path) -> None:
