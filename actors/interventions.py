@@ -163,10 +163,10 @@ class Intervene:
         amounts = parts.amounts().cpu()
         share = amounts / amounts.sum(1, keepdim=True).clamp(min=1e-12)
         found: dict[str, list[Any]] = {
-            "before": ends[:, 0].tolist(),
-            "after": ends[:, 1].tolist(),
-            "on": pack(on),
-            "outcomes": outcomes.flatten(1).tolist(),
+            "log_odds_before": ends[:, 0].tolist(),
+            "log_odds_after": ends[:, 1].tolist(),
+            "mixtures": pack(on),
+            "log_odds": outcomes.flatten(1).tolist(),
             "changed": share.tolist(),
         }
         inside = self.modality.inside(parts, records, len(self.job.regions))
@@ -259,8 +259,8 @@ class Intervene:
         parts = self.modality.parts(before[mine], before[others], self.settings.grid)
         on = draw_switches(seeds[mine.cpu()], CONTROL_MIXTURES, parts.count)
         measured: dict[str, list[Any]] = {
-            "control_on": pack(on),
-            "control_outcomes": asked.each(parts, on)[..., 0].tolist(),
+            "control_mixtures": pack(on),
+            "control_log_odds": asked.each(parts, on)[..., 0].tolist(),
             "control_ends": torch.stack(ends, 1).tolist(),
         }
         place = {row: at for at, (row, _) in enumerate(pairs)}

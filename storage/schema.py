@@ -103,10 +103,10 @@ INTERVENTIONS = with_images(
                 COUNTERFACTUALS.field(name)
                 for name in ("id", "cf_id", "k", "source", "target", "correct", "flipped")
             ),
-            ("before", pa.list_(pa.float32())),  # (F) log-odds of the original
-            ("after", pa.list_(pa.float32())),  # (F) of the counterfactual
-            ("on", pa.binary()),  # (M,C) bits, the first one the highest of the first byte
-            ("outcomes", pa.list_(pa.float32())),  # (M,F) log-odds of the mixtures
+            ("log_odds_before", pa.list_(pa.float32())),  # (F) of the original
+            ("log_odds_after", pa.list_(pa.float32())),  # (F) of the counterfactual
+            ("mixtures", pa.binary()),  # (M,C) bits, the first one the highest of the first byte
+            ("log_odds", pa.list_(pa.float32())),  # (M,F) of the mixtures
             ("changed", pa.list_(pa.float32())),  # (C) share of |x'-x| in each part
             ("places", pa.list_(pa.float32())),  # (C,R) share of a part's |x'-x| in each region
             ("kinds", pa.list_(pa.float32())),  # effect of colour, coarse and fine change
@@ -122,8 +122,8 @@ INTERVENTIONS = with_images(
             ("second_core", pa.bool_()),  # and in the core
             ("evaluations", pa.int32()),  # of the classifier
             # A pair of this row's original and an unrelated row that is classified as the target.
-            ("control_on", pa.binary()),
-            ("control_outcomes", pa.list_(pa.float32())),
+            ("control_mixtures", pa.binary()),
+            ("control_log_odds", pa.list_(pa.float32())),
             ("control_ends", pa.list_(pa.float32())),
         ]
     )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from counterfactory.metrics.audit import UNEXPLAINED
+from counterfactory.metrics.audit import NOTHING, UNEXPLAINED
 from counterfactory.metrics.estimate import Estimate
 
 ALIKE = 0.8  # an attribute whose map is this similar to the classifier's may be what it reads
@@ -35,7 +35,7 @@ class Fit:
         return self.moves and (self.similarity.value or 0.0) >= ALIKE
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.similarity.value or 0.0:.2f})"
+        return f"{self.name} {self.similarity.value or 0.0:.2f}"
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,7 @@ def decide(
     Adds to the base: `where`, `spread`, `alike` (attributes that cannot be told apart), and
     replaces `depends_on`, `spurious` and `verdict`.
     """
-    nothing: dict[str, Any] = {"depends_on": None, "spurious": None, "n": n}
-    result: dict[str, Any] = dict(base) if base else nothing
+    result = dict(base) if base else {**NOTHING, "expected": list(causal), "n": n}
     result |= {"where": None, "spread": spread, "alike": []}
     if n == 0:
         result["verdict"] = "No row was flipped, so nothing can be said about what decides."
@@ -92,7 +91,8 @@ def decide(
         )
         result |= {"depends_on": None, "spurious": True if far else None}
         result["verdict"] = (
-            f"{lies} No attribute of the oracle has its effect there: the nearest is {best}."
+            f"{lies} No attribute of the oracle has its effect there: the nearest is {best.name}"
+            f" (cosine {best.similarity.value or 0.0:.2f})."
             + (f" Decisions do not depend on {_names(right)}." if far else "")
         )
         return result
@@ -111,15 +111,16 @@ def decide(
     others = [f for f in fits if f is not first and f.moves]
     others.sort(key=lambda f: -(f.similarity.value or 0.0))
     next_ = f", next {others[0]}" if others else ""
+    like = f"Its effect map is the classifier's (cosine {first.similarity.value:.2f}{next_})."
     result["depends_on"] = first.name
     result["spurious"] = None if not causal else first.name not in causal
     if not causal:
-        told = "; no attribute is named as the one that should decide (score.causal)."
+        told = ". No attribute is named as the one that should decide (score.causal)."
     elif result["spurious"]:
-        told = f", not {' or '.join(causal)}: the classifier relies on a spurious attribute."
+        told = f", not on {' or '.join(causal)}: the classifier relies on a spurious attribute."
     else:
         told = ", as expected."
-    result["verdict"] = f"Decisions depend on {first}{next_}{told} {lies}"
+    result["verdict"] = f"Decisions depend on {first.name}{told} {like} {lies}"
     return result
 
 

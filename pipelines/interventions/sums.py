@@ -25,10 +25,11 @@ Way = tuple[int, int]
 MOST_WAYS = 16  # directions with a map of their own; further directions share one
 FIGURES = [m for m in METRIC["interventions"].figures if m.kind != "set"]
 COLUMNS = (
-    *("id", "source", "target", "correct", "flipped", "before", "after", "on", "outcomes"),
-    *("changed", "places", "kinds", "kinds_changed", "core_cells", "core_share", "core_l1"),
+    *("id", "source", "target", "correct", "flipped"),
+    *("log_odds_before", "log_odds_after", "mixtures", "log_odds", "changed", "places"),
+    *("kinds", "kinds_changed", "core_cells", "core_share", "core_l1"),
     *("full_l1", "second_full", "second_core", "evaluations"),
-    *("control_on", "control_outcomes", "control_ends"),
+    *("control_mixtures", "control_log_odds", "control_ends"),
 )
 
 
@@ -85,17 +86,17 @@ def _add(sums: Sums, commit: Commit, shard: pa.Table, config: RunConfig, regions
     sums.figures = table.add(sums.figures, table.update(FIGURES, numbers, weights))
     _add_cores(sums, shard)
     _add_control(sums, shard, int(commit.extra["parts"]))
-    keep = shard["outcomes"].is_valid().to_numpy(zero_copy_only=False)
-    for name in ("before", "after"):
+    keep = shard["log_odds"].is_valid().to_numpy(zero_copy_only=False)
+    for name in ("log_odds_before", "log_odds_after"):
         keep &= shard[name].is_valid().to_numpy(zero_copy_only=False)
     good = shard.filter(pa.array(keep))
     if not good.num_rows:
         return
     groups = group_of(good["id"].to_pylist())
-    ends = np.stack([vectors(good["before"]), vectors(good["after"])], 1)
+    ends = np.stack([vectors(good[f"log_odds_{when}"]) for when in ("before", "after")], 1)
     changed = vectors(good["changed"])
-    on = _switches(good["on"], changed.shape[1])
-    outcomes = vectors(good["outcomes"]).reshape(len(on), on.shape[1], -1)
+    on = _switches(good["mixtures"], changed.shape[1])
+    outcomes = vectors(good["log_odds"]).reshape(len(on), on.shape[1], -1)
     places = None
     if regions and not good["places"].null_count:
         places = vectors(good["places"]).reshape(len(on), changed.shape[1], regions)
@@ -145,13 +146,13 @@ def _add_cores(sums: Sums, shard: pa.Table) -> None:
 
 
 def _add_control(sums: Sums, shard: pa.Table, parts: int) -> None:
-    good = shard.filter(shard["control_outcomes"].is_valid())
+    good = shard.filter(shard["control_log_odds"].is_valid())
     good = good.filter(good["control_ends"].is_valid())
     if not good.num_rows:
         return
     found = effects.update(
-        _switches(good["control_on"], parts),
-        vectors(good["control_outcomes"])[..., None],
+        _switches(good["control_mixtures"], parts),
+        vectors(good["control_log_odds"])[..., None],
         vectors(good["control_ends"])[..., None],
         group_of(good["id"].to_pylist()),
     )
