@@ -19,6 +19,7 @@ from storage.codec import decode
 # the most directions and named parts that are drawn, and cells that are listed
 MOST_WAYS, MOST_BARS, MOST_CELLS = 6, 12, 64
 MEAN_BYTES = 16_000  # bytes of one mean picture
+SAME = 0.8  # cosine from which two maps show the same place
 ARROW = "\N{RIGHTWARDS ARROW}"
 
 
@@ -58,7 +59,7 @@ def _panel(run: RunData, table: Mapping[str, Any], top: float) -> dict[str, Any]
         "run": run.name,
         "n": table["n"],
         "noun": f"flipped {run.noun}",
-        "sentences": [*_core(run, table, grid), *_alike(table)],
+        "sentences": [*_core(run, table, grid), *_alike(table), *_control(table)],
         "ways": [_way(run, way, grid, top) for way in ways],
         "more": sum(1 for way in table["directions"] if way["n"]) - len(ways),
         "charts": _charts(run, table, ways),
@@ -200,6 +201,24 @@ def _core(run: RunData, table: Mapping[str, Any], grid: Grid) -> list[str]:
             f" {percent(second['core'])} of the cores (n = {second['n']})."
         )
     return told
+
+
+def _control(table: Mapping[str, Any]) -> list[str]:
+    """Return a sentence on the pairs of unrelated originals, which no generator made."""
+    control = table["control"]
+    like = control and control["similarity"]["value"]
+    if like is None:
+        return []
+    told = f"(cosine of the maps {like:.2f}, n = {control['n']})"
+    if like >= SAME:
+        return [
+            f"Pairs of unrelated originals show the same place {told}: it does not come from the"
+            " counterfactuals."
+        ]
+    return [
+        f"Pairs of unrelated originals show another map {told}: they differ everywhere, or the"
+        " place comes from the counterfactuals."
+    ]
 
 
 def _alike(table: Mapping[str, Any]) -> list[str]:

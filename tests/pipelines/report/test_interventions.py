@@ -16,6 +16,7 @@ from PIL import Image
 
 from pipelines.report.cells import Grid, edges, levels, overlay_cells
 from pipelines.report.figures import percent
+from pipelines.report.interventions import _control
 from pipelines.report.job import report
 from pipelines.report.pictures import overlay
 from storage.codec import encode
@@ -122,6 +123,7 @@ def test_figures_beside_the_maps_have_intervals_and_the_control(shown: Any) -> N
     assert "The core keeps 2 of 64 cells in the median of 20 flipped rows" in text
     assert "in the mean, 12.0 % (7.0 to 17.0 %) of the change, L1 0.0510 → 0.0110." in text
     assert "believes 95.0 % of the full answers and 90.0 % of the cores (n = 19)" in text
+    assert "unrelated originals show another map (cosine of the maps 0.10, n = 12)" in text
     charts = charts_of(page)
     assert list(charts) == [
         "How concentrated the effect is",
@@ -422,3 +424,12 @@ def test_in_a_browser(runs: int, tmp_path: Path) -> None:
         assert found["inside"]
         assert found["large"][1] - found["large"][0] <= 1, "of one size"
         assert found["large"][0] > found["sides"][0] - 20
+
+
+def test_a_control_with_the_same_map_says_where_the_place_does_not_come_from() -> None:
+    found = {"control": {"n": 9, "concentration": span(0.7), "similarity": span(0.95)}}
+    assert _control(found) == [
+        "Pairs of unrelated originals show the same place (cosine of the maps 0.95, n = 9): it does"
+        " not come from the counterfactuals."
+    ]
+    assert _control({"control": None}) == []
