@@ -128,7 +128,7 @@ def parser() -> argparse.ArgumentParser:
     _settings(moved, out=True)
     gc = command(
         "gc",
-        "list files that a run no longer needs: orphans, old marks, tables",
+        "list files that a run no longer needs: orphans, old marks, older stages",
         _gc,
     )
     gc.add_argument("run")
