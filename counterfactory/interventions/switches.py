@@ -145,7 +145,9 @@ def regions_as_maps(masks: Tensor, regions: int) -> Tensor:
 
 
 def pack(on: Tensor) -> list[bytes]:
-    """Return switches (B,...) of each row as bytes, eight switches a byte, the first one the
-    highest bit.
+    """Return the switches of each row as bytes; on: (B,M,C) or (B,C) bool.
+
+    Each set of C switches begins with a new byte and its highest bit. Otherwise the padding of
+    fewer than eight parts could not be told from further sets.
     """
-    return [np.packbits(row.numpy().ravel()).tobytes() for row in on.cpu()]
+    return [np.packbits(row.numpy(), axis=-1).tobytes() for row in on.cpu()]
