@@ -28,11 +28,9 @@ from counterfactory.metrics.sums import Sums
 
 Floats = NDArray[np.float64]
 GROUPS = 64  # the bootstrap draws groups of rows, so that its size does not grow with the rows
-# The strength of the prior that all parts have one effect, in rows. Simulated with one cell of 64
-# that decides and 16 mixtures a row: its share is .97 at 8 rows and 1.00 from 16 rows on, and its
-# interval covers 1 in 70 % of trials at 8 rows and in 95 % from 16 rows on. In smooth games of one
-# to six cells the largest share is within .03 of the exact one at 64 rows (root mean square).
-RIDGE = 1.0
+RIDGE = 1.0  # strength of the prior that all parts have one effect, in rows
+# A part stands out where its squared distance from the mean is this many times that of all parts.
+OUTSTANDING = 2.0
 # An effect with less than this share in a tenth of the parts has no place.
 SPREAD = 0.5
 
@@ -158,8 +156,8 @@ def maps(sums: EffectSums, weights: Floats, apart: NDArray[np.bool_] | None = No
     of the others, so that their sum has no bias.
 
     Few rows cannot tell parts apart: the penalty draws effects towards their mean. A second fit
-    draws a part less, the farther it was from the mean in the first (weights as in an adaptive
-    ridge; Grandvalet 1998).
+    penalises the parts that stood out in the first fit less (weights by a first fit as in an
+    adaptive ridge; Grandvalet 1998).
     """
     n = weights @ sums.n
     there = n > 0
@@ -182,7 +180,8 @@ def maps(sums: EffectSums, weights: Floats, apart: NDArray[np.bool_] | None = No
         return result
     away = (first - first.mean(1, keepdims=True)) ** 2
     usual = away.mean(1, keepdims=True) + 1e-12
-    drawn = ridge[:, None, None] * usual / (usual + away)
+    outstanding = np.maximum(away - OUTSTANDING * usual, 0)
+    drawn = ridge[:, None, None] * usual / (usual + outstanding)
     for at in range(functions):
         mine = slice(at, at + 1)
         penalty = drawn[..., mine] * np.eye(parts)
@@ -224,11 +223,15 @@ def concentration(sums: EffectSums, weights: Floats) -> Floats:
     return found
 
 
-def is_spread(found: Estimate) -> bool | None:
+def is_spread(found: Estimate, places: Sequence[Estimate] = ()) -> bool | None:
     """Return whether an effect has no place, from its concentration; None where that is open.
 
-    True where the interval is below SPREAD, False where it is above.
+    True where the interval is below SPREAD, False where it is above. places: the effect's shares of
+    places that are larger than a few parts and smaller than half the image, such as the border or a
+    named region. An effect of which one of them has clearly more than SPREAD has a place.
     """
+    if any(place.low is not None and place.low > SPREAD for place in places):
+        return False
     if found.low is None or found.high is None:
         return None
     if found.high < SPREAD:

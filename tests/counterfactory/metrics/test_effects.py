@@ -309,13 +309,16 @@ def test_one_cell_that_decides_is_concentrated_and_none_is_chance() -> None:
 def test_spread_is_what_the_interval_says(
     low: float | None, high: float | None, spread: bool | None
 ) -> None:
-    assert is_spread(Estimate(0.4, low, high, 9)) is spread
+    found = Estimate(0.4, low, high, 9)
+    assert is_spread(found) is spread
+    assert is_spread(found, [Estimate(0.4, 0.3, 0.5, 9), Estimate(0.4, None, None, 1)]) is spread
+    assert is_spread(found, [Estimate(0.4, 0.3, 0.5, 9), Estimate(0.8, 0.6, 0.9, 9)]) is False
 
 
 @pytest.mark.parametrize(("decide", "spread"), [(1, False), (6, False), (24, True), (64, True)])
 def test_effects_are_said_to_have_a_place_or_none(decide: int, spread: bool) -> None:
     weights = replicates(60)
-    for rows, clear in ((8, 0.3), (64, 1.0)):
+    for rows, clear in ((16, 0.4), (64, 1.0)):
         said = [
             is_spread(
                 estimate(concentration(cells_that_decide(rows, 64, decide, s), weights), rows)
