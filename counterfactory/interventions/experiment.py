@@ -47,7 +47,11 @@ class Answers:
 
     @torch.no_grad()
     def of(self, contents: Tensor, rows: Tensor) -> Tensor:
-        """Return the outcomes (N,F) of contents in the classifier's form, float64 on the CPU."""
+        """Return the outcomes (N,F) of contents in the classifier's form, float64 on the CPU.
+
+        rows: (N,) int64, the row of each content. Values are log-odds within +-LIMIT; NaN where a
+        network's answer is not finite and has no limit.
+        """
         scores = self.classifier(contents)
         found = [log_odds(scores, self.target[rows])[:, None]]
         if self.oracle is not None:

@@ -8,9 +8,13 @@ measured apart.
 This is KernelSHAP (Lundberg & Lee 2017) with another weight: every number of parts is as frequent.
 The effects are Shapley values where parts act alone or in pairs, and least square values in general
 (Ruiz, Valenciano & Zarzuelo 1998). Shapley's weight needs more rows, since its sets are mostly of
-one part or of all parts but one. In simulated games of 64 parts, 1 to 6 of which decide, the error
-of the largest share at 64 rows of 16 mixtures is .02 to .03, and .02 to .05 with Shapley's weight;
-at 256 rows it is .01 to .04 and .01 to .02.
+one part or of all parts but one. Simulated with 64 parts, of which 1 to 6 decide, and 16 mixtures a
+row, the largest share is within this of its Shapley value (root mean square, worst game; the worst
+is a sigmoid of the sum of six parts):
+
+    rows                         8    16    64   256
+    every number as frequent   .15   .09   .04   .05
+    Shapley's weight           .17   .11   .04   .02
 """
 
 from __future__ import annotations
@@ -242,8 +246,9 @@ def is_spread(found: Estimate, places: Sequence[Estimate] = ()) -> bool | None:
 def similarity(directions: Sequence[EffectSums], weights: Floats) -> Floats:
     """Return the cosine (N,F-1) of each further function's map to the first function's.
 
-    The maps of all directions are compared together. A function may rise or fall with the first
-    one, so every direction's product counts without its sign.
+    The maps of all directions are compared together, each by its number of rows. A function may
+    rise or fall with the first one, so every direction's product counts without its sign: the range
+    is 0 to 1. NaN where one of the maps is 0.
     """
     product: Floats | float = 0.0
     first: Floats | float = 0.0
@@ -297,7 +302,8 @@ def shapley(worths: Floats) -> Floats:
     """Return each part's exact Shapley value (B,P).
 
     worths: (B,2^P), the value of every set of the parts; the bits of its index are the set, the
-    first part the lowest bit.
+    first part the lowest bit. The values of a row sum to the worth of all parts less that of none
+    (Shapley 1953).
     """
     sets = worths.shape[-1]
     parts = sets.bit_length() - 1
