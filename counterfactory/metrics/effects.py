@@ -35,8 +35,12 @@ GROUPS = 64  # the bootstrap draws groups of rows, so that its size does not gro
 RIDGE = 1.0  # strength of the prior that all parts have one effect, in rows
 # A part stands out where its squared distance from the mean is this many times that of all parts.
 OUTSTANDING = 2.0
-# An effect with less than this share in a tenth of the parts has no place.
+# An effect with less than this share in a tenth of the parts has no place. Simulated with 64 parts,
+# the effect of 1 to 6 parts is called placed in 60 to 85 % of trials at 16 rows and in 98 % or more
+# from 32 rows on, and never spread. That of 24, 28 or 64 parts is called spread in 87 % or more of
+# trials from 16 rows on, and never placed. That of 12 parts is between, at 16 rows spread in 22 %.
 SPREAD = 0.5
+SPREAD_ROWS = 16  # at 8 rows the effect of 6 parts looks spread in 3 % of trials, of 12 in 53 %
 
 
 @dataclass(frozen=True)
@@ -230,7 +234,8 @@ def concentration(sums: EffectSums, weights: Floats) -> Floats:
 def is_spread(found: Estimate, places: Sequence[Estimate] = ()) -> bool | None:
     """Return whether an effect has no place, from its concentration; None where that is open.
 
-    True where the interval is below SPREAD, False where it is above. places: the effect's shares of
+    False where the interval is above SPREAD. True where it is below and there are SPREAD_ROWS rows,
+    since fewer rows do not choose all parts of a place. places: the effect's shares of
     places that are larger than a few parts and smaller than half the image, such as the border or a
     named region. An effect of which one of them has clearly more than SPREAD has a place.
     """
@@ -239,7 +244,7 @@ def is_spread(found: Estimate, places: Sequence[Estimate] = ()) -> bool | None:
     if found.low is None or found.high is None:
         return None
     if found.high < SPREAD:
-        return True
+        return True if found.n >= SPREAD_ROWS else None
     return False if found.low > SPREAD else None
 
 

@@ -14,6 +14,7 @@ from counterfactory.metrics import effects
 from counterfactory.metrics.effects import (
     GROUPS,
     SPREAD,
+    SPREAD_ROWS,
     EffectSums,
     concentration,
     estimate,
@@ -309,8 +310,10 @@ def test_one_cell_that_decides_is_concentrated_and_none_is_chance() -> None:
 def test_spread_is_what_the_interval_says(
     low: float | None, high: float | None, spread: bool | None
 ) -> None:
-    found = Estimate(0.4, low, high, 9)
+    found = Estimate(0.4, low, high, SPREAD_ROWS)
     assert is_spread(found) is spread
+    fewer = is_spread(Estimate(0.4, low, high, SPREAD_ROWS - 1))
+    assert fewer is (None if spread else spread), "few rows may miss the parts of a place"
     assert is_spread(found, [Estimate(0.4, 0.3, 0.5, 9), Estimate(0.4, None, None, 1)]) is spread
     assert is_spread(found, [Estimate(0.4, 0.3, 0.5, 9), Estimate(0.8, 0.6, 0.9, 9)]) is False
 
