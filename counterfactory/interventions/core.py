@@ -125,6 +125,6 @@ def sizes_up_to(parts: int) -> list[int]:
 
 
 def switches_of(packed: bytes, parts: int) -> NDArray[np.bool_]:
-    """Return switches (-1,parts) that `switches.pack` packed."""
-    bits = np.unpackbits(np.frombuffer(packed, dtype=np.uint8))
-    return bits[: len(bits) // parts * parts].reshape(-1, parts).astype(np.bool_)
+    """Return the switches (M,parts) of a row that `switches.pack` packed."""
+    sets = np.frombuffer(packed, dtype=np.uint8).reshape(-1, -(-parts // 8))
+    return np.unpackbits(sets, axis=1, count=parts).astype(np.bool_)
