@@ -19,6 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from configs.strict import UserError
+from counterfactory.metrics.together import Pair, describe
 from pipelines.engine.committed import outdated_scores
 from pipelines.report.attribution import heading, importance_panels
 from pipelines.report.data import RunData, read_run
@@ -160,7 +161,17 @@ def _finding(run: RunData) -> dict[str, Any]:
         "run": run.name,
         "text": audit["verdict"] if audit else _flips(run),
         "sound": sound(audit),
+        "together": _together(run),
     }
+
+
+def _together(run: RunData) -> list[str]:
+    """Return sentences on attributes that go together in the originals."""
+    pairs = (run.table.get("together") if run.table else None) or []
+    return [
+        f"In the originals, as the oracle sees them, {text}. What to do: {advice}."
+        for text, advice in describe([Pair(**pair) for pair in pairs])
+    ]
 
 
 def _flips(run: RunData) -> str:
