@@ -47,10 +47,11 @@ SPREAD_ROWS = 16  # at 8 rows the effect of 6 parts looks spread in 3 % of trial
 class EffectSums(Sums):
     """The sums of a regression of F functions on C switches, in GROUPS groups of rows.
 
-    n: (G,) rows. gram: (G,C,C), cross: (G,C,F), of row-centred switches and outcomes. total: (G,F)
-    effect of the whole change, in log-odds. changed: (G,C) share of |x'-x| in each part. places:
-    (G,C,R) share of each part's change that lies in each of R regions, 0 where a row's part does
-    not change; R is 0 without regions. The first function is the classifier.
+    n: (G,) rows. gram: (G,C,C), products of row-centred switches. cross: (G,C,F), their products
+    with the outcomes. total: (G,F) effect of the whole change, in log-odds. changed: (G,C) share
+    of |x'-x| in each part. places: (G,C,R) share of each part's change that lies in each of R
+    regions, 0 where a row's part does not change; R is 0 without regions. The first function is
+    the classifier.
     """
 
     n: Floats
@@ -118,9 +119,8 @@ def update(
     switches = np.concatenate(
         [on.astype(np.float64), np.zeros((rows, 1, parts)), np.ones((rows, 1, parts))], 1
     )
-    values = np.concatenate([outcomes, ends], 1)
+    values = np.concatenate([outcomes, ends], 1)  # centred switches need no centred values
     switches -= switches.mean(1, keepdims=True)
-    values = values - values.mean(1, keepdims=True)
     across = switches.transpose(0, 2, 1)
     found = EffectSums.zero(parts, ends.shape[2], regions)
     np.add.at(found.n, groups, 1.0)
