@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from counterfactory.metrics.decides import Place
-from counterfactory.metrics.effects import estimate
+from counterfactory.metrics.effects import EffectSums, estimate, maps, shares
 
 Floats = NDArray[np.float64]
+BORDER = "border"
 ROWS = ("top", "upper part", "middle", "lower part", "bottom")
 COLUMNS = ("left", "left half", "centre", "right half", "right")
 
@@ -20,7 +21,7 @@ def rings_of(columns: int, rows: int) -> dict[str, NDArray[np.bool_]]:
     across, down = np.meshgrid(np.arange(columns), np.arange(rows))
     border = (across == 0) | (across == columns - 1) | (down == 0) | (down == rows - 1)
     sets = {
-        "border": border,
+        BORDER: border,
         "upper half": down < rows / 2,
         "lower half": down >= rows / 2,
         "left half": across < columns / 2,
@@ -29,21 +30,36 @@ def rings_of(columns: int, rows: int) -> dict[str, NDArray[np.bool_]]:
     return {name: cells.ravel() for name, cells in sets.items()}
 
 
-def places_of_cells(found: Floats, n: int, grid: tuple[int, int]) -> list[Place]:
-    """Return the three cells with the largest share of the effect, in words; the border where it
-    holds more.
+def ring_shares(sums: EffectSums, weights: Floats, grid: tuple[int, int]) -> dict[str, Floats]:
+    """Return the share (N,) of the classifier's effect in each of `rings_of`; empty where the parts
+    are not the grid's cells.
     """
-    columns, rows = grid
-    if columns * rows != found.shape[1]:
+    if grid[0] * grid[1] != sums.gram.shape[1]:
+        return {}
+    return {
+        name: shares(maps(sums.classifier, weights, apart=cells)[..., 0])[:, cells].sum(1)
+        for name, cells in rings_of(*grid).items()
+    }
+
+
+def places_of_cells(
+    found: Floats, rings: Mapping[str, Floats], n: int, grid: tuple[int, int]
+) -> list[Place]:
+    """Return the three cells with the largest share of the effect, in words; the border first where
+    it holds more and they are in it.
+
+    found: (N,C) shares of the cells. rings: by `ring_shares`.
+    """
+    if not rings:
         return []
+    columns, rows = grid
     order = np.argsort(-np.nan_to_num(found[0], nan=-np.inf))[:3]
     cells = [
         Place(_cell_name(int(cell), columns, rows), estimate(found[:, cell], n)) for cell in order
     ]
-    border = rings_of(columns, rows)["border"]
-    ring = Place("border", estimate(found[:, border].sum(1), n))
+    ring = Place(BORDER, estimate(rings[BORDER], n))
     top = sum(cell.share.value or 0.0 for cell in cells)
-    if (ring.share.value or 0.0) > top and border[order].all():
+    if (ring.share.value or 0.0) > top and rings_of(*grid)[BORDER][order].all():
         return [ring, *cells]
     return cells
 

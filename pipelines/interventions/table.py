@@ -19,11 +19,12 @@ from counterfactory.metrics.effects import EffectSums, estimate
 from counterfactory.metrics.estimate import SUBSETS, Estimate, Measure
 from counterfactory.metrics.rates import RateSums
 from pipelines.engine.committed import class_name
-from pipelines.interventions.places import places_of_cells, rings_of
+from pipelines.interventions.places import BORDER, places_of_cells, ring_shares, rings_of
 from pipelines.interventions.sums import FIGURES, Sums
 from pipelines.score.table import build_line
 
 Floats = NDArray[np.float64]
+HALF = 0.5
 REPLICATES = 200  # at most: a map is solved for each
 
 
@@ -62,13 +63,16 @@ def build_table(
     found = effects.shares(drawn)
     inside = effects.region_shares(whole, weights) if regions and whole.places.any() else None
     places = _regions(whole, regions, inside)
-    rings = _rings(found, whole, grid)
+    around = ring_shares(whole, weights, grid)
+    rings = _rings(around, whole, grid)
     fits = _fits(sums, weights)
     kinds = _kinds(sums, weights)
-    few = [line for line in (*places, *rings) if line["name"] == "border" or line in places]
-    main = _map(whole, weights, drawn, [_estimate(line["share"]) for line in few])
+    # places that an effect which is everywhere cannot fill
+    some = [line for line in places if line["changed"] < HALF]
+    some += [line for line in rings if line["name"] == BORDER]
+    main = _map(whole, weights, drawn, [_estimate(line["share"]) for line in some])
     lies = [Place(line["name"], _estimate(line["share"])) for line in places]
-    lies = lies or places_of_cells(found, whole.rows, grid)
+    lies = lies or places_of_cells(found, around, whole.rows, grid)
     base = audit(names, causal, sums.changed) if names and sums.changed is not None else None
     share, place = _place_share(lies, whole.rows, regions, expected, inside)
     verdict = decide(
@@ -157,17 +161,18 @@ def _regions(
     return sorted(lines, key=lambda line: -(line["share"]["value"] or 0.0))
 
 
-def _rings(found: Floats, sums: EffectSums, grid: tuple[int, int]) -> list[dict[str, Any]]:
-    if grid[0] * grid[1] != found.shape[1]:
-        return []
-    changed = sums.changed.sum(0) / max(sums.rows, 1)
+def _rings(
+    rings: Mapping[str, Floats], sums: EffectSums, grid: tuple[int, int]
+) -> list[dict[str, Any]]:
+    """Return the border and the halves; rings: shares of the effect (N,) of each."""
+    changed, cells = sums.changed.sum(0) / max(sums.rows, 1), rings_of(*grid)
     lines = [
         {
             "name": name,
-            "share": _json(estimate(found[:, cells].sum(1), sums.rows)),
-            "changed": float(changed[cells].sum()),
+            "share": _json(estimate(found, sums.rows)),
+            "changed": float(changed[cells[name]].sum()),
         }
-        for name, cells in rings_of(*grid).items()
+        for name, found in rings.items()
     ]
     return sorted(lines, key=lambda line: -(line["share"]["value"] or 0.0))
 
