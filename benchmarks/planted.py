@@ -1,0 +1,171 @@
+"""What names a planted cause? The table of benchmarks/planted.md.
+
+    python -m benchmarks.planted --seeds 1 2 3
+    python -m benchmarks.planted --table --out benchmarks/planted.md
+
+For each cause, world and seed a classifier is trained on faces in which the cause agrees with the
+smile; then counterfactuals of 64 faces are made, on which the cause is a fair coin, and each method
+says where decisions lie. Finished cases are kept in runs/planted, and a second call goes on from
+there. The gradients' maps need captum: pip install 'counterfactory[planted]'.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks import planted_worlds
+from benchmarks.planted_case import Made, Size, make, name_of, part_places
+from benchmarks.planted_causes import CAUSES
+from benchmarks.planted_maps import (
+    DRAWS,
+    Pairs,
+    cam_map,
+    changed_map,
+    cout_map,
+    effect_sums,
+    gradients_map,
+    kind_shares,
+)
+from benchmarks.planted_table import table
+from benchmarks.planted_train import autoencoder, oracle, reader
+from counterfactory.interventions.switches import GRID
+from counterfactory.metrics import effects
+from counterfactory.models.interfaces import AttributeModel
+
+KEPT = Path("runs/planted")
+STEPS = {"drawn": 2500, "real": 4500}  # of the autoencoders
+ORACLE_STEPS, READER_STEPS = 1200, 600
+PLACE = 0.1  # share of a cell that a cue changes, from which the cell is part of its place
+
+
+def measure(made: Made, attributes: AttributeModel | None) -> dict[str, Any]:
+    """Return what every method says of a case, as JSON stores it."""
+    started = time.monotonic()
+    pairs, model = made.pairs, made.model
+    sums = effect_sums(pairs, model, attributes)
+    weights = effects.replicates(DRAWS)
+    found = effects.maps(sums, weights)
+    shares = effects.shares(found[..., 0])
+    seconds = time.monotonic() - started
+    amount, base = kind_shares(pairs, model)
+    maps = {
+        "effect": shares[0],
+        "|x'-x|": changed_map(pairs),
+        "COUT's order": cout_map(pairs, model),
+    }
+    if importlib.util.find_spec("captum"):
+        maps["integrated gradients"] = gradients_map(pairs, model, contrast=False)
+        maps["the same, from x'"] = gradients_map(pairs, model, contrast=True)
+        maps["Grad-CAM"] = cam_map(pairs, model, model.net.body)
+    control = effect_sums(unrelated(pairs), model, None)
+    concentration = effects.concentration(sums, weights)
+    result = {
+        "world": made.world,
+        "cause": made.cause.name,
+        "kind": made.cause.kind,
+        "seed": made.seed,
+        "n": len(pairs.target),
+        "truth": made.truth,
+        "places": [cells_of(place) for place in part_places(made)],
+        "mouth": cells_of(made.test.mouth),
+        "maps": {name: np.round(values, 5).tolist() for name, values in maps.items()},
+        "low": np.quantile(shares[1:], 0.025, axis=0).round(5).tolist(),
+        "concentration": [
+            float(v) for v in (concentration[0], *np.quantile(concentration[1:], [0.025, 0.975]))
+        ],
+        "control": float(effects.concentration(control, weights[:1])[0]),
+        "kinds": amount.round(4).tolist(),
+        "kinds_changed": base.round(4).tolist(),
+        "effect": float(found[0, :, 0].sum()),
+        "seconds": round(seconds, 2),
+    }
+    if attributes is not None:
+        directions = [effect_sums(pairs.of_target(t), model, attributes) for t in (0, 1)]
+        similar = effects.similarity(directions, weights[:1])[0]
+        with torch.no_grad():
+            before, after = (attributes(part) > 0.5 for part in parts_of(pairs))
+        rates = (before != after).double().mean(0)
+        result["attributes"] = {
+            name: [round(float(rate), 4), round(float(cosine), 4)]
+            for name, rate, cosine in zip(attributes.attributes, rates, similar, strict=True)
+        }
+    return result
+
+
+def parts_of(pairs: Pairs) -> tuple[Tensor, Tensor]:
+    return pairs.original, pairs.counterfactual
+
+
+def unrelated(pairs: Pairs) -> Pairs:
+    """Return each original with another row's original that has the wanted class."""
+    rows = [(pairs.source == t).nonzero()[:, 0] for t in (0, 1)]
+    other = pairs.original.clone()
+    for source in (0, 1):
+        mine, theirs = rows[source], rows[1 - source]
+        if len(theirs):
+            other[mine] = pairs.original[theirs[torch.arange(len(mine)) % len(theirs)]]
+    return Pairs(pairs.original, other, pairs.source, pairs.target)
+
+
+def cells_of(place: Tensor) -> list[int]:
+    """Return the cells of the grid that a place (64,64) is part of."""
+    cover = F.adaptive_avg_pool2d(place[None], GRID).flatten()
+    return (cover >= min(PLACE, float(cover.max()))).nonzero()[:, 0].tolist()
+
+
+def run(worlds: list[str], seeds: list[int], only: list[str], folder: Path, size: Size) -> None:
+    """Make and measure all cases that have no result in `folder` yet."""
+    for seed in seeds:
+        for world in worlds:
+            if world == "real" and not planted_worlds.CELEBA.is_dir():
+                print(f"skip real faces: no folder {planted_worlds.CELEBA}", flush=True)
+                continue
+            net = autoencoder(world, folder, STEPS[world])
+            knows = oracle(world, folder, ORACLE_STEPS)
+            start = reader(world, folder, READER_STEPS)
+            for cause in CAUSES:
+                file = folder / f"{world}-{name_of(cause)}-{seed}.json"
+                if file.is_file() or world not in cause.worlds or (only and cause.name not in only):
+                    continue
+                started = time.monotonic()
+                made = make(world, cause, seed, net, start, folder, size)
+                result = measure(made, knows)
+                file.write_text(json.dumps(result))
+                took = time.monotonic() - started
+                print(f"{file.stem}: {took:.0f} s, {made.truth}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--worlds", nargs="+", default=["drawn", "real"])
+    parser.add_argument("--only", nargs="+", default=[], help="causes by name")
+    parser.add_argument("--celeba", type=Path, help="folder of Parquet files with image, Smiling")
+    parser.add_argument("--kept", type=Path, default=KEPT)
+    parser.add_argument("--table", action="store_true", help="no cases, only the table")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.celeba:
+        planted_worlds.CELEBA = args.celeba
+    if not args.table:
+        run(args.worlds, args.seeds, args.only, args.kept, Size())
+    found = [json.loads(file.read_text()) for file in sorted(args.kept.glob("*.json"))]
+    text = table([case for case in found if case["seed"] in args.seeds])
+    if args.out:
+        args.out.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
