@@ -22,8 +22,9 @@ from actors.rows.files import bytes_of, expect_bytes
 from actors.rows.masks import expect_regions, mask_of, regions_of, stacked
 from configs.schema import ImageData, ModelConfig
 from configs.strict import UserError
+from counterfactory.interventions.switches import Cells, Kinds, Switches, regions_as_maps
 from counterfactory.methods.contract import Answers, ImageAnswers, ImageQueries, Queries
-from storage.codec import BadRow, decode, encode, sides
+from storage.codec import BadRow, decode, decode_mask, encode, sides
 from storage.columns import meaning, type_of
 from storage.schema import COUNTERFACTUALS, REGIONS, holds_images, image_path
 
@@ -87,6 +88,32 @@ class Modality(Protocol):
         """Return committed contents of a column as a classifier accepts them;
         UserError names a bad one.
         """
+        ...
+
+    def decode_stored(self, source: Any) -> Any:
+        """Return a committed content; BadRow where it cannot be read."""
+        ...
+
+    def parts(self, before: Any, after: Any, grid: int) -> Switches:
+        """Return changes of contents in parts that can be switched; before, after: by `stored`."""
+        ...
+
+    def kinds(self, before: Any, after: Any, grid: int) -> Switches | None:
+        """Return changes in kinds of change; None where this kind of data has none."""
+        ...
+
+    def inside(
+        self, parts: Any, records: Sequence[Mapping[str, Any]], regions: int
+    ) -> Tensor | None:
+        """Return how much each part changes each region, (B,C,R); None where rows have no masks."""
+        ...
+
+    def distance(self, before: Any, after: Any) -> Tensor:
+        """Return how far contents are from each other, (B,), on a scale of 1."""
+        ...
+
+    def content_cells(self, contents: Any, names: Sequence[str]) -> list[Any]:
+        """Return contents in a classifier's form as the cells of a column; names: of files."""
         ...
 
 
@@ -193,6 +220,7 @@ class Images:
             "original": {"bytes": encode(content.pixels), "path": image_path(row_id)},
             "counterfactual": {"bytes": encode(answer.pixels), "path": f"{cf_id}.png"},
             "mask": None if answer.mask is None else encode(answer.mask),
+            "regions": None if content.mask is None else encode(content.mask),
         }
 
     def stored(
@@ -200,6 +228,38 @@ class Images:
     ) -> Tensor:
         """Return committed images (B,3,H,W) float32 in [0,1]."""
         return as_tensor(np.stack([self._stored(r, column, shard) for r in records]), device)
+
+    def parts(self, before: Tensor, after: Tensor, grid: int) -> Cells:
+        """Return the cells of a grid."""
+        return Cells(before, after, grid)
+
+    def kinds(self, before: Tensor, after: Tensor, grid: int) -> Kinds:
+        """Return colour, coarse and fine change."""
+        return Kinds(before, after, grid)
+
+    def inside(
+        self, parts: Cells, records: Sequence[Mapping[str, Any]], regions: int
+    ) -> Tensor | None:
+        """Return how much each cell changes each region of the rows' masks, (B,C,R)."""
+        masks = [record.get("regions") for record in records]
+        if not regions or any(mask is None for mask in masks):
+            return None
+        size = sides(self.data.size)
+        found = np.stack([decode_mask(mask, size=size, crop=None, of=size) for mask in masks])
+        device = parts.change.device
+        return parts.inside(regions_as_maps(torch.from_numpy(found).long().to(device), regions))
+
+    def distance(self, before: Tensor, after: Tensor) -> Tensor:
+        """Return the mean absolute difference of a pixel, (B,)."""
+        return (after - before).abs().mean((1, 2, 3))
+
+    def content_cells(self, contents: Tensor, names: Sequence[str]) -> list[Any]:
+        """Return images (B,3,H,W) as PNG."""
+        pixels = levels(contents).permute(0, 2, 3, 1).contiguous().numpy()
+        return [
+            {"bytes": encode(one), "path": f"{name}.png"}
+            for one, name in zip(pixels, names, strict=True)
+        ]
 
     def decode_stored(self, source: Any) -> Pixels:
         """Decode a committed image, which has the working size already; BadRow as `decode`."""

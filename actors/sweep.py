@@ -13,12 +13,17 @@ from typing import Any, ClassVar
 
 from actors.generate import Generate
 from actors.guard.turn import Turn
+from actors.interventions import Intervene
 from actors.score import Score
 from actors.worker import Begun, Job, ReadsAhead, Work, Worker
 from configs.schema import RunConfig
 from storage.records import COUNT, OBJECT, Receipt, Shard, checked
 
-WORKERS: dict[str, type[Worker]] = {"generate": Generate, "score": Score}
+WORKERS: dict[str, type[Worker]] = {
+    "generate": Generate,
+    "interventions": Intervene,
+    "score": Score,
+}
 KEPT = 2  # cells' workers held at a time: of the current cell, and of the one before
 
 

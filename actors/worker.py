@@ -16,12 +16,15 @@ class Job:
     """The input of a worker in addition to the run's settings.
 
     method_fingerprint: of the method and its models, for ids; session: the name under which it
-    notes its starts; encoder: attribution's, by its name among the run's models.
+    notes its starts; encoder: attribution's, by its name among the run's models; regions: the names
+    of the masks' values; control: the interventions' number of unrelated pairs in a shard.
     """
 
     method_fingerprint: str = ""
     session: str = LOCAL
     encoder: str | None = None
+    regions: tuple[str, ...] = ()
+    control: int = 0
 
 
 class Work(Protocol):

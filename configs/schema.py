@@ -226,6 +226,20 @@ class ScoreConfig(Strict):
     batch: Count = 64
 
 
+class InterventionsConfig(Strict):
+    """The experiment that shows which part of a change decides (docs/interventions.md)."""
+
+    enabled: bool = True  # false: `run` skips the stage
+    mixtures: Annotated[int, Field(ge=2)] = 16  # of a row's original and counterfactual
+    grid: Annotated[int, Field(ge=2, le=64)] = 8  # cells per side
+    kinds: bool = True  # also colour, coarse and fine change; 6 evaluations a row
+    # the pairs of unrelated rows that the effect map is compared with; 0: none
+    control: Annotated[int, Field(ge=0)] = 64
+    # regions of the masks where decisions should lie; default: the region with most of the effect
+    places: list[str] = []
+    batch: Count = 64
+
+
 class JudgeConfig(Strict):
     # a wording of configs/judge/ (faces-smile, faces-age, traffic, ...), or a YAML file
     wording: str = "generic"
@@ -277,6 +291,7 @@ class RunConfig(Strict):
     out: str = "runs"  # the run's folder is out/name
     engine: EngineConfig = EngineConfig()
     score: ScoreConfig = ScoreConfig()
+    interventions: InterventionsConfig = InterventionsConfig()
     judge: JudgeConfig = JudgeConfig()
     augment: AugmentConfig = AugmentConfig()
     report: ReportConfig = ReportConfig()

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 ONE_STAGE = ("generate", "score", "judge", "augment", "report")
 # The commands by purpose, as the help lists them.
 PURPOSES = {
-    "run": ("demo", "run", "sweep", *ONE_STAGE[:2], "attribution", *ONE_STAGE[2:]),
+    "run": (
+        *("demo", "run", "sweep", *ONE_STAGE[:2]),
+        *("interventions", "attribution", *ONE_STAGE[2:]),
+    ),
     "look": ("list", "show", "interaction", "verify", "gc"),
     "prepare": ("init", "prepare", "doctor"),
     "extend": ("train", "completion"),
@@ -95,6 +98,13 @@ def parser() -> argparse.ArgumentParser:
     )
     ways.add_argument("run")
     ways.add_argument("--row", metavar="ID", help="show this row only")
+    decides = command(
+        "interventions",
+        "show which part of a run's changes decides, and find the cores",
+        _interventions,
+    )
+    decides.add_argument("run", help="a run's folder, or its config")
+    _settings(decides, out=True)
     moved = command(
         "attribution",
         "show which descriptors a run's counterfactuals changed, and by how much",
@@ -292,6 +302,21 @@ def _interaction(args: argparse.Namespace) -> int:
     store = open_store(args.run)
     with disk_errors(store.uri):
         print_line(interaction(store, args.row))
+    return 0
+
+
+def _interventions(args: argparse.Namespace) -> int:
+    from pipelines.engine.committed import INTERVENED, TABLE
+    from pipelines.interventions.table import format_table
+    from pipelines.run import find_run, run, stage_needs
+    from storage.seal import read_sealed
+
+    store, config = find_run(args.run, _sets(args), args.out)
+    stage_needs(store, "interventions")
+    # The scores' verdict rests on the experiment, so an existing table is made again.
+    stages = ("interventions", *(("score",) if store.exists(TABLE) else ()))
+    run(config, stages=stages, store=store)
+    print("\n".join(format_table(read_sealed(store, INTERVENED))))
     return 0
 
 

@@ -22,12 +22,14 @@ def demo(out: str, sets: list[str]) -> str:
     from pipelines.report.job import report
 
     data = f"{out}/data"
+    # with masks, so that the report names the regions where decisions lie
     if not list(Path(data).glob("*.parquet")):
-        prepare_faces(data, rows=64, test_rows=32)
+        prepare_faces(data, rows=64, test_rows=32, masks=True)
     runs = []
     for preset in PRESETS:
         print_line(f"\n== {preset}")
-        runs.append(run(load_run(preset, [f"data.path={data}", f"out={out}", *sets])))
+        given = [f"data.path={data}", "data.mask=mask", f"out={out}", *sets]
+        runs.append(run(load_run(preset, given)))
     page = report(runs, out=f"{out}/report.html")
     if not open_store(out).exists("report.html"):
         raise UserError(f"expected a report at {page}, got none")

@@ -24,8 +24,10 @@ from actors.rows.scores import SCORES
 from configs.strict import UserError, nearest
 from pipelines.engine.committed import (
     ATTRIBUTED,
+    INTERVENED,
     TABLE,
     attributed_stage,
+    intervened_stage,
     made_shards,
     scored_stage,
 )
@@ -37,19 +39,26 @@ from storage.commit import (
     read_committed,
     revisions,
 )
-from storage.schema import ATTRIBUTIONS, COUNTERFACTUALS, IMAGE
+from storage.schema import ATTRIBUTIONS, COUNTERFACTUALS, IMAGE, INTERVENTIONS
 from storage.uri import Store, open_store
 
 if TYPE_CHECKING:
     import ray.data
 
 Paths = Mapping[str, str | None]  # a shard's commit paths by stage
+PNGS = ("mask", "regions")
+SCHEMAS = {
+    GENERATE: COUNTERFACTUALS,
+    "score": SCORES,
+    "interventions": INTERVENTIONS,
+    "attribution": ATTRIBUTIONS,
+}
 # Names of an attribution's columns beside the other stages' columns.
 RENAMED = {"before": "descriptors_before", "after": "descriptors_after"}
 
 
 def frame(run: str | os.PathLike[str], columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """Return one row per counterfactual, in the order of shards, with its scores and attributions.
+    """Return one row per counterfactual, in the order of shards, with what later stages measured.
 
     run: the run's folder, local or s3://. columns: the columns to read; the default is all columns
     of docs/schema.md that the run has. Images and masks are PIL images, which are decoded when
@@ -59,7 +68,7 @@ def frame(run: str | os.PathLike[str], columns: Sequence[str] | None = None) -> 
     store = open_store(run)
     wanted = choose_columns(store, columns)
     table = pa.concat_tables([_joined(store, paths, wanted) for paths in _commits(store, wanted)])
-    pictures = [field.name for field in table.schema if field.type == IMAGE or field.name == "mask"]
+    pictures = [field.name for field in table.schema if field.type == IMAGE or field.name in PNGS]
     made: pd.DataFrame = table.drop_columns(pictures).to_pandas()
     for name in pictures:
         made[name] = _opened(table[name])
@@ -69,8 +78,8 @@ def frame(run: str | os.PathLike[str], columns: Sequence[str] | None = None) -> 
 def dataset(run: str | os.PathLike[str], columns: Sequence[str] | None = None) -> ray.data.Dataset:
     """Return the rows of `frame` as a Ray Dataset, which reads a shard when its rows are needed.
 
-    Images are uint8 tensors (H,W,3), masks stay PNG bytes. The order of rows is Ray's; `row` and
-    `k` identify them. UserError as in `frame`.
+    Images are uint8 tensors (H,W,3); masks and cores, which some rows lack, stay PNG bytes. The
+    order of rows is Ray's; `row` and `k` identify them. UserError as in `frame`.
     """
     import ray.data
 
@@ -89,9 +98,15 @@ def dataset(run: str | os.PathLike[str], columns: Sequence[str] | None = None) -
 def files(run: str | os.PathLike[str], stage: str = "generate") -> list[str]:
     """Return the committed files of a stage, in the order of shards, for other readers of Parquet.
 
-    stage: generate, score or attribution. UserError where no file of the stage is committed.
+    stage: generate, score, interventions or attribution. UserError where no file of the stage is
+    committed.
     """
-    store, standing = open_store(run), {"score": scored_stage, "attribution": attributed_stage}
+    store = open_store(run)
+    standing = {
+        "score": scored_stage,
+        "interventions": intervened_stage,
+        "attribution": attributed_stage,
+    }
     made_shards(store)
     name = standing[stage](store) if stage in standing else stage
     return [store.url(commit.file) for commit in iterate_commits(store, name)]
@@ -106,6 +121,9 @@ def choose_columns(store: Store, columns: Sequence[str] | None) -> dict[str, lis
     if store.exists(TABLE):
         own = [name for name in SCORES.names if name not in COUNTERFACTUALS.names]
         stages[scored_stage(store)] = own
+    if store.exists(INTERVENED):
+        own = [name for name in INTERVENTIONS.names if name not in COUNTERFACTUALS.names]
+        stages[intervened_stage(store)] = own
     if store.exists(ATTRIBUTED):
         own = [name for name in ATTRIBUTIONS.names if name not in COUNTERFACTUALS.names]
         stages[attributed_stage(store)] = own
@@ -155,8 +173,13 @@ def _table(store: Store, stage: str, path: str | None, names: Sequence[str]) -> 
     """Return columns of a commit's file, with cf_id; no rows where there is no commit."""
     columns = list(dict.fromkeys(["cf_id", *names]))
     if path is not None:
-        return read_committed(store, read_commit(store, path), columns)
-    schema = ATTRIBUTIONS if stage.startswith("attribution") else SCORES
+        table = read_committed(store, read_commit(store, path), columns)
+        # files of older versions lack the newer columns
+        for name in [name for name in columns if name not in table.column_names]:
+            field = SCHEMAS[stage.partition("-")[0]].field(name)
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+        return table
+    schema = SCHEMAS[stage.partition("-")[0]]
     return pa.schema([schema.field(name) for name in columns]).empty_table()
 
 
@@ -177,7 +200,10 @@ def _decoded(table: pa.Table) -> pa.Table:
     if not table.num_rows:
         return pa.table({})
     for place, field in enumerate(table.schema):
-        if field.type == IMAGE:
+        if field.name == "core":
+            inner = pc.struct_field(table[field.name], "bytes")
+            table = table.set_column(place, field.name, inner)
+        elif field.type == IMAGE:
             pixels = [np.asarray(image) for image in _opened(table[field.name])]
             table = table.set_column(
                 place, field.name, ArrowTensorArray.from_numpy(np.stack(pixels))

@@ -15,7 +15,13 @@ from typing import Any
 from configs.schema import RunConfig, load_run
 from configs.strict import NothingMade, UserError, apply_sets, check, parse_yaml
 from pipelines.attribution.job import expect as expect_predictors
-from pipelines.engine.committed import attributed_stage, load_plan, outdated_scores, scored_stage
+from pipelines.engine.committed import (
+    attributed_stage,
+    intervened_stage,
+    load_plan,
+    outdated_scores,
+    scored_stage,
+)
 from pipelines.engine.disk import disk_errors
 from pipelines.engine.part import WHOLE, Part
 from pipelines.engine.terminal import print_line
@@ -27,8 +33,13 @@ from storage.run import MANIFEST, read_manifest, versions, write_manifest
 from storage.secrets import hide
 from storage.uri import Store, open_store
 
-STAGES = ("generate", "score", "attribution", "judge", "augment", "report")
-PARTED = ("generate", "score", "attribution")  # these work per shard; the others need the whole run
+STAGES = ("generate", "interventions", "score", "attribution", "judge", "augment", "report")
+PARTED = (
+    "generate",
+    "interventions",
+    "score",
+    "attribution",
+)  # these work per shard; the others need the whole run
 
 
 def find_run(name: str, sets: list[str], out: str | None = None) -> tuple[Store, RunConfig]:
@@ -64,8 +75,8 @@ def _run(store: Store, config: RunConfig, stages: tuple[str, ...], part: Part) -
     started = time.monotonic()
     if store.exists(MANIFEST):
         read_manifest(store)  # report a damaged manifest before any work
-    if stages == STAGES and "attribution" not in config.models:
-        stages = tuple(name for name in STAGES if name != "attribution")
+    if stages == STAGES:
+        stages = tuple(name for name in STAGES if name not in skipped(config))
     if "attribution" in stages:
         expect_predictors(config)
     for name in stages:
@@ -91,6 +102,12 @@ def _run(store: Store, config: RunConfig, stages: tuple[str, ...], part: Part) -
     )
 
 
+def skipped(config: RunConfig) -> set[str]:
+    """Return the stages that `run` skips: turned off by the settings, or without a model."""
+    left = {"attribution"} if "attribution" not in config.models else set()
+    return left | (set() if config.interventions.enabled else {"interventions"})
+
+
 def expect_sound(store: Store, stage: str, *, whole: bool = True) -> None:
     """Raise UserError where a stage's invariants do not hold. Checks the commits only; `verify`
     also reads the data.
@@ -110,7 +127,11 @@ def expect_sound(store: Store, stage: str, *, whole: bool = True) -> None:
 def standing_stage(store: Store, name: str) -> str:
     """Return the stage's name in the store from which the current table was made."""
     return (
-        {"score": scored_stage, "attribution": attributed_stage}[name](store)
+        {
+            "score": scored_stage,
+            "attribution": attributed_stage,
+            "interventions": intervened_stage,
+        }[name](store)
         if name != "generate"
         else name
     )
@@ -168,6 +189,13 @@ def _score(store: Store, config: RunConfig, part: Part) -> str:
     )
 
 
+def _interventions(store: Store, config: RunConfig, part: Part) -> str:
+    from pipelines.interventions.job import intervene
+    from pipelines.interventions.table import summary
+
+    return f"interventions: {summary(intervene(store, config, part=part))}"
+
+
 def _attribution(store: Store, config: RunConfig, part: Part) -> str:
     from pipelines.attribution.job import attribute
     from pipelines.attribution.table import summary
@@ -196,6 +224,7 @@ def _report(store: Store, config: RunConfig, part: Part) -> str:
 
 STAGE_JOBS: dict[str, Callable[[Store, RunConfig, Part], str]] = {
     "generate": _generate,
+    "interventions": _interventions,
     "score": _score,
     "attribution": _attribution,
     "judge": _judge,

@@ -73,6 +73,7 @@ OF_IMAGES = pa.schema(
         ("original", IMAGE),  # PNG at working size
         ("counterfactual", IMAGE),  # PNG
         ("mask", pa.binary()),  # PNG, grey
+        ("regions", pa.binary()),  # PNG: the region of every pixel, where the data have masks
     ]
 )
 COUNTERFACTUALS = with_images(pa.schema([*COMMON, *OF_IMAGES]))
@@ -90,6 +91,42 @@ ATTRIBUTIONS = pa.schema(
         ("after", pa.list_(pa.float32())),
         ("importance", pa.list_(pa.float32())),
     ]
+)
+
+# Log-odds are of the target, then of each attribute of the oracle, in its order: F numbers. A
+# mixture has some of the C parts of a change. Rows that did not flip have null in all columns but
+# the first seven.
+INTERVENTIONS = with_images(
+    pa.schema(
+        [
+            *(
+                COUNTERFACTUALS.field(name)
+                for name in ("id", "cf_id", "k", "source", "target", "correct", "flipped")
+            ),
+            ("log_odds_before", pa.list_(pa.float32())),  # (F) of the original
+            ("log_odds_after", pa.list_(pa.float32())),  # (F) of the counterfactual
+            ("mixtures", pa.binary()),  # (M,C) bits, the first one the highest of the first byte
+            ("log_odds", pa.list_(pa.float32())),  # (M,F) of the mixtures
+            ("changed", pa.list_(pa.float32())),  # (C) share of |x'-x| in each part
+            ("places", pa.list_(pa.float32())),  # (C,R) share of a part's |x'-x| in each region
+            ("kinds", pa.list_(pa.float32())),  # effect of colour, coarse and fine change
+            ("kinds_changed", pa.list_(pa.float32())),  # their shares of the change
+            ("own_map", pa.list_(pa.float32())),  # (C) effect of each part in this row
+            ("core", IMAGE),  # PNG: the original with the core's parts changed
+            ("core_cells", pa.list_(pa.int32())),  # the core's parts
+            ("core_share", pa.float32()),  # of |x'-x|
+            ("core_l1", pa.float32()),  # mean |core-x|, [0,1]
+            ("full_l1", pa.float32()),  # mean |x'-x|
+            ("core_p_target", pa.float32()),
+            ("second_full", pa.bool_()),  # the second classifier sees the target in x'
+            ("second_core", pa.bool_()),  # and in the core
+            ("evaluations", pa.int32()),  # of the classifier
+            # A pair of this row's original and an unrelated row that is classified as the target.
+            ("control_mixtures", pa.binary()),
+            ("control_log_odds", pa.list_(pa.float32())),
+            ("control_ends", pa.list_(pa.float32())),
+        ]
+    )
 )
 
 

@@ -45,7 +45,7 @@ DAMAGE = (
     FileNotFoundError,
 )  # other OSErrors do not concern the run: they are raised
 CONFIG, REPORT = "config.yaml", "report.html"
-TABLES = ("score/table.json", "attribution/table.json")
+TABLES = ("score/table.json", "attribution/table.json", "interventions/table.json")
 JUDGED = ("target", "flipped")  # columns that are read in addition to those that name rows
 
 

@@ -34,6 +34,10 @@ class Switches(Protocol):
         """
         ...
 
+    def amounts(self) -> Tensor:
+        """Return the size of each part, (B,count), 0 or more."""
+        ...
+
 
 class Cells:
     """The cells of a grid over images as parts of a change.

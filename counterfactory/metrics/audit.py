@@ -9,6 +9,11 @@ from typing import Any
 from counterfactory.metrics.attributes import AttributeSums
 from counterfactory.metrics.rates import RateSums, compute
 
+# Keys of a verdict that has no rows behind it; `where`, `spread` and `alike` need interventions.
+NOTHING: dict[str, Any] = {
+    **dict.fromkeys(("depends_on", "spurious", "top", "rate", "low", "high", "runner_up")),
+    **dict.fromkeys(("runner_up_rate", "margin", "unchanged", "where", "spread")),
+}
 UNEXPLAINED = 0.25  # an attribute whose whole interval is below this explains no flips
 
 
@@ -47,21 +52,9 @@ def audit(names: Sequence[str], causal: Sequence[str], sums: AttributeSums) -> d
             f"expected causal attributes among {len(sums.changed)} names, got {list(causal)} and"
             f" {list(names)}"
         )
-    empty = (
-        "depends_on",
-        "spurious",
-        "top",
-        "rate",
-        "low",
-        "high",
-        "runner_up",
-        "runner_up_rate",
-        "margin",
-        "unchanged",
-    )
     if sums.n == 0:
         verdict = "No row was flipped, so nothing can be said about what decisions depend on."
-        return {**dict.fromkeys(empty), "expected": list(causal), "n": 0, "verdict": verdict}
+        return {**NOTHING, "alike": [], "expected": list(causal), "n": 0, "verdict": verdict}
     found = [
         _changed(name, RateSums(sums.n, int(hits), sums.again))
         for name, hits in zip(names, sums.changed, strict=True)
@@ -70,6 +63,8 @@ def audit(names: Sequence[str], causal: Sequence[str], sums: AttributeSums) -> d
     top, runner_up = ranked[0], ranked[1] if len(ranked) > 1 else None
     decided, spurious, verdict = _verdict(ranked, set(causal), sums)
     return {
+        **NOTHING,
+        "alike": [],
         "depends_on": top.name if decided else None,
         "spurious": spurious,
         "top": top.name,

@@ -342,6 +342,35 @@ METRICS = (
         ),
     ),
     Metric(
+        "interventions",
+        (
+            Measure(
+                *("core_share", "core_share", "mean", "flipped", "lower", "share of |x'-x|"),
+                label="Core",
+                help="part of the change that is needed to flip",
+                written="rate",
+            ),
+            Measure(
+                *("core_l1", "core_l1", "mean", "flipped", "lower", "mean |core-x|"),
+                label="L1 change of the core",
+                help="mean absolute change of a pixel, of the part that is needed to flip",
+            ),
+            Measure(
+                *("concentration", "", "set", "flipped", None, "share of the effect"),
+                label="Concentration",
+                help="share of the effect in the tenth of the cells with most of it",
+                written="rate",
+            ),
+            Measure(
+                *("place_share", "", "set", "flipped", None, "share of the effect"),
+                label="Place",
+                help="share of the effect in the named regions (interventions.places)",
+                written="rate",
+            ),
+        ),
+        needs=("interventions",),
+    ),
+    Metric(
         "judge",
         (
             Measure(

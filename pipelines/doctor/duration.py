@@ -18,6 +18,8 @@ import torch
 
 from actors.score import available, causal_columns, networks, query_column, view
 from configs.schema import RunConfig
+from counterfactory.interventions import experiment
+from counterfactory.interventions.switches import Cells, all_coalitions, draw_switches
 from counterfactory.methods.contract import Answers, ImageAnswers, ImageQueries, Queries
 from counterfactory.metrics.catalogue import function, measured
 from counterfactory.metrics.flops import tflops
@@ -25,6 +27,7 @@ from counterfactory.metrics.pairs import Pairs
 from storage.codec import decode, encode
 
 LONG = 30.0  # seconds; a longer call is not tried after the first call
+CORE = 6  # mixtures that the search for a core takes
 BATCH = 16  # rows of a call where engine.batch is auto
 # Measured on two cores; seconds.
 RAY, OTHER = 5.0, 1.0  # to start a local Ray; to close a run: table, report
@@ -37,7 +40,7 @@ class Costs:
 
     imports: import of Python and torch. loads: loading the models. row, score: the method and the
     metrics, for a row and all of its answers. pictures: decoding and encoding a row's images.
-    count: one row whose floating-point operations are counted.
+    count: one row whose floating-point operations are counted. mixtures: a row's interventions.
     """
 
     imports: float
@@ -46,6 +49,7 @@ class Costs:
     score: float = 0.0
     pictures: float = 0.0
     count: float = 0.0
+    mixtures: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Promise:
 
     start: float
     generate: float
+    interventions: float
     score: float
     rest: float
 
@@ -61,6 +66,7 @@ class Promise:
         parts = (
             ("start", self.start),
             ("generate", self.generate),
+            ("interventions", self.interventions),
             ("score", self.score),
             ("report and the rest", self.rest),
         )
@@ -69,7 +75,8 @@ class Promise:
     @property
     def whole(self) -> str:
         """Return the sum as text."""
-        return format_duration(self.start + self.generate + self.score + self.rest)
+        parts = (self.start, self.generate, self.interventions, self.score, self.rest)
+        return format_duration(sum(parts))
 
 
 def promise(config: RunConfig, rows: int, answers: int, workers: int, costs: Costs) -> Promise:
@@ -81,7 +88,8 @@ def promise(config: RunConfig, rows: int, answers: int, workers: int, costs: Cos
     engine = config.engine
     shards = math.ceil(rows / engine.shard_rows)
     turns = math.ceil(shards / workers) * min(engine.shard_rows, rows)
-    stages = 3 if "attribution" in config.models else 2
+    mixes = config.interventions.enabled
+    stages = 2 + mixes + ("attribution" in config.models)
     on_ray = engine.kind == "ray"
     each_start = costs.loads + (costs.imports if on_ray else 0.0)
     local = on_ray and not (engine.address or os.environ.get("RAY_ADDRESS"))
@@ -89,6 +97,7 @@ def promise(config: RunConfig, rows: int, answers: int, workers: int, costs: Cos
     return Promise(
         start=costs.imports + stages * each_start + (RAY if local else 0.0),
         generate=turns * (costs.row + costs.pictures),
+        interventions=turns * (costs.mixtures + costs.pictures) if mixes else 0.0,
         score=turns * (costs.score + costs.pictures) + counted,
         rest=OTHER + ROW * rows * answers,
     )
@@ -126,11 +135,12 @@ def measure(
         spent = time.perf_counter() - started
         # rows differ in their number of model evaluations, and this row is not the mean
         count = spent * _evaluations(answers) / _evaluations(made[0])
-    scoring = pictures = 0.0
+    scoring = pictures = mixtures = 0.0
     if isinstance(queries, ImageQueries) and isinstance(answers, ImageAnswers):
         scoring = _score_seconds(config, loaded, queries, answers) / len(queries)
+        mixtures = _mixture_seconds(config, loaded, queries, answers) / len(queries)
         pictures = _picture_seconds(answers) / len(queries)
-    return Costs(import_seconds(), loads, each, scoring, pictures, count)
+    return Costs(import_seconds(), loads, each, scoring, pictures, count, mixtures)
 
 
 def _evaluations(answers: Answers) -> float:
@@ -171,6 +181,27 @@ def _score_seconds(
         for metric in measured(available(specs, settings)):
             if metric.function:
                 function(metric.function)(pairs)
+    return time.perf_counter() - started
+
+
+def _mixture_seconds(
+    config: RunConfig, loaded: Mapping[str, Any], queries: ImageQueries, answers: ImageAnswers
+) -> float:
+    """Return the seconds for the interventions on a batch's answers; 0 where the oracle was not
+    loaded.
+    """
+    settings = config.interventions
+    if not settings.enabled or ("oracle" in config.models and "oracle" not in loaded):
+        return 0.0
+    asked = queries.repeated(len(answers.counterfactual) // len(queries))
+    parts = Cells(asked.images, answers.counterfactual, settings.grid)
+    started = time.perf_counter()
+    # the two ends, and a core's search, which asks the classifier alone
+    mixtures = settings.mixtures + 2 + (len(all_coalitions(3)) if settings.kinds else 0) + CORE
+    on = draw_switches(asked.seed, mixtures, parts.count)
+    experiment.Answers(
+        loaded["classifier"], asked.target, loaded.get("oracle"), settings.batch
+    ).each(parts, on)
     return time.perf_counter() - started
 
 

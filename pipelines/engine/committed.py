@@ -14,6 +14,7 @@ from storage.seal import read_sealed
 from storage.uri import Store
 
 GENERATE, TABLE, ATTRIBUTED = "generate", "score/table.json", "attribution/table.json"
+INTERVENED = "interventions/table.json"
 
 
 def load_plan(store: Store) -> Plan:
@@ -73,6 +74,18 @@ def attributed_stage(store: Store) -> str:
     except FileNotFoundError:
         raise UserError(
             f"expected importances in {store.uri}, got none: `counterfactory attribution` first"
+        ) from None
+
+
+def intervened_stage(store: Store) -> str:
+    """Return the stage of the run's table of interventions; UserError where there is no table
+    yet.
+    """
+    try:
+        return _stage_of(store, INTERVENED)
+    except FileNotFoundError:
+        raise UserError(
+            f"expected interventions in {store.uri}, got none: `counterfactory interventions` first"
         ) from None
 
 

@@ -17,7 +17,7 @@ from counterfactory.metrics import table
 from counterfactory.metrics.catalogue import METRIC
 from counterfactory.metrics.estimate import SUBSETS
 from counterfactory.metrics.means import bootstrap_weights
-from pipelines.engine.committed import TABLE, load_plan, made_shards
+from pipelines.engine.committed import INTERVENED, TABLE, load_plan, made_shards
 from pipelines.engine.fingerprints import worker_config
 from pipelines.engine.part import WHOLE, Part
 from pipelines.engine.runner import run_stage
@@ -26,6 +26,7 @@ from pipelines.judge.job import SCORES as JUDGE_SCORES
 from pipelines.score.columns import floats
 from pipelines.score.flops import count_tflops
 from pipelines.score.measures import (
+    ASKED,
     metric_versions,
     query_of,
     row_measures,
@@ -37,8 +38,8 @@ from pipelines.score.sums import sum_up
 from pipelines.score.table import COLUMNS, build_line, build_table
 from storage.commit import iterate_commits, todo
 from storage.products import read_batches
-from storage.records import Shard
-from storage.seal import sealed
+from storage.records import Line, Shard
+from storage.seal import read_sealed, sealed
 from storage.uri import Store
 
 TABLE_CSV = "score/table.csv"
@@ -64,6 +65,10 @@ def score(
     judged = judge_figures(store, config)
     told["metrics"] += judged["metrics"]
     told["subsets"] += judged["subsets"]
+    placed = intervention_figures(store, config)
+    told["metrics"] += placed["metrics"]
+    told["subsets"] += placed["subsets"]
+    told["audit"] = placed["audit"] or told["audit"]
     result = {
         "stage": stage,
         "versions": metric_versions(config),
@@ -112,6 +117,25 @@ def stage_name(config: RunConfig, digests: dict[str, str]) -> str:
     }
     parts = {"versions": versions, "settings": settings, "models": models}
     return f"score-{fingerprint(parts)}"
+
+
+def intervention_figures(store: Store, config: RunConfig) -> dict[str, Any]:
+    """Return the figures of interventions/table.json, and the verdict that rests on it.
+
+    No lines and no verdict where there is no such table, or where it was made with other models or
+    for other counterfactuals than the run has now.
+    """
+    nothing: dict[str, Any] = {"metrics": [], "subsets": [], "audit": None}
+    if not config.interventions.enabled or not store.exists(INTERVENED):
+        return nothing
+    found = read_sealed(store, INTERVENED)
+    now = pin({name: config.models[name].model_dump() for name in ASKED if name in config.models})
+    if found["models"] != now or found["shards"]["done"] != len(made_shards(store)):
+        return nothing
+    lines = {
+        part: [Line.from_json(line) for line in found[part]] for part in ("metrics", "subsets")
+    }
+    return {**lines, "audit": found["audit"]}
 
 
 def judge_figures(store: Store, config: RunConfig) -> dict[str, Any]:

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from actors.pinned.load import pin
 from actors.sweep import CellJob, CellShard, Sweep, SweepJob
+from actors.worker import Job
 from configs.schema import RunConfig
 from configs.strict import UserError
 from configs.sweep import Cell, SweepConfig, cells
@@ -21,8 +22,9 @@ from pipelines.engine.runner import run_stage
 from pipelines.generate.checks import check_needs, try_models
 from pipelines.generate.job import STAGE
 from pipelines.generate.plan import make_plan, open_run
+from pipelines.interventions import job as interventions
 from pipelines.run import print_line, run
-from pipelines.score.job import work_left
+from pipelines.score import job as score
 from pipelines.sweep.results import write_results
 from storage.records import Shard
 from storage.uri import Store, open_store
@@ -40,10 +42,15 @@ def sweep(config: SweepConfig, sets: list[str] | None = None) -> Store:
     started = time.monotonic()
     with disk_errors(store.uri):
         run_together(store, found[0].run, "generate", list(_generate_jobs(found, stores)))
-        run_together(store, found[0].run, "score", list(_score_jobs(found, stores)))
+        measured = [pair for pair in zip(found, stores, strict=True) if _measured(pair[0])]
+        placed = list(_later_jobs(measured, interventions.work_left))
+        run_together(store, found[0].run, "interventions", placed)
+        scored = list(_later_jobs(zip(found, stores, strict=True), score.work_left))
+        run_together(store, found[0].run, "score", scored)
         for cell, place in zip(found, stores, strict=True):
             print_line(f"== {cell.run.name}")
-            run(cell.run, stages=("generate", "score"), store=place)
+            between = ("interventions",) if _measured(cell) else ()
+            run(cell.run, stages=("generate", *between, "score"), store=place)
         store.replace("sweep.json", json.dumps(config.model_dump(), indent=1, default=str).encode())
         for line in write_results(store, config, found, stores):
             print_line(line)
@@ -59,6 +66,8 @@ def run_together(
     A worker that is free at the end of one cell starts with the next cell, so no worker is idle.
     config: the engine's settings. parts: for each cell its worker's settings and its shards.
     """
+    if not parts:
+        return
     pairs = [(cell, shard) for cell, (_, shards) in enumerate(parts) for shard in shards]
     jobs = [CellShard(n, cell, shard) for n, (cell, shard) in enumerate(pairs)]
     sweep_job = SweepJob(kind=kind, cells=[made_of for made_of, _ in parts])
@@ -86,10 +95,17 @@ def _generate_jobs(
             yield CellJob(*worker_config(cell.run, digests), STAGE, store.uri), left
 
 
-def _score_jobs(
-    found: Iterable[Cell], stores: Iterable[Store]
+def _measured(cell: Cell) -> bool:
+    """Return whether the interventions of a cell are measured."""
+    return cell.run.interventions.enabled
+
+
+def _later_jobs(
+    found: Iterable[tuple[Cell, Store]],
+    work_left: Callable[[Store, RunConfig], tuple[str, list[Shard], tuple[RunConfig, Job]]],
 ) -> Iterable[tuple[CellJob, list[Shard]]]:
-    for cell, store in zip(found, stores, strict=True):
+    """Return the work of a stage after generate, cell by cell."""
+    for cell, store in found:
         with named(cell):
             stage, left, settings = work_left(store, cell.run)
             yield CellJob(*settings, stage, store.uri), left

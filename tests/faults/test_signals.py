@@ -136,11 +136,15 @@ def test_an_error_after_a_signal_is_the_stop(
     before = signal.signal(number, usual)
     try:
         with pytest.raises(Stopped) as stop, stopped_by_signals():
-            with suppress(KeyboardInterrupt):
-                signal.raise_signal(number)
-            raise AttributeError("module 'half' has no attribute 'whole'")
+            _swallow(number)
         assert report_stop(stop.value) == 128 + number
         with pytest.raises(AttributeError), stopped_by_signals():
             raise AttributeError("no signal arrived in this command")
     finally:
         signal.signal(number, before)
+
+
+def _swallow(number: signal.Signals) -> None:
+    with suppress(KeyboardInterrupt):
+        signal.raise_signal(number)
+    raise AttributeError("module 'half' has no attribute 'whole'")

@@ -540,7 +540,7 @@ def test_the_time_is_that_of_the_whole_command(make: Make) -> None:
     text = found(doctor(config), "time", "ok")
     parts = re.fullmatch(
         r"ok +time: about (\d+) s for 64 rows on 1 worker: start (\d+) s, generate (\d+) s,"
-        r" score (\d+) s, report and the rest (\d+) s; \d+\.\d\d s a row to generate",
+        r" interventions (\d+) s, score (\d+) s, report and the rest (\d+) s; \d+\.\d\d s a row to generate",
         text,
     )
     assert parts is not None, text
@@ -553,10 +553,13 @@ def test_a_promise_counts_whole_shards_starts_and_the_flops_of_single_rows(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    costs = Costs(imports=3, loads=2, row=1, score=0.5, pictures=0.1, count=7)
+    costs = Costs(imports=3, loads=2, row=1, score=0.5, pictures=0.1, count=7, mixtures=0.2)
     config = make(engine={"kind": "local", "shard_rows": 16})
     told = promise(config, 100, 1, 4, costs)  # 7 shards, two each for the busiest of 4 workers
-    assert (told.start, told.generate) == (3 + 2 * 2, pytest.approx(32 * 1.1))
+    assert (told.start, told.generate) == (3 + 3 * 2, pytest.approx(32 * 1.1))
+    assert told.interventions == pytest.approx(32 * 0.3)
+    off = make(engine=config.engine.model_dump(), interventions={"enabled": False})
+    assert promise(off, 100, 1, 4, costs).interventions == 0
     assert told.score == pytest.approx(32 * 0.6 + 4 * 7)  # score.flops_rows is 4
     assert promise(config, 3, 1, 4, costs).generate == pytest.approx(3 * 1.1)  # one has all rows
     assert promise(config, 3, 5, 4, costs).score == pytest.approx(3 * 0.6 + 3 * 7)
@@ -565,7 +568,8 @@ def test_a_promise_counts_whole_shards_starts_and_the_flops_of_single_rows(
     assert started > told.start + 2 * 3  # workers import, stage by stage, and Ray starts
     joined = make(engine={"kind": "ray", "shard_rows": 16, "address": "somewhere:6379"})
     assert promise(joined, 100, 1, 4, costs).start < started
-    assert told.whole == format_duration(told.start + told.generate + told.score + told.rest)
+    parts = (told.start, told.generate, told.interventions, told.score, told.rest)
+    assert told.whole == format_duration(sum(parts))
 
 
 @pytest.mark.parametrize(
