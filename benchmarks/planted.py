@@ -43,12 +43,13 @@ from counterfactory.metrics import effects
 from counterfactory.models.interfaces import AttributeModel
 
 KEPT = Path("runs/planted")
-STEPS = {"drawn": 2500, "real": 4500}  # of the autoencoders
+# steps of the autoencoders: of the plain loss, and with weight on the places
+STEPS = {"drawn": (2500, 1500), "real": (4500, 1500)}
 ORACLE_STEPS, READER_STEPS = 1200, 600
 PLACE = 0.1  # share of a cell that a cue changes, from which the cell is part of its place
 
 
-def measure(made: Made, attributes: AttributeModel | None) -> dict[str, Any]:
+def measure(made: Made, attributes: AttributeModel | None, *, captum: bool) -> dict[str, Any]:
     """Return what every method says of a case, as JSON stores it."""
     started = time.monotonic()
     pairs, model = made.pairs, made.model
@@ -63,7 +64,7 @@ def measure(made: Made, attributes: AttributeModel | None) -> dict[str, Any]:
         "|x'-x|": changed_map(pairs),
         "COUT's order": cout_map(pairs, model),
     }
-    if importlib.util.find_spec("captum"):
+    if captum:
         maps["integrated gradients"] = gradients_map(pairs, model, contrast=False)
         maps["the same, from x'"] = gradients_map(pairs, model, contrast=True)
         maps["Grad-CAM"] = cam_map(pairs, model, model.net.body)
@@ -74,6 +75,7 @@ def measure(made: Made, attributes: AttributeModel | None) -> dict[str, Any]:
         "cause": made.cause.name,
         "kind": made.cause.kind,
         "seed": made.seed,
+        "names": [*made.cause.plants] or [made.cause.attribute],
         "n": len(pairs.target),
         "truth": made.truth,
         "places": [cells_of(place) for place in part_places(made)],
@@ -123,8 +125,16 @@ def cells_of(place: Tensor) -> list[int]:
     return (cover >= min(PLACE, float(cover.max()))).nonzero()[:, 0].tolist()
 
 
-def run(worlds: list[str], seeds: list[int], only: list[str], folder: Path, size: Size) -> None:
-    """Make and measure all cases that have no result in `folder` yet."""
+def run(
+    worlds: list[str], seeds: list[int], only: list[str], folder: Path, size: Size, again: bool
+) -> None:
+    """Make and measure all cases that have no result in `folder` yet.
+
+    again: measure those that are there again; their classifiers and counterfactuals stay.
+    """
+    captum = importlib.util.find_spec("captum") is not None
+    if not captum:
+        print("skip integrated gradients and Grad-CAM: captum is not installed", flush=True)
     for seed in seeds:
         for world in worlds:
             if world == "real" and not planted_worlds.CELEBA.is_dir():
@@ -135,11 +145,12 @@ def run(worlds: list[str], seeds: list[int], only: list[str], folder: Path, size
             start = reader(world, folder, READER_STEPS)
             for cause in CAUSES:
                 file = folder / f"{world}-{name_of(cause)}-{seed}.json"
-                if file.is_file() or world not in cause.worlds or (only and cause.name not in only):
+                wanted = world in cause.worlds and (not only or cause.name in only)
+                if not wanted or (file.is_file() and not again):
                     continue
                 started = time.monotonic()
                 made = make(world, cause, seed, net, start, folder, size)
-                result = measure(made, knows)
+                result = measure(made, knows, captum=captum)
                 file.write_text(json.dumps(result))
                 took = time.monotonic() - started
                 print(f"{file.stem}: {took:.0f} s, {made.truth}", flush=True)
@@ -152,6 +163,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], help="causes by name")
     parser.add_argument("--celeba", type=Path, help="folder of Parquet files with image, Smiling")
     parser.add_argument("--kept", type=Path, default=KEPT)
+    parser.add_argument("--again", action="store_true", help="measure finished cases again")
     parser.add_argument("--table", action="store_true", help="no cases, only the table")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -159,7 +171,7 @@ def main() -> None:
     if args.celeba:
         planted_worlds.CELEBA = args.celeba
     if not args.table:
-        run(args.worlds, args.seeds, args.only, args.kept, Size())
+        run(args.worlds, args.seeds, args.only, args.kept, Size(), args.again)
     found = [json.loads(file.read_text()) for file in sorted(args.kept.glob("*.json"))]
     text = table([case for case in found if case["seed"] in args.seeds])
     if args.out:

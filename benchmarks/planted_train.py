@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from benchmarks.planted_causes import PLANTS
 from benchmarks.planted_worlds import REAL_TRAIN, Rows, pool, real
 from counterfactory.models.autoencoder import Autoencoder
 from counterfactory.models.classifiers import ConvNet, ResNet
@@ -126,34 +127,53 @@ def reader(world: str, folder: Path, steps: int) -> ConvNet:
     return net
 
 
-def autoencoder(world: str, folder: Path, steps: int) -> Autoencoder:
+def autoencoder(world: str, folder: Path, steps: tuple[int, int]) -> Autoencoder:
     """Return the world's autoencoder, from `folder` where it is there.
 
-    Training starts from the shipped autoencoder of drawn faces.
+    Training starts from the shipped autoencoder of drawn faces. steps: of the plain loss, then with
+    more weight on the places of the cues: a patch is 1 % of the pixels, and would be left out.
     """
     file = folder / f"{world}-autoencoder.safetensors"
-    images, names, bits = pool(world, POOL) if not file.is_file() else (None, [], None)
+    first = folder / f"{world}-autoencoder-first.safetensors"
+    net = Autoencoder(latent=128, widths=(32, 48, 64, 96))
+    if file.is_file():
+        return loaded(net, file)
+    images, names, bits = pool(world, POOL, often=bool(first.is_file()))
     torch.manual_seed(0)
     net = Autoencoder(latent=128, widths=(32, 48, 64, 96), attributes=len(names))
-    if images is None or bits is None:
-        return loaded(net, file)
-    shipped = load_file(ZOO / "faces-autoencoder.safetensors")
-    kept = {k: v.float() for k, v in shipped.items() if not k.startswith("probe.")}
+    weights = load_file(first if first.is_file() else ZOO / "faces-autoencoder.safetensors")
+    kept = {k: v.float() for k, v in weights.items() if not k.startswith("probe.")}
     net.load_state_dict(kept, strict=False)
     terms = losses.weights_of("autoencoder", {"kl": 2e-5, "attributes": 0.1})
-    fit(
-        net,
-        images,
-        bits.float(),
-        losses.autoencoder,
-        terms,
-        steps=steps,
-        batch=16,
-        lr=1.5e-3,
-        seed=0,
-    )
-    store(net, file, "probe.")
-    return net
+    heavy = heavy_places()
+
+    def with_places(
+        net: Any, part: Tensor, labels: Tensor, terms: dict[str, float], g: torch.Generator
+    ) -> Tensor:
+        error = (net.decode(net.encode(part)) - part).abs()
+        return losses.autoencoder(net, part, labels, terms, g) + (error * heavy).mean()
+
+    loss = with_places if first.is_file() else losses.autoencoder
+    count = steps[1] if first.is_file() else steps[0]
+    fit(net, images, bits.float(), loss, terms, steps=count, batch=16, lr=1.5e-3, seed=0)
+    if first.is_file():
+        store(net, file, "probe.")
+        return net
+    store(net, first, "probe.")
+    return autoencoder(world, folder, steps)
+
+
+def heavy_places() -> Tensor:
+    """Return weights (64,64) of the pixels: each cue with a place has the weight of a third of the
+    picture, however small it is.
+    """
+    grey = torch.full((1, 3, 64, 64), 0.5)
+    found = torch.zeros(64, 64)
+    for plant in PLANTS.values():
+        place = ((plant(grey) - grey).abs().amax(1)[0] > 0.03).float()
+        if 0 < place.mean() < 0.5:
+            found += place / place.mean() / 3
+    return found
 
 
 def oracle(world: str, folder: Path, steps: int) -> Oracle:

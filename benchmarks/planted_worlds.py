@@ -90,9 +90,11 @@ def rows_of(world: str, cause: Cause, seed: int, count: int, *, test: bool) -> R
     return Rows(without, planted, torch.from_numpy(label), torch.from_numpy(bit), mouth)
 
 
-def pool(world: str, count: int) -> tuple[Tensor, list[str], Tensor]:
+def pool(world: str, count: int, *, often: bool = False) -> tuple[Tensor, list[str], Tensor]:
     """Return faces on which every cue comes and goes by itself, for the autoencoder and the oracle:
     images (N,3,64,64) uint8, the names of what is in them, and the bits (N,A).
+
+    An image has one cue in the mean, two where `often` is set.
     """
     rng = np.random.default_rng(77)
     if world == "drawn":
@@ -107,7 +109,7 @@ def pool(world: str, count: int) -> tuple[Tensor, list[str], Tensor]:
         mirrored = torch.from_numpy(rng.random(count) < 0.5)
         images[mirrored] = images[mirrored].flip(3)
     cues = [name for name in (*PLANTS, "background") if name != "background" or area is not None]
-    there = rng.random((count, len(cues))) < 1 / len(cues)
+    there = rng.random((count, len(cues))) < (2 if often else 1) / len(cues)
     for column, cue in enumerate(cues):
         chosen = there[:, column]
         part = area[chosen] if area is not None else None
