@@ -1,7 +1,7 @@
 """What names a planted cause? The table of benchmarks/planted.md.
 
     python -m benchmarks.planted --seeds 1 2 3
-    python -m benchmarks.planted --table --out benchmarks/planted.md
+    python -m benchmarks.planted --seeds 1 2 3 --table
 
 For each cause, world and seed a classifier is trained on faces in which the cause agrees with the
 smile; then counterfactuals of 64 faces are made, on which the cause is a fair coin, and each method
@@ -165,7 +165,6 @@ def main() -> None:
     parser.add_argument("--kept", type=Path, default=KEPT)
     parser.add_argument("--again", action="store_true", help="measure finished cases again")
     parser.add_argument("--table", action="store_true", help="no cases, only the table")
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.celeba:
@@ -173,10 +172,7 @@ def main() -> None:
     if not args.table:
         run(args.worlds, args.seeds, args.only, args.kept, Size(), args.again)
     found = [json.loads(file.read_text()) for file in sorted(args.kept.glob("*.json"))]
-    text = table([case for case in found if case["seed"] in args.seeds])
-    if args.out:
-        args.out.write_text(text)
-    print(text)
+    print(table([case for case in found if case["seed"] in args.seeds]))
 
 
 if __name__ == "__main__":

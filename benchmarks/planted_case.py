@@ -31,7 +31,7 @@ class Size:
     """How much is done: rows to train on, steps, test rows, rows to explain, flipped rows kept."""
 
     train: int = 2048
-    steps: int = 200
+    steps: int = 150
     test: int = 300
     asked: int = 96
     kept: int = 64
