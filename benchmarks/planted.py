@@ -53,7 +53,8 @@ def measure(made: Made, attributes: AttributeModel | None, *, captum: bool) -> d
     """Return what every method says of a case, as JSON stores it."""
     started = time.monotonic()
     pairs, model = made.pairs, made.model
-    sums = effect_sums(pairs, model, attributes)
+    directions = effect_sums(pairs, model, attributes)
+    sums = directions[0] + directions[1]
     weights = effects.replicates(DRAWS)
     found = effects.maps(sums, weights)
     shares = effects.shares(found[..., 0])
@@ -68,7 +69,8 @@ def measure(made: Made, attributes: AttributeModel | None, *, captum: bool) -> d
         maps["integrated gradients"] = gradients_map(pairs, model, contrast=False)
         maps["the same, from x'"] = gradients_map(pairs, model, contrast=True)
         maps["Grad-CAM"] = cam_map(pairs, model, model.net.body)
-    control = effect_sums(unrelated(pairs), model, None)
+    apart = effect_sums(unrelated(pairs), model, None)
+    control = apart[0] + apart[1]
     concentration = effects.concentration(sums, weights)
     result = {
         "world": made.world,
@@ -92,20 +94,16 @@ def measure(made: Made, attributes: AttributeModel | None, *, captum: bool) -> d
         "seconds": round(seconds, 2),
     }
     if attributes is not None:
-        directions = [effect_sums(pairs.of_target(t), model, attributes) for t in (0, 1)]
         similar = effects.similarity(directions, weights[:1])[0]
         with torch.no_grad():
-            before, after = (attributes(part) > 0.5 for part in parts_of(pairs))
+            before = attributes(pairs.original) > 0.5
+            after = attributes(pairs.counterfactual) > 0.5
         rates = (before != after).double().mean(0)
         result["attributes"] = {
             name: [round(float(rate), 4), round(float(cosine), 4)]
             for name, rate, cosine in zip(attributes.attributes, rates, similar, strict=True)
         }
     return result
-
-
-def parts_of(pairs: Pairs) -> tuple[Tensor, Tensor]:
-    return pairs.original, pairs.counterfactual
 
 
 def unrelated(pairs: Pairs) -> Pairs:

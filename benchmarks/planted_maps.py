@@ -37,15 +37,11 @@ class Pairs:
     source: Tensor
     target: Tensor
 
-    def of_target(self, target: int) -> Pairs:
-        """Return the rows of one direction."""
-        rows = self.target == target
-        parts = (self.original, self.counterfactual, self.source, self.target)
-        return Pairs(*(part[rows] for part in parts))
 
-
-def effect_sums(pairs: Pairs, model: Classifier, oracle: AttributeModel | None) -> EffectSums:
-    """Return the sums of the experiment on all rows, from 18 evaluations of each."""
+def effect_sums(
+    pairs: Pairs, model: Classifier, oracle: AttributeModel | None
+) -> tuple[EffectSums, EffectSums]:
+    """Return the sums of the experiment for each target, from 18 evaluations of each row."""
     answers = Answers(model, pairs.target, oracle)
     cells = Cells(pairs.original, pairs.counterfactual)
     rows = torch.arange(len(pairs.target))
@@ -55,11 +51,14 @@ def effect_sums(pairs: Pairs, model: Classifier, oracle: AttributeModel | None) 
     on = draw_switches(rows, MIXTURES, cells.count)
     outcomes = answers.each(cells, on)
     amounts = cells.amounts()
-    changed = amounts / amounts.sum(1, keepdim=True).clamp(min=1e-12)
+    changed = (amounts / amounts.sum(1, keepdim=True).clamp(min=1e-12)).double()
     groups = effects.group_of([str(row) for row in rows.tolist()])
-    return effects.update(
-        on.numpy(), outcomes.numpy(), ends.numpy(), groups, changed.double().numpy()
-    )
+    found = []
+    for target in (0, 1):
+        mine = pairs.target == target
+        parts = (part[mine].numpy() for part in (on, outcomes, ends))
+        found.append(effects.update(*parts, groups[mine.numpy()], changed[mine].numpy()))
+    return found[0], found[1]
 
 
 def kind_shares(pairs: Pairs, model: Classifier) -> tuple[Floats, Floats]:
