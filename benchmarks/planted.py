@@ -40,12 +40,13 @@ from benchmarks.planted_table import table
 from benchmarks.planted_train import autoencoder, oracle, reader
 from counterfactory.interventions.switches import GRID
 from counterfactory.metrics import effects
-from counterfactory.models.interfaces import AttributeModel
+from counterfactory.models.interfaces import AttributeModel, Classifier
 
 KEPT = Path("runs/planted")
 # steps of the autoencoders: of the plain loss, and with weight on the places
 STEPS = {"drawn": (2500, 1500), "real": (4500, 1500)}
 ORACLE_STEPS, READER_STEPS = 1200, 600
+CONTROL = 64  # rows that are paired with unrelated ones
 PLACE = 0.1  # share of a cell that a cue changes, from which the cell is part of its place
 
 
@@ -69,8 +70,9 @@ def measure(made: Made, attributes: AttributeModel | None, *, captum: bool) -> d
         maps["integrated gradients"] = gradients_map(pairs, model, contrast=False)
         maps["the same, from x'"] = gradients_map(pairs, model, contrast=True)
         maps["Grad-CAM"] = cam_map(pairs, model, model.net.body)
-    apart = effect_sums(unrelated(pairs), model, None)
+    apart = effect_sums(unrelated(made.test.images[:CONTROL], model), model, None)
     control = apart[0] + apart[1]
+    maps["effect, unrelated pairs"] = effects.shares(effects.maps(control, weights[:1])[..., 0])[0]
     concentration = effects.concentration(sums, weights)
     result = {
         "world": made.world,
@@ -106,15 +108,21 @@ def measure(made: Made, attributes: AttributeModel | None, *, captum: bool) -> d
     return result
 
 
-def unrelated(pairs: Pairs) -> Pairs:
-    """Return each original with another row's original that has the wanted class."""
-    rows = [(pairs.source == t).nonzero()[:, 0] for t in (0, 1)]
-    other = pairs.original.clone()
-    for source in (0, 1):
-        mine, theirs = rows[source], rows[1 - source]
+def unrelated(images: Tensor, model: Classifier) -> Pairs:
+    """Return each image with another one that the classifier puts into the other class; no pairs
+    where it puts all into one.
+    """
+    with torch.no_grad():
+        source = model(images).argmax(1)
+    rows, others = [], []
+    for here in (0, 1):
+        mine, theirs = ((source == c).nonzero()[:, 0] for c in (here, 1 - here))
         if len(theirs):
-            other[mine] = pairs.original[theirs[torch.arange(len(mine)) % len(theirs)]]
-    return Pairs(pairs.original, other, pairs.source, pairs.target)
+            rows.append(mine)
+            others.append(theirs[torch.arange(len(mine)) % len(theirs)])
+    chosen = torch.cat(rows) if rows else torch.zeros(0, dtype=torch.int64)
+    other = torch.cat(others) if others else chosen
+    return Pairs(images[chosen], images[other], source[chosen], 1 - source[chosen])
 
 
 def cells_of(place: Tensor) -> list[int]:

@@ -31,7 +31,8 @@ def place_of(case: Case) -> list[int]:
 
 def hit(case: Case, method: str) -> bool:
     """Return whether a method's first cell lies in the true place."""
-    return top(case["maps"][method]) in place_of(case)
+    values = case["maps"][method]
+    return bool(np.isfinite(values).all()) and top(values) in place_of(case)
 
 
 def share(case: Case, method: str) -> float:
