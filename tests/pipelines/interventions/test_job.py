@@ -313,3 +313,22 @@ def test_other_mixtures_for_other_settings(tmp_path: Path, models: dict[str, nn.
     assert first["stage"] != second["stage"]
     assert second["grid"] == [4, 4]
     assert int(np.argmax(second["whole"]["map"])) == 3  # the upper right of 4 x 4 cells
+
+
+def test_counterfactuals_that_others_made_and_a_black_box(
+    tmp_path: Path, models: dict[str, nn.Module]
+) -> None:
+    """No method of ours, so any flip counts; a classifier that gives labels alone."""
+
+    class Labels(PatchReader):
+        def forward(self, images: Tensor) -> Tensor:
+            chosen = super().forward(images).argmax(1)
+            return torch.nn.functional.one_hot(chosen, 2).float().log()  # 0 and -infinity
+
+    models["classifier"] = Labels()
+    other = {"target": "elsewhere", "settings": {"column": "counterfactual"}}
+    store, config = make(tmp_path, method=other)
+    table = intervene(store, config)
+    assert int(np.argmax(table["whole"]["map"])) == TOP
+    assert table["whole"]["effect"] == pytest.approx(32)  # from -16 to 16, the limit of log-odds
+    assert table["core"]["cells"] <= 3
