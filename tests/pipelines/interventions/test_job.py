@@ -332,3 +332,24 @@ def test_counterfactuals_that_others_made_and_a_black_box(
     assert int(np.argmax(table["whole"]["map"])) == TOP
     assert table["whole"]["effect"] == pytest.approx(32)  # from -16 to 16, the limit of log-odds
     assert table["core"]["cells"] <= 3
+
+
+def test_blocks_and_batches_that_fit_in_memory(
+    tmp_path: Path, models: dict[str, nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Small(PatchReader):
+        def forward(self, images: Tensor) -> Tensor:
+            if len(images) > 16:
+                raise MemoryError
+            return super().forward(images)
+
+    whole, config = make(tmp_path / "whole")
+    usual = intervene(whole, config)
+    models["classifier"] = Small()
+    monkeypatch.setattr("actors.modality.AHEAD_BYTES", 5 * 3 * SIZE * SIZE)  # five images
+    store, config = make(tmp_path / "blocks")
+    table = intervene(store, config)
+    assert table["n"] == usual["n"]
+    np.testing.assert_allclose(table["whole"]["map"], usual["whole"]["map"], atol=1e-6)
+    assert table["control"]["n"] > 0
+    assert table["core"]["n"] == usual["core"]["n"]
