@@ -23,7 +23,7 @@ from pipelines.interventions.sums import FIGURES, Sums
 from pipelines.score.table import build_line
 
 Floats = NDArray[np.float64]
-SPREAD = 0.5  # an effect whose concentration is clearly below this has no place
+REPLICATES = 200  # at most: a map is solved for each
 ROWS = ("top", "upper part", "middle", "lower part", "bottom")
 COLUMNS = ("left", "left half", "centre", "right half", "right")
 
@@ -35,7 +35,7 @@ def build_table(
 
     grid: columns and rows of cells. regions: the names of the masks' values; empty without masks.
     """
-    weights = effects.replicates(config.score.bootstrap)
+    weights = effects.replicates(min(config.score.bootstrap, REPLICATES))
     whole = sums.whole
     causal, expected = config.score.causal, config.interventions.places
     names = sums.attributes
@@ -59,16 +59,19 @@ def build_table(
                 base, n=0, fits=[], causal=causal, places=[], spread=None, expected=expected
             ),
         }
-    found = effects.shares(effects.maps(whole, weights)[..., 0])
-    places = _regions(whole, regions, weights)
+    drawn = effects.maps(whole.classifier, weights)[..., 0]
+    found = effects.shares(drawn)
+    inside = effects.region_shares(whole, weights) if regions and whole.places.any() else None
+    places = _regions(whole, regions, inside)
     rings = _rings(found, whole, grid)
     fits = _fits(sums, weights)
-    main = _map(whole, weights)
     kinds = _kinds(sums, weights)
+    few = [line for line in (*places, *rings) if line["name"] == "border" or line in places]
+    main = _map(whole, weights, drawn, [_estimate(line["share"]) for line in few])
     lies = [Place(line["name"], _estimate(line["share"])) for line in places]
     lies = lies or _places_of_cells(found, whole.rows, grid)
     base = audit(names, causal, sums.changed) if names and sums.changed is not None else None
-    share, place = _place_share(lies, whole, regions, expected, weights)
+    share, place = _place_share(lies, whole.rows, regions, expected, inside)
     verdict = decide(
         base,
         n=whole.rows,
@@ -87,7 +90,7 @@ def build_table(
                 "source": None if way is None else class_name(sums.classes, way[0]),
                 "target": None if way is None else class_name(sums.classes, way[1]),
                 "way": way,
-                **_map(part, weights),
+                **_map(part, weights, effects.maps(part.classifier, weights)[..., 0]),
             }
             for way, part in sorted(
                 sums.ways.items(), key=lambda item: (item[0] is None, -item[1].rows, item[0])
@@ -108,7 +111,7 @@ def build_table(
         ],
         "alike": [verdict["alike"]] if verdict["alike"] else [],
         "core": _core(sums),
-        **_figures(sums, estimate(effects.concentration(whole, weights), whole.rows), share, place),
+        **_figures(sums, _estimate(main["concentration"]), share, place),
         "audit": verdict,
     }
 
@@ -165,9 +168,12 @@ def summary(found: Mapping[str, Any]) -> str:
     )
 
 
-def _map(sums: EffectSums, weights: Floats) -> dict[str, Any]:
-    """Return one effect map with intervals."""
-    drawn = effects.maps(sums, weights)[..., 0]
+def _map(
+    sums: EffectSums, weights: Floats, drawn: Floats, places: Sequence[Estimate] = ()
+) -> dict[str, Any]:
+    """Return one effect map with intervals; drawn: the replicates' maps (N,C). places: shares of
+    the effect in places that are larger than a few parts.
+    """
     found = effects.shares(drawn)
     spans = [estimate(found[:, part], sums.rows) for part in range(found.shape[1])]
     concentrated = estimate(effects.concentration(sums, weights), sums.rows)
@@ -182,26 +188,21 @@ def _map(sums: EffectSums, weights: Floats) -> dict[str, Any]:
         "changed": changed.tolist(),
         "concentration": _json(concentrated),
         "changed_concentration": float(changed[top].sum()),
-        "spread": is_spread(concentrated),
+        "spread": effects.is_spread(concentrated, places),
     }
 
 
-def is_spread(found: Estimate) -> bool | None:
-    """Return whether an effect has no place; None where its interval does not decide."""
-    if found.low is None or found.high is None:
-        return None
-    return True if found.high < SPREAD else False if found.low > SPREAD else None
-
-
-def _regions(sums: EffectSums, regions: Sequence[str], weights: Floats) -> list[dict[str, Any]]:
-    if not regions or not sums.places.any():
+def _regions(
+    sums: EffectSums, regions: Sequence[str], inside: Floats | None
+) -> list[dict[str, Any]]:
+    """Return the regions with their shares of the effect and the change; inside: (N,R)."""
+    if inside is None:
         return []
-    found = effects.region_shares(sums, weights)
     changed = (sums.changed.sum(0)[:, None] * sums.places.sum(0)).sum(0) / max(sums.rows, 1) ** 2
     lines = [
         {
             "name": name,
-            "share": _json(estimate(found[:, place], sums.rows)),
+            "share": _json(estimate(inside[:, place], sums.rows)),
             "changed": float(changed[place]),
         }
         for place, name in enumerate(regions)
@@ -300,7 +301,7 @@ def _control(sums: Sums, whole: EffectSums, weights: Floats) -> dict[str, Any] |
     """Return the control's concentration, and how similar its map is to the whole map."""
     if sums.control is None:
         return None
-    maps = [effects.maps(part, weights)[..., 0] for part in (whole, sums.control)]
+    maps = [effects.maps(part.classifier, weights)[..., 0] for part in (whole, sums.control)]
     size = np.linalg.norm(maps[0], axis=1) * np.linalg.norm(maps[1], axis=1)
     cosine = (maps[0] * maps[1]).sum(1) / np.where(size > 0, size, 1.0)
     n = sums.control.rows
@@ -333,18 +334,17 @@ def _core(sums: Sums) -> dict[str, Any] | None:
 
 def _place_share(
     places: Sequence[Place],
-    sums: EffectSums,
+    n: int,
     regions: Sequence[str],
     expected: Sequence[str],
-    weights: Floats,
+    inside: Floats | None,
 ) -> tuple[Estimate | None, str]:
     """Return the share of the effect in the expected regions, else in the first, and its name."""
-    if not regions or not sums.places.any():
+    if inside is None:
         return None, ""
     wanted = [name for name in expected if name in regions] or [places[0].name]
-    found = effects.region_shares(sums, weights)
     mine = [list(regions).index(name) for name in wanted]
-    return estimate(found[:, mine].sum(1), sums.rows), "+".join(wanted)
+    return estimate(inside[:, mine].sum(1), n), "+".join(wanted)
 
 
 def _figures(
