@@ -48,8 +48,9 @@ def explain(
     transformers model or any callable from images (B,3,H,W) in [0,1] to scores: (B,K) logits, or
     (B,1), the second class's logit. target: "opposite", "runner-up", a class's name, its index, or
     one index per image. core: answer with the core of each change, the fewest cells of it that flip
-    nearly as surely; its changed cells are the answers' mask. models: the models that the method needs, by name: a network of the role,
-    or as `denoiser` a diffusers pipeline with `unet` and `scheduler`.
+    nearly as surely; its changed cells are the answers' mask. models: the models that the method
+    needs, by name: a network of the role, or as `denoiser` a diffusers pipeline with `unet` and
+    `scheduler`.
 
     The models are in eval mode and frozen while the method runs, and are restored afterwards.
     ValueError where an argument is invalid, with the value that was expected.

@@ -8,19 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from counterfactory.interventions.core import find_cores, own_maps
+from counterfactory.interventions.core import find_cores
 from counterfactory.interventions.experiment import Answers, log_odds
-from counterfactory.interventions.switches import GRID, Cells, Switches, draw_switches
-from counterfactory.methods.contract import ImageAnswers, ImageQueries
+from counterfactory.interventions.switches import GRID, Cells, Switches
+from counterfactory.methods.contract import ImageAnswers, ImageQueries, row_generators
 from counterfactory.models.interfaces import Classifier
 
 VERSION = 1  # of the search; raised when the same answers get other cores
-MIXTURES, MORE, ROUNDS = 16, 8, 6  # of a row: at first, in each further round, further rounds
+GROUPS, ROUNDS = 12, 8  # of a row
 # A core keeps this share of the log-odds of the full answer: all of them would be asked of every
 # part that adds a little. With half of them, other classifiers no longer agree with the flip.
 KEPT = 0.9
 SMALL = 8  # parts of a core from which on a round that does not shrink it is the last
-SALT = 7_368_787  # a row's mixtures are drawn apart from what its method drew
+SALT = 7_368_787  # a row's groups are drawn apart from what its method drew
 
 
 @dataclass(frozen=True)
@@ -81,64 +81,81 @@ class Verdicts(Answers):
         """Return (N,2), float64 on the CPU; NaN and 0 where a row's scores are not finite."""
         scores = self.classifier(contents)
         target = self.target[rows]
-        flips = (scores.argmax(1) == target) & scores.isfinite().all(1)
+        flips = (scores.argmax(1) == target) & scores.softmax(1).isfinite().all(1)
         return torch.stack([log_odds(scores, target), flips.double()], 1).cpu()
 
 
 def search_cores(parts: Switches, verdicts: Verdicts, seed: Tensor, flipped: Tensor) -> Found:
     """Return the cores of changes of any kind of data.
 
-    seed: (B,) int64. flipped: (B,) bool; other rows have no core and are not asked about. A row's
-    mixtures give the effects of its parts, and its core is the smallest set in their order that
-    flips and keeps KEPT of the log-odds. Each further round draws mixtures within the core and
-    searches again among its parts, until the core is small and does not shrink.
+    seed: (B,) int64. flipped: (B,) bool; other rows have no core and are not asked about. Each
+    round leaves out a group of parts at a time, and orders the parts by what the absence of their
+    group costs. The core is the smallest set in this order that flips and keeps KEPT of the
+    log-odds; the next round searches among its parts.
     """
-    rows, count = len(seed), parts.count
-    core = torch.zeros(rows, count, dtype=torch.bool)
-    forward = torch.zeros(rows, dtype=torch.int64)
+    core = torch.zeros(len(seed), parts.count, dtype=torch.bool)
+    forward = torch.zeros(len(seed), dtype=torch.int64)
+    seed, device = seed.cpu(), verdicts.target.device
 
-    def ask(chosen: Tensor, on: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log-odds (n,M) and whether rows flip, (n,M), with sets of parts, (n,M,C)."""
-        forward[chosen] += on.shape[1]
-        device = verdicts.target.device
-        each = chosen.repeat_interleave(on.shape[1]).to(device)
-        found = verdicts(parts, each, on.flatten(0, 1).to(device))
-        odds, flips = found.reshape(*on.shape[:2], 2).unbind(2)
+    def ask(rows: Tensor, on: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log-odds (N,) and whether the row flips, (N,), with sets of parts (N,C)."""
+        forward.index_add_(0, rows, torch.ones_like(rows))
+        odds, flips = verdicts(parts, rows.to(device), on.to(device)).unbind(1)
         return odds, flips.bool()
 
-    at = flipped.cpu().nonzero()[:, 0]
-    switches = torch.stack([torch.zeros(count), torch.ones(count)]).bool().expand(len(at), 2, count)
-    ends, ends_flip = ask(at, switches)
-    sound = ends.isfinite().all(1) & ends_flip[:, 1]
-    at, ends = at[sound], ends[sound]
-    core[at] = True
-    # with three classes or more an answer may flip with less than an even chance
-    least = (KEPT * ends[:, 1]).where(ends[:, 1] > 0, -torch.inf)
-    amounts = parts.amounts().cpu()[at]
-    on = torch.zeros(len(at), 0, count, dtype=torch.bool)
-    outcomes = torch.zeros(len(at), 0, dtype=torch.float64)
-    for turn in range(1 + ROUNDS):
-        seeds = seed.cpu()[at] + SALT * (1 + turn)
-        drawn = draw_switches(seeds, MORE if turn else MIXTURES, count) & core[at, None]
-        on = torch.cat([on, drawn], 1)
-        outcomes = torch.cat([outcomes, ask(at, drawn)[0]], 1)
-        order = own_maps(on, outcomes, ends, amounts)
-        sound = order.isfinite().all(1)
-        order = order.where(core[at] & sound[:, None], -torch.inf)
+    def search(at: Tensor, order: Tensor) -> Tensor:
+        """Return which cores got smaller, (n,)."""
 
-        def passes(
-            chosen: Tensor, on: Tensor, at: Tensor = at, least: Tensor = least
-        ) -> tuple[Tensor, Tensor]:
-            odds, flips = ask(at[chosen], on[:, None])
-            return odds[:, 0], flips[:, 0] & (odds[:, 0] >= least[chosen])
+        def passes(chosen: Tensor, on: Tensor) -> tuple[Tensor, Tensor]:
+            odds, flips = ask(at[chosen], on)
+            return odds, flips & (odds >= least[at[chosen]])
 
-        found = find_cores(passes, order, sound, 1.0, core[at].sum(1)).on
-        shrunk = sound & (found.sum(1) < core[at].sum(1))
+        size = core[at].sum(1)
+        found = find_cores(passes, order, torch.ones_like(at, dtype=torch.bool), 1.0, size).on
+        shrunk = found.sum(1) < size
         core[at[shrunk]] = found[shrunk]
-        left = core[at].sum(1)
-        more = sound & (left > 1) & (shrunk | (left > SMALL))
-        at, ends, least, amounts = at[more], ends[more], least[more], amounts[more]
-        on, outcomes = on[more], outcomes[more]
+        return shrunk
+
+    at = flipped.cpu().nonzero()[:, 0]
+    whole, flips = ask(at, torch.ones(len(at), parts.count, dtype=torch.bool))
+    at, whole = at[flips], whole[flips]
+    # with three classes or more an answer may flip with less than an even chance
+    least = torch.zeros(len(seed), dtype=torch.float64)
+    least[at] = (KEPT * whole).where(whole > 0, -torch.inf)
+    core[at] = True
+    amounts = parts.amounts().cpu()
+    for turn in range(ROUNDS):
         if not len(at):
             break
+        which, groups = groups_of(seed[at] + SALT * (1 + turn), core[at])
+        left = ask(at[which], core[at[which]] & ~groups)[0].nan_to_num(-torch.inf)
+        cost = torch.full((len(at), parts.count), -torch.inf, dtype=torch.float64)
+        row, part = groups.nonzero().unbind(1)
+        cost[which[row], part] = -left[row]
+        shrunk = search(at, ranked(cost, amounts[at]))
+        size = core[at].sum(1)
+        at = at[(size > 1) & (shrunk | (size > SMALL))]
     return Found(core, forward)
+
+
+def groups_of(seeds: Tensor, core: Tensor) -> tuple[Tensor, Tensor]:
+    """Return random groups of the parts of cores: the row of each, (N,), and its parts, (N,C) bool.
+
+    seeds: (n,) int64. core: (n,C) bool. A row has GROUPS groups of about one size, or one for each
+    part where it has fewer parts.
+    """
+    which, groups = [], []
+    for row, generator in enumerate(row_generators(seeds)):
+        parts = core[row].nonzero()[:, 0]
+        parts = parts[torch.randperm(len(parts), generator=generator)]
+        for group in parts.tensor_split(min(GROUPS, len(parts))):
+            which.append(row)
+            groups.append(torch.zeros(core.shape[1], dtype=torch.bool).index_fill(0, group, True))
+    return torch.tensor(which), torch.stack(groups)
+
+
+def ranked(cost: Tensor, amounts: Tensor) -> Tensor:
+    """Return minus the parts' places in the order of their cost, ties by their amounts, (n,C)."""
+    place = amounts.argsort(dim=1, descending=True, stable=True)
+    place = place.gather(1, cost.gather(1, place).argsort(dim=1, descending=True, stable=True))
+    return -place.argsort(dim=1).double()
