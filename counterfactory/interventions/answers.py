@@ -19,7 +19,8 @@ GROUPS, ROUNDS = 12, 8  # of a row
 # A core keeps this share of the log-odds of the full answer: all of them would be asked of every
 # part that adds a little. With half of them, other classifiers no longer agree with the flip.
 KEPT = 0.9
-SMALL = 8  # parts of a core from which on a round that does not shrink it is the last
+# A round that does not shrink a core of few parts is its last; other groups of many parts may do.
+SMALL, PATIENCE = 8, 2
 SALT = 7_368_787  # a row's groups are drawn apart from what its method drew
 
 
@@ -123,7 +124,7 @@ def search_cores(parts: Switches, verdicts: Verdicts, seed: Tensor, flipped: Ten
     least = torch.zeros(len(seed), dtype=torch.float64)
     least[at] = (KEPT * whole).where(whole > 0, -torch.inf)
     core[at] = True
-    amounts = parts.amounts().cpu()
+    amounts, idle = parts.amounts().cpu(), torch.zeros_like(forward)
     for turn in range(ROUNDS):
         if not len(at):
             break
@@ -134,7 +135,8 @@ def search_cores(parts: Switches, verdicts: Verdicts, seed: Tensor, flipped: Ten
         cost[which[row], part] = -left[row]
         shrunk = search(at, ranked(cost, amounts[at]))
         size = core[at].sum(1)
-        at = at[(size > 1) & (shrunk | (size > SMALL))]
+        idle[at] = (idle[at] + 1).masked_fill(shrunk, 0)
+        at = at[(size > 1) & (idle[at] < torch.where(size > SMALL, PATIENCE, 1))]
     return Found(core, forward)
 
 
