@@ -3,9 +3,9 @@
     counterfactory prepare faces runs/cores/data --rows 320 --test-rows 64
     python -m benchmarks.cores --celeba DATA --out benchmarks/cores.md
 
-Without --celeba on drawn faces alone. Each method's class answers rows in batches of 16, and `with_cores` cuts its answers as
-`method.core` does. The models of real faces are those of benchmarks/celeba_smile.sh. Answers are
-kept in `--keep`, so that a second call measures only.
+Without --celeba on drawn faces alone. Each method's class answers rows in batches of 16, and
+`with_cores` cuts its answers as `method.core` does. The models of real faces are those of
+benchmarks/celeba_smile.sh. Answers are kept in `--keep`, so that a second call measures only.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ REAL = (
 LEFT = {("oracle", "celeba-smile")}
 REFERENCE = 256  # faces that realism is measured against, none of which is answered
 HEADER = (
-    "| method | rows | flipped | cells | evaluations | core_share | L1 | COUT | second agrees | p(target)"
-    " | {near} | Smiling changed | FID | KID x 1000 |"
+    "| method | rows | flipped | cells | evaluations | core_share | L1 | COUT | second agrees"
+    " | p(target) | {near} | Smiling changed | FID | KID x 1000 |"
 )
 
 
