@@ -307,7 +307,7 @@ def _interaction(args: argparse.Namespace) -> int:
 
 def _interventions(args: argparse.Namespace) -> int:
     from pipelines.engine.committed import INTERVENED, TABLE
-    from pipelines.interventions.table import format_table
+    from pipelines.interventions.lines import format_table
     from pipelines.run import find_run, run, stage_needs
     from storage.seal import read_sealed
 

@@ -85,6 +85,7 @@ def untrue(root: Path) -> list[str]:
     }
     dev = extras.pop("dev")
     extras.pop("docs", None)  # programs that build the pages
+    measuring = extras.pop("planted", set())  # what a benchmark compares with
     optional = set().union(*extras.values())
     ours = importers(root, FOLDERS)
     found = []
@@ -111,9 +112,10 @@ def untrue(root: Path) -> list[str]:
     theirs = importers(root, TESTS)
     local = {path.stem for folder in TESTS for path in (root / folder).rglob("*.py")}
     for name, files in theirs.items():
-        if name not in core | optional | dev | {normal(stem) for stem in local}:
+        if name not in core | optional | dev | measuring | {normal(stem) for stem in local}:
             found.append(f"{name}: imported by {', '.join(files)}, declared nowhere")
     found += [f"{name}: declared in dev, never imported" for name in dev - set(theirs) - TOOLS]
+    found += [f"{name}: declared in planted, never imported" for name in measuring - set(theirs)]
     return sorted(found)
 
 
@@ -150,6 +152,7 @@ def test_an_optional_package_has_one_owner(tmp_path: Path) -> None:
         ("dependencies = [", "nowhere: declared in the core, never imported"),
         ("features = [", "nowhere: declared in an extra, never used"),
         ("dev = [", "nowhere: declared in dev, never imported"),
+        ("planted = [", "nowhere: declared in planted, never imported"),
     ],
 )
 def test_a_planted_declaration_is_found(tmp_path: Path, after: str, said: str) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 # MARGIN times the effect of the smallest set that passes.
 KEPT = 0.8
 MARGIN = 1 / KEPT
-MOST = 0.9  # a core is not widened beyond this share of the whole effect
+MOST = 0.75  # a core is not widened beyond this share of the whole effect
 Ask = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -100,7 +100,7 @@ def find_cores(
         low[open_[~passes]] = middle[open_[~passes]]
     least = sizes[high]
     on = first(least) & whole[:, None]
-    # A place with nearly all of the effect needs no more: the rest would be added for nothing.
+    # Cells with most of the effect need no more: the rest adds little and changes much.
     wanted = torch.minimum((effect * on).sum(1) * margin, MOST * effect.sum(1))
     reached = torch.gather(effect, 1, ranked).cumsum(1)
     wider = torch.maximum(least, (reached < wanted[:, None] - 1e-9).sum(1) + 1)

@@ -1,0 +1,208 @@
+"""The table of the planted causes, from the results of all cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+Case = dict[str, Any]
+READ = 0.5  # a cue that changes fewer of the decisions when it is exchanged alone was not learnt
+CELLS = 64
+
+
+def table(cases: Sequence[Case]) -> str:
+    """Return the table as Markdown."""
+    return "\n".join(_lines(cases)) + "\n"
+
+
+def top(values: Sequence[float]) -> int:
+    """Return the cell with the largest share."""
+    return int(np.argmax(values))
+
+
+def place_of(case: Case) -> list[int]:
+    """Return the cells that the classifier of a case should be explained by: those of the cue that
+    it reads, else the mouth's.
+    """
+    return case["mouth"] if case["kind"] == "right" else sorted(set().union(*case["places"]))
+
+
+def hit(case: Case, method: str) -> bool:
+    """Return whether a method's first cell lies in the true place."""
+    values = case["maps"][method]
+    return bool(np.isfinite(values).all()) and top(values) in place_of(case)
+
+
+def share(case: Case, method: str) -> float:
+    """Return a map's share in the true place."""
+    return float(np.asarray(case["maps"][method])[place_of(case)].sum())
+
+
+def inner(case: Case, method: str) -> float:
+    """Return the share of a map's first cells that lie in the true place: as many as the place
+    has, at most a tenth of the grid.
+    """
+    count = min(len(place_of(case)), CELLS // 10)
+    order = np.argsort(-np.asarray(case["maps"][method]))[:count]
+    return float(np.isin(order, place_of(case)).mean())
+
+
+def named_by_rate(case: Case) -> bool:
+    """Return whether the attribute that changed most often, by an oracle that knows all cues, is
+    the one that the classifier reads.
+    """
+    return _first(case, 0) in names_of(case)
+
+
+def named_by_map(case: Case) -> bool:
+    """Return whether the attribute whose effect map is the classifier's is the one it reads."""
+    return _first(case, 1) in names_of(case)
+
+
+def names_of(case: Case) -> list[str]:
+    """Return the oracle's names of what a classifier reads."""
+    return ["Smiling"] if case["kind"] == "right" else case["names"]
+
+
+def _first(case: Case, column: int) -> str:
+    found: dict[str, list[float]] = case["attributes"]
+    return max(found, key=lambda name: found[name][column])
+
+
+def _lines(cases: Sequence[Case]) -> Iterator[str]:
+    learnt = [c for c in cases if c["kind"] == "right" or c["truth"]["cue"] >= READ]
+    placed = [c for c in learnt if c["kind"] == "placed"]
+    right = [c for c in learnt if c["kind"] == "right"]
+    methods = [name for name in cases[0]["maps"]] if cases else []
+    yield from _counts(cases, learnt)
+    for world in sorted({c["world"] for c in cases}):
+        mine = [c for c in placed if c["world"] == world]
+        yield from ["", f"## {world} faces: the first cell lies in the planted place", ""]
+        yield from _table(mine, methods, hit)
+        yield from ["", f"## {world} faces: share of the map in the planted place, mean", ""]
+        yield from _table(mine, methods, share, mean=True)
+    if placed:
+        yield from ["", "## All placed causes", ""]
+        yield from _summary(placed, right, methods)
+    yield from ["", "## Place or appearance", ""]
+    yield from _spread(learnt)
+    yield from ["", "## Every case", ""]
+    yield from _every(cases)
+
+
+def _counts(cases: Sequence[Case], learnt: Sequence[Case]) -> Iterator[str]:
+    kinds = ("placed", "appearance", "right")
+    told = ", ".join(f"{sum(c['kind'] == k for c in learnt)} {k}" for k in kinds)
+    rows = [c["n"] for c in learnt]
+    yield f"{len(cases)} cases, of which the classifier reads the cue or is right in {len(learnt)}:"
+    yield f"{told}. Flipped rows: {min(rows, default=0)} to {max(rows, default=0)}."
+    for case in cases:
+        if case not in learnt:
+            yield (
+                f"- not learnt: {label(case)}: the cue alone changes"
+                f" {100 * case['truth']['cue']:.0f} % of the decisions"
+            )
+
+
+def label(case: Case) -> str:
+    """Return a case's name in the table."""
+    return f"{case['world']}, {case['cause']}, seed {case['seed']}"
+
+
+def _table(
+    cases: Sequence[Case],
+    methods: Sequence[str],
+    figure: Callable[[Case, str], float],
+    *,
+    mean: bool = False,
+) -> Iterator[str]:
+    yield f"| cause | cells | {' | '.join(methods)} |"
+    yield "|---" * (len(methods) + 2) + "|"
+    for cause in dict.fromkeys(c["cause"] for c in cases):
+        mine = [c for c in cases if c["cause"] == cause]
+        cells = np.mean([len(place_of(c)) for c in mine])
+        told = []
+        for method in methods:
+            values = [float(figure(c, method)) for c in mine]
+            told.append(
+                f"{100 * np.mean(values):.0f} %" if mean else f"{sum(values):.0f}/{len(mine)}"
+            )
+        yield f"| {cause} | {cells:.0f} | {' | '.join(told)} |"
+
+
+def _summary(
+    placed: Sequence[Case], right: Sequence[Case], methods: Sequence[str]
+) -> Iterator[str]:
+    yield (
+        "| method | first cell in the place | first cells in the place | share in the place"
+        " | right classifiers: first cell outside the mouth |"
+    )
+    yield "|---|---|---|---|---|"
+    for method in methods:
+        hits = sum(hit(c, method) for c in placed)
+        false = sum(not hit(c, method) for c in right)
+        shares, inners = (np.mean([f(c, method) for c in placed]) for f in (share, inner))
+        yield (
+            f"| {method} | {hits}/{len(placed)} ({100 * hits / max(len(placed), 1):.0f} %)"
+            f" | {100 * inners:.0f} % | {100 * shares:.0f} % | {false}/{len(right)} |"
+        )
+    chance = np.mean([len(place_of(c)) for c in placed]) / CELLS
+    far = 1 - np.mean([len(place_of(c)) for c in right]) / CELLS if right else 0.0
+    yield f"| chance |{f' {100 * chance:.0f} % |' * 3} {100 * far:.0f} % |"
+    known = [c for c in placed if "attributes" in c]
+    if known:
+        yield ""
+        for told, figure in (
+            ("changed most often", named_by_rate),
+            ("whose effect map is most similar to the classifier's", named_by_map),
+        ):
+            good = sum(figure(c) for c in known)
+            false = sum(not figure(c) for c in right)
+            yield (
+                f"- by an oracle that was trained to know every cue, the attribute {told}: names"
+                f" the cue in {good} of {len(known)}, is not the smile in {false} of"
+                f" {len(right)} right classifiers"
+            )
+
+
+def _spread(cases: Sequence[Case]) -> Iterator[str]:
+    yield "| cause | n | concentration | of |x'-x| there | colour | coarse | fine |"
+    yield "|---|---|---|---|---|---|---|"
+    for kind in ("right", "placed", "appearance"):
+        for cause in dict.fromkeys(c["cause"] for c in cases if c["kind"] == kind):
+            mine = [c for c in cases if c["cause"] == cause]
+            spans = [c["concentration"][0] for c in mine]
+            kinds = np.mean([c["kinds"] for c in mine], axis=0)
+            there = np.mean([_changed_there(c) for c in mine])
+            yield (
+                f"| {cause} | {len(mine)} | {min(spans):.2f} to {max(spans):.2f} | {there:.2f} |"
+                f" {' | '.join(f'{k:.2f}' for k in kinds)} |"
+            )
+
+
+def _changed_there(case: Case) -> float:
+    """Return the share of |x'-x| in the tenth of the cells that have most of the effect."""
+    order = np.argsort(-np.asarray(case["maps"]["effect"]))[: round(CELLS / 10)]
+    return float(np.asarray(case["maps"]["|x'-x|"])[order].sum())
+
+
+def _every(cases: Sequence[Case]) -> Iterator[str]:
+    yield (
+        "| world | cause | seed | n | accuracy | the cue alone flips | conflict rows follow it |"
+        " first cell (row, column), share | in the place | concentration | most changed attribute |"
+    )
+    yield "|---" * 11 + "|"
+    for c in cases:
+        best = top(c["maps"]["effect"])
+        there = "" if c["kind"] == "appearance" else "yes" if hit(c, "effect") else "**no**"
+        truth = c["truth"]
+        rates = c.get("attributes")
+        first = f"{_first(c, 0)} {rates[_first(c, 0)][0]:.2f}" if rates else ""
+        yield (
+            f"| {c['world']} | {c['cause']} | {c['seed']} | {c['n']} | {truth['accuracy']:.2f} |"
+            f" {truth['cue']:.2f} | {truth['conflict']:.2f} |"
+            f" {best // 8}, {best % 8}: {c['maps']['effect'][best]:.2f} | {there} |"
+            f" {c['concentration'][0]:.2f} | {first} |"
+        )
