@@ -27,8 +27,8 @@ from actors.pinned.shape import in_shape
 from configs.schema import ImageData, RunConfig, load_run
 from counterfactory.interventions.answers import with_cores
 from counterfactory.methods.contract import ImageAnswers, ImageQueries
-from counterfactory.metrics import fid, kid
-from counterfactory.metrics.buckets import buckets, hashes
+from counterfactory.metrics import fid
+from counterfactory.metrics.buckets import BUCKETS
 from counterfactory.metrics.cout import cout
 from counterfactory.metrics.similarity import cosine
 from counterfactory.models.wrapping.shape import Shape
@@ -189,8 +189,8 @@ def line(case: Case, keep: Path, sets: list[str]) -> str:
         changed = pair(told[1] != told[0], told[2] != told[0], rows, 2)
     else:
         changed = "-"
-    real = looked(near, others).flatten(1)
-    named = [f"{row:g}-{k}" for k, row in enumerate(rows)]
+    look = models["oracle" if "oracle" in models else "second"].features
+    real, made = looked(look, others), [looked(look, one) for one in (x, y, z)]
     figures = [
         case.method,
         f"{case.rows}" + (f" x {each}" if each > 1 else ""),
@@ -206,8 +206,8 @@ def line(case: Case, keep: Path, sets: list[str]) -> str:
         pair(*p, rows),
         pair(*close, rows),
         changed,
-        realism(real, seen[1:], named, False),
-        realism(real, seen[1:], named, True),
+        frechet(real, made),
+        kernel(real, made, rows),
     ]
     return f"| {' | '.join(figures)} |"
 
@@ -218,26 +218,49 @@ def cells_of(mask: Tensor | None) -> Tensor:
     return (mask.flatten(1).mean(1) * 64).round()
 
 
-def realism(real: Tensor, sets: list[Tensor], ids: list[str], kernel: bool) -> str:
-    """Return `full -> core` of FID or 1000 x KID against faces that were not answered."""
+def frechet(real: Tensor, sets: list[Tensor]) -> str:
+    """Return `originals: full -> core`, FID against faces that were not answered."""
     found = []
     for made in sets:
-        names = [f"real-{k}" for k in range(len(real))]
-        if kernel:
-            a, b = (
-                kid.update(one.numpy(), hashes(name)) for one, name in ((real, names), (made, ids))
-            )
-            estimate, scale = kid.compute(a, b), 1000.0
-        else:
-            moments = []
-            for one, name in ((real, names), (made, ids)):
-                whole = fid.BucketMoments(one.shape[1])
-                whole.put(one.numpy(), buckets(name))
-                moments.append(whole)
-            estimate, scale = fid.fid(*moments), 1.0
-        low, high = ((v or 0.0) * scale for v in (estimate.low, estimate.high))
-        found.append(f"{(estimate.value or 0.0) * scale:.3g} [{low:.3g}, {high:.3g}]")
-    return " → ".join(found)
+        moments = []
+        for one in (real, made):
+            whole = fid.BucketMoments(one.shape[1])
+            whole.put(one.numpy(), np.arange(len(one)) % BUCKETS)
+            moments.append(whole)
+        found.append(fid.fid(*moments).value or 0.0)
+    return "{:.3g}: {:.3g} → {:.3g}".format(*found)
+
+
+def kernel(real: Tensor, sets: list[Tensor], rows: Floats) -> str:
+    """Return `originals: full -> core`, 1000 x KID against faces that were not answered, with the
+    interval of the difference by a bootstrap over rows; pairs of answers to one row do not count.
+    """
+    x, *made = (np.asarray(one.double()) for one in (real, *sets))
+    apart = rows[:, None] != rows[None, :]
+
+    def k(a: Floats, b: Floats) -> Floats:
+        return np.asarray((a @ b.T / a.shape[1] + 1) ** 3)
+
+    among = k(x, x)
+    fixed = (among.sum() - among.trace()) / (len(x) * (len(x) - 1))
+    own, other = [k(one, one) * apart for one in made], [k(one, x).mean(1) for one in made]
+
+    def values(weights: Floats) -> list[float]:
+        pairs = weights @ apart @ weights
+        return [
+            1000 * float(fixed + weights @ a @ weights / pairs - 2 * weights @ b / weights.sum())
+            for a, b in zip(own, other, strict=True)
+        ]
+
+    before, full, core = values(np.ones(len(rows)))
+    kinds, at = np.unique(rows, return_inverse=True)
+    draw, apart_draws = np.random.default_rng(0), []
+    for _ in range(DRAWS // 4):
+        weights = np.bincount(draw.integers(0, len(kinds), len(kinds)), minlength=len(kinds))
+        _, one, two = values(weights[at].astype(np.float64))
+        apart_draws.append(two - one)
+    low, high = np.quantile(apart_draws, [0.025, 0.975])
+    return f"{before:.3g}: {full:.3g} → {core:.3g} [{low:+.2g}, {high:+.2g}]"
 
 
 def main() -> None:

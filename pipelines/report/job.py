@@ -239,6 +239,7 @@ def _facts(run: RunData) -> dict[str, str]:
         ", ".join(f"{key} {_plain(value)}" for key, value in method["settings"].items())
         or "its own defaults"
     )
+    settings += "; cores of its answers" if method.get("core") else ""
     rule = {key: value for key, value in config["target"].items() if value is not None}
     right = (
         f", right on {percent(tally.correct / tally.labelled)} of these rows"

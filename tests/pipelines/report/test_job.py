@@ -599,6 +599,13 @@ def test_the_settings_on_the_page_are_the_run(pair: tuple[Store, Store], tmp_pat
     assert load_run(str(again)).model_dump() == read_plan(pair[0]).config
 
 
+def test_the_page_says_that_answers_are_cores(pair: tuple[Store, Store], tmp_path: Path) -> None:
+    method = {"target": "counterfactory.methods.fgsm.FGSM", "core": True}
+    run = make_run(tmp_path, "cut", rows=12, scored=False, method=method)
+    assert "FGSM: its own defaults; cores of its answers" in page_of(run)
+    assert "cores of its answers" not in page_of(pair[0])
+
+
 def test_what_is_kept_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     run = read_run(make_run(tmp_path, "long", rows=120), 4)
     assert run.tally.rows == 110
