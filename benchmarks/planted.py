@@ -35,6 +35,7 @@ from benchmarks.planted_maps import (
     effect_sums,
     gradients_map,
     kind_shares,
+    look_share,
 )
 from benchmarks.planted_table import table
 from benchmarks.planted_train import autoencoder, oracle, reader
@@ -90,6 +91,7 @@ def measure(made: Made, attributes: AttributeModel | None, *, captum: bool) -> d
             float(v) for v in (concentration[0], *np.quantile(concentration[1:], [0.025, 0.975]))
         ],
         "control": float(effects.concentration(control, weights[:1])[0]),
+        "look": round(look_share(pairs, model), 4),
         "kinds": amount.round(4).tolist(),
         "kinds_changed": base.round(4).tolist(),
         "effect": float(found[0, :, 0].sum()),

@@ -127,7 +127,7 @@ def _table(
         for method in methods:
             values = [float(figure(c, method)) for c in mine]
             told.append(
-                f"{100 * np.mean(values):.0f} %" if mean else f"{sum(values):.0f}/{len(mine)}"
+                f"{100 * np.nanmean(values):.0f} %" if mean else f"{sum(values):.0f}/{len(mine)}"
             )
         yield f"| {cause} | {cells:.0f} | {' | '.join(told)} |"
 
@@ -143,7 +143,7 @@ def _summary(
     for method in methods:
         hits = sum(hit(c, method) for c in placed)
         false = sum(not hit(c, method) for c in right)
-        shares, inners = (np.mean([f(c, method) for c in placed]) for f in (share, inner))
+        shares, inners = (np.nanmean([f(c, method) for c in placed]) for f in (share, inner))
         yield (
             f"| {method} | {hits}/{len(placed)} ({100 * hits / max(len(placed), 1):.0f} %)"
             f" | {100 * inners:.0f} % | {100 * shares:.0f} % | {false}/{len(right)} |"
