@@ -128,7 +128,7 @@ def parser() -> argparse.ArgumentParser:
     _settings(moved, out=True)
     gc = command(
         "gc",
-        "list files that a run no longer needs: orphans, old marks, old scores",
+        "list files that a run no longer needs: orphans, old marks, older stages",
         _gc,
     )
     gc.add_argument("run")
@@ -175,7 +175,7 @@ def _by_purpose(commands: dict[str, argparse.ArgumentParser]) -> str:
         for name in names:
             text = commands[name].description or ""
             lines += textwrap.wrap(
-                text, width, initial_indent=f"  {name:<12}", subsequent_indent=" " * 14
+                text, width, initial_indent=f"  {name:<14}", subsequent_indent=" " * 16
             )
         lines.append("")
     return "\n".join(lines)
@@ -307,7 +307,7 @@ def _interaction(args: argparse.Namespace) -> int:
 
 def _interventions(args: argparse.Namespace) -> int:
     from pipelines.engine.committed import INTERVENED, TABLE
-    from pipelines.interventions.table import format_table
+    from pipelines.interventions.lines import format_table
     from pipelines.run import find_run, run, stage_needs
     from storage.seal import read_sealed
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
 from configs.strict import UserError
-from pipelines.engine.committed import load_plan, scored_stage
+from pipelines.engine.committed import (
+    attributed_stage,
+    intervened_stage,
+    load_plan,
+    scored_stage,
+)
 from storage.gc import counts, delete, garbage
 from storage.uri import Store
 
@@ -26,7 +32,7 @@ def gc(store: Store, *, older_than: str = "24h", do: bool = False) -> str:
             f"--older-than: expected 1h or more with --delete, got {older_than!r}: a younger file"
             " may be one that a running driver is about to commit"
         )
-    found = garbage(store, older_than=seconds, scored=_scored(store))
+    found = garbage(store, older_than=seconds, current=_current(store))
     if not found:
         return f"{store.uri}: nothing to delete that is older than {older_than}"
     if do:
@@ -50,9 +56,10 @@ def age(text: str) -> float:
     return float(int(match[1]) * UNITS[match[2]])
 
 
-def _scored(store: Store) -> str | None:
-    """Return the stage of the current scores; None where there is no table."""
-    try:
-        return scored_stage(store)
-    except (UserError, ValueError):
-        return None
+def _current(store: Store) -> list[str]:
+    """Return the stages of the tables that the run has."""
+    found = []
+    for stage_of in (scored_stage, intervened_stage, attributed_stage):
+        with suppress(UserError, ValueError):
+            found.append(stage_of(store))
+    return found

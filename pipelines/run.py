@@ -191,7 +191,7 @@ def _score(store: Store, config: RunConfig, part: Part) -> str:
 
 def _interventions(store: Store, config: RunConfig, part: Part) -> str:
     from pipelines.interventions.job import intervene
-    from pipelines.interventions.table import summary
+    from pipelines.interventions.lines import summary
 
     return f"interventions: {summary(intervene(store, config, part=part))}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from storage.commit import STAGE, all_revisions, commit_path, data_path, read_commit, shard_name
@@ -30,11 +30,12 @@ class Garbage(NamedTuple):
     why: str
 
 
-def garbage(store: Store, *, older_than: float, scored: str | None) -> list[Garbage]:
+def garbage(store: Store, *, older_than: float, current: Collection[str]) -> list[Garbage]:
     """Return the files of a run that can be deleted, in the order in which to delete them.
 
-    Files younger than `older_than` seconds stay. scored: the stage of the current scores; other
-    `score-` stages without a recent write are superseded. A file that a commit names is returned
+    Files younger than `older_than` seconds stay. current: the stages of the current
+    tables, such as score-1f; other stages of the same kind (`score-`) without a recent write are
+    superseded. A file that a commit names is returned
     only where its whole stage is superseded.
 
     This is safe while a driver works. Files are listed before the commits, so a file that is
@@ -45,7 +46,7 @@ def garbage(store: Store, *, older_than: float, scored: str | None) -> list[Garb
     entries = store.entries()
     old = [entry for entry in entries if entry.written < before]
     found = [Garbage(entry.path, entry.size, UNFINISHED) for entry in old if _is_temporary(entry)]
-    gone = _superseded(entries, before, scored)
+    gone = _superseded(entries, before, current)
     # some stages have only data files left
     for stage in sorted({_stage_of(entry) for entry in old} - {""}):
         mine = [entry for entry in old if _stage_of(entry) == stage and not _is_temporary(entry)]
@@ -99,17 +100,20 @@ def _marks(entries: Iterable[Entry], named: dict[int, list[int]]) -> Iterator[En
             yield entry
 
 
-def _superseded(entries: Iterable[Entry], before: float, scored: str | None) -> set[str]:
-    """Return the scorings that are not current and have no young file."""
-    if scored is None:
-        return set()
+def _superseded(entries: Iterable[Entry], before: float, current: Collection[str]) -> set[str]:
+    """Return the stages that are not current, of the kinds of those that are, without a young
+    file.
+    """
+    kinds = {stage.partition("-")[0] for stage in current}
     last: dict[str, float] = {}
     for entry in entries:
         stage = _stage_of(entry)
         last[stage] = max(last.get(stage, 0.0), entry.written)
     return {
-        stage for stage, written in last.items() if stage.startswith("score-") and written < before
-    } - {scored}
+        stage
+        for stage, written in last.items()
+        if stage.partition("-")[0] in kinds and written < before
+    } - set(current)
 
 
 def _stage_of(entry: Entry) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 # MARGIN times the effect of the smallest set that passes.
 KEPT = 0.8
 MARGIN = 1 / KEPT
+MOST = 0.75  # a core is not widened beyond this share of the whole effect
 Ask = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -91,7 +92,8 @@ def find_cores(ask: Ask, order: Tensor, whole: Tensor, margin: float = MARGIN) -
         low[open_[~passes]] = middle[open_[~passes]]
     least = sizes[high]
     on = first(least) & whole[:, None]
-    wanted = (effect * on).sum(1) * margin
+    # Cells with most of the effect need no more: the rest adds little and changes much.
+    wanted = torch.minimum((effect * on).sum(1) * margin, MOST * effect.sum(1))
     reached = torch.gather(effect, 1, ranked).cumsum(1)
     wider = torch.maximum(least, (reached < wanted[:, None] - 1e-9).sum(1) + 1)
     wider = torch.where(effect.sum(1) > 0, wider.clamp(max=parts), least)
@@ -125,6 +127,6 @@ def sizes_up_to(parts: int) -> list[int]:
 
 
 def switches_of(packed: bytes, parts: int) -> NDArray[np.bool_]:
-    """Return switches (-1,parts) that `switches.pack` packed."""
-    bits = np.unpackbits(np.frombuffer(packed, dtype=np.uint8))
-    return bits[: len(bits) // parts * parts].reshape(-1, parts).astype(np.bool_)
+    """Return the switches (M,parts) of a row that `switches.pack` packed."""
+    sets = np.frombuffer(packed, dtype=np.uint8).reshape(-1, -(-parts // 8))
+    return np.unpackbits(sets, axis=1, count=parts).astype(np.bool_)

@@ -17,9 +17,10 @@ Outcome = Callable[[Tensor, Tensor], Tensor]
 
 
 def log_odds(scores: Tensor, target: Tensor) -> Tensor:
-    """Return the log-odds (N,) of each row's target class within +-LIMIT; scores: (N,K).
+    """Return the log-odds ln(p / (1 - p)) of each row's target class within +-LIMIT, (N,) float64.
 
-    NaN where a row's scores are not finite.
+    scores: (N,K), whose softmax is the probability. target: (N,) int64. Infinite scores are allowed
+    where the probability has a limit. NaN where a score is NaN or where there is no limit.
     """
     mine = torch.nn.functional.one_hot(target, scores.shape[1]).bool()
     scores = scores.double()
@@ -46,7 +47,11 @@ class Answers:
 
     @torch.no_grad()
     def of(self, contents: Tensor, rows: Tensor) -> Tensor:
-        """Return the outcomes (N,F) of contents in the classifier's form, float64 on the CPU."""
+        """Return the outcomes (N,F) of contents in the classifier's form, float64 on the CPU.
+
+        rows: (N,) int64, the row of each content. Values are log-odds within +-LIMIT; NaN where a
+        network's answer is not finite and has no limit.
+        """
         scores = self.classifier(contents)
         found = [log_odds(scores, self.target[rows])[:, None]]
         if self.oracle is not None:
@@ -56,9 +61,10 @@ class Answers:
 
     def __call__(self, switches: Switches, rows: Tensor, on: Tensor) -> Tensor:
         """Return the outcomes (N,F) of the rows' changes with the parts that are on, (N,C)."""
+        if not len(rows):  # many networks refuse an empty batch
+            return torch.zeros(0, self.functions, dtype=torch.float64)
         parts = zip(torch.split(rows, self.batch), torch.split(on, self.batch), strict=True)
-        found = [self.of(switches.mixed(r, o), r) for r, o in parts]
-        return torch.cat(found) if found else torch.zeros(0, self.functions, dtype=torch.float64)
+        return torch.cat([self.of(switches.mixed(r, o), r) for r, o in parts])
 
     def each(self, switches: Switches, on: Tensor) -> Tensor:
         """Return the outcomes (B,M,F) of M mixtures of every row; on: (B,M,C)."""

@@ -59,20 +59,28 @@ class Cells:
         )
 
     def masks(self, on: Tensor) -> Tensor:
-        """Return the share (N,1,H,W) of the change that is carried over at every pixel."""
+        """Return the share (N,1,H,W), 0 to 1, of the change that is carried over at every pixel."""
         grid = on.reshape(-1, self.rows, self.columns).to(self._down.dtype)
         return (self._down @ grid @ self._across.T)[:, None].clamp(0, 1)
 
     def mixed(self, rows: Tensor, on: Tensor) -> Tensor:
-        """Return images (N,3,H,W) on the 8-bit grid: x + m (x' - x)."""
+        """Return images (N,3,H,W) on the 8-bit grid: x + m (x' - x).
+
+        With all cells on this is x', and with none x, to the bit where both are on the 8-bit grid.
+        rows: (N,) int64. on: (N,count) bool, row by row of the grid from the top left.
+        """
         return to_8bit(self.original[rows] + self.masks(on) * self.change[rows])
 
     def amounts(self) -> Tensor:
-        """Return the sum of |x'-x| in each cell, (B,count)."""
+        """Return the sum of |x'-x| in each cell, (B,count): over pixels, of the channels' mean."""
         return self.inside(torch.ones_like(self.change[:, :1]))[..., 0]
 
     def inside(self, regions: Tensor) -> Tensor:
-        """Return the sum of |x'-x| in each cell and region, (B,count,R); regions: (B,R,H,W)."""
+        """Return the sum of |x'-x| in each cell and region, (B,count,R).
+
+        regions: (B,R,H,W) float32, the share of each pixel in each region. The amounts of regions
+        that cover every pixel once add up to `amounts`.
+        """
         size = self.change.abs().mean(1, keepdim=True) * regions
         cells = self._down.T @ size @ self._across
         return cells.flatten(2).transpose(1, 2)
@@ -82,7 +90,9 @@ class Kinds:
     """The kinds of change as parts: the mean colour, what is coarse (above a cell's size), and the
     rest, which is fine.
 
-    A tint, a brightness or a blur has no place; its kind tells it from a change that has one.
+    original, counterfactual: (B,3,H,W) in [0,1]. The kinds add up to x' - x. A tint or a brightness
+    is colour, unless it leaves [0,1] and is clipped; a blur is coarse and fine. They have no place,
+    and their kind distinguishes them from a change that has one.
     """
 
     count = len(KINDS)
@@ -109,8 +119,10 @@ class Kinds:
 def draw_switches(seed: Tensor, mixtures: int, count: int) -> Tensor:
     """Return random switches (B,mixtures,count), bool; seed: (B,) int64, of the rows.
 
-    The share of the parts that are on is uniform in (0,1). Each set is followed by its complement,
-    which halves the noise of what parts add together (Covert & Lee 2021, paired sampling).
+    The share of the parts that are on is uniform in (0,1), so every number of parts is as likely.
+    Each set is followed by its complement (paired sampling, Covert & Lee 2021). Then what two parts
+    add together divides equally between them in every pair of sets, and adds no noise. An odd
+    number ends with a set alone. A row's sets depend on its seed and on `mixtures` and `count`.
     """
     pairs = (mixtures + 1) // 2
     drawn = []
@@ -144,12 +156,17 @@ def _places(side: int, cells: int) -> Tensor:
 
 
 def regions_as_maps(masks: Tensor, regions: int) -> Tensor:
-    """Return masks (B,H,W) int64 as one map per region, (B,regions,H,W), 0 or 1."""
+    """Return masks (B,H,W) int64 as one map per region, (B,regions,H,W) float32, 0 or 1.
+
+    Values outside 0 to regions - 1 count as the nearest region, so the maps cover every pixel once.
+    """
     return F.one_hot(masks.clamp(0, regions - 1), regions).permute(0, 3, 1, 2).float()
 
 
 def pack(on: Tensor) -> list[bytes]:
-    """Return switches (B,...) of each row as bytes, eight switches a byte, the first one the
-    highest bit.
+    """Return the switches of each row as bytes; on: (B,M,C) or (B,C) bool.
+
+    Each set of C switches begins with a new byte and its highest bit. Otherwise the padding of
+    fewer than eight parts could not be told from further sets.
     """
-    return [np.packbits(row.numpy().ravel()).tobytes() for row in on.cpu()]
+    return [np.packbits(row.numpy(), axis=-1).tobytes() for row in on.cpu()]

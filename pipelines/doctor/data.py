@@ -45,8 +45,7 @@ class Sample:
     """Decoded rows spread over the data.
 
     rows: the number of all selected rows. images: (n,size,size,3) uint8. records: their other
-    columns. facts: label, split, id and target columns of many more rows. schema: the files'
-    schema.
+    columns. facts: the same of many more rows, without masks. schema: the files' schema.
     """
 
     rows: int
@@ -104,12 +103,10 @@ def check_data(config: RunConfig, extra: Sequence[str]) -> tuple[list[Finding], 
     if any(f.level == "problem" for f in found):
         return found, None
     facts_columns = [name for key, name in there.items() if key not in ("data.image", "data.mask")]
+    facts_columns += [name for name in extra if name in schema.names]
+    facts_columns = list(dict.fromkeys(facts_columns))
     masks = [data.mask] if data.mask else []
-    columns = list(
-        dict.fromkeys(
-            [data.image, *masks, *facts_columns, *(name for name in extra if name in schema.names)]
-        )
-    )
+    columns = list(dict.fromkeys([data.image, *masks, *facts_columns]))
     try:
         cells, outside = [], 0  # rows, and the number of them whose image is a path
         for shard in spread(shards, PLACES, EACH):

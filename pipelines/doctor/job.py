@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from actors.pinned.load import pick_device
-from actors.rows.targets import BadTarget, class_index
 from configs.schema import RunConfig
 from configs.strict import UserError
 from pipelines.doctor.classifier import check_classifier
@@ -21,6 +20,7 @@ from pipelines.doctor.machine import check_machine, workers
 from pipelines.doctor.method import check_method
 from pipelines.doctor.models import check_autoencoder, check_denoiser, check_oracle, load_each
 from pipelines.doctor.networks import check_metrics, check_networks
+from pipelines.doctor.together import check_together, label_index
 from storage.codec import sides
 
 
@@ -56,6 +56,8 @@ def doctor(config: RunConfig) -> list[Finding]:
         found += _check_models(config, loaded, sample)
         found += check_networks(loaded, sample.tensor())
     found += check_metrics(config)
+    if sample is not None and classes:
+        found += check_together(config, sample, classes, loaded.get("oracle"))
     found += check_method(config, loaded, classes, sample, workers(config), loads)
     size = sum(
         t.numel() * t.element_size()
@@ -72,7 +74,7 @@ def _check_models(config: RunConfig, loaded: dict[str, Any], sample: Sample) -> 
     for name in ("classifier", "second"):
         if name in loaded:
             labels = [
-                _index(row.get(config.data.label or ""), loaded[name].classes)
+                label_index(row.get(config.data.label or ""), loaded[name].classes)
                 for row in sample.records
             ]
             found, predicted[name] = check_classifier(
@@ -108,13 +110,6 @@ def _check_models(config: RunConfig, loaded: dict[str, Any], sample: Sample) -> 
         yield from check_autoencoder(loaded["autoencoder"], images, loaded.get("classifier"), first)
     if "denoiser" in loaded:
         yield from check_denoiser(loaded["denoiser"], images)
-
-
-def _index(value: object, classes: tuple[str, ...]) -> int | None:
-    try:
-        return class_index(value, classes, "label")
-    except BadTarget:
-        return None
 
 
 def main(config: RunConfig) -> int:

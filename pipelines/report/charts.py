@@ -17,7 +17,10 @@ from numpy.typing import NDArray
 
 
 class Bar(NamedTuple):
-    """One bar of a rate in [0,1] with its interval; kind: the CSS class of its colour."""
+    """One bar of a rate in [0,1] with its interval.
+
+    kind: the CSS class of its colour. beside: a second rate, drawn as a thin grey bar below.
+    """
 
     label: str
     value: float | None
@@ -25,6 +28,7 @@ class Bar(NamedTuple):
     high: float | None
     kind: str = "plain"
     shown: str = ""  # the value as text, at the right end
+    beside: float | None = None
 
 
 class Series(NamedTuple):
@@ -39,12 +43,14 @@ LABELS, BARS, VALUES = 40.0, 42.0, 86.0  # per cent: labels end, bars start and 
 STEP, TALL_STEP = 26, 42  # pixels per bar, with its label beside it or above it
 # characters of a label that fit beside its bar and above it on a narrow screen
 SHORT, LONG = 24, 46
+PERCENT = ("0 %", "50 %", "100 %")
 
 
-def bars(rows: Sequence[Bar], title: str) -> Markup:
-    """Return horizontal bars on an axis from 0 to 100 %, with whiskers for intervals.
+def bars(rows: Sequence[Bar], title: str, ticks: Sequence[str] = PERCENT) -> Markup:
+    """Return horizontal bars on an axis from 0 to 1, with whiskers for intervals.
 
-    Values stand on the right. Labels stand on the left, or above the bars where one is long.
+    ticks: texts at 0, 0.5 and 1. Values stand on the right. Labels stand on the left, or above the
+    bars where one is long.
     """
     above = any(len(row.label) > SHORT for row in rows)
     step, left = (TALL_STEP, 0.5) if above else (STEP, BARS)
@@ -54,9 +60,10 @@ def bars(rows: Sequence[Bar], title: str) -> Markup:
         return left + (VALUES - left) * min(max(share, 0.0), 1.0)
 
     parts = []
-    for tick, anchor in ((0.0, "start" if above else "middle"), (0.5, "middle"), (1.0, "middle")):
+    for tick, told in zip((0.0, 0.5, 1.0), ticks, strict=True):
+        anchor = "start" if above and not tick else "middle"
         parts.append(_line(x(tick), 4, x(tick), height - 20, "grid"))
-        parts.append(_text(x(tick), height - 6, f"{100 * tick:.0f} %", "tick", anchor))
+        parts.append(_text(x(tick), height - 6, told, "tick", anchor))
     for i, row in enumerate(rows):
         middle = step * (i + 1) - STEP / 2 + 4
         kind = f"label {row.kind}"
@@ -78,6 +85,9 @@ def bars(rows: Sequence[Bar], title: str) -> Markup:
                 f"{row.label}: {row.shown}",
             )
         )
+        if row.beside is not None:
+            tip = f"{row.label}, beside: {100 * row.beside:.1f} %"
+            parts.append(_rect(left, middle + 8, x(row.beside) - left, 4, "bar before", tip))
         if row.low is not None and row.high is not None:
             parts.append(_whisker(x(row.low), x(row.high), middle, 3))
         parts.append(_text(100, middle + 4, row.shown, f"value {row.kind}", "end"))

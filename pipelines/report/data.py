@@ -156,6 +156,7 @@ class RunData:
     judge: dict[str, tuple[float, int]]
     augment: dict[str, Any] | None
     attribution: dict[str, Any] | None
+    interventions: dict[str, Any] | None
 
     @property
     def each(self) -> int:
@@ -220,6 +221,7 @@ def read_run(store: Store, keep: int | None = None) -> RunData:
         judge=judge_means(store),
         augment=augment_counts(store),
         attribution=read_json(store, "attribution/table.json"),
+        interventions=read_json(store, "interventions/table.json"),
     )
 
 

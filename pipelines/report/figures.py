@@ -60,9 +60,11 @@ def declaration_for(metric: str, runs: Sequence[RunData]) -> Measure:
 
 
 def percent(share: float) -> str:
-    """Return a share as a percentage: 0.9766 as 97.7 %."""
-    text = f"{100 * share:.1f}"
-    return f"{text.removesuffix('.0') if text in ('0.0', '100.0') else text}{THIN}%"
+    """Return a share as a percentage: 0.9766 as 97.7 %; the minus sign is the typographic one."""
+    text = f"{100 * share:.1f}".replace("-", "\N{MINUS SIGN}")
+    if text in ("0.0", "\N{MINUS SIGN}0.0", "100.0"):
+        text = text.removesuffix(".0").removeprefix("\N{MINUS SIGN}")
+    return f"{text}{THIN}%"
 
 
 def short_number(value: float, digits: int | None = None) -> str:

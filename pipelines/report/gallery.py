@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.report.attribution import importance_chips
+from pipelines.report.cells import Grid, overlay_cells
 from pipelines.report.data import Pick, RunData, balanced
 from pipelines.report.pictures import Pixels, amplified, change, data_uri, full_scale, overlay
 from pipelines.report.rows import answers_to, fetch
@@ -21,6 +22,7 @@ from storage.codec import decode, sides
 PAGE_BYTES = 3_200_000  # bytes of all pictures, before base64 makes them a third longer
 MOST_CHIPS = 6
 SCORED = ("attributes_before", "attributes_after", "second_agrees")
+PROVEN = ("core", "core_cells", "core_p_target", "own_map", "second_full", "second_core")
 
 
 class Shown(NamedTuple):
@@ -34,6 +36,7 @@ class Shown(NamedTuple):
     changed: NDArray[np.float32]
     scored: Mapping[str, Any] | None
     importance: Sequence[float] | None
+    proven: Mapping[str, Any] | None  # columns PROVEN; None where interventions did not reach it
 
 
 def choose(runs: Sequence[RunData], wanted: int) -> list[list[tuple[RunData, Pick]]]:
@@ -94,24 +97,33 @@ def pictures(cards: Sequence[Sequence[tuple[RunData, Pick]]]) -> list[list[Shown
             if run.attribution
             else {}
         )
+        proven = (
+            fetch(run, picks, PROVEN, stage=str(run.interventions["stage"]))
+            if run.interventions
+            else {}
+        )
         for pick in picks:
             key = pick.row["cf_id"]
             pair = (images[key]["original"]["bytes"], images[key]["counterfactual"]["bytes"])
             size = run.config["data"]["size"]
             most = 16 * math.prod(sides(size))
             before, after = (decode(data, size=size, crop=None, max_pixels=most) for data in pair)
-            told = scores.get(key), moved.get(key, {}).get("importance")
+            told = scores.get(key), moved.get(key, {}).get("importance"), proven.get(key)
             found[id(run), key] = Shown(
                 run, pick, before, after, pair, change(before, after), *told
             )
     return [[found[id(run), pick.row["cf_id"]] for run, pick in card] for card in cards]
 
 
-def gallery(runs: Sequence[RunData], wanted: int, failures: int) -> dict[str, Any]:
+def gallery(
+    runs: Sequence[RunData], wanted: int, failures: int, share: float, others: int
+) -> dict[str, Any]:
     """Return everything that is shown of single rows.
 
     These are the gallery's cards, each run's cards of rows that did not flip, and the scale.
+    share: the share of a cell that is drawn in full colour. others: pictures elsewhere on the page.
     """
+    proven = any(run.interventions for run in runs)
     most = max((run.each for run in runs), default=1)
     # else the page would grow with the answers
     rows = wanted if most == 1 else min(wanted, 2 * wanted // most + 1)
@@ -124,10 +136,12 @@ def gallery(runs: Sequence[RunData], wanted: int, failures: int) -> dict[str, An
     ]
     everything = [*chosen, *(card for cards in failed for card in cards)]
     scale = full_scale([shown.changed for card in everything for shown in card])
-    budget = PAGE_BYTES // max(sum(1 + 3 * len(card) for card in everything), 1)
+    each = 4 if proven else 3
+    budget = PAGE_BYTES // max(others + sum(1 + each * len(card) for card in everything), 1)
     return {
-        "cards": [_card(card, scale, budget) for card in chosen],
-        "failed": [[_card(card, scale, budget) for card in cards] for cards in failed],
+        "cards": [_card(card, scale, budget, share if proven else None) for card in chosen],
+        "failed": [[_card(card, scale, budget, None) for card in cards] for cards in failed],
+        "proven": proven,
         "answers": max((len(card) for card in chosen), default=1),
         "each": most,
         "scale": f"{scale:.2g}",
@@ -135,7 +149,8 @@ def gallery(runs: Sequence[RunData], wanted: int, failures: int) -> dict[str, An
     }
 
 
-def _card(card: Sequence[Shown], scale: float, budget: int) -> dict[str, Any]:
+def _card(card: Sequence[Shown], scale: float, budget: int, share: float | None) -> dict[str, Any]:
+    """Return a row with its answers; share: None where their cores are not shown."""
     first = card[0]
     row = first.pick.row
     return {
@@ -146,11 +161,12 @@ def _card(card: Sequence[Shown], scale: float, budget: int) -> dict[str, Any]:
         "direction": (
             f"{first.run.class_name(row['source'])} → {first.run.class_name(row['target'])}"
         ),
-        "answers": [_answer(shown, scale, budget) for shown in card],
+        "answers": [_answer(shown, scale, budget, share) for shown in card],
+        "proven": share is not None,
     }
 
 
-def _answer(shown: Shown, scale: float, budget: int) -> dict[str, Any]:
+def _answer(shown: Shown, scale: float, budget: int, share: float | None) -> dict[str, Any]:
     row, run = shown.pick.row, shown.run
     which = f"counterfactual {row['k']}" if run.each > 1 else "counterfactual"
     chips = _chips(shown)
@@ -172,9 +188,42 @@ def _answer(shown: Shown, scale: float, budget: int) -> dict[str, Any]:
         "second": None if scored.get("second_agrees") is None else bool(scored["second_agrees"]),
         "counterfactual": data_uri(shown.after, budget, shown.stored[1]),
         "heat": data_uri(overlay(shown.before, shown.changed, scale), budget),
-        "difference": data_uri(amplified(shown.before, shown.after, scale), budget),
+        "difference": (
+            data_uri(amplified(shown.before, shown.after, scale), budget) if share is None else None
+        ),
+        **({} if share is None else _proof(shown, share, budget)),
         "alt": f"{which} by {run.name}, classified as {run.class_name(row['predicted'])}",
     }
+
+
+def _proof(shown: Shown, share: float, budget: int) -> dict[str, Any]:
+    """Return an answer's core and where its change counts; None for each that it does not have."""
+    row, table = shown.proven or {}, shown.run.interventions
+    found: dict[str, Any] = {"core": None, "where": None, "kept": None}
+    if table is None or not shown.pick.row["flipped"]:
+        return found
+    grid = Grid(*table["grid"], *table["size"])
+    if row.get("core") and row["core"]["bytes"]:
+        stored = row["core"]["bytes"]
+        size = (grid.width, grid.height)
+        core = decode(stored, size=size, crop=None, max_pixels=16 * math.prod(size))
+        kept = f"{len(row['core_cells'])} of {grid.columns * grid.rows} cells"
+        found |= {
+            "core": data_uri(core, budget, stored),
+            "core_alt": f"core of the counterfactual, {kept}",
+            "kept": kept,
+            "core_p": _probability(row["core_p_target"]),
+            "doubted": bool(row["second_full"]) and row["second_core"] is False,
+        }
+    effect = sum(row.get("own_map") or ())
+    if effect > 0:
+        shares = [part / effect for part in row["own_map"]]
+        drawn = overlay_cells(shown.before, shares, (grid.columns, grid.rows), share)
+        found |= {
+            "where": data_uri(drawn, budget),
+            "where_alt": f"where the change counts: {grid.peak(shares, 'effect')}",
+        }
+    return found
 
 
 def _chips(shown: Shown) -> list[dict[str, Any]]:

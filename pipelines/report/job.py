@@ -15,21 +15,23 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from configs.strict import UserError
+from counterfactory.metrics.together import Pair, describe
 from pipelines.engine.committed import outdated_scores
 from pipelines.report.attribution import heading, importance_panels
 from pipelines.report.data import RunData, read_run
 from pipelines.report.figures import cards, metric_rows, percent, plural, short_number
 from pipelines.report.gallery import gallery
+from pipelines.report.interventions import intervention_panels, share_scale
 from pipelines.report.parts import JUDGED
 from pipelines.report.plots import attribute_panels, distributions, sound
 from storage.codec import sides
 from storage.uri import Store, open_store
 
-TEMPLATE = Path(__file__).with_name("report.html.j2")
+HERE = Path(__file__).parent
 WORDS = r"(?:secret|passw|credential|signature|api_?key|access_?key|(?<!max_)token)"
 SECRET_KEY = re.compile(WORDS, re.I)
 # user:password@ in an address, secret=value in a link or a command line
@@ -57,13 +59,18 @@ def report(runs: Sequence[Store], *, out: str | None = None) -> str:
 def render(runs: Sequence[RunData], now: datetime) -> str:
     """Return the page as text; `now` is its only part that changes with time."""
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update(
         csp=_csp, plural=plural, percent=percent, number=short_number, heading=heading
     )
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    template = environment.get_template("report.html.j2")
     settings = runs[0].config["report"]
+    proven = intervention_panels(runs)
     return template.render(
         title=settings["title"] or " and ".join(run.name for run in runs),
         names=[run.name for run in runs],
@@ -78,7 +85,14 @@ def render(runs: Sequence[RunData], now: datetime) -> str:
         panels=attribute_panels(runs),
         importances=importance_panels(runs),
         groups=distributions(runs),
-        gallery=gallery(runs, settings["gallery"], settings["failures"]),
+        interventions=proven,
+        gallery=gallery(
+            runs,
+            settings["gallery"],
+            settings["failures"],
+            share_scale(runs),
+            proven["pictures"],
+        ),
         failures=[_failures(run) for run in runs],
         judged=[
             (run.name, [(name, *run.judge[name]) for name in JUDGED if name in run.judge])
@@ -137,13 +151,27 @@ def _split(out: str) -> tuple[Store, str]:
 
 
 def _finding(run: RunData) -> dict[str, Any]:
-    """Return the audit's verdict, or the summary where there is no oracle."""
-    audit = run.table.get("audit") if run.table else None
+    """Return the audit's verdict, or the summary where there is none.
+
+    A verdict that interventions give comes before one of attributes that changed.
+    """
+    tables = (run.interventions, run.table)
+    audit = next((table["audit"] for table in tables if table and table.get("audit")), None)
     return {
         "run": run.name,
         "text": audit["verdict"] if audit else _flips(run),
         "sound": sound(audit),
+        "together": _together(run),
     }
+
+
+def _together(run: RunData) -> list[str]:
+    """Return sentences on attributes that go together in the originals."""
+    pairs = (run.table.get("together") if run.table else None) or []
+    return [
+        f"In the originals, as the oracle sees them, {text}. What to do: {advice}."
+        for text, advice in describe([Pair(**pair) for pair in pairs])
+    ]
 
 
 def _flips(run: RunData) -> str:
@@ -187,6 +215,12 @@ def _unfinished(run: RunData) -> list[str]:
         lines.append(
             f"{run.name}: importances are of {told} of {plural(made, 'counterfactual')}: attribute"
             " it again."
+        )
+    if run.interventions and run.interventions["rows"] != made:
+        told = run.interventions["rows"]
+        lines.append(
+            f"{run.name}: interventions are of {told} of {plural(made, 'counterfactual')}: run"
+            " `counterfactory interventions` again."
         )
     return lines
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,16 +51,28 @@ def full_scale(changes: list[NDArray[np.float32]]) -> float:
     return max(float(np.quantile(tops, 0.75)) if tops else 0.0, 4 / 255)
 
 
+def colours(level: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the heat colours (..., 3), 0 to 255, of levels in [0,1]."""
+    stops = np.array([stop for stop, _ in HEAT])
+    rgb = np.array([colour for _, colour in HEAT], dtype=np.float64)
+    return np.stack([np.interp(level, stops, rgb[:, c]) for c in range(3)], axis=-1)
+
+
+def opacity(level: NDArray[Any]) -> NDArray[np.float32]:
+    """Return how opaque heat colours are over a picture, for levels in [0,1].
+
+    Low levels are transparent, so that the picture is still visible under them.
+    """
+    return np.asarray(np.clip((level - 0.06) / 0.34, 0, 1) ** 0.8, dtype=np.float32)
+
+
 def overlay(before: Pixels, changed: NDArray[np.float32], scale: float) -> Pixels:
     """Return the original in dim grey with the change over it in heat colours: (H, W, 3)."""
     grey = before.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     ground = (38 + 0.42 * grey)[..., None] * np.array([0.94, 0.97, 1.06], dtype=np.float32)
     level = np.clip(changed / scale, 0, 1)
-    stops = np.array([stop for stop, _ in HEAT])
-    colours = np.array([colour for _, colour in HEAT], dtype=np.float32)
-    heat = np.stack([np.interp(level, stops, colours[:, c]) for c in range(3)], axis=-1)
-    # Small changes stay transparent, so that the face is still visible under them.
-    share = np.clip((level - 0.06) / 0.34, 0, 1)[..., None] ** 0.8
+    share = opacity(level)[..., None]
+    heat = colours(level)
     return np.asarray(np.clip(ground * (1 - share) + heat * share, 0, 255), dtype=np.uint8)
 
 

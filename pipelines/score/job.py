@@ -27,6 +27,7 @@ from pipelines.score.columns import floats
 from pipelines.score.flops import count_tflops
 from pipelines.score.measures import (
     ASKED,
+    defining_attributes,
     metric_versions,
     query_of,
     row_measures,
@@ -60,7 +61,7 @@ def score(
     run_stage(store, config, stage=stage, actor=Score, shards=left, settings=settings)
     measures = row_measures(config)
     sums, answers = sum_up(store, iterate_commits(store, stage), measures, config)
-    told = build_table(sums, answers, measures, config.score.causal)
+    told = build_table(sums, answers, measures, config.score.causal, defining_attributes(config))
     add_set_figures(told, sums, config, set_measures(config), count_tflops(store, config))
     judged = judge_figures(store, config)
     told["metrics"] += judged["metrics"]

@@ -56,6 +56,14 @@ def query_of(config: RunConfig, names: list[str]) -> int | None:
     return query_column(names, config.score.model_dump()) if names else None
 
 
+def defining_attributes(config: RunConfig) -> list[str]:
+    """Return the attributes that the class should go together with: the causal ones, the query,
+    and one with the name of the label's column.
+    """
+    named = [*config.score.causal, config.score.query, config.data.label]
+    return [name for name in named if name]
+
+
 def _figures(config: RunConfig) -> list[Measure]:
     """Return the figures of a run, with the names that follow from its networks and settings."""
     specs, score = _specs(config), config.score

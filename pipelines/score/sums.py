@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from configs.schema import RunConfig
-from counterfactory.metrics import attributes, rates, table
+from counterfactory.metrics import attributes, rates, table, together
 from counterfactory.metrics.catalogue import function
 from counterfactory.metrics.estimate import Measure
 from counterfactory.metrics.flips import first_of
 from counterfactory.metrics.means import bootstrap_weights
 from counterfactory.metrics.rates import RateSums
+from counterfactory.metrics.together import TogetherSums
 from pipelines.score.answers import AnswerSums, rows_of
 from pipelines.score.columns import floats, has_vectors, vectors
 from pipelines.score.measures import query_of, set_measures
@@ -22,6 +24,8 @@ from pipelines.score.table import Sums
 from storage.commit import read_committed
 from storage.records import Commit
 from storage.uri import Store
+
+Floats = NDArray[np.float64]
 
 
 def sum_up(
@@ -75,6 +79,10 @@ def sum_up(
             kept = has_vectors(shard, "attributes")
             known = {name: numbers[name][kept] for name in ("correct", "flipped")}
             sums.correlations.add(before, after, first_of(row[kept]), known, weights[kept])
+        if oracle:
+            more = count_together(shard, numbers, row, sums.classes, config.score.threshold)
+            if more is not None:
+                sums.together = more if sums.together is None else sums.together + more
         ways = np.stack([numbers["source"], numbers["target"]], 1).astype(np.int64)
         for way in sorted({(int(s), int(t)) for s, t in ways}):
             here = (ways == way).all(1)
@@ -92,3 +100,36 @@ def sum_up(
                     found = attributes.update(before, after, config.score.threshold, whose)
                     sums.changed[way] = sums.changed[way] + found if way in sums.changed else found
     return sums, answers
+
+
+def count_together(
+    shard: pa.Table,
+    numbers: Mapping[str, Floats],
+    row: NDArray[np.int64],
+    classes: list[str],
+    threshold: float,
+) -> TogetherSums | None:
+    """Return the counts of the class and the oracle's attributes of a shard's originals; None where
+    no row has attributes.
+
+    row: (B,) the number of the row that each answer belongs to.
+    """
+    kept = has_vectors(shard, "attributes")
+    if not kept.any():
+        return None
+    first = first_of(row[kept])
+    seen = vectors(shard["attributes_before"])[first] > threshold
+    known = {name: numbers[name][kept][first] for name in ("source", "correct")}
+    _, columns = together.class_columns(labels_of(known, classes), classes)
+    return together.update(np.concatenate([columns, seen.astype(np.float64)], axis=1))
+
+
+def labels_of(numbers: Mapping[str, Floats], classes: list[str]) -> Floats:
+    """Return each row's label as a class index (B,), the predicted class where it has no label.
+
+    numbers: `source`, the predicted class, and `correct`, NaN without a label. NaN where the
+    prediction is wrong and there are more than two classes.
+    """
+    source = numbers["source"]
+    other = 1 - source if len(classes) == 2 else np.full_like(source, np.nan)
+    return np.where(numbers["correct"] == 0, other, source)

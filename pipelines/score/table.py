@@ -6,15 +6,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from counterfactory.metrics import rates, table
+import numpy as np
+
+from counterfactory.metrics import rates, table, together
 from counterfactory.metrics.attributes import AttributeSums
 from counterfactory.metrics.audit import audit
 from counterfactory.metrics.catalogue import FIGURES
 from counterfactory.metrics.estimate import SUBSETS, Estimate, Measure, Subset
 from counterfactory.metrics.rates import RateSums
+from counterfactory.metrics.together import TogetherSums, class_columns
 from pipelines.engine.committed import class_name
 from pipelines.score.answers import AnswerSums, has_figures
 from pipelines.score.sets import AttributeCorrelations, FeatureSums
@@ -41,12 +44,20 @@ class Sums:
     changed: dict[Direction, AttributeSums] = field(default_factory=dict)
     features: FeatureSums | None = None
     correlations: AttributeCorrelations | None = None
+    together: TogetherSums | None = None  # of the class and the oracle's attributes
 
 
 def build_table(
-    sums: Sums, answers: AnswerSums, measures: list[Measure], causal: list[str]
+    sums: Sums,
+    answers: AnswerSums,
+    measures: list[Measure],
+    causal: list[str],
+    expected: list[str],
 ) -> dict[str, Any]:
-    """Return the table's parts, from sums."""
+    """Return the table's parts, from sums.
+
+    expected: attributes that define the class, so that they go together with it.
+    """
     measures = answers.select(measures)
     classes, names = sums.classes, sums.attributes
     changed = sum(sums.changed.values(), AttributeSums.zero(len(names)))
@@ -90,6 +101,7 @@ def build_table(
         "attributes": build_attributes(sums.changed, changed, names, classes, causal)
         if names
         else None,
+        "together": build_together(sums, expected) if names else None,
         "audit": audit(names, causal, changed) if names else None,
         "directions": [
             {
@@ -148,6 +160,18 @@ def build_attributes(
             for way, s in sorted(by_way.items())
         ],
     }
+
+
+def build_together(sums: Sums, expected: list[str]) -> list[dict[str, Any]]:
+    """Return the attributes that go together in the originals, as the oracle sees them, and those
+    that go together with the class.
+    """
+    if sums.together is None:
+        return []
+    classes, _ = class_columns(np.zeros(0), sums.classes)
+    names = [*classes, *sums.attributes]
+    pairs = together.find_pairs(sums.together, names, len(classes), expected)
+    return [asdict(pair) for pair in pairs]
 
 
 def build_line(

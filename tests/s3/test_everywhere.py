@@ -310,7 +310,7 @@ def test_a_probe_that_may_not_be_removed_stays_and_harms_nothing(
     assert main(["generate", config, *TINY]) == 0, capsys.readouterr().err
     assert verify(store) == []
     assert {
-        file.path for file in garbage(store, older_than=-60, scored=None) if file.why == UNFINISHED
+        file.path for file in garbage(store, older_than=-60, current=()) if file.why == UNFINISHED
     } == set(asked)
 
 

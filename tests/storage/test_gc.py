@@ -1,6 +1,7 @@
 """gc: what nothing reads goes, what a commit names stays, and what is young stays."""
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 import pyarrow as pa
@@ -53,13 +54,13 @@ def run(store: Store) -> Store:
 
 
 def found(
-    store: Store, older_than: float = -60.0, scored: str | None = "score-new"
+    store: Store, older_than: float = -60.0, current: Collection[str] = ("score-new",)
 ) -> dict[str, set[str]]:
     """Paths by reason; by default everything is old, the test's own files and a server whose clock
     is ahead too.
     """
     out: dict[str, set[str]] = {}
-    for file in garbage(store, older_than=older_than, scored=scored):
+    for file in garbage(store, older_than=older_than, current=current):
         out.setdefault(file.why, set()).add(file.path)
     return out
 
@@ -68,7 +69,7 @@ def test_only_marks_go_from_a_run_without_accidents(run: Store) -> None:
     marks = {path for path in run.list("attempt") if "score-old" not in path}
     old = {path for path in run.list("") if "score-old" in path}
     assert found(run) == {MARK: marks, SUPERSEDED: old}
-    assert found(run, scored=None) == {MARK: set(run.list("attempt"))}
+    assert found(run, current=()) == {MARK: set(run.list("attempt"))}
 
 
 def test_nothing_young_goes(run: Store) -> None:
@@ -98,7 +99,7 @@ def test_data_is_all_that_an_interrupted_deletion_left(run: Store) -> None:
     left = set(run.list("data/score-old"))
     assert len(left) == 2
     assert found(run)[SUPERSEDED] == left
-    assert found(run, scored=None)[ORPHAN] == left
+    assert found(run, current=())[ORPHAN] == left
 
 
 def test_a_shard_with_a_commit_that_cannot_be_read_keeps_its_files(run: Store) -> None:
@@ -140,7 +141,7 @@ def test_after_deletion_the_run_holds_and_the_old_scoring_is_unheard_of(run: Sto
     commit(run, "score-new", 2)
     run.write("data/generate/000000-aa-bb.parquet", b"x")
     before = {s: read_commits(run, s) for s in ("generate", "score-new")}
-    listed = garbage(run, older_than=-60, scored="score-new")
+    listed = garbage(run, older_than=-60, current=["score-new"])
     order = [file.path for file in listed if file.why == SUPERSEDED]
     assert order.index("commit/score-old/000001.json") < min(
         i for i, p in enumerate(order) if p.startswith("data/")
@@ -153,7 +154,7 @@ def test_after_deletion_the_run_holds_and_the_old_scoring_is_unheard_of(run: Sto
     for commits in before.values():
         for made in commits.values():
             assert read_committed(run, made).num_rows == 1
-    assert garbage(run, older_than=-60, scored="score-new") == []
+    assert garbage(run, older_than=-60, current=["score-new"]) == []
     assert verify(run) == []
 
 
@@ -173,3 +174,13 @@ def test_a_file_committed_while_gc_looks_is_kept(
 
     monkeypatch.setattr(Store, "entries", then_commit)
     assert ORPHAN not in found(run)
+
+
+def test_older_maps_are_superseded_as_older_scores_are(run: Store) -> None:
+    for stage in ("interventions-new", "interventions-old"):
+        commit(run, stage, 0)
+    current = ["score-new", "interventions-new"]
+    gone = found(run, current=current)[SUPERSEDED]
+    assert {path.split("/")[1] for path in gone} == {"score-old", "interventions-old"}
+    kept = found(run)[SUPERSEDED]  # no table of interventions: none of them is the older one
+    assert {path.split("/")[1] for path in kept} == {"score-old"}

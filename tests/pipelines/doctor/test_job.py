@@ -26,11 +26,12 @@ from counterfactory.methods.contract import ImageAnswers, ImageQueries
 from counterfactory.methods.pixel_pgd import PixelPGD
 from pipelines.doctor import machine as doctor_machine
 from pipelines.doctor.classifier import best_reading, check_classifier
-from pipelines.doctor.data import spread
+from pipelines.doctor.data import Sample, check_data, spread
 from pipelines.doctor.duration import Costs, format_duration, promise
 from pipelines.doctor.finding import Finding
 from pipelines.doctor.job import doctor, main
 from pipelines.doctor.models import check_autoencoder, check_denoiser, check_oracle
+from pipelines.doctor.together import check_together
 from pipelines.prepare.shards import write_source
 from pipelines.prepare.source import Row, Source, png
 from storage.records import Shard
@@ -540,7 +541,8 @@ def test_the_time_is_that_of_the_whole_command(make: Make) -> None:
     text = found(doctor(config), "time", "ok")
     parts = re.fullmatch(
         r"ok +time: about (\d+) s for 64 rows on 1 worker: start (\d+) s, generate (\d+) s,"
-        r" interventions (\d+) s, score (\d+) s, report and the rest (\d+) s; \d+\.\d\d s a row to generate",
+        r" interventions (\d+) s, score (\d+) s, report and the rest (\d+) s;"
+        r" \d+\.\d\d s a row to generate",
         text,
     )
     assert parts is not None, text
@@ -673,3 +675,74 @@ def test_a_row_is_tried_alone_and_beside_others(
 ) -> None:
     findings = doctor(make(method__target=f"{method.__module__}.{method.__name__}"))
     assert text in found(findings, about, level)
+
+
+class Bright(nn.Module):
+    """An oracle of three attributes of a picture: Light and Shiny are its brightness."""
+
+    attributes = ("Light", "Shiny", "Speckled")
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        light = images.mean((1, 2, 3))
+        speckle = (images[:, 0, 0, 0] > images[:, 0, 0, 1]).float()
+        return torch.stack([light, light, speckle], 1)
+
+
+def facts(rows: int = 200, wrong: int = 0, **more: list[Any]) -> Sample:
+    """A sample without images whose label is its Old; Grey differs from it in `wrong` rows each of
+    the old and the others."""
+    old = np.arange(rows) % 2
+    grey = np.where(np.arange(rows) < 2 * wrong, 1 - old, old)
+    columns = {"label": old.tolist(), "Old": old.tolist(), "Grey": grey.tolist()}
+    images = np.zeros((0, 8, 8, 3), np.uint8)
+    return Sample(rows, images, [], {**columns, **more}, pa.schema([]))
+
+
+@pytest.mark.parametrize(("wrong", "told"), [(10, True), (11, False)])
+def test_attributes_that_go_together_are_a_warning(make: Make, wrong: int, told: bool) -> None:
+    config = make(score__causal=["Old"])
+    note = ["text", None] * 100
+    findings = list(check_together(config, facts(wrong=wrong, note=note), ["young", "old"], None))
+    if not told:  # phi 0.78
+        assert [f.level for f in findings] == ["ok"]
+        assert "|phi| < 0.8 for all pairs of 2 attributes and class, 200 rows" in str(findings[0])
+        return
+    first, second = map(str, findings)
+    assert first.startswith("warning  attributes: in the data, Old and Grey (phi 0.80) go together")
+    assert "an answer may change both: run `interventions`" in first
+    assert "`method.core: true`" in first
+    assert "class old and Grey (phi 0.80) go together: the classifier may have learned" in second
+    assert max(len(first), len(second)) < 400
+    assert "..." not in first + second
+
+
+def test_the_label_alone_goes_with_an_attribute_and_constants_with_nothing(make: Make) -> None:
+    half = [-1, 1] * 100
+    sample = facts(One=[True] * 200, Half=[*half[:-1], None])
+    del sample.facts["Old"], sample.facts["Grey"]
+    (finding,) = check_together(make(), sample, ["young", "old"], None)
+    assert "class old and Half (phi 1.00)" in str(finding)
+    sample.facts["label"] = [None] * 200
+    assert [f.level for f in check_together(make(), sample, ["young", "old"], None)] == ["ok"]
+
+
+def test_where_the_data_have_no_attributes_the_oracle_predicts_them(make: Make) -> None:
+    config = make()
+    _, sample = check_data(config, [])
+    assert sample is not None
+    assert list(check_together(config, sample, ["dark", "bright"], None)) == []
+    first, second = check_together(config, sample, ["dark", "bright"], Bright())
+    where = "in the sampled images, as the oracle sees them, "
+    assert first.text.startswith(f"{where}Light and Shiny (phi 1.00) go together")
+    assert second.text.startswith(f"{where}class bright and Light (phi 1.00), class bright and Shi")
+    assert "Speckled" not in first.text + second.text
+
+
+def test_the_doctor_reads_columns_named_as_the_oracles_attributes(make: Make) -> None:
+    oracle = {"role": "attributes", "target": "x.y", "classes": ["Bright", "Other"]}
+    same = found(doctor(make(models__oracle=oracle)), "attributes", "ok")
+    assert "none go together" in same, "the class bright is Bright"
+    assert "1 attributes and class, 64 rows" in same
+    config = make(models__oracle=oracle, models__classifier__classes=["dim", "light"])
+    lines = found(doctor(config), "attributes", "warning")
+    assert "in the data, class light and Bright (phi 1.00) go together" in lines

@@ -203,7 +203,7 @@ def test_quarantined_rows_that_succeed_join_the_run_and_only_their_shards_are_sc
     }
     assert verify(store) == []
     assert "quarantined 0" in show(store)
-    named = {file.path for file in garbage(store, older_than=-60, scored=scored)}
+    named = {file.path for file in garbage(store, older_than=-60, current=[scored])}
     assert not [path for path in named if path.startswith(("data/", "commit/"))]
 
 
@@ -280,7 +280,7 @@ def test_a_kill_before_the_revisions_commit_and_two_drivers_at_once_leave_one_re
     assert verify(store) == []
     orphans = [
         file.path
-        for file in garbage(store, older_than=-60, scored=None)
+        for file in garbage(store, older_than=-60, current=())
         if file.path.startswith("data/")
     ]
     assert len(orphans) == len(store.list("data/generate")) - 4

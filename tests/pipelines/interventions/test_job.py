@@ -19,7 +19,7 @@ from configs.strict import UserError
 from pipelines.engine.part import Part
 from pipelines.interventions import job as stage_job
 from pipelines.interventions.job import intervene, region_names
-from pipelines.interventions.table import format_table, summary
+from pipelines.interventions.lines import format_table, summary
 from pipelines.run import run, skipped
 from pipelines.score.job import score
 from storage.codec import decode, encode

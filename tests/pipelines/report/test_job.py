@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from actors.rows.scores import SCORES
 from configs.schema import RunConfig, load_run
 from configs.strict import UserError
 from counterfactory.metrics.rates import wilson
+from counterfactory.metrics.together import Pair
 from counterfactory.worlds.faces import ATTRIBUTES, draw, labels
 from pipelines.report.data import balanced, rank, read_run
 from pipelines.report.gallery import choose
@@ -33,7 +35,7 @@ from storage.commit import commit_shard
 from storage.records import Plan, Shard
 from storage.run import read_plan, versions, write_plan
 from storage.schema import COUNTERFACTUALS, counterfactual_id
-from storage.seal import read_sealed
+from storage.seal import read_sealed, sealed
 from storage.uri import Store, open_store
 
 CLASSES = ["not smiling", "smiling"]
@@ -393,6 +395,27 @@ def test_a_scored_run_is_told_whole(pair: tuple[Store, Store]) -> None:
     assert "Other attributes changed: n = 0." in text
     assert "None" not in text
     assert "nan" not in text.lower().split()
+
+
+def test_attributes_that_go_together_are_reported_below_the_verdict(tmp_path: Path) -> None:
+    store = make_run(tmp_path, "mixed")
+    table = read_sealed(store, "score/table.json")
+    assert "together" not in table, "a table of before has no such key"
+    assert "go together" not in text_of(page_of(store))
+    told = [
+        Pair("Smiling", "<Male>", 0.91, 0.88, 0.94, 90),
+        Pair("smiling", "Male", 0.85, 0.8, 0.9, 90, of_class=True),
+    ]
+    for pairs, count in (([], 0), (told, 2)):
+        table["together"] = [asdict(pair) for pair in pairs]
+        store.replace("score/table.json", sealed(table))
+        page = page_of(store)
+        assert page.count("go together: ") == count
+    head = text_of(page.partition("<dl")[0])
+    assert "Smiling and <Male> (phi 0.91) go together: an answer may change both." in head
+    assert "What to do: run `interventions`" in head
+    assert "class smiling and Male (phi 0.85) go together: the classifier may have" in head
+    assert "<Male>" not in page
 
 
 def test_the_gallery_is_balanced_flipped_first_and_deterministic(pair: tuple[Store, Store]) -> None:

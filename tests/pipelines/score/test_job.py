@@ -193,10 +193,39 @@ def test_directions_attributes_and_audit(make_run: Callable[..., Any]) -> None:
     )
 
 
+def test_what_goes_together_with_the_class(
+    make_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noisy = make_run()  # a quarter of the labels contradict the hair
+    assert score(noisy.store, noisy.config)["together"] == []
+
+    module: dict[str, Any] = make_run.__globals__  # type: ignore[attr-defined]
+    plain = module["row"]
+
+    def labelled(i: int, k: int = 0) -> Any:
+        made, *pictures = plain(i, k)
+        right = i not in (1, 5)
+        label = None if i % 8 == 0 else made["source"] if right else 1 - made["source"]
+        return {**made, "label": label, "correct": None if label is None else right}, *pictures
+
+    monkeypatch.setitem(module, "row", labelled)
+    run = make_run(name="told")
+    (pair,) = score(run.store, run.config)["together"]
+    assert (pair["a"], pair["b"], pair["of_class"]) == ("smiling", "Blond_Hair", True)
+    # 20 rows have the hair; 2 of them have the label of the other class
+    assert pair["phi"] == pytest.approx((40 * 18 - 18 * 20) / (18 * 22 * 20 * 20) ** 0.5)
+    assert (pair["n"], pair["low"] < pair["phi"] < pair["high"]) == (40, True)
+    several = make_run(name="several", answers=3)  # a row counts once
+    assert score(several.store, several.config)["together"] == [pair]
+    config = run.with_settings(score={"query": "Blond_Hair"})
+    assert score(run.store, config)["together"] == []
+
+
 def test_one_shard_is_seven_shards(make_run: Callable[..., Any]) -> None:
     whole, parts = (make_run(shards=n) for n in (1, 7))
     a, b = score(whole.store, whole.config), score(parts.store, parts.config)
     assert len(read_commits(parts.store, b["stage"])) == 7
+    assert a["together"] == b["together"]
     for left, right in zip(a["metrics"] + a["subsets"], b["metrics"] + b["subsets"], strict=True):
         numbers = ("value", "low", "high")
         assert [left[k] for k in numbers] == pytest.approx([right[k] for k in numbers], rel=1e-12)

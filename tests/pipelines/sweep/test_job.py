@@ -131,7 +131,7 @@ def test_again_does_nothing_and_more_cells_add_only_themselves(
     sweep(
         made.model_copy(update={"cells": [*made.cells, {"method": "pixel-pgd"}]}), settings(faces)
     )
-    assert asked == [3, 3]
+    assert asked == [3, 3, 3]
 
 
 def test_cells_follow_one_another_with_one_copy_of_each_model(
