@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import planted_worlds
-from benchmarks.planted_case import Made, Size, make, name_of, part_places
+from benchmarks.planted_case import Made, Size, cue_rows, make, name_of, reads_each
 from benchmarks.planted_causes import CAUSES
 from benchmarks.planted_maps import (
     DRAWS,
@@ -75,18 +75,19 @@ def measure(made: Made, attributes: AttributeModel | None, *, captum: bool) -> d
     apart = effect_sums(unrelated(made.test.images[:CONTROL], model), model, None)
     control = apart[0] + apart[1]
     maps["effect, unrelated pairs"] = effects.shares(effects.maps(control, weights[:1])[..., 0])[0]
-    rows = len(pairs.target)
-    tenth = effects.estimate(effects.concentration(sums, weights), rows)
-    border = effects.estimate(ring_shares(sums, weights, (GRID, GRID))[BORDER], rows)
+    count = len(pairs.target)
+    tenth = effects.estimate(effects.concentration(sums, weights), count)
+    border = effects.estimate(ring_shares(sums, weights, (GRID, GRID))[BORDER], count)
     result = {
         "world": made.world,
         "cause": made.cause.name,
         "kind": made.cause.kind,
         "seed": made.seed,
         "names": [*made.cause.plants] or [made.cause.attribute],
-        "n": rows,
+        "n": count,
         "truth": made.truth,
-        "places": [cells_of(place) for place in part_places(made)],
+        "places": [cells_of(rows.place()) for rows in cue_rows(made)],
+        "reads_each": reads_each(made),
         "mouth": cells_of(made.test.mouth),
         "maps": {name: np.round(values, 5).tolist() for name, values in maps.items()},
         "low": np.quantile(shares[1:], 0.025, axis=0).round(5).tolist(),

@@ -88,6 +88,7 @@ def _lines(cases: Sequence[Case]) -> Iterator[str]:
     if placed:
         yield from ["", "## All placed causes", ""]
         yield from _summary(placed, right, methods)
+        yield from _two([c for c in placed if len(c["places"]) > 1])
     yield from ["", "## Place or appearance", ""]
     yield from _spread(learnt)
     yield from ["", "## Every case", ""]
@@ -172,6 +173,18 @@ def _summary(
             )
 
 
+def _two(cases: Sequence[Case]) -> Iterator[str]:
+    """Yield how the map is divided between two cues, and what each alone flips."""
+    if cases:
+        yield from ["", "| two cues | share of each in the map | flips by each alone |"]
+        yield "|---|---|---|"
+    for case in cases:
+        effect = np.asarray(case["maps"]["effect"])
+        divided = " and ".join(f"{100 * effect[place].sum():.0f} %" for place in case["places"])
+        alone = " and ".join(f"{100 * value:.0f} %" for value in case["reads_each"])
+        yield f"| {label(case)} | {divided} | {alone} |"
+
+
 def by_place(case: Case) -> bool | None:
     """Return the library's verdict from places alone: True where the cause has a place."""
     return None if case["spread"] is None else not case["spread"]
@@ -190,13 +203,17 @@ def by_look(case: Case) -> bool | None:
 
 def _spread(cases: Sequence[Case]) -> Iterator[str]:
     kinds = ("right", "placed", "appearance")
-    yield "| rule | true kind | said: a place | said: spread | open |"
-    yield "|---|---|---|---|---|"
+    yield "| rule | seeds | true kind | said: a place | said: spread | open |"
+    yield "|---|---|---|---|---|---|"
     for rule, said in (("places alone", by_place), ("places and look", by_look)):
-        for kind in kinds:
-            found = [said(c) for c in cases if c["kind"] == kind]
-            counts = (sum(f is value for f in found) for value in (True, False, None))
-            yield f"| {rule} | {kind} | {' | '.join(str(n) for n in counts)} |"
+        for seeds, chosen in (("0, which thresholds were chosen on", True), ("others", False)):
+            for kind in kinds:
+                mine = [c for c in cases if c["kind"] == kind and (c["seed"] == 0) is chosen]
+                found = [said(c) for c in mine]
+                counts = (sum(f is value for f in found) for value in (True, False, None))
+                if mine:
+                    told = " | ".join(str(n) for n in counts)
+                    yield f"| {rule} | {seeds} | {kind} | {told} |"
     yield from ["", "| cause | n | concentration | border | look | colour | coarse | fine |"]
     yield "|---|---|---|---|---|---|---|---|"
     for kind in kinds:
