@@ -49,6 +49,7 @@ KEPT = Path("runs/planted")
 STEPS = {"drawn": (2500, 1500), "real": (4500, 1500)}
 ORACLE_STEPS, READER_STEPS = 1200, 600
 CONTROL = 64  # rows that are paired with unrelated ones
+FINER = 14  # the last layer of the classifier's body with maps of 8 x 8 cells
 PLACE = 0.1  # share of a cell that a cue changes, from which the cell is part of its place
 
 
@@ -72,6 +73,7 @@ def measure(made: Made, attributes: AttributeModel | None, *, captum: bool) -> d
         maps["IG from black"] = gradients_map(pairs, model, contrast=False)
         maps["IG from x'"] = gradients_map(pairs, model, contrast=True)
         maps["Grad-CAM"] = cam_map(pairs, model, model.net.body)
+        maps["Grad-CAM, 8 x 8"] = cam_map(pairs, model, model.net.body[FINER])
     apart = effect_sums(unrelated(made.test.images[:CONTROL], model), model, None)
     control = apart[0] + apart[1]
     maps["effect, unrelated pairs"] = effects.shares(effects.maps(control, weights[:1])[..., 0])[0]
