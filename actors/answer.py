@@ -103,6 +103,8 @@ class Answerer:
         needed = {name: self.models[name] for name in method_models(self.method)}
         answers: Answers = self.method(queries, **needed)
         each = self._each(answers, len(rows))
+        if self.config.method.core:
+            answers = self.modality.with_cores(answers, queries, self.classifier)
         stored = self.modality.answers(answers)
         # Batches of the size that the classifier had before.
         parts = (stored[at : at + len(batch)] for at in range(0, len(stored), len(batch)))

@@ -111,8 +111,8 @@ class Intervene:
         """Return rows of INTERVENTIONS for rows of COUNTERFACTUALS, and non-finite counts by
         column.
 
-        Rows that did not flip have keys alone. Mixtures that do not fit in memory are measured in
-        batches of half the size.
+        Rows that did not flip have keys alone. Rows of large contents are measured in blocks that
+        fit in memory, and mixtures that do not in batches of half the size.
         """
         flipped = [place for place, record in enumerate(records) if record["flipped"]]
         columns: dict[str, Any] = (
@@ -122,30 +122,39 @@ class Intervene:
         )
         if not flipped:
             return table_of(columns, INTERVENTIONS, len(records))
-        while True:
+        missing, at, paired = Counter[str](), 0, 0
+        while at < len(flipped):
+            block = flipped[at : at + self.modality.ahead()]
             try:
-                found = self.found([records[place] for place in flipped], shard)
-                break
+                found = self.found(
+                    [records[place] for place in block], shard, self.job.control - paired
+                )
             except Exception as error:
                 if not out_of_memory(error) or self.batch == 1:
                     raise
+            else:
+                for name, values in found.items():
+                    whole = columns.setdefault(name, [None] * len(records))
+                    for place, value in zip(block, values, strict=True):
+                        if isinstance(value, list) and not np.isfinite(value).all():
+                            missing[name] += 1
+                            value = None
+                        whole[place] = value
+                paired += sum(cell is not None for cell in found.get("control_ends", ()))
+                at += len(block)
+                continue
             release(self.device)
             self.batch = max(1, self.batch // 2)
-        missing = Counter[str]()
-        for name, values in found.items():
-            whole: list[Any] = [None] * len(records)
-            for place, value in zip(flipped, values, strict=True):
-                if isinstance(value, list) and not np.isfinite(value).all():
-                    missing[name] += 1
-                    value = None
-                whole[place] = value
-            columns[name] = whole
         rows, bad = table_of(columns, INTERVENTIONS, len(records))
         return rows, dict(missing + Counter(bad))
 
     @torch.inference_mode()
-    def found(self, records: Sequence[dict[str, Any]], shard: int) -> dict[str, list[Any]]:
-        """Return the columns of flipped rows, a value for each."""
+    def found(
+        self, records: Sequence[dict[str, Any]], shard: int, control: int
+    ) -> dict[str, list[Any]]:
+        """Return the columns of flipped rows, a value for each; control: pairs of unrelated
+        rows.
+        """
         before, after = (
             self.modality.stored(records, column, shard, self.device)
             for column in ("original", "counterfactual")
@@ -190,7 +199,7 @@ class Intervene:
         cores = self.cores(parts, only, own, ends[..., 0])
         found |= self.core_columns(records, before, after, parts, cores)
         found["evaluations"] = (spent + cores.asked).tolist()
-        found |= self.control(records, before, target, seeds)
+        found |= self.control(records, before, target, seeds, control)
         return found
 
     def cores(self, parts: Any, only: Answers, own: Tensor, ends: Tensor) -> Cores:
@@ -242,13 +251,18 @@ class Intervene:
         }
 
     def control(
-        self, records: Sequence[dict[str, Any]], before: Any, target: Tensor, seeds: Tensor
+        self,
+        records: Sequence[dict[str, Any]],
+        before: Any,
+        target: Tensor,
+        seeds: Tensor,
+        most: int,
     ) -> dict[str, list[Any]]:
-        """Return the same experiment on pairs of unrelated originals, for some of the rows.
+        """Return the same experiment on pairs of unrelated originals, for up to `most` rows.
 
         A row's partner is another row that is classified as this row's target.
         """
-        pairs = partners(records, self.job.control)
+        pairs = partners(records, most)
         if not pairs:
             return {}
         mine = torch.tensor([row for row, _ in pairs], device=self.device)

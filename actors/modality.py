@@ -22,8 +22,10 @@ from actors.rows.files import bytes_of, expect_bytes
 from actors.rows.masks import expect_regions, mask_of, regions_of, stacked
 from configs.schema import ImageData, ModelConfig
 from configs.strict import UserError
+from counterfactory.interventions.answers import with_cores
 from counterfactory.interventions.switches import Cells, Kinds, Switches, regions_as_maps
 from counterfactory.methods.contract import Answers, ImageAnswers, ImageQueries, Queries
+from counterfactory.models.interfaces import Classifier
 from storage.codec import BadRow, decode, decode_mask, encode, sides
 from storage.columns import meaning, type_of
 from storage.schema import COUNTERFACTUALS, REGIONS, holds_images, image_path
@@ -72,6 +74,10 @@ class Modality(Protocol):
         self, contents: Sequence[Any], *, source: Tensor, target: Tensor, seed: Tensor
     ) -> Queries:
         """Return contents as queries to a method, on the device of `source`."""
+        ...
+
+    def with_cores(self, answers: Answers, queries: Any, classifier: Any) -> Answers:
+        """Return a method's answers with the core of each change that flips in its place."""
         ...
 
     def answers(self, answers: Answers) -> list[Any]:
@@ -204,10 +210,15 @@ class Images:
             masks=stacked([content.mask for content in contents], source.device),
         )
 
+    def with_cores(
+        self, answers: Answers, queries: ImageQueries, classifier: Classifier
+    ) -> ImageAnswers:
+        """Return answers whose changes are cut to the cells that decide."""
+        return with_cores(_expect_images(answers), queries, classifier)
+
     def answers(self, answers: Answers) -> list[Picture]:
         """Return answers in 8 bits, on the CPU."""
-        if not isinstance(answers, ImageAnswers):
-            raise UserError(f"method.target: expected ImageAnswers, got {type(answers).__name__}")
+        answers = _expect_images(answers)
         pixels = levels(answers.counterfactual.clamp(0, 1)).permute(0, 2, 3, 1).contiguous()
         if answers.mask is None:
             return [Picture(one) for one in pixels.numpy()]
@@ -273,6 +284,12 @@ class Images:
                 f"shard {shard}, row {record['cf_id']}: expected a stored {column} that can be"
                 f" read, got {reason}"
             ) from None
+
+
+def _expect_images(answers: Answers) -> ImageAnswers:
+    if not isinstance(answers, ImageAnswers):
+        raise UserError(f"method.target: expected ImageAnswers, got {type(answers).__name__}")
+    return answers
 
 
 KINDS = {"image": Images}

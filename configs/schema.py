@@ -159,6 +159,8 @@ class MethodConfig(Strict):
     # Of any module; or `elsewhere` for counterfactuals that others made (`score --originals`).
     target: Annotated[str, Field(pattern=r"^(elsewhere|[A-Za-z_]\w*(\.[A-Za-z_]\w*)+)$")]
     settings: dict[str, Any] = {}
+    # Answer with the core of each change: the fewest cells of it that flip nearly as surely
+    core: bool = False
     paper: str | None = None
 
 

@@ -16,6 +16,7 @@ from configs.text import UNUSABLE, UTF_16, decode_text, read_yaml
 
 HERE = Path(__file__).parent
 SHOWN = 15  # names in an error
+PARTS = ("data", "method", "model")  # groups whose presets may start from another
 
 
 # the values that YAML reads some unquoted words as
@@ -81,12 +82,25 @@ def nearest(name: str, known: Iterable[str]) -> str:
     )
 
 
-def read_preset(group: str, name: str) -> dict[str, Any]:
+def read_preset(group: str, name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
     """Read a preset by name, or a YAML file by path, local or s3://.
 
-    For a card that training wrote it returns the model that the card describes. UserError where
-    there is no such preset or file.
+    For a card that training wrote it returns the model that the card describes. A file of a method,
+    a model or data may name another one as its `preset`, whose settings its own override; above:
+    the files that named this one. UserError where there is no such preset or file, or where files
+    name each other in a circle.
     """
+    raw = _read_file(group, name)
+    base = raw.get("preset")
+    if group not in PARTS or not isinstance(base, str):
+        return raw
+    if base in (*above, name):
+        raise UserError(f"{name}: expected a {group} preset that is not itself, got {base!r}")
+    own = {key: value for key, value in raw.items() if key != "preset"}
+    return merge(read_preset(group, base, (*above, name)), own)
+
+
+def _read_file(group: str, name: str) -> dict[str, Any]:
     if name.startswith("s3://"):
         return _model_of(parse_yaml(_fetched(name, group), name), name, group)
     path = Path(name) if name.endswith((".yaml", ".yml")) else presets(group).get(name)

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from counterfactory.interventions.answers import with_cores
 from counterfactory.methods.contract import ImageAnswers, ImageQueries, Method, to_8bit
 from counterfactory.models.interfaces import Classifier
 from counterfactory.models.wrapping.images import channels_of, gray
@@ -38,6 +39,7 @@ def explain(
     classes: Sequence[str] | None = None,
     seed: int = 0,
     batch: int = 16,
+    core: bool = False,
     **models: Any,
 ) -> ImageAnswers:
     """Return a counterfactual of every image, in the images' order.
@@ -45,8 +47,10 @@ def explain(
     images: (B,3,H,W) floats in [0,1], or (B,H,W,3) uint8. classifier: a torch module, a
     transformers model or any callable from images (B,3,H,W) in [0,1] to scores: (B,K) logits, or
     (B,1), the second class's logit. target: "opposite", "runner-up", a class's name, its index, or
-    one index per image. models: the models that the method needs, by name: a network of the role,
-    or as `denoiser` a diffusers pipeline with `unet` and `scheduler`.
+    one index per image. core: answer with the core of each change, the fewest cells of it that flip
+    nearly as surely; its changed cells are the answers' mask. models: the models that the method
+    needs, by name: a network of the role, or as `denoiser` a diffusers pipeline with `unet` and
+    `scheduler`.
 
     The models are in eval mode and frozen while the method runs, and are restored afterwards.
     ValueError where an argument is invalid, with the value that was expected.
@@ -72,16 +76,13 @@ def explain(
         source = scores.argmax(1)
         wanted = _targets(target, scores, asked.classes)
         seeds = torch.arange(len(pixels)) + seed * 1_000_003
-        parts = [
-            method(
-                ImageQueries(
-                    images=pixels[at], source=source[at], target=wanted[at], seed=seeds[at]
-                ),
-                classifier=asked,
-                **used,
+        parts = []
+        for at in torch.split(torch.arange(len(pixels)), batch):
+            queries = ImageQueries(
+                images=pixels[at], source=source[at], target=wanted[at], seed=seeds[at]
             )
-            for at in torch.split(torch.arange(len(pixels)), batch)
-        ]
+            answers = method(queries, classifier=asked, **used)
+            parts.append(with_cores(answers, queries, asked) if core else answers)
     return _joined(parts)
 
 

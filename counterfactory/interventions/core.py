@@ -62,13 +62,20 @@ def own_maps(
     return found if prior is None else found + prior
 
 
-def find_cores(ask: Ask, order: Tensor, whole: Tensor, margin: float = MARGIN) -> Cores:
+def find_cores(
+    ask: Ask,
+    order: Tensor,
+    whole: Tensor,
+    margin: float = MARGIN,
+    passing: Tensor | None = None,
+) -> Cores:
     """Return the core of each row: the smallest passing set in the order of effect, with a margin.
 
     ask: from rows (N,) and parts (N,C) to the log-odds (N,) and whether the mixture passes, (N,)
     bool: flips, at the method's own threshold. order: (B,C) effect of each part. whole: (B,) bool,
     rows whose whole change passes; other rows have no core. Sizes are searched by bisection over
     1, 2, 3, 4, 6, 8, 12, ... parts, so a row takes about log2 of their number in evaluations.
+    passing: (B,) int64, how many of the first parts are known to pass; all of them without it.
     """
     rows, parts = order.shape
     ranked = order.argsort(dim=1, descending=True, stable=True)
@@ -76,7 +83,8 @@ def find_cores(ask: Ask, order: Tensor, whole: Tensor, margin: float = MARGIN) -
     effect = order.clamp(min=0)
     sizes = torch.tensor(sizes_up_to(parts))
     low = torch.full((rows,), -1)  # index of a size that is known to fail
-    high = torch.full((rows,), len(sizes) - 1)  # index of a size that is known to pass
+    most = torch.full((rows,), parts) if passing is None else passing
+    high = torch.searchsorted(sizes, most)  # index of a size that is known to pass
     asked = torch.zeros(rows, dtype=torch.int64)
     odds = torch.full((rows,), torch.nan, dtype=torch.float64)
 

@@ -142,7 +142,7 @@ def _lies(named: str | None, spread: bool | None, kinds: Sequence[Place]) -> str
     if spread:
         return f"The effect is spread over the image, it has no place.{kind}"
     if named:
-        return f"Decisions lie here, in shares of the effect: {named}."
+        return f"Decisions lie at: {named.replace(' %)', ' % of the effect)', 1)}."
     return f"No place holds most of the effect.{kind}"
 
 

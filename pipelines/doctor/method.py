@@ -74,7 +74,7 @@ def check_method(
     device = next((p.device for p in loaded["classifier"].parameters()), torch.device("cpu"))
     plain, shape = config.model_dump(), shape_of(config.engine, device)
     used = in_shape({name: loaded[name] for name in needs}, plain["models"], shape)
-    call = partial(_call, method, used)
+    call = partial(_call, config, method, used)
     try:
         started = time.perf_counter()
         answers = call(queries)
@@ -145,8 +145,11 @@ def _stands_alone(
         )
 
 
-def _call(method: Any, models: Mapping[str, Any], queries: Queries) -> Any:
-    return method(queries, **models)
+def _call(config: RunConfig, method: Any, models: Mapping[str, Any], queries: Queries) -> Any:
+    answers = method(queries, **models)
+    if not config.method.core:
+        return answers
+    return modality_of(config.data).with_cores(answers, queries, models["classifier"])
 
 
 def _workers(count: int) -> str:

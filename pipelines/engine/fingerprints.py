@@ -8,6 +8,7 @@ from pathlib import Path
 from actors.pinned.load import ELSEWHERE, load_method, method_models
 from actors.worker import Job
 from configs.schema import RunConfig, fingerprint
+from counterfactory.interventions.answers import VERSION
 
 # These models score answers and do not change them.
 JUDGES = (
@@ -43,9 +44,10 @@ def method_fingerprint(config: RunConfig, digests: dict[str, str]) -> str:
     """Return a digest of what a row's answer depends on besides the row: the method and its
     settings, the run's seed and the models.
     """
+    core = ["core", VERSION] if config.method.core else []  # older runs keep their digest
     return fingerprint(
         {
-            "method": [*method_identity(config), config.method.settings],
+            "method": [*method_identity(config), config.method.settings, *core],
             "seed": config.seed,
             "models": {
                 name: model_fingerprint(config, name, digests[name])

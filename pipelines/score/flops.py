@@ -14,6 +14,7 @@ from actors.pinned.load import load_method, load_models, method_models, pick_dev
 from actors.rows.masks import Mask, mask_of
 from actors.rows.read import read
 from configs.schema import RunConfig
+from counterfactory.methods.contract import ImageQueries
 from counterfactory.metrics import means
 from counterfactory.metrics.estimate import NOTHING, Estimate
 from counterfactory.metrics.flops import tflops
@@ -75,8 +76,16 @@ def _count(
             target=torch.tensor([row["target"]], device=device),
             seed=torch.tensor([seed_of(row["id"], config.seed)], device=device),
         )
-        counted.append(tflops(partial(method, queries, **models)))
+        counted.append(tflops(partial(_answer, config, images, method, queries, models)))
     return {"ids": table["id"].to_pylist(), "tflops": counted}
+
+
+def _answer(
+    config: RunConfig, images: Images, method: Any, queries: ImageQueries, models: dict[str, Any]
+) -> None:
+    answers = method(queries, **models)
+    if config.method.core:
+        images.with_cores(answers, queries, models["classifier"])
 
 
 def _masks(

@@ -106,7 +106,9 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple
     pq.write_table(pa.table({"image": cells}), tmp_path / "data" / "a.parquet")
     shards, _ = plan_shards(str(tmp_path / "data"), shard_rows=SHARD, rows=None)
 
-    def make(name: str, method: Thrice, **engine: Any) -> tuple[Generate, Store]:
+    def make(
+        name: str, method: Thrice, core: bool = False, **engine: Any
+    ) -> tuple[Generate, Store]:
         monkeypatch.setattr("actors.answer.load_method", lambda config: method)
         config = RunConfig.model_validate(
             {
@@ -119,7 +121,10 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple
                         "classes": ["dark", "bright"],
                     }
                 },
-                "method": {"target": "counterfactory.methods.pixel_pgd.PixelPGD"},
+                "method": {
+                    "target": "counterfactory.methods.pixel_pgd.PixelPGD",
+                    "core": core,
+                },
                 "engine": {"batch": 2, **engine},
             }
         )
@@ -187,6 +192,45 @@ def test_every_batch_gives_the_same_answers_each_under_its_own_name(make: Any) -
     work(small, elsewhere)
     assert stored(elsewhere) == rows
     assert small.batch.size == 1  # halved until a row's answers fitted
+
+
+def test_cores_are_stored_and_judged_in_the_place_of_the_answers(make: Any) -> None:
+    worker, store = make("whole", Thrice())
+    work(worker, store)
+    cut, elsewhere = make("core", Thrice(), core=True)
+    work(cut, elsewhere)
+    full, cores = stored(store), stored(elsewhere)
+    assert not {row["cf_id"] for row in full} & {row["cf_id"] for row in cores}
+    smaller = 0
+    for whole, core in zip(full, cores, strict=True):
+        assert (core["id"], core["k"], core["flipped"]) == (
+            whole["id"],
+            whole["k"],
+            whole["flipped"],
+        )
+        x, y, z = (
+            decode(row[name]["bytes"], size=SIZE, crop=None, max_pixels=100).astype(int)
+            for row, name in (
+                (whole, "original"),
+                (whole, "counterfactual"),
+                (core, "counterfactual"),
+            )
+        )
+        assert (abs(z - x) <= abs(y - x) + 1).all()
+        assert core["flipped"] == ((z.mean() > 127.5) == bool(core["target"]))
+        assert (core["forward"] > whole["forward"]) == whole["flipped"]
+        assert core["backward"] == whole["backward"]
+        assert core["mask"] is not None
+        smaller += bool((z != y).any())
+        if not whole["flipped"]:
+            assert (z == y).all()
+            assert core["p_target_after"] == whole["p_target_after"]
+    assert smaller
+    assert verify(elsewhere) == []
+    for batch in (1, 3):
+        other, again = make(f"core-{batch}", Thrice(), core=True, batch=batch)
+        work(other, again)
+        assert stored(again) == cores
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Settings: what is refused, in which words, and how presets and --set combine."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -152,3 +153,25 @@ def test_numbers_are_what_people_mean(text: str, value: Any) -> None:
     assert read == value
     assert type(read) is type(value)
     assert load_run("demo-plain", ["data.rows=24:32"]).data.rows == "24:32"
+
+
+def test_a_preset_starts_from_another_one() -> None:
+    whole, cut = (load_run("faces", [f"method={name}"]) for name in ("ace-demo", "ace-demo-core"))
+    assert (whole.method.core, cut.method.core) == (False, True)
+    assert (cut.method.target, cut.method.settings) == (whole.method.target, whole.method.settings)
+    assert cut.method.paper == whole.method.paper
+    assert cut.method.preset == "ace-demo-core"
+    own = load_run("faces", ["method.core=true", "method.settings.lr=0.5"])
+    assert (own.method.core, own.method.settings["lr"]) == (True, 0.5)
+
+
+def test_files_that_start_from_one_another(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"
+    one.write_text("preset: fgsm-demo\nsettings: {eps: 3.0}\n")
+    two.write_text(f"preset: {one}\ncore: true\n")
+    method = load_run("faces", [f"method={two}"]).method
+    assert (method.settings, method.core) == ({"eps": 3.0}, True)
+    one.write_text(f"preset: {two}\n")
+    with pytest.raises(UserError, match="expected a method preset that is not itself") as error:
+        load_run("faces", [f"method={two}"])
+    assert "\n" not in str(error.value)

@@ -40,7 +40,7 @@ def test_one_attribute_fits() -> None:
     assert found["verdict"] == (
         "Decisions depend on Smiling, as expected."
         " Its effect map is the classifier's (cosine 0.97, next Blond 0.30)."
-        " Decisions lie here, in shares of the effect: mouth (90 %)."
+        " Decisions lie at: mouth (90 % of the effect)."
     )
     wrong = verdict(fits, causal=["Blond"])
     assert (wrong["depends_on"], wrong["spurious"]) == ("Smiling", True)
@@ -54,7 +54,7 @@ def test_attributes_that_cannot_be_told_apart() -> None:
     assert found["alike"] == ["Smiling", "Patch"]
     assert (found["depends_on"], found["spurious"]) == (None, None)
     assert "cannot tell Smiling and Patch apart" in found["verdict"]
-    assert "cell 1,1 (70 %)" in found["verdict"]
+    assert "cell 1,1 (70 % of the effect)" in found["verdict"]
     assert verdict(pair, causal=["Hair"])["spurious"] is True  # neither of them should decide
     assert verdict(pair, causal=["Smiling", "Patch"])["spurious"] is False
     apart = [fit("Smiling", 0.99, 0.5, 0.01), fit("Patch", 0.85, 0.5, 0.01)]
@@ -80,7 +80,7 @@ def test_no_attribute_fits() -> None:
     [
         (0.9, False, "as expected"),
         (0.1, True, "the classifier relies on something else"),
-        (0.5, None, "Decisions lie here"),
+        (0.5, None, "Decisions lie at"),
     ],
 )
 def test_regions_without_an_oracle(share: float, spurious: bool | None, words: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import pytest
 
 from configs.schema import RunConfig, load_run
+from counterfactory.interventions.answers import VERSION
 from counterfactory.methods.fgsm import FGSM
 from pipelines.engine.fingerprints import method_fingerprint, model_fingerprint
 
@@ -66,12 +67,15 @@ def test_what_changes_answers_changes_the_fingerprint(monkeypatch: pytest.Monkey
         config("models.classifier.mean=[0.4]", "models.classifier.std=[0.5]"),
         config("models.classifier.head=sigmoid"),
         config("method=cadex-demo"),
+        config("method.core=true"),
     ]
     found = {method_fingerprint(run, digests(run)) for run in runs}
     found.add(method_fingerprint(runs[0], {**digests(runs[0]), "classifier": "e" * 64}))
     monkeypatch.setattr(FGSM, "version", 2)
     found.add(method_fingerprint(runs[0], digests(runs[0])))
-    assert len(found) == len(runs) + 2
+    monkeypatch.setattr("pipelines.engine.fingerprints.VERSION", VERSION + 1)
+    found.add(method_fingerprint(runs[-1], digests(runs[-1])))
+    assert len(found) == len(runs) + 3
 
 
 def test_a_class_of_the_users_own_is_known_by_its_path(place: Any) -> None:

@@ -313,3 +313,43 @@ def test_other_mixtures_for_other_settings(tmp_path: Path, models: dict[str, nn.
     assert first["stage"] != second["stage"]
     assert second["grid"] == [4, 4]
     assert int(np.argmax(second["whole"]["map"])) == 3  # the upper right of 4 x 4 cells
+
+
+def test_counterfactuals_that_others_made_and_a_black_box(
+    tmp_path: Path, models: dict[str, nn.Module]
+) -> None:
+    """No method of ours, so any flip counts; a classifier that gives labels alone."""
+
+    class Labels(PatchReader):
+        def forward(self, images: Tensor) -> Tensor:
+            chosen = super().forward(images).argmax(1)
+            return torch.nn.functional.one_hot(chosen, 2).float().log()  # 0 and -infinity
+
+    models["classifier"] = Labels()
+    other = {"target": "elsewhere", "settings": {"column": "counterfactual"}}
+    store, config = make(tmp_path, method=other)
+    table = intervene(store, config)
+    assert int(np.argmax(table["whole"]["map"])) == TOP
+    assert table["whole"]["effect"] == pytest.approx(32)  # from -16 to 16, the limit of log-odds
+    assert table["core"]["cells"] <= 3
+
+
+def test_blocks_and_batches_that_fit_in_memory(
+    tmp_path: Path, models: dict[str, nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Small(PatchReader):
+        def forward(self, images: Tensor) -> Tensor:
+            if len(images) > 16:
+                raise MemoryError
+            return super().forward(images)
+
+    whole, config = make(tmp_path / "whole")
+    usual = intervene(whole, config)
+    models["classifier"] = Small()
+    monkeypatch.setattr("actors.modality.AHEAD_BYTES", 5 * 3 * SIZE * SIZE)  # five images
+    store, config = make(tmp_path / "blocks")
+    table = intervene(store, config)
+    assert table["n"] == usual["n"]
+    np.testing.assert_allclose(table["whole"]["map"], usual["whole"]["map"], atol=1e-6)
+    assert table["control"]["n"] > 0
+    assert table["core"]["n"] == usual["core"]["n"]

@@ -40,6 +40,8 @@ def test_methods_say_what_they_need_and_whose_they_are() -> None:
     assert (cecas["needs"], cecas["paper"]) == ("denoiser, spurious", "arxiv.org/abs/2507.09881")
     assert (regions["needs"], regions["data"]) == ("semantic, data.mask", "image")
     assert (control["needs"], control["access"]) == ("-", "gradient")
+    core = one("methods", "cecas-demo-core")  # a preset that starts from another one
+    assert (core["needs"], core["paper"]) == (cecas["needs"], cecas["paper"])
 
 
 def test_every_method_has_its_paper() -> None:

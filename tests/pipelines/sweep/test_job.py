@@ -73,7 +73,7 @@ def test_the_tidy_table_holds_every_cells_figures(done: tuple[SweepConfig, Store
     }
     for name in CELLS:
         table = json.loads(open_store(store.url(name)).read("score/table.json"))
-        for metric in ("flip_rate", "l1"):
+        for metric in ("flip_rate", "l1", "core_share", "core_l1", "concentration"):
             told = next(m for m in table["metrics"] if m["metric"] == metric)
             line = next(one for one in lines if one["cell"] == name and one["metric"] == metric)
             assert (line["value"], line["low"], line["n"]) == (
