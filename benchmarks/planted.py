@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import planted_worlds
-from benchmarks.planted_case import Made, Size, make, name_of, part_places
+from benchmarks.planted_case import Made, Size, cue_rows, make, name_of, reads_each
 from benchmarks.planted_causes import CAUSES
 from benchmarks.planted_maps import (
     DRAWS,
@@ -35,18 +35,21 @@ from benchmarks.planted_maps import (
     effect_sums,
     gradients_map,
     kind_shares,
+    look_share,
 )
 from benchmarks.planted_table import table
 from benchmarks.planted_train import autoencoder, oracle, reader
 from counterfactory.interventions.switches import GRID
 from counterfactory.metrics import effects
 from counterfactory.models.interfaces import AttributeModel, Classifier
+from pipelines.interventions.places import BORDER, ring_shares
 
 KEPT = Path("runs/planted")
 # steps of the autoencoders: of the plain loss, and with weight on the places
 STEPS = {"drawn": (2500, 1500), "real": (4500, 1500)}
 ORACLE_STEPS, READER_STEPS = 1200, 600
 CONTROL = 64  # rows that are paired with unrelated ones
+FINER = 14  # the last layer of the classifier's body with maps of 8 x 8 cells
 PLACE = 0.1  # share of a cell that a cue changes, from which the cell is part of its place
 
 
@@ -63,33 +66,38 @@ def measure(made: Made, attributes: AttributeModel | None, *, captum: bool) -> d
     amount, base = kind_shares(pairs, model)
     maps = {
         "effect": shares[0],
-        "|x'-x|": changed_map(pairs),
+        "change": changed_map(pairs),
         "COUT's order": cout_map(pairs, model),
     }
     if captum:
-        maps["integrated gradients"] = gradients_map(pairs, model, contrast=False)
-        maps["the same, from x'"] = gradients_map(pairs, model, contrast=True)
+        maps["IG from black"] = gradients_map(pairs, model, contrast=False)
+        maps["IG from x'"] = gradients_map(pairs, model, contrast=True)
         maps["Grad-CAM"] = cam_map(pairs, model, model.net.body)
+        maps["Grad-CAM, 8 x 8"] = cam_map(pairs, model, model.net.body[FINER])
     apart = effect_sums(unrelated(made.test.images[:CONTROL], model), model, None)
     control = apart[0] + apart[1]
     maps["effect, unrelated pairs"] = effects.shares(effects.maps(control, weights[:1])[..., 0])[0]
-    concentration = effects.concentration(sums, weights)
+    count = len(pairs.target)
+    tenth = effects.estimate(effects.concentration(sums, weights), count)
+    border = effects.estimate(ring_shares(sums, weights, (GRID, GRID))[BORDER], count)
     result = {
         "world": made.world,
         "cause": made.cause.name,
         "kind": made.cause.kind,
         "seed": made.seed,
         "names": [*made.cause.plants] or [made.cause.attribute],
-        "n": len(pairs.target),
+        "n": count,
         "truth": made.truth,
-        "places": [cells_of(place) for place in part_places(made)],
+        "places": [cells_of(rows.place()) for rows in cue_rows(made)],
+        "reads_each": reads_each(made),
         "mouth": cells_of(made.test.mouth),
         "maps": {name: np.round(values, 5).tolist() for name, values in maps.items()},
         "low": np.quantile(shares[1:], 0.025, axis=0).round(5).tolist(),
-        "concentration": [
-            float(v) for v in (concentration[0], *np.quantile(concentration[1:], [0.025, 0.975]))
-        ],
+        "concentration": [tenth.value, tenth.low, tenth.high],
+        "border": [border.value, border.low, border.high],
+        "spread": effects.is_spread(tenth, [border]),
         "control": float(effects.concentration(control, weights[:1])[0]),
+        "look": round(look_share(pairs, model), 4),
         "kinds": amount.round(4).tolist(),
         "kinds_changed": base.round(4).tolist(),
         "effect": float(found[0, :, 0].sum()),

@@ -134,11 +134,29 @@ def counterfactuals(model: Scores, net: Autoencoder, images: Tensor, kept: int) 
     return Pairs(*(torch.cat([getattr(p, n) for p in found])[:kept].contiguous() for n in PARTS))
 
 
-def part_places(made: Made) -> list[Tensor]:
-    """Return the place (64,64) of each cue that the cause plants."""
+def cue_rows(made: Made) -> list[Rows]:
+    """Return the test rows with each of the cause's cues alone."""
     if len(made.cause.plants) < 2:
-        return [made.test.place()]
-    return [
-        rows_of(made.world, replace(made.cause, plants=(cue,)), made.seed, 100, test=True).place()
-        for cue in made.cause.plants
-    ]
+        return [made.test]
+    alone = (replace(made.cause, plants=(cue,)) for cue in made.cause.plants)
+    count = len(made.test.bit)
+    return [rows_of(made.world, cause, made.seed, count, test=True) for cause in alone]
+
+
+@torch.no_grad()
+def reads_each(made: Made) -> list[float]:
+    """Return the share of the rows whose decision changes when one of two cues is exchanged, for
+    each of the cues.
+    """
+    each = cue_rows(made)
+    if len(each) < 2:
+        return [made.truth["cue"]]
+    here = made.test.bit
+    none = torch.zeros_like(here)
+    found = []
+    for mine, other in ((each[0], each[1]), (each[1], each[0])):
+        # Where both are there, mine goes; where none is, mine comes.
+        after = torch.where(here[:, None, None, None], other.shown(~none), mine.shown(~none))
+        changed = made.model(after).argmax(1) != made.model(made.test.images).argmax(1)
+        found.append(float(changed.float().mean()))
+    return found

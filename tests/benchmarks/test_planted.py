@@ -81,7 +81,7 @@ def test_a_known_reader_of_the_patch_is_told_by_the_effect_map() -> None:
     assert hit(found, "effect")
     assert inner(found, "effect") == 1
     assert share(found, "effect") > 0.8
-    assert share(found, "|x'-x|") < 0.2
+    assert share(found, "change") < 0.2
     assert found["concentration"][0] > 0.8
     text = table([found])
     assert "| patch | 1 | 1/1 |" in text
