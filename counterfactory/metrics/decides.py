@@ -77,7 +77,7 @@ def decide(
         return result
     named = name_places(places)
     result["where"] = None if spread else named
-    lies = _lies(named, spread, kinds)
+    lies = _lies(named, spread, kinds, places)
     good = sorted((f for f in fits if f.fits), key=lambda f: -(f.similarity.value or 0.0))
     if not fits:
         result |= _by_place(places, expected, spread)
@@ -90,10 +90,8 @@ def decide(
             f.similarity.high is not None and f.similarity.high < ALIKE for f in right
         )
         result |= {"depends_on": None, "spurious": True if far else None}
-        result["verdict"] = (
-            f"{lies} No attribute of the oracle has its effect there: the nearest is {best.name}"
-            f" (cosine {best.similarity.value or 0.0:.2f})."
-            + (f" Decisions do not depend on {_names(right)}." if far else "")
+        result["verdict"] = f"{lies} {_no_fit(best)}" + (
+            f" Decisions do not depend on {_names(right)}." if far else ""
         )
         return result
     first, rest = good[0], [f for f in good[1:] if not _apart(good[0], f)]
@@ -137,13 +135,29 @@ def name_places(places: Sequence[Place]) -> str | None:
     return None
 
 
-def _lies(named: str | None, spread: bool | None, kinds: Sequence[Place]) -> str:
+def _no_fit(best: Fit) -> str:
+    """Return what is said of the attribute with the most similar map, which does not explain it."""
+    cosine = f"(cosine {best.similarity.value or 0.0:.2f})"
+    if (best.similarity.value or 0.0) < ALIKE:
+        return (
+            f"No attribute of the oracle has its effect there: the nearest is {best.name} {cosine}."
+        )
+    return (
+        f"The map of {best.name} is the classifier's {cosine}, but the oracle sees it change in"
+        f" only {100 * (best.rate.value or 0.0):.0f} % of the flips."
+    )
+
+
+def _lies(
+    named: str | None, spread: bool | None, kinds: Sequence[Place], places: Sequence[Place]
+) -> str:
     kind = f" By kind of change: {', '.join(str(k) for k in kinds)}." if kinds else ""
     if spread:
         return f"The effect is spread over the image, it has no place.{kind}"
     if named:
         return f"Decisions lie at: {named.replace(' %)', ' % of the effect)', 1)}."
-    return f"No place holds most of the effect.{kind}"
+    first = f" The first are {', '.join(map(str, places[:3]))}." if places else ""
+    return f"No place holds most of the effect.{first}{kind}"
 
 
 def _by_place(
