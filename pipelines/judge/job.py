@@ -11,13 +11,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from actors.judge.answer import BadAnswer
+from actors.judge.prompts import read_wording, request
 from configs.schema import RunConfig
 from configs.strict import UserError
 from counterfactory.metrics.judge import CRITERIA
 from pipelines.engine.committed import class_name, class_names, generated, made_shards
 from pipelines.engine.terminal import printable
-from pipelines.judge.answers import BadAnswer, read_answers
-from pipelines.judge.prompts import read_wording, request
+from pipelines.judge.answers import read_answers
 from storage.commit import read_committed
 from storage.records import TEXT_OR_NONE, checked
 from storage.seal import read_sealed, sealed

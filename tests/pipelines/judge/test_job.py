@@ -13,12 +13,13 @@ import jsonschema  # type: ignore[import-untyped]
 import pyarrow.parquet as pq
 import pytest
 
+from actors.judge.answer import BadAnswer, read_answer, read_scores
+from actors.judge.prompts import SCHEMA, read_wording, request
 from configs.schema import JudgeConfig
 from configs.strict import UserError, presets
 from pipelines.judge import job as judge
-from pipelines.judge.answers import BadAnswer, read_answer, read_scores, read_values, to_text
+from pipelines.judge.answers import read_values, to_text
 from pipelines.judge.job import build_prompts, describe, parse_answers
-from pipelines.judge.prompts import SCHEMA, read_wording, request
 from pipelines.score.job import score
 
 GOOD = {"validity": 9, "sparsity": 8, "proximity": 7, "realism": 10}
