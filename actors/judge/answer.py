@@ -35,11 +35,22 @@ def read_answer(answer: Any) -> tuple[str | None, dict[str, int] | BadAnswer]:
         return answer["custom_id"], reason
 
 
+def read_body(body: Any) -> tuple[str, dict[str, int] | BadAnswer]:
+    """Return the text and the scores of a chat completion, or the reason why there are none."""
+    _, scores = read_answer({"custom_id": "", "response": body})
+    choices = body.get("choices") if isinstance(body, dict) else None
+    first = choices[0] if isinstance(choices, list) and choices else None
+    message = first.get("message") if isinstance(first, dict) else None
+    return (_text(message.get("content")) if isinstance(message, dict) else ""), scores
+
+
 def _scores(answer: dict[str, Any]) -> dict[str, int]:
     choice = _choice(answer)
     message = choice["message"] if isinstance(choice.get("message"), dict) else {}
     if message.get("refusal"):
         raise BadAnswer("the model refused")
+    if choice.get("finish_reason") == "content_filter":
+        raise BadAnswer("the content filter stopped the answer")
     cut_off = choice.get("finish_reason") == "length"
     content = _text(message.get("content"))
     if not content.strip() and not cut_off:
