@@ -9,7 +9,7 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from configs.strict import NothingMade, UserError
 from counterfactory.models.roles import ROLES, TRAINED_ROLES
@@ -310,16 +310,17 @@ def _judge_live(args: argparse.Namespace, store: Store, config: RunConfig) -> in
         got = "--answers" if args.answers else "no --live"
         raise UserError(f"--dry-run, --retry, --oracle: expected beside --live, got {got}")
     with disk_errors(store.uri):
+        judge: Callable[..., dict[str, Any]] = judge_live
+        plan: Callable[..., str] = dry_run
+        if args.oracle:
+            from pipelines.judge.oracle import judge_by_oracle, plan_by_oracle
+
+            judge, plan = judge_by_oracle, plan_by_oracle
         if args.dry_run:
-            print_line(dry_run(store, config))
+            print_line(plan(store, config))
             return 0
         try:
-            if args.oracle:
-                from pipelines.judge.oracle import judge_by_oracle
-
-                table = judge_by_oracle(store, config, retry=args.retry)
-            else:
-                table = judge_live(store, config, retry=args.retry)
+            table = judge(store, config, retry=args.retry)
         finally:
             add_products(store)
     print_line(describe_live(table))

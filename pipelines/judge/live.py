@@ -170,9 +170,10 @@ def spent(store: Store, stage: str) -> float:
     return total
 
 
-def dry_run(store: Store, config: RunConfig) -> str:
-    """Return one line: requests x tokens x price, with nothing sent."""
-    base = base_stage(store, config, None)
+def dry_run(store: Store, config: RunConfig, server: str | None = None) -> str:
+    """Return one line: requests x tokens x price, with nothing sent; server: as in `judge_live`."""
+    expect_server(config)
+    base = base_stage(store, config, server)
     stage = stages_of(store, base)[-1]
     job, done = job_of(store, config, [stage]), set(committed(store, stage))
     settings, client = config.judge, None

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from actors.judge.prompts import read_wording, text_of
 from actors.modality import modality_of
 from actors.pinned.load import load_models
-from configs.schema import RunConfig
+from configs.schema import RunConfig, SpendConfig
 from configs.strict import UserError
 from pipelines.engine.committed import class_name, class_names
-from pipelines.judge.live import judge_live
+from pipelines.judge.live import dry_run, judge_live
 from storage.uri import Store
 
 MODEL = "oracle-judge (not a VLM)"
@@ -50,10 +50,19 @@ def judge_by_oracle(store: Store, config: RunConfig, *, retry: bool = False) -> 
     decode = modality_of(config.data).decode_stored
     server = OracleJudge(wordings(config, names), load_oracle(config, attribute), decode)
     with oracle_server(server) as url:
-        over = {"url": url, "key": None, "model": MODEL, "dialect": "any", "concurrency": 2}
-        judge = config.judge.model_copy(update=over)
-        mine = config.model_copy(update={"judge": judge})
-        return judge_live(store, mine, retry=retry, server=f"{MODEL}: {attribute}")
+        return judge_live(store, at(config, url), retry=retry, server=f"{MODEL}: {attribute}")
+
+
+def plan_by_oracle(store: Store, config: RunConfig) -> str:
+    """Return the line of `dry_run` for the local server."""
+    return dry_run(store, at(config, "http://127.0.0.1/v1"), f"{MODEL}: {expect_attribute(config)}")
+
+
+def at(config: RunConfig, url: str) -> RunConfig:
+    """Return the run's settings with the local server as its judge, which is free."""
+    over = {"url": url, "key": None, "model": MODEL, "dialect": "any", "concurrency": 2}
+    judge = config.judge.model_copy(update={**over, "spend": SpendConfig()})
+    return config.model_copy(update={"judge": judge})
 
 
 def expect_attribute(config: RunConfig) -> str:
