@@ -57,6 +57,7 @@ OF_ANSWERS = {
     *("model", "max_tokens", "temperature", "detail", "reasoning", "effort", "dialect"),
     *("repeats", "controls"),
 }
+MODELS = "models"  # in the metadata of scores.parquet: the names that the server gave
 LEAST_CONTROLS = 4  # of each kind that a small run should have
 MOST_VALIDITY = 3  # median for identical pairs, above which the judge cannot be used
 Scores = dict[str, list[int]]
@@ -248,6 +249,7 @@ def sum_up(store: Store, config: RunConfig, chain: list[str]) -> dict[str, Any]:
                 table = table.filter(pc.less_equal(table["cf_id"], last))
             rows = list(_rows(table.to_pylist(), sums, config.judge.repeats))
             writer.write_table(pa.Table.from_pylist(rows, schema=ANSWERS))
+        writer.add_key_value_metadata({MODELS: json.dumps(list(sums.models))})
     if sums.parsed:
         store.replace(SCORES, out.getvalue())
     extras = [c.extra for stage in chain for c in iterate_commits(store, stage)]

@@ -99,7 +99,9 @@ class Server:
         self.loop = asyncio.new_event_loop()
         app = web.Application(client_max_size=1 << 26)
         app.router.add_post("/v1/chat/completions", self.answer)
-        self.runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        self.runner = web.AppRunner(
+            app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True
+        )
 
         async def begin() -> str:
             await self.runner.setup()

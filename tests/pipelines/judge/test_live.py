@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from itertools import count, pairwise
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def settings(run: Any, server: Any, **judge: Any) -> RunConfig:
-    plain = {"url": server.url, "controls": 0.0, "wording": "faces-smile", "timeout": 1.0}
+    plain = {"url": server.url, "controls": 0.0, "wording": "faces-smile", "timeout": 20.0}
     made: RunConfig = run.with_settings(judge={**plain, **judge})
     return made
 
@@ -126,7 +126,7 @@ def test_faults_end_in_one_final_answer_a_row(make_run: Callable[..., Any], serv
         10: [error(408, "timeout"), error(409, "conflict"), error(425, "early")],
         11: [error(413, "too_large")],
     }
-    table = judge_live(run.store, settings(run, server, timeout=0.3, concurrency=1, retries=3))
+    table = judge_live(run.store, settings(run, server, timeout=1.0, concurrency=1, retries=3))
     found = answers(run, table["stage"])
     assert [each["cf_id"] for each in found] == [row["cf_id"] for row in run.rows]
     errors = {place: each["error"] for place, each in enumerate(found) if each["error"]}
@@ -153,7 +153,7 @@ def test_faults_end_in_one_final_answer_a_row(make_run: Callable[..., Any], serv
     # --retry asks again about these alone, and keeps the others' answers
     before = len(server.seen)
     server.faults = {}
-    again = judge_live(run.store, settings(run, server, timeout=0.3, retries=3), retry=True)
+    again = judge_live(run.store, settings(run, server, timeout=1.0, retries=3), retry=True)
     assert len(server.seen) - before == 5
     assert (again["stage"], again["failed"]) == (f"{table['stage']}-r1", 0)
     assert run.store.read("judge/retry-00000.jsonl") == b""
@@ -165,14 +165,15 @@ def test_faults_end_in_one_final_answer_a_row(make_run: Callable[..., Any], serv
 
 def test_a_429_holds_every_request(make_run: Callable[..., Any], server: Any) -> None:
     run = make_run(rows=12, shards=1)
-    server.faults = {0: [error(429, "rate_limit_exceeded", **{"retry-after-ms": "400"})]}
+    server.faults = {0: [error(429, "rate_limit_exceeded", **{"retry-after-ms": "1000"})]}
     server.delay = 0.02
     table = judge_live(run.store, settings(run, server, concurrency=3))
     assert table["parsed"] == 12
     times = sorted(server.times)
-    gaps = [later - earlier for earlier, later in pairwise(times)]
-    assert max(gaps) > 0.3  # nobody asked meanwhile
-    assert sum(gap > 0.3 for gap in gaps) == 1
+    assert len(times) == 13
+    # time for the client to read the reply, and then nobody asks
+    assert not [when for when in times if 0.4 < when - times[0] < 0.95]
+    assert max(times) - times[0] > 0.95
 
 
 def test_a_server_that_asks_for_an_hour_is_left(make_run: Callable[..., Any], server: Any) -> None:
@@ -367,8 +368,8 @@ def test_a_killed_command_loses_none_and_asks_at_most_a_shard_again(
     make_run: Callable[..., Any], server: Any
 ) -> None:
     run = make_run(rows=48, shards=6)
-    server.delay = 0.03
-    config = settings(run, server, spend={"cap": 0.2, **PRICES}, timeout=20.0)
+    server.delay = 0.1
+    config = settings(run, server, spend={"cap": 0.2, **PRICES})
     plain = json.loads(config.model_dump_json())
     (Path(run.store.uri.removeprefix("file://")) / "config.yaml").write_text(yaml.safe_dump(plain))
     command = [sys.executable, "-m", "counterfactory", "judge", run.store.uri, "--live"]

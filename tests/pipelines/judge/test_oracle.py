@@ -19,6 +19,7 @@ from pipelines.cli import main
 from pipelines.judge import oracle
 from pipelines.judge.live import describe_live
 from pipelines.judge.oracle import MODEL, OracleJudge, judge_by_oracle, oracle_server
+from pipelines.report.parts import judge_models
 from storage.seal import read_sealed
 from tests.pipelines.conftest import PIXELS, Oracle
 
@@ -48,6 +49,7 @@ def test_it_answers_by_the_oracle_and_names_itself(judged: Any) -> None:
     for row, (x, y) in zip(judged.rows, judged.pictures, strict=True):
         smile = (int(y[r, c, 1]) - int(x[r, c, 1])) / 255 * (1 if row["target"] else -1)
         assert rows[row["cf_id"]]["validity"] == 1 + round(9 * float(np.clip(smile, 0, 1)))
+    assert judge_models(judged.store) == [MODEL]
     # the address differs in every call, and the stage does not
     assert judge_by_oracle(judged.store, config) == table
 
