@@ -24,6 +24,7 @@ from counterfactory.metrics.judge import CRITERIA
 from storage import attempts
 from storage.codec import sides
 from storage.commit import commit_path, commit_shard, read_commit, read_committed
+from storage.errors import NoAnswer
 from storage.records import Receipt, Shard
 from storage.schema import COUNTERFACTUALS, seed_of
 from storage.uri import open_store
@@ -113,6 +114,7 @@ class Judge:
             self.store.put_new(f"{note}-{HELD}", json.dumps(most).encode())
         try:
             replies = self.runner.run(self.replies([body for *_, body in left]))
+            expect_server_up(replies, self.client.url)
         except BaseException:
             with suppress(OSError):
                 if priced:
@@ -225,6 +227,16 @@ def key_of(name: str | None) -> str | None:
     if not key:
         raise UserError(f"judge.key: expected the server's key in the variable {name}, got none")
     return key
+
+
+def expect_server_up(replies: Sequence[Reply], url: str) -> None:
+    """Raise NoAnswer where every request of a shard failed by the server's fault: the rows are not
+    to blame then.
+    """
+    if len(replies) > 1 and all(r.error and (r.status is None or r.status >= 500) for r in replies):
+        raise NoAnswer(
+            f"judge.url: {url} answered none of {len(replies)} requests: {replies[-1].error}"
+        )
 
 
 def controls(

@@ -191,6 +191,16 @@ def test_no_server_is_no_answer(make_run: Callable[..., Any], server: Any) -> No
         judge_live(run.store, config)
 
 
+def test_a_server_that_is_down_blames_no_row(make_run: Callable[..., Any], server: Any) -> None:
+    run = make_run(rows=8, shards=2)
+    good, server.good = server.good, text(502, "Bad Gateway")
+    with pytest.raises(NoAnswer, match=r"answered none of 4 requests: .* status 502"):
+        judge_live(run.store, settings(run, server, retries=1))
+    assert len(server.seen) == 8  # the second shard was not asked about
+    server.good = good
+    assert judge_live(run.store, settings(run, server))["parsed"] == 8
+
+
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
