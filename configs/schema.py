@@ -242,6 +242,20 @@ class InterventionsConfig(Strict):
     batch: Count = 64
 
 
+class SpendConfig(Strict):
+    """Prices of a live judge in any currency, and the most that the stage may cost."""
+
+    cap: float | None = Field(default=None, gt=0)  # null: no limit
+    per_million_in: Annotated[float, Field(ge=0)] = 0.0
+    per_million_out: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _priced(self) -> SpendConfig:
+        if self.cap is not None and not self.per_million_in + self.per_million_out:
+            raise ValueError("expected per_million_in and per_million_out for a cap, got none")
+        return self
+
+
 class JudgeConfig(Strict):
     # a wording of configs/judge/ (faces-smile, faces-age, traffic, ...), or a YAML file
     wording: str = "generic"
@@ -257,6 +271,23 @@ class JudgeConfig(Strict):
     detail: Literal["low", "high", "auto"] | None = None
     # Whether it is a reasoning model; null: by the name, for OpenAI's models.
     reasoning: bool | None = None
+    # reasoning_effort of the requests; null: left out
+    effort: str | None = None
+    # Of a server that speaks OpenAI's chat completions, for `judge --live`: https://HOST/v1
+    url: str | None = None
+    # the environment variable that holds its key, never the key; null: the server needs none
+    key: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    dialect: Literal["openai", "azure", "ollama", "lmstudio", "gemini", "any"] = "any"
+    requests_per_minute: float | None = Field(default=None, gt=0)  # null: no limit
+    tokens_per_minute: float | None = Field(default=None, gt=0)
+    concurrency: Count = 8  # requests at a time
+    timeout: Annotated[float, Field(gt=0)] = 120.0  # seconds for one answer
+    retries: Annotated[int, Field(ge=0)] = 5  # of a request that failed
+    repeats: Count = 1  # answers to each row
+    # The share of rows whose original is also judged as its own counterfactual, and the share of
+    # rows that are also judged with another row's counterfactual.
+    controls: Annotated[float, Field(ge=0, le=1)] = 0.05
+    spend: SpendConfig = SpendConfig()
 
 
 class AugmentConfig(Strict):

@@ -9,7 +9,7 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from configs.strict import NothingMade, UserError
 from counterfactory.models.roles import ROLES, TRAINED_ROLES
@@ -20,7 +20,9 @@ from storage.errors import TOLD, NoAnswer
 from storage.secrets import hide
 
 if TYPE_CHECKING:
+    from configs.schema import RunConfig
     from pipelines.engine.part import Part
+    from storage.uri import Store
 
 ONE_STAGE = ("generate", "score", "judge", "augment", "report")
 # The commands by purpose, as the help lists them.
@@ -79,6 +81,20 @@ def parser() -> argparse.ArgumentParser:
         if name == "judge":
             stage.add_argument(
                 "--answers", help="parse this file of answers into judge/scores.parquet"
+            )
+            stage.add_argument(
+                "--live", action="store_true", help="ask the server of judge.url about every row"
+            )
+            stage.add_argument(
+                "--dry-run", action="store_true", help="print what --live would ask and cost"
+            )
+            stage.add_argument(
+                "--retry", action="store_true", help="with --live, ask again where no scores came"
+            )
+            stage.add_argument(
+                "--oracle",
+                action="store_true",
+                help="with --live, ask a local server that answers by models.oracle",
             )
         _settings(stage, out=True)
         if name == "score":
@@ -269,6 +285,8 @@ def _stage(args: argparse.Namespace) -> int:
     store, config = find_run(args.run, _sets(args), args.out)
     if args.command != "generate":
         stage_needs(store, args.command)
+    if args.command == "judge" and (args.live or args.dry_run or args.retry or args.oracle):
+        return _judge_live(args, store, config)
     if args.command == "judge" and args.answers:
         from pipelines.engine.disk import disk_errors
         from pipelines.judge.job import describe, parse_answers
@@ -280,6 +298,32 @@ def _stage(args: argparse.Namespace) -> int:
         print_line(describe(counts))
         return 0
     run(config, stages=(args.command,), store=store, part=_the_part(args))
+    return 0
+
+
+def _judge_live(args: argparse.Namespace, store: Store, config: RunConfig) -> int:
+    from pipelines.engine.disk import disk_errors
+    from pipelines.judge.live import describe_live, dry_run, judge_live
+    from storage.run import add_products
+
+    if args.answers or not args.live:
+        got = "--answers" if args.answers else "no --live"
+        raise UserError(f"--dry-run, --retry, --oracle: expected beside --live, got {got}")
+    with disk_errors(store.uri):
+        judge: Callable[..., dict[str, Any]] = judge_live
+        plan: Callable[..., str] = dry_run
+        if args.oracle:
+            from pipelines.judge.oracle import judge_by_oracle, plan_by_oracle
+
+            judge, plan = judge_by_oracle, plan_by_oracle
+        if args.dry_run:
+            print_line(plan(store, config))
+            return 0
+        try:
+            table = judge(store, config, retry=args.retry)
+        finally:
+            add_products(store)
+    print_line(describe_live(table))
     return 0
 
 

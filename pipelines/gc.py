@@ -7,12 +7,14 @@ from contextlib import suppress
 
 from configs.strict import UserError
 from pipelines.engine.committed import (
+    JUDGED,
     attributed_stage,
     intervened_stage,
     load_plan,
     scored_stage,
 )
 from storage.gc import counts, delete, garbage
+from storage.seal import read_sealed
 from storage.uri import Store
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -62,4 +64,6 @@ def _current(store: Store) -> list[str]:
     for stage_of in (scored_stage, intervened_stage, attributed_stage):
         with suppress(UserError, ValueError):
             found.append(stage_of(store))
+    with suppress(FileNotFoundError, ValueError, KeyError):
+        found += read_sealed(store, JUDGED)["stages"]
     return found

@@ -45,7 +45,10 @@ DAMAGE = (
     FileNotFoundError,
 )  # other OSErrors do not concern the run: they are raised
 CONFIG, REPORT = "config.yaml", "report.html"
-TABLES = ("score/table.json", "attribution/table.json", "interventions/table.json")
+TABLES = (
+    *("score/table.json", "attribution/table.json", "interventions/table.json"),
+    "judge/live.json",
+)
 JUDGED = ("target", "flipped")  # columns that are read in addition to those that name rows
 
 

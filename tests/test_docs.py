@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from actors.judge.worker import JUDGED
 from actors.score import SCORES
 from configs.schema import load_run
 from pipelines.augment.parts import schema_of
@@ -120,6 +121,7 @@ def test_the_check_of_commands_finds_a_wrong_one() -> None:
         ("Attributions", ATTRIBUTIONS),
         ("Augmentation set", schema_of([])),
         ("Judge", ANSWERS),
+        ("Live answers", JUDGED),
     ],
 )
 def test_the_schema_page_has_every_column_and_no_other(heading: str, schema: pa.Schema) -> None:
@@ -134,7 +136,9 @@ def type_of(kind: pa.DataType) -> str:
     """A type as the page writes it."""
     if pa.types.is_struct(kind):
         return "image"
-    return f"list of {kind.value_type}" if pa.types.is_list(kind) else str(kind)
+    if pa.types.is_list(kind):
+        return f"list of {'struct' if pa.types.is_struct(kind.value_type) else kind.value_type}"
+    return str(kind)
 
 
 def test_every_preset_is_on_the_methods_page() -> None:

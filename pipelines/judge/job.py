@@ -5,19 +5,20 @@ from __future__ import annotations
 import heapq
 import io
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from actors.judge.answer import BadAnswer
+from actors.judge.prompts import read_wording, request
 from configs.schema import RunConfig
 from configs.strict import UserError
 from counterfactory.metrics.judge import CRITERIA
 from pipelines.engine.committed import class_name, class_names, generated, made_shards
 from pipelines.engine.terminal import printable
-from pipelines.judge.answers import BadAnswer, read_answers
-from pipelines.judge.prompts import read_wording, request
+from pipelines.judge.answers import read_answers
 from storage.commit import read_committed
 from storage.records import TEXT_OR_NONE, checked
 from storage.seal import read_sealed, sealed
@@ -55,34 +56,9 @@ def build_prompts(store: Store, config: RunConfig) -> dict[str, Any]:
     same run results in the same bytes. Empties further files of an earlier, longer set.
     """
     made_shards(store)
-    wording, names = read_wording(config.judge.wording), class_names(store, config)
     last = last_id(store, config.judge.max_rows)
-    files: list[str] = []
-    lines, count = io.BytesIO(), 0  # its getvalue() copies nothing
-    prompts = too_large = 0
-
-    def close() -> None:
-        nonlocal lines, count
-        if count:
-            files.append(f"judge/prompts-{len(files):05d}.jsonl")
-            store.replace(files[-1], lines.getvalue())
-            lines, count = io.BytesIO(), 0
-
-    for row in _rows(store, last):
-        source, target = class_name(names, row["source"]), class_name(names, row["target"])
-        line = request(row, wording, source, target, config.judge)
-        if len(line) > LINE_BYTES:
-            too_large += 1
-            continue
-        if count == FILE_LINES or lines.tell() + len(line) > FILE_BYTES:
-            close()
-        lines.write(line)
-        count += 1
-        prompts += 1
-    close()
-    for path in store.list("judge"):
-        if path.startswith("judge/prompts-") and path not in files:
-            store.replace(path, b"")
+    rows = _rows(store, None if last is None else lambda names: pc.less_equal(names, last))
+    files, prompts, too_large = write_requests(store, config, rows, "prompts")
     told = {
         "prompts": prompts,
         "too_large": too_large,
@@ -93,6 +69,53 @@ def build_prompts(store: Store, config: RunConfig) -> dict[str, Any]:
     }
     store.replace(PROMPTS, sealed(told))
     return told
+
+
+def write_retry(store: Store, config: RunConfig, failed: set[str]) -> int:
+    """Write judge/retry-00000.jsonl and further files: the requests of the rows with these cf_id.
+
+    Returns their number. Empties files of an earlier, longer set.
+    """
+    wanted = pa.array(sorted(failed), pa.string())
+    rows = _rows(store, lambda names: pc.is_in(names, wanted)) if failed else iter(())
+    return write_requests(store, config, rows, "retry")[1]
+
+
+def write_requests(
+    store: Store, config: RunConfig, rows: Iterator[dict[str, Any]], stem: str
+) -> tuple[list[str], int, int]:
+    """Write the requests of rows into judge/STEM-00000.jsonl and further files.
+
+    Returns the files, the number of requests, and of those that are too large for any server.
+    """
+    wording, names = read_wording(config.judge.wording), class_names(store, config)
+    files: list[str] = []
+    lines, count = io.BytesIO(), 0  # its getvalue() copies nothing
+    written = too_large = 0
+
+    def close() -> None:
+        nonlocal lines, count
+        if count:
+            files.append(f"judge/{stem}-{len(files):05d}.jsonl")
+            store.replace(files[-1], lines.getvalue())
+            lines, count = io.BytesIO(), 0
+
+    for row in rows:
+        source, target = class_name(names, row["source"]), class_name(names, row["target"])
+        line = request(row, wording, source, target, config.judge)
+        if len(line) > LINE_BYTES:
+            too_large += 1
+            continue
+        if count == FILE_LINES or lines.tell() + len(line) > FILE_BYTES:
+            close()
+        lines.write(line)
+        count += 1
+        written += 1
+    close()
+    for path in store.list("judge"):
+        if path.startswith(f"judge/{stem}-") and path not in files:
+            store.replace(path, b"")
+    return files, written, too_large
 
 
 def last_id(store: Store, max_rows: int | None) -> str | None:
@@ -110,21 +133,22 @@ def last_id(store: Store, max_rows: int | None) -> str | None:
     return smallest[-1] if smallest else ""
 
 
-def _rows(store: Store, last: str | None) -> Iterator[dict[str, Any]]:
-    """Return the rows that get prompts, with one shard in memory at a time.
+def _rows(store: Store, wanted: Callable[[Any], Any] | None) -> Iterator[dict[str, Any]]:
+    """Return the rows to write requests of, with one shard in memory at a time.
 
-    Does not read the images of shards without such rows.
+    wanted: which of a column of cf_id, as a mask; None: all. Does not read the images of shards
+    without such rows.
     """
     columns = ["cf_id", "source", "target", "original", "counterfactual"]
     for commit in generated(store):
-        if last is not None:
+        if wanted is not None:
             names = read_committed(store, commit, ["cf_id"])["cf_id"]
-            if not len(names) or pc.min(names).as_py() > last:
+            if not pc.any(wanted(names)).as_py():
                 continue
         # reads the whole file, since these columns are almost all of it
         table = read_committed(store, commit).select(columns)
-        wanted = table if last is None else table.filter(pc.less_equal(table["cf_id"], last))
-        for batch in wanted.to_batches(max_chunksize=64):
+        chosen = table if wanted is None else table.filter(wanted(table["cf_id"]))
+        for batch in chosen.to_batches(max_chunksize=64):
             yield from batch.to_pylist()
 
 
@@ -147,7 +171,7 @@ def parse_answers(store: Store, config: RunConfig, answers_path: str) -> dict[st
     else:
         last = last_id(store, config.judge.max_rows)
     out, reasons = io.BytesIO(), Counter[str]()
-    scored = _scored(store)
+    scored, failed = _scored(store), set[str]()
     with parquet_writer(out, ANSWERS) as writer:
         for commit in generated(store):
             rows = []
@@ -171,6 +195,7 @@ def parse_answers(store: Store, config: RunConfig, answers_path: str) -> dict[st
                     counts["unparsable"] += 1
                     reasons[answer] += 1
                 rows.append({**row, "error": NO_ANSWER if answer is None else answer})
+                failed.add(row["cf_id"])
             writer.write_table(pa.Table.from_pylist(rows, schema=ANSWERS))
     counts["unknown"] = len(answers)
     told = {
@@ -187,6 +212,8 @@ def parse_answers(store: Store, config: RunConfig, answers_path: str) -> dict[st
             f"{strangers}; nothing was replaced{''.join(f'; {why}' for why in explain(told, 3))}"
         )
     store.replace(SCORES, out.getvalue())
+    if store.exists(PROMPTS):
+        told["retry"] = write_retry(store, config, failed)
     return told
 
 
@@ -211,6 +238,8 @@ def describe(told: Mapping[str, Any]) -> str:
             f"  {told['lost']} rows had scores before and have none now: give all answers at once,"
             " as a folder of files"
         )
+    if told.get("retry"):
+        lines.append(f"  the {told['retry']} rows without scores are in judge/retry-*.jsonl")
     return "\n".join(lines)
 
 

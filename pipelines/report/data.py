@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from counterfactory.metrics import rates
 from counterfactory.metrics.rates import RateSums
-from pipelines.report.parts import augment_counts, judge_means, read_json
+from pipelines.report.parts import augment_counts, judge_means, judge_models, read_json
 from storage.commit import iterate_commits, read_committed, totals
 from storage.records import Commit, Plan
 from storage.run import read_manifest, read_plan
@@ -154,6 +154,7 @@ class RunData:
     table: dict[str, Any] | None
     l1: NDArray[np.int64] | None
     judge: dict[str, tuple[float, int]]
+    judges: list[str]  # the models that judged, where they are known
     augment: dict[str, Any] | None
     attribution: dict[str, Any] | None
     interventions: dict[str, Any] | None
@@ -219,6 +220,7 @@ def read_run(store: Store, keep: int | None = None) -> RunData:
         table=table,
         l1=l1,
         judge=judge_means(store),
+        judges=judge_models(store),
         augment=augment_counts(store),
         attribution=read_json(store, "attribution/table.json"),
         interventions=read_json(store, "interventions/table.json"),

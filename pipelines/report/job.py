@@ -95,7 +95,11 @@ def render(runs: Sequence[RunData], now: datetime) -> str:
         ),
         failures=[_failures(run) for run in runs],
         judged=[
-            (run.name, [(name, *run.judge[name]) for name in JUDGED if name in run.judge])
+            (
+                run.name,
+                ", ".join(run.judges) or "a vision-language model",
+                [(name, *run.judge[name]) for name in JUDGED if name in run.judge],
+            )
             for run in runs
             if run.judge
         ],

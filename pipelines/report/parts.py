@@ -4,6 +4,7 @@ files.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import Any
 
@@ -11,6 +12,7 @@ from storage.products import read_batches
 from storage.seal import read_sealed
 from storage.uri import Store
 
+MODELS = b"models"  # in the metadata of judge/scores.parquet
 JUDGED = ("validity", "sparsity", "proximity", "realism")
 
 
@@ -26,6 +28,15 @@ def judge_means(store: Store) -> dict[str, tuple[float, int]]:
             sums[name] += float(values.sum())
             seen[name] += len(values)
     return {name: (sums[name] / seen[name], seen[name]) for name in JUDGED if seen[name]}
+
+
+def judge_models(store: Store) -> list[str]:
+    """Return the names of the models that judged live; empty where they are not known."""
+    if not store.exists("judge/scores.parquet"):
+        return []
+    with store.parquet("judge/scores.parquet") as file:
+        told = (file.metadata.metadata or {}).get(MODELS)
+    return list(json.loads(told)) if told else []
 
 
 def augment_counts(store: Store) -> dict[str, Any] | None:

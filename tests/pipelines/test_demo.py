@@ -46,6 +46,18 @@ def test_most_rows_flip(tables: dict[str, Any], name: str) -> None:
     assert rate["value"] >= 0.9
 
 
+def test_the_judge_calls_itself_no_vision_language_model(tables: dict[str, Any]) -> None:
+    text = Path(tables["page"]).read_text()
+    assert "Judged by oracle-judge (not a VLM): demo-plain" in text
+    assert "by a vision-language model" not in text
+    live = json.loads((Path(tables["page"]).parent / "demo-biased/judge/live.json").read_text())
+    assert live["parsed"] == ROWS
+    # the answers of the biased classifier do not smile, and those of the plain one do
+    plain = json.loads((Path(tables["page"]).parent / "demo-plain/judge/live.json").read_text())
+    validity = [found["controls"]["pair"]["validity"] for found in (live, plain)]
+    assert validity[0] <= 3 < 8 <= validity[1]
+
+
 def test_one_page_tells_of_both(tables: dict[str, Any]) -> None:
     path = Path(tables["page"])
     text = path.read_text()

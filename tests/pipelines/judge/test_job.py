@@ -13,12 +13,13 @@ import jsonschema  # type: ignore[import-untyped]
 import pyarrow.parquet as pq
 import pytest
 
+from actors.judge.answer import BadAnswer, read_answer, read_scores
+from actors.judge.prompts import SCHEMA, read_wording, request
 from configs.schema import JudgeConfig
 from configs.strict import UserError, presets
 from pipelines.judge import job as judge
-from pipelines.judge.answers import BadAnswer, read_answer, read_scores, read_values, to_text
+from pipelines.judge.answers import read_values, to_text
 from pipelines.judge.job import build_prompts, describe, parse_answers
-from pipelines.judge.prompts import SCHEMA, read_wording, request
 from pipelines.score.job import score
 
 GOOD = {"validity": 9, "sparsity": 8, "proximity": 7, "realism": 10}
@@ -217,6 +218,7 @@ def test_answers_come_back_by_id(make_run: Callable[..., Any], tmp_path: Path) -
         "unknown": 1,
         "duplicate": 2,
         "nameless": 2,
+        "retry": 26,
     }
     assert reasons == {
         "the content is no JSON": 1,
@@ -231,7 +233,12 @@ def test_answers_come_back_by_id(make_run: Callable[..., Any], tmp_path: Path) -
     assert said[0].startswith("judge: 14 parsed, 7 unparsable, 19 missing")
     assert f"  1 x realism is no whole number, such as {ids[14]}: " in "\n".join(said)
     assert examples["the line is no JSON object"] == "answer 24"
-    assert len(said) == 1 + len(reasons) + len(bad)
+    assert len(said) == 1 + len(reasons) + len(bad) + 1
+    assert said[-1] == "  the 26 rows without scores are in judge/retry-*.jsonl"
+    retry = prompts(run, ["judge/retry-00000.jsonl"])
+    found = pq.read_table(run.store.uri + "/judge/scores.parquet").to_pylist()
+    failed = [row["cf_id"] for row in found if row["error"]]
+    assert [line["custom_id"] for line in retry] == failed
     assert "secret" not in str((reasons, examples))
     with run.store.parquet("judge/scores.parquet") as file:
         table = file.read()

@@ -61,19 +61,31 @@ def request(
 
     The format is OpenAI's, which vLLM's run-batch reads too.
     """
-    said = {"source": source, "target": target}
-    text = re.sub(r"\{(source|target)\}", lambda found: said[found[1]], wording)
-    body = {
+    pictures = row["original"]["bytes"], row["counterfactual"]["bytes"]
+    line = {
+        "custom_id": row["cf_id"],
+        "method": "POST",
+        "url": "/v1/chat/completions",
+        "body": body_of(pictures, wording, source, target, settings),
+    }
+    return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def body_of(
+    pictures: tuple[bytes, bytes], wording: str, source: str, target: str, settings: JudgeConfig
+) -> dict[str, Any]:
+    """Return the body of one request: wording, both PNGs, and the format of the answer."""
+    return {
         "model": settings.model,
         "messages": [
             {
                 "role": "user",
                 "content": [
-                    {"type": "text", "text": f"{text}\n{ANSWER}"},
+                    {"type": "text", "text": text_of(wording, source, target)},
                     {"type": "text", "text": "The original image:"},
-                    _picture(row["original"]["bytes"], settings.detail),
+                    _picture(pictures[0], settings.detail),
                     {"type": "text", "text": "The counterfactual image:"},
-                    _picture(row["counterfactual"]["bytes"], settings.detail),
+                    _picture(pictures[1], settings.detail),
                 ],
             }
         ],
@@ -83,13 +95,13 @@ def request(
         },
         **sampling(settings),
     }
-    line = {
-        "custom_id": row["cf_id"],
-        "method": "POST",
-        "url": "/v1/chat/completions",
-        "body": body,
-    }
-    return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def text_of(wording: str, source: str, target: str) -> str:
+    """Return the text of a request: the wording with its classes, and how to answer."""
+    said = {"source": source, "target": target}
+    text = re.sub(r"\{(source|target)\}", lambda found: said[found[1]], wording)
+    return f"{text}\n{ANSWER}"
 
 
 def sampling(settings: JudgeConfig) -> dict[str, Any]:
@@ -105,7 +117,11 @@ def sampling(settings: JudgeConfig) -> dict[str, Any]:
         most = TOKENS_WITH_THOUGHTS if thinks else TOKENS
     if heat == "auto":
         heat = None if thinks else 0
-    given = {"max_completion_tokens" if thinks else "max_tokens": most, "temperature": heat}
+    given = {
+        "max_completion_tokens" if thinks else "max_tokens": most,
+        "temperature": heat,
+        "reasoning_effort": settings.effort,
+    }
     return {name: value for name, value in given.items() if value is not None}
 
 
