@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.augment.judged import JUDGED
 from storage.schema import IMAGE
 from storage.tables import parquet_writer, to_parquet
 from storage.uri import Store
@@ -28,6 +29,7 @@ def schema_of(classes: list[str]) -> pa.Schema:
         ("image", IMAGE),
         ("label", pa.int64()),
         ("label_name", pa.string()),
+        ("probabilities", pa.list_(pa.float64())),  # of the classes, with augment.label: soft
         ("source_id", pa.string()),
         ("k", pa.int32()),  # which of the answers to its row
         ("method", pa.string()),
@@ -50,12 +52,17 @@ def schema_of(classes: list[str]) -> pa.Schema:
         ),
         ("changed_spurious", pa.int32()),
         ("judge", pa.float64()),
+        *((name, pa.float64()) for name in JUDGED),
     ]
     features: dict[str, Any] = {
         name: {"dtype": {"double": "float64"}.get(str(kind), str(kind)), "_type": "Value"}
         for name, kind in columns
     }
     features["image"] = {"_type": "Image"}
+    features["probabilities"] = {
+        "feature": {"dtype": "float64", "_type": "Value"},
+        "_type": "Sequence",
+    }
     features["label"] = {"names": classes, "_type": "ClassLabel"}
     return pa.schema(
         columns, metadata={b"huggingface": json.dumps({"info": {"features": features}}).encode()}
