@@ -283,6 +283,10 @@ class AugmentConfig(Strict):
     # original, the true class of the original. null: oracle where it can be, else target, with a
     # warning.
     label: Literal["target", "source", "oracle", "judge", "soft", "original"] | None = None
+    # A Parquet data set whose rows may not get into the set, read by the settings of data. Where it
+    # has the column data.split, rows of `splits` are not held out. The run's own rows of other
+    # splits are always held out.
+    held_out: str | None = None
     # Of several answers to one row:
     per_row: Count | None = None  # use the first answers that pass, up to this number; default: all
     # least distance of each to the others, mean absolute difference of a pixel

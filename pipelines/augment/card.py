@@ -28,7 +28,7 @@ Images are PNG as they were stored and scored.
 | considered | {considered} |
 {rejected}| **kept** | **{kept}** |
 
-A row that fails is counted at the first gate it fails, in this order.
+A row that fails is counted at the first gate it fails, in this order. {held_out}
 
 {per_class}{attributes}
 Gates: {gates}. Method: `{method}`. Splits: {splits}.
@@ -119,6 +119,7 @@ def card(config: RunConfig, counts: dict[str, Any]) -> str:
             f"| {escape_markdown(gate)} | {n} |\n" for gate, n in counts["rejected"].items()
         ),
         kept=counts["kept"],
+        held_out=_held_out(counts["held_out"]),
         warnings="".join(f"\n{escape_markdown(line)}.\n" for line in counts["warnings"]),
         attributes=_attributes(counts["attributes"]),
         per_class=f"| class | kept |\n|---|---:|\n{per_class}" if per_class else "",
@@ -126,6 +127,13 @@ def card(config: RunConfig, counts: dict[str, Any]) -> str:
         method=config.method.target,
         splits=escape_markdown(", ".join(settings["splits"])) or "none",
     )
+
+
+def _held_out(told: dict[str, int]) -> str:
+    if not told["rows"]:
+        return "There were no held-out rows to compare with."
+    bad = f" ({told['unreadable']} more cannot be read)" if told["unreadable"] else ""
+    return f"Compared with {told['rows']} held-out rows{bad}: by id, pixels and perceptual hash."
 
 
 def _attributes(told: dict[str, Any] | None) -> str:

@@ -20,6 +20,7 @@ from pipelines.augment.card import card, summary
 from pipelines.augment.gates import check_gates, gates_of
 from pipelines.augment.judged import JUDGED, Judged, read_judged
 from pipelines.augment.labels import Labels, labels_of
+from pipelines.augment.leaks import NEAR_COPY, SAME_ID, SAME_PIXELS, read_held_out
 from pipelines.augment.parts import Parts, schema_of
 from pipelines.augment.together import LabelsByAttributes
 from pipelines.engine.committed import class_names, generated, made_shards, scored_stage
@@ -59,7 +60,9 @@ def augment(store: Store, config: RunConfig) -> dict[str, Any]:
     labels = labels_of(config, names, attributes)
     by_attribute = LabelsByAttributes(names, attributes, config.score.threshold)
     gates = gates_of(settings, labels)
-    rejected = dict.fromkeys([*gates, ALIKE, BEYOND, UNBALANCED], 0)
+    held_out = read_held_out(store, config)
+    reasons = [*gates, SAME_ID, SAME_PIXELS, NEAR_COPY, ALIKE, BEYOND, UNBALANCED]
+    rejected = dict.fromkeys(reasons, 0)
     passed: dict[int, list[Ids]] = {}
     considered = unsplit = originals = 0
     for index in shards:
@@ -77,10 +80,10 @@ def augment(store: Store, config: RunConfig) -> dict[str, Any]:
                 rejected[failed] += 1
             else:
                 good.append(row)
-        good, left_out = select_apart(
-            good, reader(store, config, index), settings.min_apart, settings.per_row
-        )
-        for name, n in left_out.items():
+        images = reader(store, config, index)
+        good, leaked = held_out.without_leaks(good, images)
+        good, left_out = select_apart(good, images, settings.min_apart, settings.per_row)
+        for name, n in (leaked | left_out).items():
             rejected[name] += n
         for row in good:
             through.setdefault(row["assigned"], []).append(row["cf_id"].encode())
@@ -111,6 +114,7 @@ def augment(store: Store, config: RunConfig) -> dict[str, Any]:
         "warnings": [labels.warning] if labels.warning else [],
         "classes": names,
         "attributes": by_attribute.table(),
+        "held_out": {"rows": held_out.rows, "unreadable": held_out.unreadable},
     }
     counts["summary"] = summary(counts)
     store.replace(COUNTS, json.dumps(counts, indent=1).encode())
