@@ -283,6 +283,8 @@ class AugmentConfig(Strict):
     # original, the true class of the original. null: oracle where it can be, else target, with a
     # warning.
     label: Literal["target", "source", "oracle", "judge", "soft", "original"] | None = None
+    # parquet is always written; webdataset: tar files; folder: image files and metadata.csv
+    formats: list[Literal["parquet", "webdataset", "folder"]] = ["parquet"]
     # A Parquet data set whose rows may not get into the set, read by the settings of data. Where it
     # has the column data.split, rows of `splits` are not held out. The run's own rows of other
     # splits are always held out.

@@ -35,7 +35,7 @@ Gates: {gates}. Method: `{method}`. Splits: {splits}.
 
     datasets.load_dataset("parquet", data_files="data/part-*.parquet")  # Image, ClassLabel
     pandas.read_parquet("data")  # image is {{"bytes": PNG, "path": name}}
-"""
+{formats}"""
 LABELS = {
     "target": "Its `label` is the target class: what the image was changed to show.",
     "source": "Its `label` is `source`: the change should not have moved the decision.",
@@ -54,6 +54,13 @@ LABELS = {
     "original": (
         "Its `label` is that of the original: the change should not have moved the decision."
     ),
+}
+# How further formats are read, by their place.
+READERS = {
+    "webdataset": (
+        '    webdataset.WebDataset("{}/part-00000.tar", shardshuffle=False).decode("pil")\n'
+    ),
+    "folder": '    datasets.load_dataset("imagefolder", data_dir="{}")\n',
 }
 # A warning for readers who split the set again.
 SEVERAL = (
@@ -100,6 +107,11 @@ def _rows(counts: dict[str, Any]) -> str:
     )
 
 
+def set_name(config: RunConfig, counts: dict[str, Any]) -> str:
+    """Return a name that no other set has: the run's, and the set's digest."""
+    return f"{config.name}-{counts['digest'][:16]}"
+
+
 def card(config: RunConfig, counts: dict[str, Any]) -> str:
     """Return the card as Markdown."""
     settings = counts["settings"]
@@ -109,7 +121,7 @@ def card(config: RunConfig, counts: dict[str, Any]) -> str:
     per_class = "".join(f"| {name} | {n} |\n" for name, n in classes)
     sentence = escape_markdown(counts["summary"])
     return CARD.format(
-        config_name=f"{config.name}-{counts['digest'][:16]}",
+        config_name=set_name(config, counts),
         run=config.name,
         summary=sentence[:1].upper() + sentence[1:] + ".",
         label=LABELS[counts["label"]],
@@ -120,6 +132,7 @@ def card(config: RunConfig, counts: dict[str, Any]) -> str:
         ),
         kept=counts["kept"],
         held_out=_held_out(counts["held_out"]),
+        formats="".join(READERS[name].format(path) for name, path in counts["formats"].items()),
         warnings="".join(f"\n{escape_markdown(line)}.\n" for line in counts["warnings"]),
         attributes=_attributes(counts["attributes"]),
         per_class=f"| class | kept |\n|---|---:|\n{per_class}" if per_class else "",

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from configs.schema import RunConfig
 from configs.strict import UserError
 from pipelines.augment.answers import ALIKE, BEYOND, reader, select_apart
-from pipelines.augment.card import card, summary
+from pipelines.augment.card import card, set_name, summary
+from pipelines.augment.croissant import croissant
+from pipelines.augment.exports import write_folder, write_webdataset
 from pipelines.augment.gates import check_gates, gates_of
 from pipelines.augment.judged import JUDGED, Judged, read_judged
 from pipelines.augment.labels import Labels, labels_of
@@ -28,6 +30,7 @@ from storage.commit import commit_path, read_commit, read_committed, revisions
 from storage.uri import Store
 
 CARD, COUNTS = "augment/README.md", "augment/counts.json"
+CROISSANT = "augment/croissant.json"
 COPIED = ("source", "target", "label", "flipped", "split")
 ATTRIBUTES = ("attributes_before", "attributes_after")
 MEASURED = (
@@ -46,7 +49,8 @@ Row = dict[str, Any]
 
 
 def augment(store: Store, config: RunConfig) -> dict[str, Any]:
-    """Write augment/data/part-00000.parquet and further parts, counts.json and a card.
+    """Write augment/data/part-00000.parquet and further parts, the further formats of
+    augment.formats, counts.json, croissant.json and a card.
 
     Returns the counts and `summary`, a sentence. Works in two passes: one over columns to count and
     select, one over the images of the selected rows. Needs the scores. The same run and settings
@@ -117,9 +121,25 @@ def augment(store: Store, config: RunConfig) -> dict[str, Any]:
         "held_out": {"rows": held_out.rows, "unreadable": held_out.unreadable},
     }
     counts["summary"] = summary(counts)
+    name = set_name(config, counts)
+    counts["formats"] = _export(store, settings.formats, files, name)
+    described = {file.removeprefix("augment/"): store.replaced[file] for file in files}
+    told = croissant(name, counts["summary"], parts.schema, described)
+    store.replace(CROISSANT, json.dumps(told, indent=1).encode())
     store.replace(COUNTS, json.dumps(counts, indent=1).encode())
     store.replace(CARD, card(config, counts).encode(errors="backslashreplace"))
     return counts
+
+
+def _export(store: Store, formats: Sequence[str], files: list[str], name: str) -> dict[str, str]:
+    """Write the further formats; returns the folder of each, from the folder augment/."""
+    written = {}
+    if "webdataset" in formats:
+        write_webdataset(store, files)
+        written["webdataset"] = "webdataset"
+    if "folder" in formats:
+        written["folder"] = write_folder(store, files, name).removeprefix("augment/")
+    return written
 
 
 def pick(passed: dict[int, Ids], balance: bool) -> dict[int, Ids]:
@@ -191,7 +211,7 @@ def _images(
         ]
         if not rows:
             continue
-        table = read_committed(store, commit, ["cf_id", "method", "counterfactual"])
+        table = read_committed(store, commit, ["cf_id", "method", "original", "counterfactual"])
         place = {name: i for i, name in enumerate(table["cf_id"].to_pylist())}
         found = table.take(pa.array([place[row["cf_id"]] for row in rows]))
         for row, images in zip(rows, _pieces(found), strict=True):
@@ -214,6 +234,10 @@ def _set_row(row: dict[str, Any], names: list[str], config: RunConfig) -> dict[s
     return {
         "id": row["cf_id"],
         "image": {"bytes": row["counterfactual"]["bytes"], "path": f"{row['cf_id']}.png"},
+        "original": {
+            "bytes": row["original"]["bytes"],
+            "path": f"{row['cf_id']}.original.png",
+        },
         "label": row["assigned"],
         "label_name": names[row["assigned"]],
         "probabilities": row["probabilities"],

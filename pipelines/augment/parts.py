@@ -27,6 +27,7 @@ def schema_of(classes: list[str]) -> pa.Schema:
     columns: list[tuple[str, pa.DataType]] = [
         ("id", pa.string()),  # cf_id
         ("image", IMAGE),
+        ("original", IMAGE),
         ("label", pa.int64()),
         ("label_name", pa.string()),
         ("probabilities", pa.list_(pa.float64())),  # of the classes, with augment.label: soft
@@ -58,7 +59,7 @@ def schema_of(classes: list[str]) -> pa.Schema:
         name: {"dtype": {"double": "float64"}.get(str(kind), str(kind)), "_type": "Value"}
         for name, kind in columns
     }
-    features["image"] = {"_type": "Image"}
+    features["image"] = features["original"] = {"_type": "Image"}
     features["probabilities"] = {
         "feature": {"dtype": "float64", "_type": "Value"},
         "_type": "Sequence",
@@ -81,7 +82,7 @@ class Parts:
     def add(self, row: dict[str, Any]) -> None:
         """Add one row of the schema."""
         self.rows.append(row)
-        self.bytes += len(row["image"]["bytes"])
+        self.bytes += len(row["image"]["bytes"]) + len(row["original"]["bytes"])
         if len(self.rows) == GROUP_ROWS or self.bytes >= GROUP_BYTES:
             self._group()
             if self.out.tell() >= PART_BYTES:
