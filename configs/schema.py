@@ -15,6 +15,7 @@ from counterfactory.models.roles import MODEL_ROLES, ROLES, TRAINED_ROLES, expec
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+JudgeScore = Annotated[float, Field(ge=1, le=10)]
 BANK_ROWS = ":512"  # the rows of a data set used as a model (source parquet)
 ModelRole = Annotated[str, AfterValidator(partial(expect_role, known=MODEL_ROLES))]
 TrainedRole = Annotated[str, AfterValidator(partial(expect_role, known=TRAINED_ROLES))]
@@ -290,6 +291,15 @@ class JudgeConfig(Strict):
     spend: SpendConfig = SpendConfig()
 
 
+class JudgeGates(Strict):
+    """The least score of each criterion, 1 to 10; rows without an answer fail."""
+
+    validity: JudgeScore | None = None
+    sparsity: JudgeScore | None = None
+    proximity: JudgeScore | None = None
+    realism: JudgeScore | None = None
+
+
 class AugmentConfig(Strict):
     splits: list[str] = ["train"]
     min_target: Fraction = 0.5  # probability of the target on the stored image
@@ -297,8 +307,21 @@ class AugmentConfig(Strict):
     min_cout: float | None = None
     max_other_attributes: int | None = None  # spurious attributes changed, by the oracle
     min_judge: float | None = None  # mean judge score; rows without an answer fail
-    balance: bool = True  # same number of rows per target class
-    label: Literal["target", "original"] = "target"  # the label a flipped row carries
+    judge: JudgeGates = JudgeGates()  # the least score of single criteria
+    balance: bool = True  # same number of rows per label
+    # The label that a flipped row gets: target, the class asked for; source, the class predicted on
+    # the original; oracle, by the attribute that the class means (score.query, or the first of
+    # score.causal), rows between 0.1 and 0.9 are left out; soft, the same with its probabilities
+    # and no row left out; judge, target from validity 8, source to 3, the others are left out;
+    # original, the true class of the original. null: oracle where it can be, else target, with a
+    # warning.
+    label: Literal["target", "source", "oracle", "judge", "soft", "original"] | None = None
+    # parquet is always written; webdataset: tar files; folder: image files and metadata.csv
+    formats: list[Literal["parquet", "webdataset", "folder"]] = ["parquet"]
+    # A Parquet data set whose rows may not get into the set, read by the settings of data. Where it
+    # has the column data.split, rows of `splits` are not held out. The run's own rows of other
+    # splits are always held out.
+    held_out: str | None = None
     # Of several answers to one row:
     per_row: Count | None = None  # use the first answers that pass, up to this number; default: all
     # least distance of each to the others, mean absolute difference of a pixel

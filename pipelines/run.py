@@ -213,7 +213,8 @@ def _judge(store: Store, config: RunConfig, part: Part) -> str:
 def _augment(store: Store, config: RunConfig, part: Part) -> str:
     from pipelines.augment.job import augment
 
-    return f"augment: {augment(store, config)['summary']}"
+    counts = augment(store, config)
+    return "\n  ".join([f"augment: {counts['summary']}", *counts["warnings"]])
 
 
 def _report(store: Store, config: RunConfig, part: Part) -> str:

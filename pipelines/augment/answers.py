@@ -22,7 +22,7 @@ Pixels = NDArray[np.uint8]
 
 def select_apart(
     rows: Sequence[Row],
-    images: Callable[[list[str]], dict[str, Pixels]],
+    images: Callable[[list[str], str], dict[str, Pixels]],
     least: float,
     most: int | None,
 ) -> tuple[list[Row], dict[str, int]]:
@@ -30,14 +30,14 @@ def select_apart(
 
     The answers to one row are taken in the order of k. An answer is selected where its mean
     absolute difference per pixel, in [0,1], to every answer selected before is at least `least`,
-    until `most` are selected. images: returns the pictures by cf_id; called only for rows with
-    several answers.
+    until `most` are selected. images: returns a column's pictures by cf_id; called only for
+    rows with several answers.
     """
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row["id"], []).append(row)
     several = [row["cf_id"] for group in groups.values() if len(group) > 1 for row in group]
-    pictures = images(several) if several and least else {}
+    pictures = images(several, "counterfactual") if several and least else {}
     kept: set[str] = set()
     left_out = dict.fromkeys((ALIKE, BEYOND), 0)
     for group in groups.values():
@@ -58,22 +58,24 @@ def select_apart(
     return [row for row in rows if row["cf_id"] in kept], left_out
 
 
-def reader(store: Store, config: RunConfig, index: int) -> Callable[[list[str]], dict[str, Pixels]]:
-    """Return a function that reads stored counterfactuals of a shard by their cf_id.
+def reader(
+    store: Store, config: RunConfig, index: int
+) -> Callable[[list[str], str], dict[str, Pixels]]:
+    """Return a function that reads a column of stored images of a shard by their cf_id.
 
     It holds few rows at a time as Python objects.
     """
 
-    def read(names: list[str]) -> dict[str, Pixels]:
+    def read(names: list[str], column: str) -> dict[str, Pixels]:
         commit = read_commit(store, commit_path(GENERATE, index, revisions(store, GENERATE)[index]))
-        table = read_committed(store, commit, ["cf_id", "counterfactual"])
+        table = read_committed(store, commit, ["cf_id", column])
         found: dict[str, Pixels] = {}
         for batch in table.filter(pc.is_in(table["cf_id"], value_set=pa.array(names))).to_batches(
             max_chunksize=64
         ):
             for row in batch.to_pylist():
                 data = config.data
-                png = row["counterfactual"]["bytes"]
+                png = row[column]["bytes"]
                 found[row["cf_id"]] = decode(
                     png, size=data.size, crop=None, max_pixels=data.max_pixels
                 )

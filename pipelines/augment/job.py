@@ -6,26 +6,33 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from configs.schema import AugmentConfig, RunConfig
+from configs.schema import RunConfig
 from configs.strict import UserError
 from pipelines.augment.answers import ALIKE, BEYOND, reader, select_apart
-from pipelines.augment.card import card, summary
-from pipelines.augment.judged import Judged, read_judged
+from pipelines.augment.card import card, set_name, summary
+from pipelines.augment.croissant import croissant
+from pipelines.augment.exports import write_folder, write_webdataset
+from pipelines.augment.gates import check_gates, gates_of
+from pipelines.augment.judged import JUDGED, Judged, read_judged
+from pipelines.augment.labels import Labels, labels_of
+from pipelines.augment.leaks import NEAR_COPY, SAME_ID, SAME_PIXELS, read_held_out
 from pipelines.augment.parts import Parts, schema_of
+from pipelines.augment.together import LabelsByAttributes
 from pipelines.engine.committed import class_names, generated, made_shards, scored_stage
-from pipelines.judge.job import SCORES as JUDGE_SCORES
 from storage.commit import commit_path, read_commit, read_committed, revisions
 from storage.uri import Store
 
 CARD, COUNTS = "augment/README.md", "augment/counts.json"
+CROISSANT = "augment/croissant.json"
 COPIED = ("source", "target", "label", "flipped", "split")
+ATTRIBUTES = ("attributes_before", "attributes_after")
 MEASURED = (
     "p_target",
     "cout",
@@ -42,24 +49,33 @@ Row = dict[str, Any]
 
 
 def augment(store: Store, config: RunConfig) -> dict[str, Any]:
-    """Write augment/data/part-00000.parquet and further parts, counts.json and a card.
+    """Write augment/data/part-00000.parquet and further parts, the further formats of
+    augment.formats, counts.json, croissant.json and a card.
 
     Returns the counts and `summary`, a sentence. Works in two passes: one over columns to count and
     select, one over the images of the selected rows. Needs the scores. The same run and settings
     result in the same rows. Empties further parts of an earlier, larger set.
     """
-    _check_gates(store, config)
+    check_gates(store, config)
     settings, shards, stage = config.augment, made_shards(store), scored_stage(store)
     scores = _scores(store, stage, shards)
     names, judged = class_names(store, config), read_judged(store)
-    gates = gates_of(settings)
-    rejected = dict.fromkeys([*gates, ALIKE, BEYOND, UNBALANCED], 0)
+    attributes = _attributes(store, scores)
+    labels = labels_of(config, names, attributes)
+    by_attribute = LabelsByAttributes(names, attributes, config.score.threshold)
+    gates = gates_of(settings, labels)
+    held_out = read_held_out(store, config)
+    reasons = [*gates, SAME_ID, SAME_PIXELS, NEAR_COPY, ALIKE, BEYOND, UNBALANCED]
+    rejected = dict.fromkeys(reasons, 0)
     passed: dict[int, list[Ids]] = {}
     considered = unsplit = originals = 0
     for index in shards:
         through: dict[int, list[bytes]] = {}
         good: list[Row] = []
-        for row in _rows(store, scores[index], judged):
+        for row in _rows(store, scores[index], judged, labels):
+            if row["k"] == 0 and row["split"] in settings.splits:
+                for side in ("label", "source"):
+                    by_attribute.add(side, row[side], row["attributes_before"])
             considered += 1
             originals += row["k"] == 0
             unsplit += row["split"] is None
@@ -68,25 +84,25 @@ def augment(store: Store, config: RunConfig) -> dict[str, Any]:
                 rejected[failed] += 1
             else:
                 good.append(row)
-        good, left_out = select_apart(
-            good, reader(store, config, index), settings.min_apart, settings.per_row
-        )
-        for name, n in left_out.items():
+        images = reader(store, config, index)
+        good, leaked = held_out.without_leaks(good, images)
+        good, left_out = select_apart(good, images, settings.min_apart, settings.per_row)
+        for name, n in (leaked | left_out).items():
             rejected[name] += n
         for row in good:
-            through.setdefault(row["target"], []).append(row["cf_id"].encode())
-        for target, ids in through.items():
-            passed.setdefault(target, []).append(np.array(ids))
-    found = {target: np.concatenate(parts) for target, parts in passed.items()}
+            through.setdefault(row["assigned"], []).append(row["cf_id"].encode())
+        for label, ids in through.items():
+            passed.setdefault(label, []).append(np.array(ids))
+    found = {label: np.concatenate(parts) for label, parts in passed.items()}
     chosen = pick(found, settings.balance)
     rejected[UNBALANCED] = sum(map(len, found.values())) - sum(map(len, chosen.values()))
     del passed, found
     parts = Parts(store, schema_of(names))
     kept: Counter[str] = Counter()
-    for row in _images(store, scores, judged, chosen):
-        label = row["target"] if settings.label == "target" else row["label"]
-        kept[names[label]] += 1
-        parts.add({**_set_row(row, names, config), "label": label, "label_name": names[label]})
+    for row in _images(store, scores, judged, labels, chosen):
+        kept[names[row["assigned"]]] += 1
+        by_attribute.add("after", row["assigned"], row["attributes_after"])
+        parts.add(_set_row(row, names, config))
     files = parts.close()
     counts: dict[str, Any] = {
         "considered": considered,
@@ -98,57 +114,45 @@ def augment(store: Store, config: RunConfig) -> dict[str, Any]:
         "files": files,
         "digest": parts.digest.hexdigest(),
         "settings": settings.model_dump(),
+        "label": labels.rule,
+        "warnings": [labels.warning] if labels.warning else [],
         "classes": names,
+        "attributes": by_attribute.table(),
+        "held_out": {"rows": held_out.rows, "unreadable": held_out.unreadable},
     }
     counts["summary"] = summary(counts)
+    name = set_name(config, counts)
+    counts["formats"] = _export(store, settings.formats, files, name)
+    described = {file.removeprefix("augment/"): store.replaced[file] for file in files}
+    told = croissant(name, counts["summary"], parts.schema, described)
+    store.replace(CROISSANT, json.dumps(told, indent=1).encode())
     store.replace(COUNTS, json.dumps(counts, indent=1).encode())
     store.replace(CARD, card(config, counts).encode(errors="backslashreplace"))
     return counts
 
 
-def gates_of(settings: AugmentConfig) -> dict[str, Callable[[Row], bool]]:
-    """Return the conditions that a row must pass, in the order in which they are checked.
-
-    The key is the name under which a rejection is counted. Where a gate is set, a row without a
-    value for it fails.
-    """
-
-    def at_least(column: str, limit: float) -> Callable[[Row], bool]:
-        return lambda row: row[column] is not None and row[column] >= limit
-
-    def at_most(column: str, limit: float) -> Callable[[Row], bool]:
-        return lambda row: row[column] is not None and row[column] <= limit
-
-    gates: dict[str, Callable[[Row], bool]] = {
-        "not flipped": lambda row: bool(row["flipped"]),
-        f"not in split {' or '.join(settings.splits)}": lambda row: row["split"] in settings.splits,
-    }
-    if settings.label == "original":
-        gates["without a label"] = lambda row: row["label"] is not None
-    limits = (
-        ("min_target", "p_target", settings.min_target, at_least),
-        ("max_l1", "l1", settings.max_l1, at_most),
-        ("min_cout", "cout", settings.min_cout, at_least),
-        ("max_other_attributes", "changed_spurious", settings.max_other_attributes, at_most),
-        ("min_judge", "judge", settings.min_judge, at_least),
-    )
-    for name, column, limit, gate in limits:
-        if limit is not None:
-            gates[f"outside {name} {limit:g}"] = gate(column, limit)
-    return gates
+def _export(store: Store, formats: Sequence[str], files: list[str], name: str) -> dict[str, str]:
+    """Write the further formats; returns the folder of each, from the folder augment/."""
+    written = {}
+    if "webdataset" in formats:
+        write_webdataset(store, files)
+        written["webdataset"] = "webdataset"
+    if "folder" in formats:
+        written["folder"] = write_folder(store, files, name).removeprefix("augment/")
+    return written
 
 
 def pick(passed: dict[int, Ids], balance: bool) -> dict[int, Ids]:
-    """Return the cf_ids to keep, by target class.
+    """Return the cf_ids to keep, by label.
 
     Returns all where `balance` is false. Else each class keeps as many rows as the smallest class
     has. These are the rows with the smallest cf_id, which is a hash, so the sample is fair and does
     not depend on order.
     """
     if not balance or not passed:
-        return {target: np.sort(ids) for target, ids in passed.items()}
+        return {label: np.sort(ids) for label, ids in passed.items()}
     size = min(len(ids) for ids in passed.values())
-    return {target: np.sort(ids)[:size] for target, ids in passed.items()}
+    return {label: np.sort(ids)[:size] for label, ids in passed.items()}
 
 
 def _scores(store: Store, stage: str, shards: list[int]) -> dict[int, str]:
@@ -164,32 +168,50 @@ def _scores(store: Store, stage: str, shards: list[int]) -> dict[int, str]:
     return {index: commit_path(stage, index, scored[index]) for index in shards}
 
 
-def _rows(store: Store, path: str, judged: Judged) -> Iterator[dict[str, Any]]:
-    """Return the scored rows of a shard without their images; path: the commit of its scores."""
+def _attributes(store: Store, scores: dict[int, str]) -> list[str]:
+    """Return the names of the oracle's attributes; [] where the run was scored without one."""
+    first = read_commit(store, scores[min(scores)])
+    return list(first.extra.get("attributes") or [])
+
+
+def _rows(store: Store, path: str, judged: Judged, labels: Labels) -> Iterator[Row]:
+    """Return the scored rows of a shard without their images; path: the commit of its scores.
+
+    They have the judge's scores, the means over its answers, and the label.
+    """
     commit = read_commit(store, path)
-    rows = read_committed(store, commit, ["cf_id", "id", "k", *COPIED, *MEASURED]).to_pylist()
-    for row, judge in zip(rows, judged.of([row["cf_id"] for row in rows]), strict=True):
-        yield {**row, "judge": judge}
+    columns = ["cf_id", "id", "k", *COPIED, *MEASURED, *ATTRIBUTES]
+    rows = read_committed(store, commit, columns).to_pylist()
+    for row, answers in zip(rows, judged.of([row["cf_id"] for row in rows]), strict=True):
+        means = [None] * len(JUDGED) if answers is None else answers.mean(0).tolist()
+        row |= {"answers": answers, **dict(zip(JUDGED, means, strict=True))}
+        row["judge"] = None if answers is None else float(answers.mean())
+        row["assigned"], row["probabilities"] = labels.of(row)
+        yield row
 
 
 def _images(
-    store: Store, scores: dict[int, str], judged: Judged, chosen: dict[int, Ids]
-) -> Iterator[dict[str, Any]]:
+    store: Store,
+    scores: dict[int, str],
+    judged: Judged,
+    labels: Labels,
+    chosen: dict[int, Ids],
+) -> Iterator[Row]:
     """Return the chosen rows with their images, in the order of shards.
 
     Does not read the images of shards without a chosen row.
     """
-    last = {target: ids[-1].decode() for target, ids in chosen.items() if len(ids)}
+    last = {label: ids[-1].decode() for label, ids in chosen.items() if len(ids)}
     for commit in generated(store):
         rows = [
             row
-            for row in _rows(store, scores[commit.shard.index], judged)
-            if row["cf_id"] <= last.get(row["target"], "")
-            and _among(row["cf_id"], chosen[row["target"]])
+            for row in _rows(store, scores[commit.shard.index], judged, labels)
+            if row["cf_id"] <= last.get(row["assigned"], "")
+            and _among(row["cf_id"], chosen[row["assigned"]])
         ]
         if not rows:
             continue
-        table = read_committed(store, commit, ["cf_id", "method", "counterfactual"])
+        table = read_committed(store, commit, ["cf_id", "method", "original", "counterfactual"])
         place = {name: i for i, name in enumerate(table["cf_id"].to_pylist())}
         found = table.take(pa.array([place[row["cf_id"]] for row in rows]))
         for row, images in zip(rows, _pieces(found), strict=True):
@@ -208,10 +230,17 @@ def _among(name: str, ids: Ids) -> bool:
 
 
 def _set_row(row: dict[str, Any], names: list[str], config: RunConfig) -> dict[str, Any]:
-    """Return a row of the set without its label."""
+    """Return a row of the set."""
     return {
         "id": row["cf_id"],
         "image": {"bytes": row["counterfactual"]["bytes"], "path": f"{row['cf_id']}.png"},
+        "original": {
+            "bytes": row["original"]["bytes"],
+            "path": f"{row['cf_id']}.original.png",
+        },
+        "label": row["assigned"],
+        "label_name": names[row["assigned"]],
+        "probabilities": row["probabilities"],
         "source_id": row["id"],
         "k": row["k"],
         "method": row["method"],
@@ -220,20 +249,5 @@ def _set_row(row: dict[str, Any], names: list[str], config: RunConfig) -> dict[s
         "source": names[row["source"]],
         "target": names[row["target"]],
         "original_label": None if row["label"] is None else names[row["label"]],
-        **{name: row[name] for name in (*MEASURED, "judge")},
+        **{name: row[name] for name in (*MEASURED, "judge", *JUDGED)},
     }
-
-
-def _check_gates(store: Store, config: RunConfig) -> None:
-    """Raise UserError where a gate is set that this run cannot measure on any row."""
-    if config.augment.max_other_attributes is not None and not (
-        config.score.causal and "oracle" in config.models
-    ):
-        raise UserError(
-            "augment.max_other_attributes: expected an oracle in models and score.causal, got none"
-        )
-    if config.augment.min_judge is not None and not store.exists(JUDGE_SCORES):
-        raise UserError(
-            "augment.min_judge: expected the judge's answers, got none: parse them by `judge"
-            " --answers` first"
-        )

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.augment.judged import JUDGED
 from storage.schema import IMAGE
 from storage.tables import parquet_writer, to_parquet
 from storage.uri import Store
@@ -26,8 +27,10 @@ def schema_of(classes: list[str]) -> pa.Schema:
     columns: list[tuple[str, pa.DataType]] = [
         ("id", pa.string()),  # cf_id
         ("image", IMAGE),
+        ("original", IMAGE),
         ("label", pa.int64()),
         ("label_name", pa.string()),
+        ("probabilities", pa.list_(pa.float64())),  # of the classes, with augment.label: soft
         ("source_id", pa.string()),
         ("k", pa.int32()),  # which of the answers to its row
         ("method", pa.string()),
@@ -50,12 +53,17 @@ def schema_of(classes: list[str]) -> pa.Schema:
         ),
         ("changed_spurious", pa.int32()),
         ("judge", pa.float64()),
+        *((name, pa.float64()) for name in JUDGED),
     ]
     features: dict[str, Any] = {
         name: {"dtype": {"double": "float64"}.get(str(kind), str(kind)), "_type": "Value"}
         for name, kind in columns
     }
-    features["image"] = {"_type": "Image"}
+    features["image"] = features["original"] = {"_type": "Image"}
+    features["probabilities"] = {
+        "feature": {"dtype": "float64", "_type": "Value"},
+        "_type": "Sequence",
+    }
     features["label"] = {"names": classes, "_type": "ClassLabel"}
     return pa.schema(
         columns, metadata={b"huggingface": json.dumps({"info": {"features": features}}).encode()}
@@ -74,7 +82,7 @@ class Parts:
     def add(self, row: dict[str, Any]) -> None:
         """Add one row of the schema."""
         self.rows.append(row)
-        self.bytes += len(row["image"]["bytes"])
+        self.bytes += len(row["image"]["bytes"]) + len(row["original"]["bytes"])
         if len(self.rows) == GROUP_ROWS or self.bytes >= GROUP_BYTES:
             self._group()
             if self.out.tell() >= PART_BYTES:

@@ -200,7 +200,7 @@ def test_a_training_set_takes_answers_that_differ_and_no_more_than_wanted(
 def test_of_answers_that_are_alike_the_first_stays() -> None:
     shades = {"a0": 10, "a1": 10, "a2": 60, "a3": 61, "b0": 10}
 
-    def images(names: Sequence[str]) -> dict[str, Any]:
+    def images(names: Sequence[str], column: str) -> dict[str, Any]:
         return {name: np.full((4, 4, 3), shades[name], np.uint8) for name in names}
 
     rows = [{"id": name[0], "cf_id": name, "k": int(name[1])} for name in shades]

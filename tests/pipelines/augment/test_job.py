@@ -47,7 +47,7 @@ def test_flipped_train_rows_balanced_and_told(
     scored: tuple[Any, dict[str, dict[str, Any]]],
 ) -> None:
     run, _ = scored
-    counts = augment(run.store, run.config)
+    counts = augment(run.store, run.with_settings(augment={"label": "target"}))
     rows = [r for r in run.rows if r["flipped"] and r["split"] == "train"]
     smallest = min(Counter(r["target"] for r in rows).values())
     expected = {
@@ -78,7 +78,10 @@ def test_flipped_train_rows_balanced_and_told(
 
 def test_counts_add_up(scored: tuple[Any, dict[str, dict[str, Any]]]) -> None:
     run, _ = scored
-    counts = augment(run.store, run.with_settings(augment={"min_target": 0.988, "max_l1": 0.004}))
+    counts = augment(
+        run.store,
+        run.with_settings(augment={"label": "target", "min_target": 0.988, "max_l1": 0.004}),
+    )
     assert counts["considered"] == 60
     assert counts["kept"] > 0
     assert counts["considered"] == counts["kept"] + sum(counts["rejected"].values())
