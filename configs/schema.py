@@ -361,6 +361,18 @@ class RunConfig(Strict):
         return self
 
     @model_validator(mode="after")
+    def _labels(self) -> RunConfig:
+        """Refuse labels by an oracle that the run does not have before hours of work."""
+        named = self.score.query or self.score.causal
+        if self.augment.label in ("oracle", "soft") and not (named and "oracle" in self.models):
+            raise ValueError(
+                f"augment.label: {self.augment.label}: expected an oracle in models, and in"
+                " score.query or score.causal the attribute that the classes mean, got"
+                f" {'no attribute' if 'oracle' in self.models else 'no oracle'}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _own_images(self) -> RunConfig:
         """Fill missing settings of images used as a model from the run's data, but not the rows."""
         for name, spec in self.models.items():

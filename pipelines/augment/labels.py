@@ -92,7 +92,7 @@ def labels_of(config: RunConfig, classes: Sequence[str], attributes: Sequence[st
     else the first of score.causal. The class of its name has it, whatever the case and `_`, or else
     the second class. Without augment.label, the rule is oracle where there is such an attribute and
     there are two classes, else target with a warning. UserError where oracle or soft is asked for
-    and this is missing.
+    with other classes, or the run was scored without an oracle.
     """
     rule = config.augment.label
     if rule not in (None, "oracle", "soft"):
@@ -101,16 +101,9 @@ def labels_of(config: RunConfig, classes: Sequence[str], attributes: Sequence[st
     if attribute is None or len(classes) != 2:
         if rule is None:
             return Labels("target", warning=NO_ORACLE)
-        got = (
-            f"{len(classes)} classes"
-            if attribute is not None
-            else "no such attribute"
-            if attributes
-            else "no oracle"
-        )
+        got = f"{len(classes)} classes" if attributes else "scores without an oracle"
         raise UserError(
-            f"augment.label: {rule}: expected an oracle in models, two classes, and the attribute"
-            f" that they mean in score.query or score.causal, got {got}"
+            f"augment.label: {rule}: expected two classes, and an oracle's scores, got {got}"
         )
     same = [_plain(name) == _plain(attributes[attribute]) for name in classes]
     return Labels(rule or "oracle", attribute, 0 if same[0] and not same[1] else 1)

@@ -77,11 +77,19 @@ def test_config_data_weights_answers_and_run_in_a_bucket(
     open_store(s3_folder).write("answers/a.jsonl", text.encode())
     assert main(["judge", store.uri, "--answers", f"{s3_folder}/answers", *TINY[:2]]) == 0
     assert "8 parsed" in capsys.readouterr().out
-    for command in (["augment"], ["report"]):
-        assert main([*command, store.uri, *TINY[:2]]) == 0
+    formats = ["--set", "augment.formats=[parquet, webdataset, folder]"]
+    rows = ["--set", "augment.splits=[test]", "--set", "augment.balance=false"]
+    rows += ["--set", "augment.label=target", "--set", "augment.min_target=0"]
+    for command in (["augment", *formats, *rows], ["report"]):
+        assert main([command[0], store.uri, *TINY[:2], *command[1:]]) == 0
+    counts = json.loads(store.read("augment/counts.json"))
+    folder = f"augment/{counts['formats']['folder']}"
+    assert len(store.read(f"{folder}/metadata.csv").splitlines()) == 1 + counts["kept"]
     for name in (
         "report.html",
         "augment/data/part-00000.parquet",
+        "augment/webdataset/part-00000.tar",
+        "augment/croissant.json",
         "judge/scores.parquet",
         "MANIFEST.json",
     ):

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 
 from configs.schema import JudgeGates, RunConfig
 from configs.strict import UserError
@@ -109,11 +110,18 @@ def test_the_default_is_the_oracle_where_the_attribute_of_the_class_is_known() -
 
 @pytest.mark.parametrize("rule", ["oracle", "soft"])
 def test_a_rule_that_cannot_be_followed_is_refused(rule: str) -> None:
-    with pytest.raises(UserError, match=rf"augment\.label: {rule}: .* got no oracle"):
-        labels_of(config(["no", "yes"], oracle=False, augment={"label": rule}), ["no", "yes"], [])
-    three = config(list("abc"), score={"causal": ["Bangs"]}, augment={"label": rule})
-    with pytest.raises(UserError, match="got 3 classes"):
-        labels_of(three, list("abc"), ["Bangs", "Smiling"])
+    asked: dict[str, Any] = {"score": {"causal": ["Bangs"]}, "augment": {"label": rule}}
+    # at the start of a run, before hours of work
+    with pytest.raises(ValidationError, match=rf"augment\.label: {rule}: .* got no oracle"):
+        config(["no", "yes"], oracle=False, **asked)
+    with pytest.raises(ValidationError, match=rf"augment\.label: {rule}: .* got no attribute"):
+        config(["no", "yes"], augment={"label": rule})
+    with pytest.raises(UserError, match=rf"augment\.label: {rule}: .* got 3 classes"):
+        labels_of(config(list("abc"), **asked), list("abc"), ["Bangs", "Smiling"])
+    with pytest.raises(
+        UserError, match=rf"augment\.label: {rule}: .* got scores without an oracle"
+    ):
+        labels_of(config(["no", "yes"], **asked), ["no", "yes"], [])
 
 
 def read(run: Any, counts: dict[str, Any]) -> pd.DataFrame:
