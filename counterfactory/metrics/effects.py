@@ -39,7 +39,7 @@ OUTSTANDING = 2.0
 # parts, the effect of 1 to 6 parts is called placed in 60 to 85 % of trials at 16 rows and in 98 %
 # or more from 32 rows on, and never spread. That of 24, 28 or 64 parts is called spread in 87 % or
 # more of trials from 16 rows on, and never placed. That of 12 parts is between.
-# On classifiers of drawn and real faces (benchmarks/planted.md) .5 called 2 of 14 right classifiers
+# On classifiers of drawn and real faces (benchmarks/planted.md) .5 called 2 of 16 right classifiers
 # spread, since a smile on a photograph is mouth, cheeks and eyes; .45 calls none, and 11 of 16
 # causes without a place (tint, blur, brightness, grey).
 SPREAD = 0.45
