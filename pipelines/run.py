@@ -24,6 +24,7 @@ from pipelines.engine.committed import (
 )
 from pipelines.engine.disk import disk_errors
 from pipelines.engine.part import WHOLE, Part
+from pipelines.engine.stop import raise_if_stopped
 from pipelines.engine.terminal import print_line
 from pipelines.generate.job import generate
 from pipelines.generate.plan import open_run, plain_settings
@@ -80,6 +81,7 @@ def _run(store: Store, config: RunConfig, stages: tuple[str, ...], part: Part) -
     if "attribution" in stages:
         expect_predictors(config)
     for name in stages:
+        raise_if_stopped()
         if part.shards is not None and name not in PARTED:
             print_line(f"{name}: left for a call without --shards, when every shard is done")
             continue

@@ -26,7 +26,7 @@ from pipelines.engine.cluster import check_nodes, expect_listener, workers_that_
 from pipelines.engine.cpus import cpus
 from pipelines.engine.disk import disk_error
 from pipelines.engine.progress import Progress, note
-from pipelines.engine.stop import Stopped, take_signals
+from pipelines.engine.stop import Stopped, raise_if_stopped, take_signals
 from storage import attempts
 from storage.errors import TOLD, FileChanged, NoAnswer
 from storage.records import Receipt
@@ -68,6 +68,7 @@ def run_stage(
         for receipt in work(store.uri, pinned, job, config.engine, stage, actor, shards):
             progress.add(receipt, rows=rows[receipt.index], shards=int(receipt.index in new))
             receipts.append(receipt)
+            raise_if_stopped()
     except FileChanged as error:
         raise UserError(f"data.path: {error}: put it back, or give the run another name") from None
     finally:

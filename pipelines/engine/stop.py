@@ -7,7 +7,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
@@ -32,7 +32,8 @@ def stopped_by_signals() -> Iterator[None]:
     (nohup) stays ignored.
 
     Any error after that is the stop's: an import that a signal interrupts leaves half a module, and
-    code that uses it fails in another way.
+    code that uses it fails in another way. A destructor swallows the exception: `raise_if_stopped`
+    raises it again.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -40,6 +41,7 @@ def stopped_by_signals() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGINT)}
     RECEIVED.clear()
     take_signals()
+    shown, sys.unraisablehook = sys.unraisablehook, _without_stops(sys.unraisablehook)
     if before[signal.SIGINT] is signal.default_int_handler:
         signal.signal(signal.SIGINT, _stop)
     try:
@@ -49,8 +51,16 @@ def stopped_by_signals() -> Iterator[None]:
             raise Stopped(RECEIVED[0]) from error
         raise
     finally:
+        RECEIVED.clear()
+        sys.unraisablehook = shown
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def raise_if_stopped() -> None:
+    """Raise Stopped where a signal arrived and its exception did not end the command."""
+    if RECEIVED:
+        raise Stopped(RECEIVED[0])
 
 
 def report_stop(stop: KeyboardInterrupt) -> int:
@@ -66,6 +76,18 @@ def take_signals() -> None:
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, _stop)
+
+
+def _without_stops(
+    hook: Callable[[sys.UnraisableHookArgs], object],
+) -> Callable[[sys.UnraisableHookArgs], object]:
+    """Return a hook for ignored exceptions that prints no traceback of Stopped."""
+
+    def shown(ignored: sys.UnraisableHookArgs) -> None:
+        if not isinstance(ignored.exc_value, Stopped):
+            hook(ignored)
+
+    return shown
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:

@@ -15,7 +15,7 @@ import pytest
 from conftest import Job  # type: ignore[import-not-found]
 from crash import SIGNALS, At
 
-from pipelines.engine.stop import Stopped, report_stop, stopped_by_signals
+from pipelines.engine.stop import Stopped, raise_if_stopped, report_stop, stopped_by_signals
 from storage import s3_retry
 
 LINE = "counterfactory: stopped; what is committed stays, the same command goes on from there"
@@ -148,3 +148,24 @@ def _swallow(number: signal.Signals) -> None:
     with suppress(KeyboardInterrupt):
         signal.raise_signal(number)
     raise AttributeError("module 'half' has no attribute 'whole'")
+
+
+def test_a_stop_that_a_destructor_swallows_is_raised_at_the_next_shard(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pipelines.engine.stop.hurry", lambda: None)
+
+    class Dying:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Stopped), stopped_by_signals():
+        _die(Dying)
+    assert "Traceback" not in capsys.readouterr().err
+    raise_if_stopped()  # the command is over, and the next one starts without a stop
+
+
+def _die(kind: type) -> None:
+    one = kind()
+    del one
+    raise_if_stopped()
