@@ -199,7 +199,7 @@ class Intervene:
         cores = self.cores(parts, only, own, ends[..., 0])
         found |= self.core_columns(records, before, after, parts, cores)
         found["evaluations"] = (spent + cores.asked).tolist()
-        found |= self.control(records, before, target, seeds, control)
+        found |= self.control(records, (before, after), target, seeds, control)
         return found
 
     def cores(self, parts: Any, only: Answers, own: Tensor, ends: Tensor) -> Cores:
@@ -253,15 +253,17 @@ class Intervene:
     def control(
         self,
         records: Sequence[dict[str, Any]],
-        before: Any,
+        contents: tuple[Any, Any],
         target: Tensor,
         seeds: Tensor,
         most: int,
     ) -> dict[str, list[Any]]:
-        """Return the same experiment on pairs of unrelated originals, for up to `most` rows.
+        """Return the same experiment on pairs of unrelated originals, for up to `most` rows, and
+        what the look of their counterfactuals adds.
 
         A row's partner is another row that is classified as this row's target.
         """
+        before, after = contents
         pairs = partners(records, most)
         if not pairs:
             return {}
@@ -277,6 +279,17 @@ class Intervene:
             "control_log_odds": asked.each(parts, on)[..., 0].tolist(),
             "control_ends": torch.stack(ends, 1).tolist(),
         }
+        mixed = [
+            self.modality.with_look(*(side[mine] for side in sides))
+            for sides in ((before, after), (after, before))
+        ]
+        if all(content is not None for content in mixed):
+            worths = [
+                self._whole(asked, content, every)[:, 0]
+                for content in (before[mine], *mixed, after[mine])
+            ]
+            look = shapley(torch.stack(worths, 1).numpy())
+            measured["control_look"] = np.stack([look[:, 0], look.sum(1)], 1).tolist()
         place = {row: at for at, (row, _) in enumerate(pairs)}
         return {
             name: [values[place[row]] if row in place else None for row in range(len(records))]

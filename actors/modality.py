@@ -23,6 +23,7 @@ from actors.rows.masks import expect_regions, mask_of, regions_of, stacked
 from configs.schema import ImageData, ModelConfig
 from configs.strict import UserError
 from counterfactory.interventions.answers import with_cores
+from counterfactory.interventions.look import with_look
 from counterfactory.interventions.switches import Cells, Kinds, Switches, regions_as_maps
 from counterfactory.methods.contract import Answers, ImageAnswers, ImageQueries, Queries
 from counterfactory.models.interfaces import Classifier
@@ -106,6 +107,10 @@ class Modality(Protocol):
 
     def kinds(self, before: Any, after: Any, grid: int) -> Switches | None:
         """Return changes in kinds of change; None where this kind of data has none."""
+        ...
+
+    def with_look(self, contents: Any, others: Any) -> Any:
+        """Return contents with the look of others; None where this kind of data has no look."""
         ...
 
     def inside(
@@ -247,6 +252,10 @@ class Images:
     def kinds(self, before: Tensor, after: Tensor, grid: int) -> Kinds:
         """Return colour, coarse and fine change."""
         return Kinds(before, after, grid)
+
+    def with_look(self, contents: Tensor, others: Tensor) -> Tensor:
+        """Return images with the colour and contrast of others."""
+        return with_look(contents, others)
 
     def inside(
         self, parts: Cells, records: Sequence[Mapping[str, Any]], regions: int

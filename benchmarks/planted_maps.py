@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from counterfactory.interventions.experiment import Answers
+from counterfactory.interventions.look import with_look
 from counterfactory.interventions.switches import (
     GRID,
     Cells,
@@ -18,7 +19,6 @@ from counterfactory.interventions.switches import (
     all_coalitions,
     draw_switches,
 )
-from counterfactory.methods.contract import to_8bit
 from counterfactory.metrics import effects
 from counterfactory.metrics.cout import change_order
 from counterfactory.metrics.effects import EffectSums
@@ -145,31 +145,3 @@ def look_share(pairs: Pairs, model: Classifier) -> float:
     worths = torch.cat([answers.of(image, rows) for image in images], 1).numpy()
     worth = effects.shapley(worths).sum(0)
     return float(worth[0] / worth.sum())
-
-
-def with_look(images: Tensor, others: Tensor) -> Tensor:
-    """Return images (N,3,H,W) with the means and contrasts of others, on the 8-bit grid."""
-    mine, (theirs, mean) = scales(images)[0], scales(others)
-    for place, (a, b) in enumerate(zip(mine, theirs, strict=True)):
-        energies = (band.square().mean((2, 3), keepdim=True) + 1e-6 for band in (b, a))
-        mine[place] = a * (next(energies) / next(energies)).sqrt()
-    found = mine[-1] + mean
-    for band in mine[-2::-1]:
-        found = larger(found, band) + band
-    return to_8bit(found)
-
-
-def scales(images: Tensor, levels: int = 4) -> tuple[list[Tensor], Tensor]:
-    """Return what each halving of the images loses, finest first, then the rest; and the means."""
-    found = []
-    for _ in range(levels):
-        half = F.avg_pool2d(images, 2)
-        found.append(images - larger(half, images))
-        images = half
-    mean = images.mean((2, 3), keepdim=True)
-    return [*found, images - mean], mean
-
-
-def larger(images: Tensor, like: Tensor) -> Tensor:
-    """Return images at the size of others."""
-    return F.interpolate(images, tuple(like.shape[2:]), mode="bilinear")

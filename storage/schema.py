@@ -125,6 +125,7 @@ INTERVENTIONS = with_images(
             ("control_mixtures", pa.binary()),
             ("control_log_odds", pa.list_(pa.float32())),
             ("control_ends", pa.list_(pa.float32())),
+            ("control_look", pa.list_(pa.float32())),  # effect of the look, and of the whole change
         ]
     )
 )

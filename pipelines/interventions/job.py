@@ -31,7 +31,7 @@ from storage.schema import REGIONS
 from storage.seal import sealed
 from storage.uri import Store
 
-VERSION = 1  # version of the worker's results: a change here measures every run again
+VERSION = 2  # version of the worker's results: a change here measures every run again
 ASKED = ("classifier", "oracle", "second")
 OF_ROWS = ("mixtures", "grid", "kinds", "control")  # settings that a row's columns depend on
 MEAN_ROWS = 64  # of the mean pictures of a direction

@@ -30,6 +30,8 @@ def format_table(found: Mapping[str, Any]) -> Iterator[str]:
             yield f"{head}: {', '.join(told)}"
     if found["kinds"]:
         yield "kinds: " + ", ".join(f"{name} {_text(found['kinds'][name])}" for name in KINDS)
+    if found["look"] and found["look"]["value"] is not None:
+        yield f"look (colour and contrast of the whole): {_text(found['look'])}"
     for line in found["attributes"][:5]:
         yield (
             f"  {line['name']:24s} map {_text(line['similarity'], percent=False)}"

@@ -29,7 +29,7 @@ COLUMNS = (
     *("log_odds_before", "log_odds_after", "mixtures", "log_odds", "changed", "places"),
     *("kinds", "kinds_changed", "core_cells", "core_share", "core_l1"),
     *("full_l1", "second_full", "second_core", "evaluations"),
-    *("control_mixtures", "control_log_odds", "control_ends"),
+    *("control_mixtures", "control_log_odds", "control_ends", "control_look"),
 )
 
 
@@ -37,7 +37,8 @@ COLUMNS = (
 class Sums:
     """Sums over the measured rows; each shard is added and not stored.
 
-    ways: the flipped rows by direction. control: unrelated pairs. kinds: (G,3) effects and
+    ways: the flipped rows by direction. control: unrelated pairs. look: (G,2) effects of the look
+    and of the whole change, of look_n rows. kinds: (G,3) effects and
     kinds_changed: (3,) shares of the change, of kinds_n: (G,) rows. cells: rows by the number of
     their core's parts.
     """
@@ -50,6 +51,8 @@ class Sums:
     attributes: list[str] = field(default_factory=list)
     ways: dict[Way | None, EffectSums] = field(default_factory=dict)
     control: EffectSums | None = None
+    look: Floats = field(default_factory=lambda: np.zeros((GROUPS, 2)))
+    look_n: int = 0
     kinds: Floats = field(default_factory=lambda: np.zeros((GROUPS, 3)))
     kinds_n: Floats = field(default_factory=lambda: np.zeros(GROUPS))
     kinds_changed: Floats = field(default_factory=lambda: np.zeros(3))
@@ -146,6 +149,10 @@ def _add_cores(sums: Sums, shard: pa.Table) -> None:
 
 
 def _add_control(sums: Sums, shard: pa.Table, parts: int) -> None:
+    seen = shard.filter(shard["control_look"].is_valid())
+    if seen.num_rows:
+        np.add.at(sums.look, group_of(seen["id"].to_pylist()), vectors(seen["control_look"]))
+        sums.look_n += seen.num_rows
     good = shard.filter(shard["control_log_odds"].is_valid())
     good = good.filter(good["control_ends"].is_valid())
     if not good.num_rows:

@@ -16,7 +16,7 @@ from counterfactory.metrics.audit import audit
 from counterfactory.metrics.catalogue import FIGURES as ALL_FIGURES
 from counterfactory.metrics.decides import Fit, Place, decide
 from counterfactory.metrics.effects import EffectSums, estimate
-from counterfactory.metrics.estimate import SUBSETS, Estimate, Measure
+from counterfactory.metrics.estimate import NOTHING, SUBSETS, Estimate, Measure
 from counterfactory.metrics.rates import RateSums
 from pipelines.engine.committed import class_name
 from pipelines.interventions.places import BORDER, places_of_cells, ring_shares, rings_of
@@ -47,6 +47,7 @@ def build_table(
             "whole": None,
             "directions": [],
             "control": None,
+            "look": None,
             "kinds": None,
             "kinds_changed": None,
             "places": [],
@@ -70,7 +71,8 @@ def build_table(
     # places that an effect which is everywhere cannot fill
     some = [line for line in places if line["changed"] < HALF]
     some += [line for line in rings if line["name"] == BORDER]
-    main = _map(whole, weights, drawn, [_estimate(line["share"]) for line in some])
+    look = _look(sums, weights)
+    main = _map(whole, weights, drawn, [_estimate(line["share"]) for line in some], look)
     lies = [Place(line["name"], _estimate(line["share"])) for line in places]
     lies = lies or places_of_cells(found, around, whole.rows, grid)
     base = audit(names, causal, sums.changed) if names and sums.changed is not None else None
@@ -94,12 +96,14 @@ def build_table(
                 "target": None if way is None else class_name(sums.classes, way[1]),
                 "way": way,
                 **_map(part, weights, effects.maps(part.classifier, weights)[..., 0]),
+                "spread": main["spread"],
             }
             for way, part in sorted(
                 sums.ways.items(), key=lambda item: (item[0] is None, -item[1].rows, item[0])
             )
         ],
         "control": _control(sums, whole, weights),
+        "look": _json(look),
         "kinds": kinds,
         "kinds_changed": (
             dict(zip(KINDS, (sums.kinds_changed / sums.kinds_n.sum()).tolist(), strict=True))
@@ -120,10 +124,14 @@ def build_table(
 
 
 def _map(
-    sums: EffectSums, weights: Floats, drawn: Floats, places: Sequence[Estimate] = ()
+    sums: EffectSums,
+    weights: Floats,
+    drawn: Floats,
+    places: Sequence[Estimate] = (),
+    look: Estimate = NOTHING,
 ) -> dict[str, Any]:
     """Return one effect map with intervals; drawn: the replicates' maps (N,C). places: shares of
-    the effect in places that are larger than a few parts.
+    the effect in places that are larger than a few parts. look: the look's share.
     """
     found = effects.shares(drawn)
     spans = [estimate(found[:, part], sums.rows) for part in range(found.shape[1])]
@@ -139,7 +147,7 @@ def _map(
         "changed": changed.tolist(),
         "concentration": _json(concentrated),
         "changed_concentration": float(changed[top].sum()),
-        "spread": effects.is_spread(concentrated, places),
+        "spread": effects.is_spread(concentrated, places, look),
     }
 
 
@@ -200,6 +208,14 @@ def _kinds(sums: Sums, weights: Floats) -> dict[str, Any] | None:
     total = weights @ sums.kinds
     found = effects.shares(total)
     return {name: _json(estimate(found[:, at], n)) for at, name in enumerate(KINDS)}
+
+
+def _look(sums: Sums, weights: Floats) -> Estimate:
+    """Return the share of the effect that the look has: colour and contrast of the whole."""
+    if not sums.look_n:
+        return NOTHING
+    found = weights @ sums.look
+    return estimate(found[:, 0] / np.where(found[:, 1] > 0, found[:, 1], np.nan), sums.look_n)
 
 
 def _control(sums: Sums, whole: EffectSums, weights: Floats) -> dict[str, Any] | None:

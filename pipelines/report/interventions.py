@@ -255,6 +255,9 @@ def _charts(
     charts.append(_shares(run, title, title.lower(), found))
     if kinds:
         found = [(name, kinds[name], changed.get(name)) for name in kinds]
+        look = table.get("look")
+        if look and look["value"] is not None:
+            found.append(("look: colour, contrast", look, None))
         charts.append(_shares(run, "Kinds of change", "each kind of change", found))
     if table["attributes"]:
         charts.append(_attributes(run, table["attributes"]))

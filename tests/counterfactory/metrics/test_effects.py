@@ -315,7 +315,18 @@ def test_spread_is_what_the_interval_says(
     fewer = is_spread(Estimate(0.4, low, high, SPREAD_ROWS - 1))
     assert fewer is (None if spread else spread), "few rows may miss the parts of a place"
     assert is_spread(found, [Estimate(0.4, 0.3, 0.5, 9), Estimate(0.4, None, None, 1)]) is spread
-    assert is_spread(found, [Estimate(0.4, 0.3, 0.5, 9), Estimate(0.8, 0.6, 0.9, 9)]) is False
+    assert is_spread(found, [Estimate(0.4, 0.3, 0.5, 9), Estimate(0.8, 0.65, 0.9, 9)]) is False
+
+
+def test_the_look_says_whether_a_concentrated_effect_has_a_place() -> None:
+    concentrated = Estimate(0.7, 0.6, 0.8, 64)
+    assert is_spread(concentrated, look=Estimate(0.1, None, None, 64)) is False
+    assert is_spread(concentrated, look=Estimate(0.65, None, None, 64)) is True  # a blur
+    assert is_spread(concentrated, look=Estimate(0.65, None, None, SPREAD_ROWS - 1)) is None
+    wide = Estimate(0.3, 0.2, 0.4, 64)  # a smile on a photograph
+    assert is_spread(wide, look=Estimate(0.05, None, None, 64)) is False
+    frame = [Estimate(0.9, 0.8, 1.0, 64)]
+    assert is_spread(wide, frame, Estimate(0.6, None, None, 64)) is False
 
 
 @pytest.mark.parametrize(("decide", "spread"), [(1, False), (6, False), (24, True), (64, True)])

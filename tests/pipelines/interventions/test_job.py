@@ -353,3 +353,26 @@ def test_blocks_and_batches_that_fit_in_memory(
     np.testing.assert_allclose(table["whole"]["map"], usual["whole"]["map"], atol=1e-6)
     assert table["control"]["n"] > 0
     assert table["core"]["n"] == usual["core"]["n"]
+
+
+def test_a_tint_has_no_place_and_the_look_says_so(
+    tmp_path: Path, models: dict[str, nn.Module]
+) -> None:
+    """The pairs differ in one patch, and a classifier of the mean colour sees it as a tint."""
+
+    class Tint(PatchReader):
+        def forward(self, images: Tensor) -> Tensor:
+            z = 400 * (images.mean((1, 2, 3)) - 0.49)
+            return torch.stack([-z / 2, z / 2], 1)
+
+    models["classifier"] = Tint()
+    store, config = make(tmp_path)
+    table = intervene(store, config)
+    assert table["look"]["value"] == pytest.approx(1, abs=0.1)
+    assert table["look"]["n"] >= 16
+    assert table["whole"]["spread"] is True
+    assert table["audit"]["verdict"].startswith("The effect is spread over the image")
+    models["classifier"] = PatchReader()
+    other = intervene(*make(tmp_path / "patch"))
+    assert abs(other["look"]["value"]) < 0.3
+    assert other["whole"]["spread"] is False
