@@ -85,7 +85,8 @@ def untrue(root: Path) -> list[str]:
     }
     dev = extras.pop("dev")
     extras.pop("docs", None)  # programs that build the pages
-    measuring = extras.pop("planted", set())  # what a benchmark compares with
+    # what a benchmark compares with, and what tests read the augmentation set's formats with
+    measuring = extras.pop("planted", set()) | extras.pop("readers", set())
     optional = set().union(*extras.values())
     ours = importers(root, FOLDERS)
     found = []
