@@ -17,7 +17,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from actors.guard.batch import out_of_memory, release
+from actors.guard.batch import drain_notes, gpu_fault, out_of_memory, release
 from actors.guard.starts import expect_life
 from actors.modality import modality_of
 from actors.pinned.load import ELSEWHERE, load_method, load_models, pick_device
@@ -25,6 +25,7 @@ from actors.pinned.shape import in_shape, shape_of
 from actors.rows.columns import table_of
 from actors.worker import Job, Work
 from configs.schema import RunConfig
+from configs.strict import UserError
 from counterfactory.interventions.core import Cores, find_cores, least_log_odds, own_maps
 from counterfactory.interventions.experiment import Answers
 from counterfactory.interventions.switches import all_coalitions, draw_switches, pack
@@ -60,13 +61,15 @@ class Intervene:
             torch.set_num_threads(config.engine.threads)
         names = [name for name in ("classifier", "oracle", "second") if name in config.models]
         loaded = load_models(plain, names, self.device)
-        models = in_shape(loaded, plain["models"], shape_of(config.engine, self.device))
+        self.shape = shape_of(config.engine, self.device)
+        models = in_shape(loaded, plain["models"], self.shape)
         self.classifier: Any = models["classifier"]
         self.oracle: Any = models.get("oracle")
         self.second: Any = models.get("second")
         self.threshold = threshold_of(plain)
         self.parts = 0  # of a change, once a row was measured
         self.batch = self.settings.batch  # halved for good after out of memory
+        self.notes: list[str] = []  # lines for the driver to show, each once
         self.idle_since = time.perf_counter()
 
     def __call__(self, shard: Shard) -> Receipt:
@@ -105,6 +108,7 @@ class Intervene:
             flipped=len([record for record in records if record["flipped"]]),
             seconds=self.idle_since - started,
             wait_seconds=waited + read,
+            notes=drain_notes(self.notes),
         )
 
     def measure(self, records: list[dict[str, Any]], shard: int) -> tuple[pa.Table, dict[str, int]]:
@@ -112,7 +116,9 @@ class Intervene:
         column.
 
         Rows that did not flip have keys alone. Rows of large contents are measured in blocks that
-        fit in memory, and mixtures that do not in batches of half the size.
+        fit in memory, and mixtures that do not in batches of half the size. A batch that fails
+        otherwise is asked one by one, because some networks accept one image at a time. UserError
+        where one does not fit in memory alone.
         """
         flipped = [place for place, record in enumerate(records) if record["flipped"]]
         columns: dict[str, Any] = (
@@ -130,8 +136,11 @@ class Intervene:
                     [records[place] for place in block], shard, self.job.control - paired
                 )
             except Exception as error:
-                if not out_of_memory(error) or self.batch == 1:
+                short = out_of_memory(error)
+                alone = self.batch == 1 and self.shape.rows == 1
+                if isinstance(error, UserError) or gpu_fault(error) or (alone and not short):
                     raise
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             else:
                 for name, values in found.items():
                     whole = columns.setdefault(name, [None] * len(records))
@@ -143,8 +152,18 @@ class Intervene:
                 paired += sum(cell is not None for cell in found.get("control_ends", ()))
                 at += len(block)
                 continue
+            # The error is gone here, and with it the tensors that its traceback held.
             release(self.device)
-            self.batch = max(1, self.batch // 2)
+            if alone:
+                raise UserError(
+                    f"shard {shard}: expected one image to fit in memory alone, got {reason}: free"
+                    " some, and give the same command again"
+                )
+            before = self.batch
+            self.batch = max(1, self.batch // 2) if short else 1
+            self.shape.limit(self.batch)
+            why = "out of memory" if short else reason
+            self.notes.append(f"{why} with {before} mixtures at a time: goes on with {self.batch}")
         rows, bad = table_of(columns, INTERVENTIONS, len(records))
         return rows, dict(missing + Counter(bad))
 

@@ -100,8 +100,8 @@ def answered(
     """Return queries and the method's answers in batches, from `keep` where they are there."""
     file = keep / f"{case.run}-{case.method}-{case.rows}.pt"
     if file.is_file():
-        found: list[tuple[ImageQueries, ImageAnswers]] = torch.load(file, weights_only=False)
-        return found
+        stored = torch.load(file)
+        return [(ImageQueries(**query), ImageAnswers(**answer)) for query, answer in stored]
     method = load_method(config.model_dump())
     needed = {name: models[name] for name in method_models(method)}
     seeds = torch.tensor([seed_of(name, config.seed) for name in ids])
@@ -114,7 +114,7 @@ def answered(
         spent = time.monotonic() - started
         print(f"{case.method}: {int(at[-1]) + 1} rows in {spent:.0f} s", flush=True)
     keep.mkdir(parents=True, exist_ok=True)
-    torch.save(parts, file)
+    torch.save([(vars(query), vars(answer)) for query, answer in parts], file)
     return parts
 
 

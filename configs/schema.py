@@ -234,7 +234,7 @@ class InterventionsConfig(Strict):
 
     enabled: bool = True  # false: `run` skips the stage
     mixtures: Annotated[int, Field(ge=2)] = 16  # of a row's original and counterfactual
-    grid: Annotated[int, Field(ge=2, le=64)] = 8  # cells per side
+    grid: Annotated[int, Field(ge=2, le=16)] = 8  # cells per side; memory grows with its 4th power
     kinds: bool = True  # also colour, coarse and fine change; 6 evaluations a row
     # the pairs of unrelated rows that the effect map is compared with; 0: none
     control: Annotated[int, Field(ge=0)] = 64

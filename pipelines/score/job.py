@@ -66,7 +66,7 @@ def score(
     judged = judge_figures(store, config)
     told["metrics"] += judged["metrics"]
     told["subsets"] += judged["subsets"]
-    placed = intervention_figures(store, config)
+    placed = intervention_figures(store, config, sums.rows)
     told["metrics"] += placed["metrics"]
     told["subsets"] += placed["subsets"]
     told["audit"] = placed["audit"] or told["audit"]
@@ -120,18 +120,18 @@ def stage_name(config: RunConfig, digests: dict[str, str]) -> str:
     return f"score-{fingerprint(parts)}"
 
 
-def intervention_figures(store: Store, config: RunConfig) -> dict[str, Any]:
+def intervention_figures(store: Store, config: RunConfig, rows: int) -> dict[str, Any]:
     """Return the figures of interventions/table.json, and the verdict that rests on it.
 
     No lines and no verdict where there is no such table, or where it was made with other models or
-    for other counterfactuals than the run has now.
+    for other counterfactuals than the `rows` that the run has now.
     """
     nothing: dict[str, Any] = {"metrics": [], "subsets": [], "audit": None}
-    if not config.interventions.enabled or not store.exists(INTERVENED):
+    if not store.exists(INTERVENED):
         return nothing
     found = read_sealed(store, INTERVENED)
     now = pin({name: config.models[name].model_dump() for name in ASKED if name in config.models})
-    if found["models"] != now or found["shards"]["done"] != len(made_shards(store)):
+    if found["models"] != now or found["rows"] != rows:
         return nothing
     lines = {
         part: [Line.from_json(line) for line in found[part]] for part in ("metrics", "subsets")

@@ -376,3 +376,36 @@ def test_a_tint_has_no_place_and_the_look_says_so(
     other = intervene(*make(tmp_path / "patch"))
     assert abs(other["look"]["value"]) < 0.3
     assert other["whole"]["spread"] is False
+
+
+def test_networks_that_take_one_image_at_a_time(
+    tmp_path: Path, models: dict[str, nn.Module], capsys: pytest.CaptureFixture[str]
+) -> None:
+    class One(PatchReader):
+        def forward(self, images: Tensor) -> Tensor:
+            if len(images) != 1:
+                raise RuntimeError("expected input of shape (1,3,32,32)")
+            return super().forward(images)
+
+    models["classifier"] = One()
+    store, config = make(tmp_path, rows=6, shard=6)
+    table = intervene(store, config)
+    assert int(np.argmax(table["whole"]["map"])) == TOP
+    assert table["core"]["n"] == table["n"] == 5
+    said = capsys.readouterr().err
+    assert said.count("with 64 mixtures at a time: goes on with 1") == 1
+    broken = PatchReader()
+    broken.forward = lambda images: 1 / 0  # type: ignore[method-assign,assignment]
+    models["classifier"] = broken
+    with pytest.raises(ZeroDivisionError):  # a fault is not hidden
+        intervene(*make(tmp_path / "broken", rows=6, shard=6))
+
+
+def test_an_asked_for_table_counts_where_run_skips_the_stage(
+    tmp_path: Path, models: dict[str, nn.Module]
+) -> None:
+    store, config = make(tmp_path, interventions={"enabled": False})
+    intervene(store, config)
+    told = score(store, config)
+    assert told["audit"] is not None
+    assert "core_share" in {line["metric"] for line in told["metrics"]}
