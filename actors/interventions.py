@@ -46,7 +46,7 @@ class Intervene:
     """Ray callable: classifier, oracle and second classifier, loaded once.
 
     It works on the contents as they are stored, for any method, and needs no gradients. job:
-    regions, control.
+    regions, sample, control.
     """
 
     takes: ClassVar[type[Work]] = Shard
@@ -129,11 +129,15 @@ class Intervene:
         if not flipped:
             return table_of(columns, INTERVENTIONS, len(records))
         missing, at, paired = Counter[str](), 0, 0
+        sampled = set(in_seed_order(records, flipped)[: self.job.sample])
         while at < len(flipped):
             block = flipped[at : at + self.modality.ahead()]
             try:
                 found = self.found(
-                    [records[place] for place in block], shard, self.job.control - paired
+                    [records[place] for place in block],
+                    shard,
+                    torch.tensor([place in sampled for place in block]),
+                    self.job.control - paired,
                 )
             except Exception as error:
                 short = out_of_memory(error)
@@ -169,10 +173,12 @@ class Intervene:
 
     @torch.inference_mode()
     def found(
-        self, records: Sequence[dict[str, Any]], shard: int, control: int
+        self, records: Sequence[dict[str, Any]], shard: int, sampled: Tensor, control: int
     ) -> dict[str, list[Any]]:
-        """Return the columns of flipped rows, a value for each; control: pairs of unrelated
-        rows.
+        """Return the columns of flipped rows, a value for each.
+
+        sampled: (B,) bool, rows whose mixtures the oracle and the second classifier see too.
+        control: pairs of unrelated rows.
         """
         before, after = (
             self.modality.stored(records, column, shard, self.device)
@@ -187,16 +193,22 @@ class Intervene:
         parts = self.modality.parts(before, after, self.settings.grid)
         self.parts = parts.count
         on = draw_switches(seeds, self.settings.mixtures, parts.count)
-        outcomes = asked.each(parts, on)
+        mine, others = (chosen.nonzero()[:, 0] for chosen in (sampled, ~sampled))
+        outcomes = torch.full((*on.shape[:2], asked.functions), torch.nan, dtype=torch.float64)
+        outcomes[mine] = asked.each(parts, on[mine], mine)
+        outcomes[others, :, :1] = only.each(parts, on[others], others)
         amounts = parts.amounts().cpu()
         share = amounts / amounts.sum(1, keepdim=True).clamp(min=1e-12)
         found: dict[str, list[Any]] = {
             "log_odds_before": ends[:, 0].tolist(),
             "log_odds_after": ends[:, 1].tolist(),
             "mixtures": pack(on),
-            "log_odds": outcomes.flatten(1).tolist(),
+            "log_odds": outcomes[..., 0].tolist(),
             "changed": share.tolist(),
         }
+        if self.oracle is not None:
+            values = outcomes[..., 1:].flatten(1).tolist()
+            found["attributes_log_odds"] = where(sampled, values)
         inside = self.modality.inside(parts, records, len(self.job.regions))
         if inside is not None:
             part = inside.cpu() / amounts[..., None].clamp(min=1e-12)
@@ -205,18 +217,26 @@ class Intervene:
         kinds = self.modality.kinds(before, after, self.settings.grid)
         if kinds is not None and self.settings.kinds:
             sets = all_coalitions(kinds.count)
-            worth = only.each(kinds, sets[None].expand(len(records), -1, -1))[..., 0]
-            worths = torch.cat([ends[:, :1, 0], worth, ends[:, 1:, 0]], 1)
-            found["kinds"] = shapley(worths.numpy()).tolist()
+            worths = torch.full((len(records), len(sets) + 2), torch.nan, dtype=torch.float64)
+            worths[:, 0], worths[:, -1] = ends[..., 0].unbind(1)
+            worths[mine, 1:-1] = only.each(kinds, sets[None].expand(len(mine), -1, -1), mine)[
+                ..., 0
+            ]
+            found["kinds"] = where(sampled, shapley(worths.numpy()).tolist())
             size = kinds.amounts().cpu()
-            found["kinds_changed"] = (size / size.sum(1, keepdim=True).clamp(min=1e-12)).tolist()
-            spent += len(sets)
+            share = size / size.sum(1, keepdim=True).clamp(min=1e-12)
+            found["kinds_changed"] = where(sampled, share.tolist())
+            spent[mine] += len(sets)
         own = own_maps(
-            on, outcomes[..., 0], ends[..., 0], amounts, expected(on, outcomes, ends, target)
+            on,
+            outcomes[..., 0],
+            ends[..., 0],
+            amounts,
+            expected(on, outcomes[..., :1], ends[..., :1], target),
         )
         found["own_map"] = own.tolist()
         cores = self.cores(parts, only, own, ends[..., 0])
-        found |= self.core_columns(records, before, after, parts, cores)
+        found |= self.core_columns(records, (before, after), parts, cores, sampled)
         found["evaluations"] = (spent + cores.asked).tolist()
         found |= self.control(records, (before, after), target, seeds, control)
         return found
@@ -237,13 +257,17 @@ class Intervene:
     def core_columns(
         self,
         records: Sequence[dict[str, Any]],
-        before: Any,
-        after: Any,
+        ends: tuple[Any, Any],
         parts: Any,
         cores: Cores,
+        sampled: Tensor,
     ) -> dict[str, list[Any]]:
-        """Return the columns about the cores; null where a row has none."""
-        there = cores.on.any(1)
+        """Return the columns about the cores; null where a row has none.
+
+        ends: originals and counterfactuals. sampled: (B,) bool, rows that the second classifier
+        sees.
+        """
+        there, (before, after) = cores.on.any(1), ends
         every = torch.arange(len(records), device=self.device)
         contents = parts.mixed(every, cores.on.to(self.device))
         part, full = (self.modality.distance(before, c).cpu() for c in (contents, after))
@@ -258,16 +282,15 @@ class Intervene:
             "core_p_target": cores.log_odds.sigmoid().tolist(),
         }
         if self.second is not None:
+            mine = (sampled & there).nonzero()[:, 0]
             target = torch.tensor([record["target"] for record in records])
             for name, seen in (("second_full", after), ("second_core", contents)):
-                chosen = torch.cat(
-                    [self.second(c).argmax(1).cpu() for c in torch.split(seen, self.batch)]
-                )
-                found[name] = (chosen == target).tolist()
-        return {
-            name: [value if here else None for value, here in zip(values, there, strict=True)]
-            for name, values in found.items()
-        }
+                agrees = torch.zeros(len(records), dtype=torch.bool)
+                for rows in torch.split(mine, self.batch) if len(mine) else ():
+                    chosen = self.second(seen[rows.to(self.device)]).argmax(1).cpu()
+                    agrees[rows] = chosen == target[rows]
+                found[name] = where(sampled, agrees.tolist())
+        return {name: where(there, values) for name, values in found.items()}
 
     def control(
         self,
@@ -344,8 +367,8 @@ def expected(on: Tensor, outcomes: Tensor, ends: Tensor, target: Tensor) -> Tens
             continue
         sums = effects.update(
             on[rows].numpy(),
-            outcomes[rows, :, :1].double().numpy(),
-            ends[rows, :, :1].double().numpy(),
+            outcomes[rows].double().numpy(),
+            ends[rows].double().numpy(),
             np.zeros(len(rows), dtype=np.int64),
         )
         share = shares(effects.maps(sums, np.ones((1, effects.GROUPS)))[0, :, 0])
@@ -353,12 +376,22 @@ def expected(on: Tensor, outcomes: Tensor, ends: Tensor, target: Tensor) -> Tens
     return found
 
 
+def where(there: Tensor, values: Sequence[Any]) -> list[Any]:
+    """Return the values, None where a row is not in `there` (B,)."""
+    return [value if here else None for value, here in zip(values, there.tolist(), strict=True)]
+
+
+def in_seed_order(records: Sequence[dict[str, Any]], rows: Sequence[int]) -> list[int]:
+    """Return the rows in an order that depends on their ids alone."""
+    return sorted(rows, key=lambda row: seed_of(records[row]["id"], 1))
+
+
 def partners(records: Sequence[dict[str, Any]], most: int) -> list[tuple[int, int]]:
     """Return up to `most` pairs (row, other row of its target's class), each row once as a first.
 
     The first rows in the order of their ids, so that a shard has the same pairs on every redo.
     """
-    order = sorted(range(len(records)), key=lambda row: seed_of(records[row]["id"], 1))
+    order = in_seed_order(records, range(len(records)))
     by_class: dict[int, list[int]] = {}
     for row in order:
         by_class.setdefault(records[row]["source"], []).append(row)

@@ -17,7 +17,8 @@ class Job:
 
     method_fingerprint: of the method and its models, for ids; session: the name under which it
     notes its starts; encoder: attribution's, by its name among the run's models; regions: the names
-    of the masks' values; control: the interventions' number of unrelated pairs in a shard.
+    of the masks' values; control, sample: the interventions' number of unrelated pairs
+        in a shard, and of rows about which the further models are asked.
     """
 
     method_fingerprint: str = ""
@@ -25,6 +26,7 @@ class Job:
     encoder: str | None = None
     regions: tuple[str, ...] = ()
     control: int = 0
+    sample: int = 0
 
 
 class Work(Protocol):

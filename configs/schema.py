@@ -235,7 +235,10 @@ class InterventionsConfig(Strict):
     enabled: bool = True  # false: `run` skips the stage
     mixtures: Annotated[int, Field(ge=2)] = 16  # of a row's original and counterfactual
     grid: Annotated[int, Field(ge=2, le=16)] = 8  # cells per side; memory grows with its 4th power
-    kinds: bool = True  # also colour, coarse and fine change; 6 evaluations a row
+    kinds: bool = True  # also colour, coarse and fine change; 6 evaluations of a sampled row
+    # the rows whose mixtures the oracle and the second classifier see, and whose kinds of change
+    # are measured: these figures are of the whole run, and more rows add little to them
+    sample: Count = 256
     # the pairs of unrelated rows that the effect map is compared with; 0: none
     control: Annotated[int, Field(ge=0)] = 64
     # regions of the masks where decisions should lie; default: the region with most of the effect

@@ -106,7 +106,9 @@ INTERVENTIONS = with_images(
             ("log_odds_before", pa.list_(pa.float32())),  # (F) of the original
             ("log_odds_after", pa.list_(pa.float32())),  # (F) of the counterfactual
             ("mixtures", pa.binary()),  # (M,C) bits, the first one the highest of the first byte
-            ("log_odds", pa.list_(pa.float32())),  # (M,F) of the mixtures
+            ("log_odds", pa.list_(pa.float32())),  # (M) of the mixtures
+            # (M,F-1) the attributes' log-odds of the mixtures, of sampled rows
+            ("attributes_log_odds", pa.list_(pa.float32())),
             ("changed", pa.list_(pa.float32())),  # (C) share of |x'-x| in each part
             ("places", pa.list_(pa.float32())),  # (C,R) share of a part's |x'-x| in each region
             ("kinds", pa.list_(pa.float32())),  # effect of colour, coarse and fine change

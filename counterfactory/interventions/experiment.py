@@ -66,9 +66,13 @@ class Answers:
         parts = zip(torch.split(rows, self.batch), torch.split(on, self.batch), strict=True)
         return torch.cat([self.of(switches.mixed(r, o), r) for r, o in parts])
 
-    def each(self, switches: Switches, on: Tensor) -> Tensor:
-        """Return the outcomes (B,M,F) of M mixtures of every row; on: (B,M,C)."""
-        rows, mixtures, _ = on.shape
-        every = torch.arange(rows, device=self.target.device).repeat_interleave(mixtures)
+    def each(self, switches: Switches, on: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Return the outcomes (N,M,F) of M mixtures of each of N rows.
+
+        on: (N,M,C). rows: (N,) int64; all rows without it.
+        """
+        count, mixtures, _ = on.shape
+        chosen = torch.arange(count) if rows is None else rows
+        every = chosen.to(self.target.device).repeat_interleave(mixtures)
         flat = on.flatten(0, 1).to(self.target.device)
-        return self(switches, every, flat).reshape(rows, mixtures, self.functions)
+        return self(switches, every, flat).reshape(count, mixtures, self.functions)

@@ -31,9 +31,15 @@ from storage.schema import REGIONS
 from storage.seal import sealed
 from storage.uri import Store
 
-VERSION = 2  # version of the worker's results: a change here measures every run again
+VERSION = 3  # version of the worker's results: a change here measures every run again
 ASKED = ("classifier", "oracle", "second")
-OF_ROWS = ("mixtures", "grid", "kinds", "control")  # settings that a row's columns depend on
+OF_ROWS = (
+    "mixtures",
+    "grid",
+    "kinds",
+    "sample",
+    "control",
+)  # settings that a row's columns depend on
 MEAN_ROWS = 64  # of the mean pictures of a direction
 MEAN_SHARDS = 16  # read for them at most
 
@@ -106,8 +112,11 @@ def work_left(
     stage = f"interventions-{fingerprint(parts)}"
     left = part.of([shard for shard in todo(plan, store, stage) if shard.index in made])
     pinned, job = worker_config(config, digests)
-    control = -(-config.interventions.control // max(len(plan.shards), 1))
-    return stage, left, (pinned, replace(job, regions=regions, control=control))
+    sample, control = (
+        -(-number // max(len(plan.shards), 1))
+        for number in (config.interventions.sample, config.interventions.control)
+    )
+    return stage, left, (pinned, replace(job, regions=regions, sample=sample, control=control))
 
 
 def region_names(config: RunConfig) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ FIGURES = [m for m in METRIC["interventions"].figures if m.kind != "set"]
 COLUMNS = (
     *("id", "source", "target", "correct", "flipped"),
     *("log_odds_before", "log_odds_after", "mixtures", "log_odds", "changed", "places"),
+    "attributes_log_odds",
     *("kinds", "kinds_changed", "core_cells", "core_share", "core_l1"),
     *("full_l1", "second_full", "second_core", "evaluations"),
     *("control_mixtures", "control_log_odds", "control_ends", "control_look"),
@@ -37,8 +38,9 @@ COLUMNS = (
 class Sums:
     """Sums over the measured rows; each shard is added and not stored.
 
-    ways: the flipped rows by direction. control: unrelated pairs. look: (G,2) effects of the look
-    and of the whole change, of look_n rows. kinds: (G,3) effects and
+    ways: the flipped rows by direction, of the classifier alone. fits: those of them that the
+    oracle saw, with the attributes after the classifier. control: unrelated pairs. look: (G,2)
+    effects of the look and of the whole change, of look_n rows. kinds: (G,3) effects and
     kinds_changed: (3,) shares of the change, of kinds_n: (G,) rows. cells: rows by the number of
     their core's parts.
     """
@@ -50,6 +52,7 @@ class Sums:
     classes: list[str] = field(default_factory=list)
     attributes: list[str] = field(default_factory=list)
     ways: dict[Way | None, EffectSums] = field(default_factory=dict)
+    fits: dict[Way | None, EffectSums] = field(default_factory=dict)
     control: EffectSums | None = None
     look: Floats = field(default_factory=lambda: np.zeros((GROUPS, 2)))
     look_n: int = 0
@@ -99,7 +102,14 @@ def _add(sums: Sums, commit: Commit, shard: pa.Table, config: RunConfig, regions
     ends = np.stack([vectors(good[f"log_odds_{when}"]) for when in ("before", "after")], 1)
     changed = vectors(good["changed"])
     on = _switches(good["mixtures"], changed.shape[1])
-    outcomes = vectors(good["log_odds"]).reshape(len(on), on.shape[1], -1)
+    outcomes = vectors(good["log_odds"])[..., None]
+    seen = good["attributes_log_odds"].is_valid().to_numpy(zero_copy_only=False)
+    if seen.any():
+        further = np.full((len(on), on.shape[1], len(sums.attributes)), np.nan)
+        further[seen] = vectors(good.filter(pa.array(seen))["attributes_log_odds"]).reshape(
+            -1, on.shape[1], len(sums.attributes)
+        )
+        answers = np.concatenate([outcomes, further], 2)
     places = None
     if regions and not good["places"].null_count:
         places = vectors(good["places"]).reshape(len(on), changed.shape[1], regions)
@@ -113,17 +123,21 @@ def _add(sums: Sums, commit: Commit, shard: pa.Table, config: RunConfig, regions
         found = effects.update(
             on[mine],
             outcomes[mine],
-            ends[mine],
+            ends[mine][..., :1],
             groups[mine],
             changed[mine],
             None if places is None else places[mine],
         )
         sums.ways[way] = sums.ways[way] + found if way in sums.ways else found
+        both = mine & seen
+        if both.any():
+            found = effects.update(on[both], answers[both], ends[both], groups[both])
+            sums.fits[way] = sums.fits[way] + found if way in sums.fits else found
     if sums.attributes:
         p = 1 / (1 + np.exp(-ends[:, :, 1:]))
         rows = np.unique(good["id"].to_pylist(), return_inverse=True)[1]
-        seen = attributes.update(p[:, 0], p[:, 1], config.score.threshold, rows)
-        sums.changed = seen if sums.changed is None else sums.changed + seen
+        moved = attributes.update(p[:, 0], p[:, 1], config.score.threshold, rows)
+        sums.changed = moved if sums.changed is None else sums.changed + moved
     kinds = good.filter(good["kinds"].is_valid())
     if kinds.num_rows:
         groups = group_of(kinds["id"].to_pylist())

@@ -188,7 +188,9 @@ def _rings(
 def _fits(sums: Sums, weights: Floats) -> list[Fit]:
     if not sums.attributes or sums.changed is None:
         return []
-    ways = list(sums.ways.values())
+    ways = list(sums.fits.values())
+    if not ways:
+        return []
     found = effects.similarity(ways, weights)
     seen, n = sums.changed, sum(way.rows for way in ways)
     return [

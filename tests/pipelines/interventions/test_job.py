@@ -241,6 +241,45 @@ def test_the_verdict_needs_no_oracle(
     assert lines["place_share[rest]"]["value"] < 0.4
 
 
+def test_further_models_see_a_sample_of_the_rows(
+    tmp_path: Path, models: dict[str, nn.Module]
+) -> None:
+    class Counted(PatchOracle):
+        seen = 0
+
+        def forward(self, images: Tensor) -> Tensor:
+            self.seen += len(images)
+            return super().forward(images)
+
+    tables = {}
+    for sample in (6, 256):
+        models["oracle"] = oracle = Counted()
+        store, config = make(
+            tmp_path / str(sample), oracle=oracle, interventions={"sample": sample}
+        )
+        raw = config.model_dump()
+        raw["models"]["second"] = dict(raw["models"]["classifier"])
+        tables[sample] = table = intervene(store, RunConfig.model_validate(raw))
+        rows = [row for row in rows_of(store, table["stage"]) if row["flipped"]]
+        asked = [row for row in rows if row["attributes_log_odds"] is not None]
+        assert len(asked) == min(sample, 39)  # 2 of each of the three shards, or all
+        assert [r["kinds"] is not None for r in rows] == [r in asked for r in rows]
+        assert [r["second_core"] is not None for r in rows] == [r in asked for r in rows]
+        # a pair's ends are of all rows, for the attributes' flip rates
+        assert oracle.seen == 2 * 39 + 16 * len(asked)
+        # a row's own mixtures, in its own order
+        for row in asked:
+            patch = np.array(row["attributes_log_odds"]).reshape(16, 3)[:, 0]
+            assert np.corrcoef(patch, np.array(row["log_odds"]))[0, 1] ** 2 > 0.99
+    few, whole = tables[6], tables[256]
+    assert few["whole"]["map"] == whole["whole"]["map"]  # the classifier sees all rows
+    assert few["core"]["n"] == whole["core"]["n"] == 39
+    assert {line["similarity"]["n"] for line in few["attributes"]} == {6}
+    assert few["kinds"]["fine"]["n"] == few["core"]["second"]["n"] == 6
+    by_name = {line["name"]: line["similarity"]["value"] for line in few["attributes"]}
+    assert by_name["Patch"] == pytest.approx(1, abs=0.02)
+
+
 def test_shards_and_resume_change_nothing_of_the_map(
     tmp_path: Path, models: dict[str, nn.Module]
 ) -> None:
