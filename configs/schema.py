@@ -260,6 +260,15 @@ class SpendConfig(Strict):
         return self
 
 
+class VllmConfig(Strict):
+    """vLLM's engines on the cluster's own GPUs, for `judge --vllm`; the model is judge.model."""
+
+    replicas: Count = 1  # engines
+    batch: Count = 64  # prompts that an engine is given at a time
+    # arguments of vLLM's engine: tensor_parallel_size (GPUs of an engine), max_model_len, ...
+    engine: dict[str, Any] = {}
+
+
 class JudgeConfig(Strict):
     # a wording of configs/judge/ (faces-smile, faces-age, traffic, ...), or a YAML file
     wording: str = "generic"
@@ -292,6 +301,7 @@ class JudgeConfig(Strict):
     # rows that are also judged with another row's counterfactual.
     controls: Annotated[float, Field(ge=0, le=1)] = 0.05
     spend: SpendConfig = SpendConfig()
+    vllm: VllmConfig = VllmConfig()
 
 
 class JudgeGates(Strict):

@@ -96,6 +96,11 @@ def parser() -> argparse.ArgumentParser:
                 action="store_true",
                 help="with --live, ask a local server that answers by models.oracle",
             )
+            stage.add_argument(
+                "--vllm",
+                action="store_true",
+                help="have judge.model answer on the cluster's GPUs (needs the package vllm)",
+            )
         _settings(stage, out=True)
         if name == "score":
             score_elsewhere.arguments(stage)
@@ -287,17 +292,27 @@ def _stage(args: argparse.Namespace) -> int:
         stage_needs(store, args.command)
     if args.command == "judge" and (args.live or args.dry_run or args.retry or args.oracle):
         return _judge_live(args, store, config)
-    if args.command == "judge" and args.answers:
-        from pipelines.engine.disk import disk_errors
-        from pipelines.judge.job import describe, parse_answers
-        from storage.run import add_products
-
-        with disk_errors(store.uri):
-            counts = parse_answers(store, config, args.answers)
-            add_products(store)
-        print_line(describe(counts))
-        return 0
+    if args.command == "judge" and (args.answers or args.vllm):
+        return _judge_files(args, store, config)
     run(config, stages=(args.command,), store=store, part=_the_part(args))
+    return 0
+
+
+def _judge_files(args: argparse.Namespace, store: Store, config: RunConfig) -> int:
+    from pipelines.engine.disk import disk_errors
+    from pipelines.judge.job import describe, parse_answers
+    from pipelines.judge.vllm import judge_by_vllm
+    from storage.run import add_products
+
+    if args.answers and args.vllm:
+        raise UserError("--vllm: expected without --answers, got both")
+    with disk_errors(store.uri):
+        if args.vllm:
+            counts = judge_by_vllm(store, config)
+        else:
+            counts = parse_answers(store, config, args.answers)
+        add_products(store)
+    print_line(describe(counts))
     return 0
 
 
@@ -306,8 +321,8 @@ def _judge_live(args: argparse.Namespace, store: Store, config: RunConfig) -> in
     from pipelines.judge.live import describe_live, dry_run, judge_live
     from storage.run import add_products
 
-    if args.answers or not args.live:
-        got = "--answers" if args.answers else "no --live"
+    if args.answers or args.vllm or not args.live:
+        got = "--answers" if args.answers else "--vllm" if args.vllm else "no --live"
         raise UserError(f"--dry-run, --retry, --oracle: expected beside --live, got {got}")
     with disk_errors(store.uri):
         judge: Callable[..., dict[str, Any]] = judge_live
