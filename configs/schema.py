@@ -300,6 +300,9 @@ class JudgeConfig(Strict):
     # The share of rows whose original is also judged as its own counterfactual, and the share of
     # rows that are also judged with another row's counterfactual.
     controls: Annotated[float, Field(ge=0, le=1)] = 0.05
+    # The share of rows that are also judged with the two pictures in the other order.
+    swapped: Annotated[float, Field(ge=0, le=1)] = 0.0
+    proxy: str | None = None  # address of an HTTP proxy that --live goes through
     spend: SpendConfig = SpendConfig()
     vllm: VllmConfig = VllmConfig()
 

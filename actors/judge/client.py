@@ -183,7 +183,9 @@ class Client:
         form, sent = self.form, False
         data = body if form == 0 else self._looser(body)
         try:
-            async with session.post(self.url, json=data, allow_redirects=False) as response:
+            async with session.post(
+                self.url, json=data, allow_redirects=False, proxy=self.settings.proxy
+            ) as response:
                 sent = True
                 raw = await response.read()
                 status, headers = response.status, response.headers

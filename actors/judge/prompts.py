@@ -72,9 +72,22 @@ def request(
 
 
 def body_of(
-    pictures: tuple[bytes, bytes], wording: str, source: str, target: str, settings: JudgeConfig
+    pictures: tuple[bytes, bytes],
+    wording: str,
+    source: str,
+    target: str,
+    settings: JudgeConfig,
+    *,
+    swapped: bool = False,
 ) -> dict[str, Any]:
-    """Return the body of one request: wording, both PNGs, and the format of the answer."""
+    """Return the body of one request: wording, both PNGs, and the format of the answer.
+
+    swapped: the counterfactual comes before the original; both are named all the same.
+    """
+    shown = [
+        [{"type": "text", "text": f"The {name} image:"}, _picture(png, settings.detail)]
+        for name, png in zip(("original", "counterfactual"), pictures, strict=True)
+    ]
     return {
         "model": settings.model,
         "messages": [
@@ -82,10 +95,7 @@ def body_of(
                 "role": "user",
                 "content": [
                     {"type": "text", "text": text_of(wording, source, target)},
-                    {"type": "text", "text": "The original image:"},
-                    _picture(pictures[0], settings.detail),
-                    {"type": "text", "text": "The counterfactual image:"},
-                    _picture(pictures[1], settings.detail),
+                    *(part for parts in (shown[::-1] if swapped else shown) for part in parts),
                 ],
             }
         ],

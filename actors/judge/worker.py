@@ -30,12 +30,14 @@ from storage.schema import COUNTERFACTUALS, seed_of
 from storage.uri import open_store
 
 SOURCE = "generate"  # the stage whose rows are judged
-PAIR, SAME, OTHER = "pair", "same", "other"  # a row's counterfactual, and the two controls
+# a row's counterfactual, the two controls, and the counterfactual with the pictures exchanged
+PAIR, SAME, OTHER, SWAPPED = "pair", "same", "other", "swapped"
 SPENT = "judge/spent"  # notes of what a start may cost, and of what it did cost
 HELD, COST = "held", "cost"
 ANSWER = pa.struct(
     [
-        ("kind", pa.string()),  # pair; same: the original twice; other: another row's answer
+        # pair; same: the original twice; other: another row's answer; swapped: the pictures' order
+        ("kind", pa.string()),
         ("repeat", pa.int32()),
         *((name, pa.int32()) for name in CRITERIA),
         ("error", pa.string()),  # why there are no scores
@@ -59,9 +61,9 @@ JUDGED = pa.schema(
 class JudgeJob(Job):
     """The input of a judge's worker.
 
-    last_id: the largest cf_id to judge, None for all; controls: the share of rows for each kind of
-    control; classes: the classes' names; spent, most_in: what the stage has cost so far, and its
-    largest prompt in tokens; redo: an earlier stage, of which answers with scores are kept.
+    last_id: the largest cf_id to judge, None for all; controls: the share of rows for each of the
+    two controls; classes: the classes' names; spent, most_in: what the stage has cost so far, and
+    its largest prompt in tokens; redo: an earlier stage, of which answers with scores are kept.
     """
 
     wording: str = ""
@@ -163,7 +165,10 @@ class Judge:
         for place, record in enumerate(records):
             if last is not None and record["cf_id"] > last:
                 continue
-            pictures = {PAIR: record, **controls(records, place, self.job.controls)}
+            pictures = {
+                PAIR: record,
+                **controls(records, place, self.job.controls, self.settings.swapped),
+            }
             for kind, after in pictures.items():
                 body = body_of(
                     (record["original"]["bytes"], picture_of(after, kind)),
@@ -171,6 +176,7 @@ class Judge:
                     name_of(names, record["source"]),
                     name_of(names, record["target"]),
                     self.settings,
+                    swapped=kind == SWAPPED,
                 )
                 for repeat in range(self.settings.repeats):
                     seed = self.config.seed + repeat
@@ -240,20 +246,22 @@ def expect_server_up(replies: Sequence[Reply], url: str) -> None:
 
 
 def controls(
-    records: Sequence[Mapping[str, Any]], place: int, share: float
+    records: Sequence[Mapping[str, Any]], place: int, share: float, swapped: float
 ) -> dict[str, Mapping[str, Any]]:
-    """Return the row of the control's second picture by kind, for the share of rows that have one.
+    """Return the row of a control's second picture by kind, for the share of rows that have one.
+
+    swapped: the share of rows whose pictures are also shown in the other order.
 
     A row is chosen by its cf_id, so it has the same controls on every redo.
     """
     record = records[place]
     found = {}
-    for kind, salt in ((SAME, 1), (OTHER, 2)):
-        if seed_of(record["cf_id"], 0, salt) >= share * 2**63:
+    for kind, salt, part in ((SAME, 1, share), (OTHER, 2, share), (SWAPPED, 3, swapped)):
+        if seed_of(record["cf_id"], 0, salt) >= part * 2**63:
             continue
         others = [each for each in (*records[place + 1 :], *records[:place])]
         stranger = next((each for each in others if each["id"] != record["id"]), None)
-        if kind == SAME:
+        if kind != OTHER:
             found[kind] = record
         elif stranger is not None:
             found[kind] = stranger

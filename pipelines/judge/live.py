@@ -25,6 +25,7 @@ from actors.judge.worker import (
     PAIR,
     SAME,
     SPENT,
+    SWAPPED,
     Judge,
     JudgeJob,
     controls,
@@ -105,13 +106,19 @@ def expect_server(config: RunConfig) -> None:
             "judge.url: expected an address without a secret, got one with it: put the key into an"
             " environment variable and its name into judge.key"
         )
+    proxy = config.judge.proxy
+    if proxy is not None and (not re.match(r"https?://[^/]", proxy) or holds_secret(proxy)):
+        got = "one with a secret" if holds_secret(proxy) else repr(proxy)
+        raise UserError(f"judge.proxy: expected a proxy's address, http(s)://HOST:PORT, got {got}")
 
 
 def base_stage(store: Store, config: RunConfig, server: str | None) -> str:
     """Return the name of the stage that these settings make."""
+    # a setting that adds requests only where it is used, so that stages of before keep their name
+    added = {"swapped"} if config.judge.swapped else set[str]()
     parts = {
         "version": VERSION,
-        "settings": config.judge.model_dump(include=OF_ANSWERS),
+        "settings": config.judge.model_dump(include=OF_ANSWERS | added),
         "wording": read_wording(config.judge.wording),
         "server": server or address(config.judge.url or ""),
         "classes": class_names(store, config),
@@ -189,7 +196,9 @@ def dry_run(store: Store, config: RunConfig, server: str | None = None) -> str:
             if job.last_id is not None and record["cf_id"] > job.last_id:
                 continue
             rows += 1
-            requests += settings.repeats * (1 + len(controls(records, place, job.controls)))
+            requests += settings.repeats * (
+                1 + len(controls(records, place, job.controls, settings.swapped))
+            )
             if client is None:
                 pictures = record["original"]["bytes"], record["counterfactual"]["bytes"]
                 names = [class_name(list(job.classes), record[n]) for n in ("source", "target")]
@@ -214,13 +223,14 @@ class _Sums:
     """What the table shows, over the committed shards.
 
     by_kind: scores by kind of pair and criterion; ratings: (rows, repeats) by criterion, where a
-    row has several.
+    row has several; swapped: a row's mean score, and that with its pictures in the other order.
     """
 
     rows: int = 0
     parsed: int = 0
     by_kind: dict[str, Scores] = field(default_factory=dict)
     ratings: dict[str, list[list[float]]] = field(default_factory=dict)
+    swapped: list[tuple[float, float]] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
     models: Counter[str] = field(default_factory=Counter)
     failed: set[str] = field(default_factory=set)
@@ -269,6 +279,7 @@ def sum_up(store: Store, config: RunConfig, chain: list[str]) -> dict[str, Any]:
         "spent": sum(spent(store, stage) for stage in chain),
         "cap": config.judge.spend.cap,
         "controls": {kind: _controls(sums.by_kind.get(kind, {})) for kind in (PAIR, SAME, OTHER)},
+        "swapped": _swapped(sums.swapped),
         "agreement": [_agreement(name, sums.ratings.get(name, [])) for name in CRITERIA],
         "retry": write_retry(store, config, sums.failed),
     }
@@ -303,13 +314,30 @@ def _rows(records: list[dict[str, Any]], sums: _Sums, repeats: int) -> Iterator[
                 said = [float(each[name]) for each in found]
                 padded = said + [np.nan] * (repeats - len(said))
                 sums.ratings.setdefault(name, []).append(padded)
-        yield {**record, **scores, "judge": sum(scores.values()) / len(CRITERIA), "error": None}
+        whole = sum(scores.values()) / len(CRITERIA)
+        other = [e for e in answers if e["kind"] == SWAPPED and e["error"] is None]
+        if other:
+            means = [mean(each[name] for name in CRITERIA) for each in other]
+            sums.swapped.append((whole, mean(means)))
+        yield {**record, **scores, "judge": whole, "error": None}
 
 
 def _controls(scores: Mapping[str, list[int]]) -> dict[str, Any]:
     """Return n and the medians of a kind of pair."""
     n = len(scores.get(CRITERIA[0], []))
     return {"n": n, **{name: median(scores[name]) if n else None for name in CRITERIA}}
+
+
+def _swapped(pairs: list[tuple[float, float]]) -> dict[str, Any]:
+    """Return n, how much the mean score rises where the pictures' order is exchanged, and how much
+    it differs.
+    """
+    changes = [after - before for before, after in pairs]
+    return {
+        "n": len(pairs),
+        "rise": mean(changes) if pairs else None,
+        "difference": mean(map(abs, changes)) if pairs else None,
+    }
 
 
 def _agreement(name: str, ratings: list[list[float]]) -> dict[str, Any]:
@@ -356,6 +384,12 @@ def describe_live(table: Mapping[str, Any]) -> str:
         lines.append(
             f"  control, another row's answer: proximity {other['proximity']:g} in the median of"
             f" {other['n']}, {pair['proximity']:g} for the row's own{told}"
+        )
+    order = table["swapped"]
+    if order["n"]:
+        lines.append(
+            f"  pictures in the other order: the mean score of a row differs by"
+            f" {order['difference']:.2f}, by {order['rise']:+.2f} on average, of {order['n']} rows"
         )
     for found in table["agreement"]:
         if found["n"]:

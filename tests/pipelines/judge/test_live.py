@@ -374,6 +374,41 @@ def test_controls_and_repeats(make_run: Callable[..., Any], server: Any) -> None
     assert describe_live(careless).count("this judge does not see") == 2
 
 
+def test_pictures_in_the_other_order(make_run: Callable[..., Any], server: Any) -> None:
+    run = make_run(rows=40, shards=2)
+
+    async def prefers_the_second(request: web.Request) -> web.StreamResponse:
+        """A judge that finds the picture that comes last more realistic."""
+        content = (await request.json())["messages"][0]["content"]
+        names = [part["text"] for part in content if part["type"] == "text"][1:]
+        last = names == ["The original image:", "The counterfactual image:"]
+        assert last or names == ["The counterfactual image:", "The original image:"]
+        return web.json_response(completion(json.dumps({**GOOD, "realism": 10 if last else 2})))
+
+    server.good = prefers_the_second
+    config = settings(run, server, swapped=1.0)
+    assert "with controls 80 requests" in dry_run(run.store, config)
+    table = judge_live(run.store, config)
+    assert table["swapped"] == {"n": 40, "rise": -2, "difference": 2}
+    said = describe_live(table)
+    assert "other order: the mean score of a row differs by 2.00, by -2.00 on average" in said
+    assert {row["realism"] for row in scores(run)} == {10}  # the usual order is the score
+    plain = judge_live(run.store, settings(run, server))
+    assert plain["stage"] != table["stage"]
+    assert plain["swapped"]["n"] == 0
+
+
+def test_a_proxy(make_run: Callable[..., Any], server: Any) -> None:
+    run = make_run(rows=4, shards=1)
+    proxy = server.url.removesuffix("/v1")
+    config = settings(run, server, url="http://judge.invalid/v1", proxy=proxy)
+    assert judge_live(run.store, config)["parsed"] == 4
+    assert {headers["Host"] for headers in server.headers} == {"judge.invalid"}
+    for bad in ("proxy:3128", "http://me:secret@proxy:3128"):
+        with pytest.raises(UserError, match=r"judge.proxy: expected a proxy's address"):
+            judge_live(run.store, settings(run, server, proxy=bad))
+
+
 def test_a_killed_command_loses_none_and_asks_at_most_a_shard_again(
     make_run: Callable[..., Any], server: Any
 ) -> None:

@@ -64,7 +64,9 @@ def test_answers_are_kept_and_only_the_others_are_asked_again(
     files = build_prompts(run.store, run.config)["files"]
     ids = [json.loads(line)["custom_id"] for line in run.store.read(files[0]).splitlines()]
     assert len(ids) > 5
-    with pytest.raises(UserError, match=r"got CUDA error: out of memory; 0 answers stay, and the same"):
+    with pytest.raises(
+        UserError, match=r"got CUDA error: out of memory; 0 answers stay, and the same"
+    ):
         judge_by_vllm(run.store, run.config, engine(set(), broken={ids[-1]}))
     counts = judge_by_vllm(run.store, run.config, engine({ids[1]}))
     assert (counts["parsed"], counts["unparsable"]) == (len(ids) - 1, 1)
