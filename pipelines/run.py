@@ -14,7 +14,7 @@ from typing import Any
 
 from configs.schema import RunConfig, load_run
 from configs.strict import NothingMade, UserError, apply_sets, check, parse_yaml
-from pipelines.attribution.job import expect as expect_predictors
+from pipelines.ahead import expect_settings
 from pipelines.engine.committed import (
     attributed_stage,
     intervened_stage,
@@ -78,8 +78,7 @@ def _run(store: Store, config: RunConfig, stages: tuple[str, ...], part: Part) -
         read_manifest(store)  # report a damaged manifest before any work
     if stages == STAGES:
         stages = tuple(name for name in STAGES if name not in skipped(config))
-    if "attribution" in stages:
-        expect_predictors(config)
+    expect_settings(config, stages)
     for name in stages:
         raise_if_stopped()
         if part.shards is not None and name not in PARTED:

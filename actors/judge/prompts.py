@@ -39,7 +39,10 @@ def read_wording(name: str) -> str:
 
     Its `prompt` may hold {source} and {target}.
     """
-    found = read_preset("judge", name)
+    try:
+        found = read_preset("judge", name)
+    except UserError as error:
+        raise UserError(f"judge.wording: {error}") from None
     if list(found) != ["prompt"] or not isinstance(found["prompt"], str):
         raise UserError(
             f"judge.wording: expected one key, `prompt`, a text, in {name}, got"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -19,6 +20,7 @@ from pipelines.engine.committed import generated
 from storage.codec import BadRow, decode
 from storage.commit import read_committed
 from storage.plan import iterate_shard, plan_shards
+from storage.records import Shard
 from storage.uri import Store
 
 SAME_ID = "held out: the same id"
@@ -172,11 +174,13 @@ def read_held_out(store: Store, config: RunConfig) -> HeldOut:
     return found
 
 
-def _cells(data: ImageData, path: str, splits: Sequence[str]) -> Iterator[Row]:
-    """Yield the cells of a data set's held-out rows; those of a row that cannot be read are empty.
+def expect_held_out(config: RunConfig) -> None:
+    """Raise UserError where augment.held_out is no data set with the image's column."""
+    if config.augment.held_out is not None:
+        _plan(config.data, config.augment.held_out)
 
-    It needs the image's column; those of id and split count where they are there.
-    """
+
+def _plan(data: ImageData, path: str) -> tuple[list[Shard], pa.Schema]:
     try:
         shards, schema = plan_shards(path, shard_rows=2**62, rows=None)
         if data.image not in schema.names:
@@ -186,6 +190,15 @@ def _cells(data: ImageData, path: str, splits: Sequence[str]) -> Iterator[Row]:
             )
     except (FileNotFoundError, ValueError) as error:
         raise UserError(f"augment.held_out: {error}") from None
+    return shards, schema
+
+
+def _cells(data: ImageData, path: str, splits: Sequence[str]) -> Iterator[Row]:
+    """Yield the cells of a data set's held-out rows; those of a row that cannot be read are empty.
+
+    It needs the image's column; those of id and split count where they are there.
+    """
+    shards, schema = _plan(data, path)
     split = split_column(data)
     wanted = (data.image, data.id, split)
     columns = [name for name in wanted if name and name in schema.names]

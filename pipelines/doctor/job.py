@@ -13,9 +13,10 @@ import torch
 from actors.pinned.load import pick_device
 from configs.schema import RunConfig
 from configs.strict import UserError
+from pipelines.ahead import faults
 from pipelines.doctor.classifier import check_classifier
 from pipelines.doctor.data import Sample, check_data, check_labels, check_names
-from pipelines.doctor.finding import Finding, ok, warning
+from pipelines.doctor.finding import Finding, ok, problem, warning
 from pipelines.doctor.machine import check_machine, workers
 from pipelines.doctor.method import check_method
 from pipelines.doctor.models import check_autoencoder, check_denoiser, check_oracle, load_each
@@ -56,6 +57,7 @@ def doctor(config: RunConfig) -> list[Finding]:
         found += _check_models(config, loaded, sample)
         found += check_networks(loaded, sample.tensor())
     found += check_metrics(config)
+    found += check_stages(config)
     if sample is not None and classes:
         found += check_together(config, sample, classes, loaded.get("oracle"))
     found += check_method(config, loaded, classes, sample, workers(config), loads)
@@ -65,6 +67,12 @@ def doctor(config: RunConfig) -> list[Finding]:
         for t in [*m.parameters(), *m.buffers()]
     )
     return found + list(check_machine(config, sample.rows if sample else 0, size))
+
+
+def check_stages(config: RunConfig) -> list[Finding]:
+    """Report settings that would end a later stage; the attribution's models are checked above."""
+    wrong = faults(config, ("interventions", "score", "judge", "augment"))
+    return [problem(*str(error).split(": ", 1)) for error in wrong]
 
 
 def _check_models(config: RunConfig, loaded: dict[str, Any], sample: Sample) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from actors.worker import Job
 from configs.schema import RunConfig
 from configs.strict import UserError
 from configs.sweep import Cell, SweepConfig, cells
+from pipelines.ahead import expect_settings
 from pipelines.engine.disk import disk_errors
 from pipelines.engine.fingerprints import worker_config
 from pipelines.engine.part import WHOLE
@@ -83,6 +84,7 @@ def _generate_jobs(
         with named(cell):
             digests = pin(cell.run.model_dump()["models"])
             check_needs(cell.run)
+            expect_settings(cell.run, ("interventions", "score")[not _measured(cell) :])
             key = json.dumps(
                 [cell.run.model_dump()[part] for part in ("models", "method", "target")],
                 default=str,
