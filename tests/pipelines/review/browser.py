@@ -73,7 +73,8 @@ class Page:
 
     async def press(self, key: str) -> None:
         text = key if len(key) == 1 else "\r" if key == "Enter" else ""
-        code = CODES.get(key, ord(key[0].upper()))
+        # codes below 48 are other keys: 38, the code of "&", is an arrow's
+        code = CODES.get(key, ord(key[0].upper()) if key[0].isalnum() else 0)
         told = {"key": key, "windowsVirtualKeyCode": code}
         await self.send("Input.dispatchKeyEvent", type="keyDown", text=text, **told)
         await self.send("Input.dispatchKeyEvent", type="keyUp", **told)
