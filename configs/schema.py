@@ -329,9 +329,14 @@ class AugmentConfig(Strict):
     # the original; oracle, by the attribute that the class means (score.query, or the first of
     # score.causal), rows between 0.1 and 0.9 are left out; soft, the same with its probabilities
     # and no row left out; judge, target from validity 8, source to 3, the others are left out;
-    # original, the true class of the original. null: oracle where it can be, else target, with a
-    # warning.
-    label: Literal["target", "source", "oracle", "judge", "soft", "original"] | None = None
+    # review, target where most reviewers say valid, source where they say spurious, the others are
+    # left out; original, the true class of the original. null: oracle where it can be, else
+    # target, with a warning.
+    label: Literal["target", "source", "oracle", "judge", "review", "soft", "original"] | None = (
+        None
+    )
+    # true: label by a judge that was compared on less than 100 rows (docs/judge.md)
+    uncalibrated: bool = False
     # parquet is always written; webdataset: tar files; folder: image files and metadata.csv
     formats: list[Literal["parquet", "webdataset", "folder"]] = ["parquet"]
     # A Parquet data set whose rows may not get into the set, read by the settings of data. Where it

@@ -31,7 +31,7 @@ PURPOSES = {
         *("demo", "run", "sweep", *ONE_STAGE[:2]),
         *("interventions", "attribution", *ONE_STAGE[2:]),
     ),
-    "look": ("list", "show", "interaction", "verify", "gc"),
+    "look": ("list", "show", "review", "interaction", "verify", "gc"),
     "prepare": ("init", "prepare", "doctor"),
     "extend": ("train", "completion"),
 }
@@ -43,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     from pipelines.init import job as init
     from pipelines.list.job import GROUPS
     from pipelines.prepare import job as prepare
+    from pipelines.review import job as review
 
     main = argparse.ArgumentParser(
         prog="counterfactory",
@@ -109,6 +110,7 @@ def parser() -> argparse.ArgumentParser:
     command(
         "show", "show counts, flip rate, quarantined rows and failures of a run", _show
     ).add_argument("run")
+    review.arguments(command("review", "judge rows on a page in your browser", _review))
     command(
         "verify", "check a run's invariants; exit code 1 if one is broken", _verify
     ).add_argument("run")
@@ -351,6 +353,13 @@ def _show(args: argparse.Namespace) -> int:
     with disk_errors(store.uri):
         print_line(show(store))
     return 0
+
+
+def _review(args: argparse.Namespace) -> int:
+    from pipelines.review.job import main
+
+    code: int = main(args)
+    return code
 
 
 def _interaction(args: argparse.Namespace) -> int:

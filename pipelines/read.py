@@ -67,7 +67,9 @@ def frame(run: str | os.PathLike[str], columns: Sequence[str] | None = None) -> 
     """
     store = open_store(run)
     wanted = choose_columns(store, columns)
-    table = pa.concat_tables([_joined(store, paths, wanted) for paths in _commits(store, wanted)])
+    table = pa.concat_tables(
+        [joined(store, paths, wanted) for paths in shard_commits(store, wanted)]
+    )
     pictures = [field.name for field in table.schema if field.type == IMAGE or field.name in PNGS]
     made: pd.DataFrame = table.drop_columns(pictures).to_pandas()
     for name in pictures:
@@ -85,11 +87,11 @@ def dataset(run: str | os.PathLike[str], columns: Sequence[str] | None = None) -
 
     store = open_store(run)
     wanted, uri = choose_columns(store, columns), store.uri
-    shards = [{"commits": json.dumps(paths)} for paths in _commits(store, wanted)]
+    shards = [{"commits": json.dumps(paths)} for paths in shard_commits(store, wanted)]
 
     def read(part: pa.Table) -> pa.Table:
         paths = json.loads(part["commits"][0].as_py())
-        return _decoded(_joined(open_store(uri), paths, wanted))
+        return _decoded(joined(open_store(uri), paths, wanted))
 
     made = ray.data.from_items(shards).map_batches(read, batch_size=1, batch_format="pyarrow")
     return made.select_columns(list(columns)) if columns else made
@@ -139,7 +141,7 @@ def choose_columns(store: Store, columns: Sequence[str] | None) -> dict[str, lis
     }
 
 
-def _commits(store: Store, wanted: Iterable[str]) -> list[Paths]:
+def shard_commits(store: Store, wanted: Iterable[str]) -> list[Paths]:
     """Return the paths of each shard's commits by stage; None where a stage has not reached the
     shard.
     """
@@ -153,7 +155,7 @@ def _commits(store: Store, wanted: Iterable[str]) -> list[Paths]:
     ]
 
 
-def _joined(store: Store, paths: Paths, wanted: Mapping[str, Sequence[str]]) -> pa.Table:
+def joined(store: Store, paths: Paths, wanted: Mapping[str, Sequence[str]]) -> pa.Table:
     """Return a shard's rows with the columns of all stages, matched by cf_id.
 
     A column is null where its stage does not have the row.

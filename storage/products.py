@@ -20,7 +20,7 @@ MANIFEST = "MANIFEST.json"
 # folders of products; a judge's folder may also hold a user's answers
 FILES = ("plan.json", "config.yaml", "report.html")
 FOLDERS = ("input", "score", "attribution", "interventions", "judge", "augment")
-JUDGES = re.compile(r"judge/(prompts|retry|scores|live)[^/]*")
+JUDGES = re.compile(r"judge/(prompts|retry|scores|live|calibration)[^/]*")
 
 
 def product_digests(store: Store, before: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:

@@ -39,6 +39,7 @@ from storage.schema import FORMAT, counterfactual_id
 from storage.seal import has_seal, read_sealed
 from storage.tables import footer_digest, open_parquet
 from storage.uri import Store
+from storage.verdicts import verdict_lines
 
 DAMAGE = (
     ValueError,
@@ -72,8 +73,8 @@ def verify(store: Store) -> list[str]:
     cf_id is there twice, and no id twice with the same k; each cf_id is computed from its row and
     the plan's method; each row has its answers 0 to k-1, with the same k in all shards; a later
     stage has the rows that `generate` has; a revision has every row of the revision before it. Of
-    the run: plan, commits and manifest have the digests in their seals, and every product has the
-    digest in the manifest. Holds one shard and 24 bytes a row in memory.
+    the run: plan, commits, reviewers' verdicts and manifest have the digests in their seals, and
+    every product has the digest in the manifest. Holds one shard and 24 bytes a row in memory.
     """
     store.expect_inside()
     lines = list(_manifest_lines(store))
@@ -89,7 +90,7 @@ def verify(store: Store) -> list[str]:
         found, got = _stage_lines(store, plan, stage, given)
         lines += found
         given = got if stage == GENERATE else given
-    return lines
+    return [*lines, *verdict_lines(store)]
 
 
 def unkept(store: Store) -> str:

@@ -47,6 +47,10 @@ LABELS = {
         "Its `label` is by the judge's validity: `target` from 8, `source` up to 3, in all its"
         " answers; other rows are left out."
     ),
+    "review": (
+        "Its `label` is by the people who reviewed it: `target` where more than half found it"
+        " valid, `source` where more than half found it spurious; other rows are left out."
+    ),
     "soft": (
         "Its `probabilities` are those of the classes by the oracle, and its `label` is the"
         " likelier class."

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from configs.schema import AugmentConfig, RunConfig
 from configs.strict import UserError
 from counterfactory.metrics.judge import CRITERIA
+from pipelines.augment.calibration import expect_calibrated
 from pipelines.augment.labels import Labels
 from pipelines.judge.job import SCORES as JUDGE_SCORES
 from storage.uri import Store
+from storage.verdicts import FOLDER as REVIEW
 
 Row = dict[str, Any]
 
@@ -52,8 +54,12 @@ def limits_of(settings: AugmentConfig) -> dict[str, tuple[str, float | None]]:
     }
 
 
-def check_gates(store: Store, config: RunConfig) -> None:
-    """Raise UserError where a gate or the label needs what this run has for no row."""
+def check_gates(
+    store: Store, config: RunConfig, calibration: Mapping[str, Any] | None = None
+) -> None:
+    """Raise UserError where a gate or the label needs what this run has for no row, or the judge's
+    label is not calibrated.
+    """
     settings = config.augment
     if settings.max_other_attributes is not None and not (
         config.score.causal and "oracle" in config.models
@@ -69,4 +75,11 @@ def check_gates(store: Store, config: RunConfig) -> None:
         raise UserError(
             f"augment.{needs[0]}: expected the judge's answers, got none: parse them by `judge"
             " --answers` first"
+        )
+    if settings.label == "judge" and calibration is not None and not settings.uncalibrated:
+        expect_calibrated(calibration)
+    if settings.label == "review" and not store.list(REVIEW):
+        raise UserError(
+            "augment.label: expected the verdicts of reviewers, got none: give them by"
+            " `counterfactory review` first"
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from configs.schema import RunConfig
 from configs.strict import UserError
 from pipelines.augment.answers import ALIKE, BEYOND, reader, select_apart
+from pipelines.augment.calibration import calibrate, warnings_of
 from pipelines.augment.card import card, set_name, summary
 from pipelines.augment.croissant import croissant
 from pipelines.augment.exports import write_folder, write_webdataset
@@ -24,8 +25,10 @@ from pipelines.augment.judged import JUDGED, Judged, read_judged
 from pipelines.augment.labels import Labels, labels_of
 from pipelines.augment.leaks import NEAR_COPY, SAME_ID, SAME_PIXELS, read_held_out
 from pipelines.augment.parts import Parts, schema_of
+from pipelines.augment.reviewed import read_reviewed
 from pipelines.augment.together import LabelsByAttributes
 from pipelines.engine.committed import class_names, generated, made_shards, scored_stage
+from pipelines.judge.job import SCORES as JUDGE_SCORES
 from storage.commit import commit_path, read_commit, read_committed, revisions
 from storage.uri import Store
 
@@ -48,6 +51,13 @@ Ids = NDArray[np.bytes_]
 Row = dict[str, Any]
 
 
+class Opinions(NamedTuple):
+    """What a judge and reviewers said of the rows; reviewed: verdicts by cf_id."""
+
+    judged: Judged
+    reviewed: dict[str, str | None]
+
+
 def augment(store: Store, config: RunConfig) -> dict[str, Any]:
     """Write augment/data/part-00000.parquet and further parts, the further formats of
     augment.formats, counts.json, croissant.json and a card.
@@ -56,10 +66,14 @@ def augment(store: Store, config: RunConfig) -> dict[str, Any]:
     select, one over the images of the selected rows. Needs the scores. The same run and settings
     result in the same rows. Empties further parts of an earlier, larger set.
     """
-    check_gates(store, config)
+    calibration = calibrate(store, config) if store.exists(JUDGE_SCORES) else None
+    check_gates(store, config, calibration)
     settings, shards, stage = config.augment, made_shards(store), scored_stage(store)
     scores = _scores(store, stage, shards)
-    names, judged = class_names(store, config), read_judged(store)
+    names = class_names(store, config)
+    opinions = Opinions(
+        read_judged(store), read_reviewed(store) if settings.label == "review" else {}
+    )
     attributes = _attributes(store, scores)
     labels = labels_of(config, names, attributes)
     by_attribute = LabelsByAttributes(names, attributes, config.score.threshold)
@@ -72,7 +86,7 @@ def augment(store: Store, config: RunConfig) -> dict[str, Any]:
     for index in shards:
         through: dict[int, list[bytes]] = {}
         good: list[Row] = []
-        for row in _rows(store, scores[index], judged, labels):
+        for row in _rows(store, scores[index], opinions, labels):
             if row["k"] == 0 and row["split"] in settings.splits:
                 for side in ("label", "source"):
                     by_attribute.add(side, row[side], row["attributes_before"])
@@ -99,11 +113,14 @@ def augment(store: Store, config: RunConfig) -> dict[str, Any]:
     del passed, found
     parts = Parts(store, schema_of(names))
     kept: Counter[str] = Counter()
-    for row in _images(store, scores, judged, labels, chosen):
+    for row in _images(store, scores, opinions, labels, chosen):
         kept[names[row["assigned"]]] += 1
         by_attribute.add("after", row["assigned"], row["attributes_after"])
         parts.add(_set_row(row, names, config))
     files = parts.close()
+    warnings = [labels.warning] if labels.warning else []
+    if labels.rule == "judge" and calibration is not None:
+        warnings += warnings_of(calibration)
     counts: dict[str, Any] = {
         "considered": considered,
         "originals": originals,
@@ -115,7 +132,7 @@ def augment(store: Store, config: RunConfig) -> dict[str, Any]:
         "digest": parts.digest.hexdigest(),
         "settings": settings.model_dump(),
         "label": labels.rule,
-        "warnings": [labels.warning] if labels.warning else [],
+        "warnings": warnings,
         "classes": names,
         "attributes": by_attribute.table(),
         "held_out": {"rows": held_out.rows, "unreadable": held_out.unreadable},
@@ -174,18 +191,19 @@ def _attributes(store: Store, scores: dict[int, str]) -> list[str]:
     return list(first.extra.get("attributes") or [])
 
 
-def _rows(store: Store, path: str, judged: Judged, labels: Labels) -> Iterator[Row]:
+def _rows(store: Store, path: str, opinions: Opinions, labels: Labels) -> Iterator[Row]:
     """Return the scored rows of a shard without their images; path: the commit of its scores.
 
-    They have the judge's scores, the means over its answers, and the label.
+    They have the judge's scores, the means over its answers, the reviewers' verdict and the label.
     """
     commit = read_commit(store, path)
     columns = ["cf_id", "id", "k", *COPIED, *MEASURED, *ATTRIBUTES]
     rows = read_committed(store, commit, columns).to_pylist()
-    for row, answers in zip(rows, judged.of([row["cf_id"] for row in rows]), strict=True):
+    for row, answers in zip(rows, opinions.judged.of([row["cf_id"] for row in rows]), strict=True):
         means = [None] * len(JUDGED) if answers is None else answers.mean(0).tolist()
         row |= {"answers": answers, **dict(zip(JUDGED, means, strict=True))}
         row["judge"] = None if answers is None else float(answers.mean())
+        row["review"] = opinions.reviewed.get(row["cf_id"])
         row["assigned"], row["probabilities"] = labels.of(row)
         yield row
 
@@ -193,7 +211,7 @@ def _rows(store: Store, path: str, judged: Judged, labels: Labels) -> Iterator[R
 def _images(
     store: Store,
     scores: dict[int, str],
-    judged: Judged,
+    opinions: Opinions,
     labels: Labels,
     chosen: dict[int, Ids],
 ) -> Iterator[Row]:
@@ -205,7 +223,7 @@ def _images(
     for commit in generated(store):
         rows = [
             row
-            for row in _rows(store, scores[commit.shard.index], judged, labels)
+            for row in _rows(store, scores[commit.shard.index], opinions, labels)
             if row["cf_id"] <= last.get(row["assigned"], "")
             and _among(row["cf_id"], chosen[row["assigned"]])
         ]

@@ -12,6 +12,7 @@ from configs.schema import RunConfig
 from configs.strict import UserError
 from counterfactory.metrics.judge import CRITERIA
 from pipelines.score.measures import query_of
+from storage.verdicts import SPURIOUS, VALID
 
 # The stored probabilities are float32, so the limits are too: an oracle's 0.9 is sure.
 UNSURE = float(np.float32(0.1)), float(np.float32(0.9))
@@ -23,6 +24,7 @@ REASONS = {
     "oracle": "the oracle is not sure of the label",
     "soft": "without the oracle's probability",
     "judge": "the judge is not sure of the label",
+    "review": "no reviewers' majority for a label",
 }
 NO_ORACLE = (
     "warning: each label is the target class, which a classifier with a wrong reason asks for"
@@ -54,7 +56,8 @@ class Labels:
         """Return a row's class index, None where the rule finds none, and with `soft` the
         probabilities of the classes.
 
-        row: of the scores, with `answers`, (R,4) of the judge, or None.
+        row: of the scores, with `answers`, (R,4) of the judge, or None, and with `review`, the
+        reviewers' majority, or None.
         """
         if self.rule in ("oracle", "soft"):
             p = self._probability(row)
@@ -67,7 +70,9 @@ class Labels:
             low, high = UNSURE
             return (has if p >= high else lacks if p <= low else None), None
         if self.rule == "judge":
-            return _judged(row), None
+            return judged_class(row), None
+        if self.rule == "review":
+            return reviewed_class(row), None
         return row[{"original": "label"}.get(self.rule, self.rule)], None
 
     def _probability(self, row: Row) -> float | None:
@@ -75,14 +80,19 @@ class Labels:
         return None if values is None else float(values[self.attribute])
 
 
-def _judged(row: Row) -> int | None:
-    """Return the class that all the judge's answers agree on."""
+def judged_class(row: Row) -> int | None:
+    """Return the class that all the judge's answers agree on; None where there is none."""
     if row["answers"] is None:
         return None
     validity = row["answers"][:, VALIDITY]
     if (validity >= SHOWS_TARGET).all():
         return int(row["target"])
     return int(row["source"]) if (validity <= SHOWS_SOURCE).all() else None
+
+
+def reviewed_class(row: Row) -> int | None:
+    """Return the class that the reviewers' verdict means; None without one or for unrealistic."""
+    return {VALID: int(row["target"]), SPURIOUS: int(row["source"])}.get(row["review"])
 
 
 def labels_of(config: RunConfig, classes: Sequence[str], attributes: Sequence[str]) -> Labels:

@@ -6,10 +6,8 @@ stage can be tried without a key.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import permutations
@@ -26,6 +24,7 @@ from actors.pinned.load import load_models
 from configs.schema import RunConfig, SpendConfig
 from configs.strict import UserError
 from pipelines.engine.committed import class_name, class_names
+from pipelines.engine.serving import serve
 from pipelines.judge.live import dry_run, judge_live
 from storage.uri import Store
 
@@ -157,26 +156,9 @@ class OracleJudge:
 
 @contextmanager
 def oracle_server(judge: OracleJudge) -> Iterator[str]:
-    """Serve a judge on a free port of 127.0.0.1 in a thread; yields its base address."""
-    loop = asyncio.new_event_loop()
-    runner = web.AppRunner(judge.app(), access_log=None)
-
-    async def start() -> str:
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        host, port = runner.addresses[0][:2]
-        return f"http://{host}:{port}/v1"
-
-    thread = threading.Thread(target=loop.run_forever, name="oracle-judge", daemon=True)
-    thread.start()
-    try:
-        yield asyncio.run_coroutine_threadsafe(start(), loop).result()
-    finally:
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+    """Serve a judge on a free port of 127.0.0.1; yields its base address."""
+    with serve(judge.app()) as address:
+        yield f"{address}/v1"
 
 
 def _score(share: float) -> int:

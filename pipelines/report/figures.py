@@ -244,3 +244,13 @@ def _cell(metric: str, entry: Line | None) -> dict[str, Any]:
         return {"value": "\N{EM DASH}", "interval": "", "n": ""}
     figure, band = format_value(metric, entry.value, entry.low, entry.high)
     return {"value": figure, "interval": band, "n": entry.n}
+
+
+def probability(value: float | None) -> str:
+    """Return a probability with two digits, or with more where two would read as exactly 0 or 1.
+
+    Returns a dash where there is no number.
+    """
+    if value is None or math.isnan(value):
+        return "\N{EM DASH}"
+    return f"{value:.2f}" if 0.005 <= value <= 0.995 else "<0.01" if value < 0.5 else ">0.99"

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipelines.report.attribution import importance_chips
 from pipelines.report.cells import Grid, overlay_cells
 from pipelines.report.data import Pick, RunData, balanced
+from pipelines.report.figures import probability
 from pipelines.report.pictures import Pixels, amplified, change, data_uri, full_scale, overlay
 from pipelines.report.rows import answers_to, fetch
 from storage.codec import decode, sides
@@ -176,8 +177,8 @@ def _answer(shown: Shown, scale: float, budget: int, share: float | None) -> dic
         "k": row["k"] if run.each > 1 else None,
         "source": run.class_name(row["source"]),
         "target": run.class_name(row["target"]),
-        "p_before": _probability(row["p_target_before"]),
-        "p_after": _probability(row["p_target_after"]),
+        "p_before": probability(row["p_target_before"]),
+        "p_after": probability(row["p_target_after"]),
         "steps": row["steps"],
         "flipped": row["flipped"],
         "reason": row["reason"],
@@ -212,7 +213,7 @@ def _proof(shown: Shown, share: float, budget: int) -> dict[str, Any]:
             "core": data_uri(core, budget, stored),
             "core_alt": f"core of the counterfactual, {kept}",
             "kept": kept,
-            "core_p": _probability(row["core_p_target"]),
+            "core_p": probability(row["core_p_target"]),
             "doubted": bool(row["second_full"]) and row["second_core"] is False,
         }
     effect = sum(row.get("own_map") or ())
@@ -236,31 +237,32 @@ def _chips(shown: Shown) -> list[dict[str, Any]]:
         or shown.scored["attributes_after"] is None
     ):
         return []
-    threshold = shown.run.config["score"]["threshold"]
-    had, has = (
-        np.asarray(shown.scored[key]) > threshold
-        for key in ("attributes_before", "attributes_after")
+    return attribute_chips(
+        shown.scored["attributes_before"],
+        shown.scored["attributes_after"],
+        attributes["names"],
+        attributes["causal"],
+        shown.run.config["score"]["threshold"],
     )
+
+
+def attribute_chips(
+    before: Sequence[float],
+    after: Sequence[float],
+    names: Sequence[str],
+    causal: Sequence[str],
+    threshold: float,
+) -> list[dict[str, Any]]:
+    """Return the attributes that are on another side of the threshold after than before, the
+    causal ones first.
+    """
+    had, has = (np.asarray(values) > threshold for values in (before, after))
     chips = [
-        {
-            "name": name.replace("_", " "),
-            "gained": bool(now),
-            "causal": name in attributes["causal"],
-        }
-        for name, then, now in zip(attributes["names"], had, has, strict=True)
+        {"name": name.replace("_", " "), "gained": bool(now), "causal": name in causal}
+        for name, then, now in zip(names, had, has, strict=True)
         if then != now
     ]
     return sorted(chips, key=lambda chip: not chip["causal"])
-
-
-def _probability(value: float | None) -> str:
-    """Return a probability with two digits, or with more where two would read as exactly 0 or 1.
-
-    Returns a dash where there is no number.
-    """
-    if value is None or math.isnan(value):
-        return "\N{EM DASH}"
-    return f"{value:.2f}" if 0.005 <= value <= 0.995 else "<0.01" if value < 0.5 else ">0.99"
 
 
 def _of_one(run: RunData, wanted: int) -> list[Pick]:

@@ -192,7 +192,7 @@ def test_a_run_that_names_predictors_is_attributed_by_itself_and_its_report_show
     run(attributed.config, store=attributed.store)
     said = capsys.readouterr().out
     assert "attribution: Blond_Hair +" in said
-    monkeypatch.setattr("pipelines.report.gallery._probability", str)  # these rows have none
+    monkeypatch.setattr("pipelines.report.gallery.probability", str)  # these rows have none
     report.report([attributed.store])
     page = attributed.store.read("report.html").decode()
     assert "Which descriptors moved" in page

@@ -260,7 +260,7 @@ def four(validity: int, sparsity: int = 5, proximity: int = 5, realism: int = 5)
 
 
 def test_the_judges_label_needs_one_mind_over_repeats(scored: Any) -> None:
-    config = scored.with_settings(augment={**EVERYTHING, "label": "judge"})
+    config = scored.with_settings(augment={**EVERYTHING, "label": "judge", "uncalibrated": True})
     with pytest.raises(UserError, match=r"augment\.label: expected the judge's answers, got none"):
         augment(scored.store, config)
     names = [r["cf_id"] for r in scored.rows if r["flipped"]]
