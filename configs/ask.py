@@ -52,6 +52,14 @@ class AskConfig(Strict):
     cache: Annotated[int, Field(ge=0)] = 200_000  # answers kept by content; 0: none
     trust: bool = False  # source sklearn: the file may run its code
 
+    def identity(self) -> dict[str, Any]:
+        """Return what the answers depend on: the model and its form, and the address's path."""
+        left = {
+            *("url", "key", "key_header", "headers", "batch", "max_concurrency", "max_queries"),
+            *("timeout", "retries", "patience", "max_bytes", "cache", "trust"),
+        }
+        return {**self.model_dump(exclude=left), "path": urlsplit(self.url or "").path}
+
     @field_validator("url")
     @classmethod
     def _url(cls, value: str | None) -> str | None:

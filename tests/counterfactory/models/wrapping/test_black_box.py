@@ -27,8 +27,16 @@ from counterfactory.models.wrapping.black_box import LEAST, BlackBox
 from counterfactory.models.wrapping.errors import BlackBoxError, Unreachable
 from counterfactory.models.wrapping.load import build
 from counterfactory.models.wrapping.probe import drift, fixed_images, probe
-
-from .model_servers import CLOSE, DRIP, HANG, SHORT, WORDS, Faults, serve, status
+from tests.counterfactory.models.wrapping.model_servers import (
+    CLOSE,
+    DRIP,
+    HANG,
+    SHORT,
+    WORDS,
+    Faults,
+    serve,
+    status,
+)
 
 CLASSES = ["dark", "light"]
 NAMES = {"LABEL_0": "dark", "LABEL_1": "light"}
