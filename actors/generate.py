@@ -18,6 +18,7 @@ from actors.guard.batch import Batch, drain_notes
 from actors.guard.starts import expect_life
 from actors.guard.turn import Turn
 from actors.guard.watchdog import limit
+from actors.pinned.black_box import remember
 from actors.rows.read import Ahead, Record, Row, Unusable, decoded, read
 from actors.rows.record import record
 from actors.rows.retry import Earlier, earlier, joined, unanswered
@@ -75,6 +76,7 @@ class Generate:
     def __init__(self, config: RunConfig, job: Job, stage: str, run_uri: str) -> None:
         self.config, self.stage, self.store = config, stage, open_store(run_uri)
         self.session, self.answerer = job.session, self.answering(config, job)
+        remember(self.answerer.models.values(), self.store)
         self.modality = self.answerer.modality
         self.batch = Batch(config.engine.batch, self.answerer.device, self.answerer.shape)
         self._recorder = ThreadPoolExecutor(1, thread_name_prefix="record")

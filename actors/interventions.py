@@ -20,6 +20,7 @@ from torch import Tensor
 from actors.guard.batch import drain_notes, gpu_fault, out_of_memory, release
 from actors.guard.starts import expect_life
 from actors.modality import modality_of
+from actors.pinned.black_box import remember
 from actors.pinned.load import ELSEWHERE, load_method, load_models, pick_device
 from actors.pinned.shape import in_shape, shape_of
 from actors.rows.columns import table_of
@@ -33,6 +34,7 @@ from counterfactory.metrics import effects
 from counterfactory.metrics.effects import shapley, shares
 from storage import attempts
 from storage.commit import commit_path, commit_shard, read_commit, read_committed
+from storage.errors import NoAnswer
 from storage.records import Receipt, Shard
 from storage.schema import INTERVENTIONS, seed_of
 from storage.uri import open_store
@@ -61,6 +63,7 @@ class Intervene:
             torch.set_num_threads(config.engine.threads)
         names = [name for name in ("classifier", "oracle", "second") if name in config.models]
         loaded = load_models(plain, names, self.device)
+        remember(loaded.values(), self.store)
         self.shape = shape_of(config.engine, self.device)
         models = in_shape(loaded, plain["models"], self.shape)
         self.classifier: Any = models["classifier"]
@@ -142,7 +145,8 @@ class Intervene:
             except Exception as error:
                 short = out_of_memory(error)
                 alone = self.batch == 1 and self.shape.rows == 1
-                if isinstance(error, UserError) or gpu_fault(error) or (alone and not short):
+                known = isinstance(error, UserError | NoAnswer) or gpu_fault(error)
+                if known or (alone and not short):
                     raise
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             else:

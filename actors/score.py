@@ -17,6 +17,7 @@ from torch import Tensor
 from actors.guard.batch import drain_notes, gpu_fault, out_of_memory, release
 from actors.guard.starts import expect_life
 from actors.modality import modality_of
+from actors.pinned.black_box import remember
 from actors.pinned.load import load_models, pick_device
 from actors.rows.columns import table_of
 from actors.rows.scores import SCORES
@@ -29,6 +30,7 @@ from counterfactory.models.networks import WANTED, network_of
 from counterfactory.models.wrapping.wrap import is_ours
 from storage import attempts
 from storage.commit import commit_path, commit_shard, read_commit, read_committed
+from storage.errors import NoAnswer
 from storage.records import Receipt, Shard
 from storage.uri import open_store
 
@@ -73,6 +75,7 @@ class Score:
         models: dict[str, Any] = dict(
             load_models(plain, list(dict.fromkeys([*names, *looks.values()])), self.device)
         )
+        remember(models.values(), self.store)
         self.classifier, self.oracle, self.second = (
             models["classifier"],
             models.get("oracle"),
@@ -159,7 +162,7 @@ class Score:
             except Exception as error:
                 short = out_of_memory(error)
                 if not short and (
-                    self.size == 1 or isinstance(error, UserError) or gpu_fault(error)
+                    self.size == 1 or isinstance(error, UserError | NoAnswer) or gpu_fault(error)
                 ):
                     raise
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

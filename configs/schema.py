@@ -10,8 +10,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
+from configs.ask import AskConfig, expect_ask
 from configs.strict import Strict, UserError, apply_sets, check, expand, read_preset
-from counterfactory.models.roles import MODEL_ROLES, ROLES, TRAINED_ROLES, expect_role
+from counterfactory.models.roles import (
+    BLACK_BOXES,
+    MODEL_ROLES,
+    ROLES,
+    TRAINED_ROLES,
+    expect_role,
+)
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -78,14 +85,32 @@ class ImageData(DataConfig):
         return value
 
 
+# the sources from kserve on can only be asked (docs/black-box.md)
+Source = Literal[
+    "torch",
+    "huggingface",
+    "export",
+    "onnx",
+    "parquet",
+    "kserve",
+    "tfserving",
+    "torchserve",
+    "hf",
+    "http",
+    "python",
+    "sklearn",
+]
+
+
 class ModelConfig(Strict):
     """A pinned model: the source of its code and weights, and the form of its inputs and
     outputs."""
 
     preset: str | None = None
     role: ModelRole
-    source: Literal["torch", "huggingface", "export", "onnx", "parquet"] = "torch"
-    # source torch: dotted path of a torch module class, or of a function that returns a module
+    source: Source = "torch"
+    # source torch: dotted path of a torch module class, or of a function that returns a module;
+    # source python: of a function of images (N,H,W,C) uint8, or of a class of such functions
     target: str | None = None
     settings: dict[str, Any] = {}  # its arguments
     # A file (safetensors, or .pt read with weights_only), `zoo:NAME` for a shipped one, a hub id or
@@ -97,8 +122,10 @@ class ModelConfig(Strict):
     sha256: str | None = None  # of the weights file; checked at load
     # source torch: dotted entry of a training checkpoint, where several entries fit the network
     entry: str | None = None
-    # What a method may use of a classifier; default: gradient, or scores for source onnx.
+    # What a method may use of a classifier; default: gradient, or scores for source onnx and the
+    # sources that are asked (labels where ask.outputs is labels).
     access: Literal["gradient", "scores", "labels"] | None = None
+    ask: AskConfig | None = None  # how a black box is asked: sources kserve to sklearn
     classes: list[Word] = []  # class or attribute names, in the outputs' order
     head: Literal["softmax", "sigmoid"] = "softmax"
     output: int | None = None  # sigmoid: index of the decision's output, where there are several
@@ -117,7 +144,54 @@ class ModelConfig(Strict):
     @property
     def given(self) -> str:
         """Return what a method may use of it: "gradient", "scores" or "labels"."""
-        return self.access or ("scores" if self.source == "onnx" else "gradient")
+        if self.access is None and self.ask is not None and self.ask.outputs == "labels":
+            return "labels"
+        asked = self.source == "onnx" or self.source in BLACK_BOXES
+        return self.access or ("scores" if asked else "gradient")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _asked(cls, value: Any) -> Any:
+        """Give a black box without `ask` its default settings."""
+        if isinstance(value, dict) and value.get("source") in BLACK_BOXES:
+            return {**value, "ask": value.get("ask") or {}}
+        return value
+
+    @model_validator(mode="after")
+    def _black_box(self) -> ModelConfig:
+        """Refuse settings of a black box that do not fit together."""
+        if self.source not in BLACK_BOXES:
+            if self.ask is not None:
+                raise ValueError(
+                    f"expected `ask` for a source out of {', '.join(BLACK_BOXES)}, got source"
+                    f" {self.source}"
+                )
+            return self
+        assert self.ask is not None
+        if self.role != "classifier":
+            raise ValueError(
+                f"expected the role classifier for source {self.source}, got {self.role}"
+            )
+        if self.access == "gradient":
+            raise ValueError(
+                f"expected access scores or labels for source {self.source}, got gradient"
+            )
+        if self.source == "python" and not self.target:
+            raise ValueError("expected `target`, the dotted path of a function, got none")
+        file = self.weights if self.source == "sklearn" else None
+        if file and not file.endswith(".skops") and not (self.sha256 and self.ask.trust):
+            raise ValueError(
+                f"expected sha256 and ask.trust: true for {file}, got"
+                f" {'no sha256' if self.ask.trust else 'no trust'}: joblib runs the code in the"
+                " file; a .skops file needs neither"
+            )
+        if self.ask.outputs == "sigmoid" and len(self.classes) not in (0, 2):
+            raise ValueError(
+                "expected 2 classes (negative, positive) for ask.outputs sigmoid, got"
+                f" {len(self.classes)}"
+            )
+        expect_ask(self.source, self.ask)
+        return self
 
     @model_validator(mode="after")
     def _whole(self) -> ModelConfig:
@@ -127,7 +201,8 @@ class ModelConfig(Strict):
             )
         if self.source == "torch" and not self.target:
             raise ValueError("expected `target`, the dotted path of a torch module, got none")
-        if self.source not in ("torch", "parquet") and not self.weights:
+        without = ("torch", "parquet", *BLACK_BOXES)
+        if (self.source not in without or self.source == "sklearn") and not self.weights:
             raise ValueError(f"expected `weights` for source {self.source}, got none")
         if self.entry is not None and self.source != "torch":
             raise ValueError(f"expected `entry` for source torch alone, got source {self.source}")

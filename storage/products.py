@@ -18,7 +18,7 @@ from storage.uri import Digest, Store, digest_of
 
 MANIFEST = "MANIFEST.json"
 # folders of products; a judge's folder may also hold a user's answers
-FILES = ("plan.json", "config.yaml", "report.html")
+FILES = ("plan.json", "config.yaml", "probe.json", "report.html")
 FOLDERS = ("input", "score", "attribution", "interventions", "judge", "augment")
 JUDGES = re.compile(r"judge/(prompts|retry|scores|live|calibration)[^/]*")
 

@@ -14,6 +14,7 @@ from actors.guard.watchdog import stop
 from actors.rows.read import Row, Unusable
 from configs.strict import UserError
 from counterfactory.models.wrapping.shape import Shape
+from storage.errors import NoAnswer
 
 A = TypeVar("A")
 Call = Callable[[list[Row]], tuple[list[A], list[Unusable]]]
@@ -71,7 +72,7 @@ class Batch:
         try:
             answers, bad = call(rows)
             return answers, bad, False
-        except UserError:  # not caused by a row
+        except (UserError, NoAnswer):  # not caused by a row
             raise
         except Exception as error:
             short = out_of_memory(error)

@@ -15,8 +15,10 @@ from safetensors import SafetensorError
 from torch import nn
 
 from actors.pinned.bank import bank_digest, load_bank
+from actors.pinned.black_box import Asked
 from actors.pinned.packages import PREFIX, package_file, package_of, package_version
 from configs.strict import UserError, nearest, parse_yaml
+from counterfactory.models.wrapping.black_box import BlackBox
 from storage.cache import cached, folder_digest
 from storage.uri import open_store
 
@@ -211,6 +213,8 @@ def load_models(
         ) as error:
             text = f"models.{name}: {' '.join(str(error).split())}"
             raise UserError(f"{text}{_card_hint(spec)}") from error
+        if isinstance(box := loaded[name], BlackBox):
+            loaded[name] = Asked(box, name, spec["ask"]["max_queries"], spec["ask"]["cache"])
         HELD[key] = loaded[name]
     return loaded
 

@@ -9,6 +9,7 @@ import torch
 
 from actors.guard.batch import FIRST
 from configs.schema import EngineConfig
+from counterfactory.models.roles import BLACK_BOXES
 from counterfactory.models.wrapping.shape import Shape, Shaped
 
 
@@ -30,9 +31,12 @@ def in_shape(
 ) -> dict[str, Any]:
     """Return the models by name, with their networks in a shape; specs: their settings.
 
-    A data set in the place of a model is returned as it is, because it has no network.
+    A data set in the place of a model is returned as it is, because it has no network; a black box
+    too, because the rows that pad would be asked.
     """
     return {
-        name: model if specs[name].get("source") == "parquet" else Shaped(model, shape)
+        name: model
+        if specs[name].get("source") in ("parquet", *BLACK_BOXES)
+        else Shaped(model, shape)
         for name, model in models.items()
     }

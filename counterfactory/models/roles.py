@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# Sources of classifiers that can only be asked: behind a server, or in this process.
+SERVERS = ("kserve", "tfserving", "torchserve", "hf", "http")
+BLACK_BOXES = (*SERVERS, "python", "sklearn")
+
 WRAPPING, TRAINING = "counterfactory.models.wrapping.wrap", "pipelines.train"
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 from actors.pinned.load import ELSEWHERE, load_method, method_models
 from actors.worker import Job
-from configs.schema import RunConfig, fingerprint
+from configs.schema import ModelConfig, RunConfig, fingerprint
 from counterfactory.interventions.answers import VERSION
 
 # These models score answers and do not change them.
@@ -97,4 +98,14 @@ def model_fingerprint(config: RunConfig, name: str, digest: str) -> str:
     )
     # newer settings count only where they are set: older runs keep their digest
     left |= {setting for setting in ("entry", "channels") if getattr(spec, setting) is None}
-    return fingerprint([digest, spec.model_dump(exclude=left)])
+    return fingerprint([digest, settings_of(spec, left)])
+
+
+def settings_of(spec: ModelConfig, left: Collection[str]) -> dict[str, Any]:
+    """Return a model's settings that its outputs depend on, without those named in `left`.
+
+    Of a black box, how it is reached and how much it may be asked do not count; `ask` of other
+    models does not either, since older runs have none.
+    """
+    found = spec.model_dump(exclude={*left, "ask"})
+    return found | ({"ask": spec.ask.identity()} if spec.ask is not None else {})

@@ -22,6 +22,7 @@ from actors.worker import Job, ReadsAhead, Work, Worker
 from configs.schema import EngineConfig, RunConfig
 from configs.strict import UserError
 from counterfactory.precedence import hidden_packages
+from pipelines.engine.black_boxes import Place, share, watched
 from pipelines.engine.cluster import check_nodes, expect_listener, workers_that_fit
 from pipelines.engine.cpus import cpus
 from pipelines.engine.disk import disk_error
@@ -44,13 +45,15 @@ def run_stage(
     settings: tuple[RunConfig, Job],
     done: int = 0,
     planned: int | None = None,
+    runs: Sequence[Place] | None = None,
 ) -> list[Receipt]:
     """Run `actor(config, job, stage, run_uri)` over the given shards and return the receipts in the
     order of completion.
 
     done, planned: how many of the run's shards were done before, and how many there are, where this
-    is to be shown. settings: the result of `worker_config`. Starts nothing where there are no
-    shards.
+    is to be shown. settings: the result of `worker_config`. runs: the runs that the shards belong
+    to, where they are several. Starts nothing where there are no shards. UserError where a model
+    that can only be asked is another one than at the run's start.
     """
     if done and planned:
         note(f"{stage}: {done:,} of {planned:,} shards were committed before")
@@ -65,10 +68,11 @@ def run_stage(
     receipts = []
     work = _local if local else _on_ray
     try:
-        for receipt in work(store.uri, pinned, job, config.engine, stage, actor, shards):
-            progress.add(receipt, rows=rows[receipt.index], shards=int(receipt.index in new))
-            receipts.append(receipt)
-            raise_if_stopped()
+        with watched(runs or [(store, config)]):
+            for receipt in work(store.uri, pinned, job, config.engine, stage, actor, shards):
+                progress.add(receipt, rows=rows[receipt.index], shards=int(receipt.index in new))
+                receipts.append(receipt)
+                raise_if_stopped()
     except FileChanged as error:
         raise UserError(f"data.path: {error}: put it back, or give the run another name") from None
     finally:
@@ -116,6 +120,7 @@ def _on_ray(
     import ray
 
     workers = max(1, min(start_ray(engine), len(shards)))
+    config, job, workers = share(config, job, workers)
     if _address(engine):
         check_nodes(open_store(uri), config.models, shards[0].source)
     together = actor.together

@@ -9,6 +9,7 @@ import torch
 from actors.pinned.load import load_method, load_models, method_models, pick_device
 from configs.schema import MethodConfig, RunConfig
 from configs.strict import UserError, check, nearest, presets, read_preset
+from counterfactory.models.roles import BLACK_BOXES
 from pipelines.engine.progress import note
 from storage.codec import sides
 
@@ -59,9 +60,11 @@ def expect_access(config: RunConfig, method: Any) -> None:
     if ACCESS.index(needed) >= ACCESS.index(given):
         return
     works = [name for name in presets("method") if _access_of(name) >= ACCESS.index(given)]
+    source = config.models["classifier"].source
+    box = f"is a black box ({source}), which " if source in BLACK_BOXES else ""
     raise UserError(
         f"method: {config.method.target} needs the classifier's {NEED[needed]}, and"
-        f" models.classifier gives {NEED[given]} (access: {given}); methods that work with it:"
+        f" models.classifier {box}gives {NEED[given]} (access: {given}); methods that work with it:"
         f" {', '.join(works) or 'none of the presets'}"
     )
 

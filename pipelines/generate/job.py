@@ -27,8 +27,8 @@ def generate(store: Store, config: RunConfig, part: Part = WHOLE) -> dict[str, A
     Checks settings, models and data before any work. UserError where the run was planned with
     others.
     """
+    check_needs(config)  # before any file or server is touched
     digests = pin(config.model_dump()["models"])
-    check_needs(config)
     begun = store.exists(PLAN)
     if not begun:  # a run that fails here leaves no plan
         try_models(config)

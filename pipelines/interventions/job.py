@@ -18,7 +18,7 @@ from actors.worker import Job
 from configs.schema import RunConfig, fingerprint
 from configs.strict import UserError, nearest
 from pipelines.engine.committed import INTERVENED, generated, load_plan, made_shards
-from pipelines.engine.fingerprints import worker_config
+from pipelines.engine.fingerprints import settings_of, worker_config
 from pipelines.engine.part import WHOLE, Part
 from pipelines.engine.runner import run_stage
 from pipelines.interventions.sums import sum_up
@@ -97,7 +97,7 @@ def work_left(
     models = {
         name: [
             digests[name],
-            config.models[name].model_dump(exclude={"preset", "weights", "sha256", "label"}),
+            settings_of(config.models[name], {"preset", "weights", "sha256", "label"}),
         ]
         for name in asked(config)
     }

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import torch
 
 from actors.modality import Images, Picture
+from actors.pinned.black_box import black_boxes
 from actors.pinned.load import load_method, load_models, method_models, pick_device, pin
 from actors.rows.masks import Mask, mask_of
 from actors.rows.read import read
@@ -31,13 +32,14 @@ def count_tflops(store: Store, config: RunConfig) -> Estimate | None:
     """Return the TFLOP per row, for all of its answers, of the method with all of its networks,
     each row alone.
 
-    None where the settings do not want the count, or where a model of the method is not among the
-    run's (answers made elsewhere). Runs the method again on the run's first rows. The count is
-    stored in the run, so it is made once for a method and its models.
+    None where the settings do not want the count, where a model of the method is not among the
+    run's (answers made elsewhere), or where a model can only be asked: each query may cost. Runs
+    the method again on the run's first rows. The count is stored in the run, so it is made once for
+    a method and its models.
     """
     rows = config.score.flops_rows if config.method.target != "elsewhere" else 0
     names = method_models(load_method(config.model_dump())) if rows else ()
-    if not rows or any(name not in config.models for name in names):
+    if not rows or any(name not in config.models for name in names) or black_boxes(config):
         return None
     digests = pin({name: config.models[name].model_dump() for name in names})
     pinned, job = worker_config(config, digests)

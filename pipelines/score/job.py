@@ -18,7 +18,7 @@ from counterfactory.metrics.catalogue import METRIC
 from counterfactory.metrics.estimate import SUBSETS
 from counterfactory.metrics.means import bootstrap_weights
 from pipelines.engine.committed import INTERVENED, TABLE, load_plan, made_shards
-from pipelines.engine.fingerprints import worker_config
+from pipelines.engine.fingerprints import settings_of, worker_config
 from pipelines.engine.part import WHOLE, Part
 from pipelines.engine.runner import run_stage
 from pipelines.engine.tables import to_csv
@@ -108,7 +108,7 @@ def stage_name(config: RunConfig, digests: dict[str, str]) -> str:
     models = {
         name: [
             digest,
-            config.models[name].model_dump(exclude={"preset", "weights", "sha256", "label"}),
+            settings_of(config.models[name], {"preset", "weights", "sha256", "label"}),
         ]
         for name, digest in digests.items()
     }

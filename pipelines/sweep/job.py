@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from actors.pinned.black_box import counter
 from actors.pinned.load import pin
 from actors.sweep import CellJob, CellShard, Sweep, SweepJob
 from actors.worker import Job
@@ -41,6 +42,7 @@ def sweep(config: SweepConfig, sets: list[str] | None = None) -> Store:
     store = open_store(f"{config.out.rstrip('/')}/{config.name}")
     stores = [open_run(cell.run) for cell in found]
     started = time.monotonic()
+    counter().clear()
     with disk_errors(store.uri):
         run_together(store, found[0].run, "generate", list(_generate_jobs(found, stores)))
         measured = [pair for pair in zip(found, stores, strict=True) if _measured(pair[0])]
@@ -73,7 +75,8 @@ def run_together(
     jobs = [CellShard(n, cell, shard) for n, (cell, shard) in enumerate(pairs)]
     sweep_job = SweepJob(kind=kind, cells=[made_of for made_of, _ in parts])
     settings = parts[0][0].config, sweep_job
-    run_stage(store, config, stage=kind, actor=Sweep, shards=jobs, settings=settings)
+    runs = [(open_store(made_of.uri), made_of.config) for made_of, shards in parts if shards]
+    run_stage(store, config, stage=kind, actor=Sweep, shards=jobs, settings=settings, runs=runs)
 
 
 def _generate_jobs(
@@ -82,8 +85,8 @@ def _generate_jobs(
     tried: set[str] = set()
     for cell, store in zip(found, stores, strict=True):
         with named(cell):
+            check_needs(cell.run)  # before any file or server is touched
             digests = pin(cell.run.model_dump()["models"])
-            check_needs(cell.run)
             expect_settings(cell.run, ("interventions", "score")[not _measured(cell) :])
             key = json.dumps(
                 [cell.run.model_dump()[part] for part in ("models", "method", "target")],

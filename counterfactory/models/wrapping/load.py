@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from counterfactory.models.denoiser import alphas_cumprod
-from counterfactory.models.roles import ROLES, expect_role
+from counterfactory.models.roles import BLACK_BOXES, ROLES, expect_role
 from counterfactory.models.wrapping.weights import fill, read_weights
 from counterfactory.models.wrapping.wrap import Normalised
 
@@ -39,6 +39,10 @@ def build(spec: Mapping[str, Any], weights: bytes | Path | None, device: torch.d
     ValueError or FileNotFoundError with what was expected and what was found.
     """
     source, role = spec.get("source", "torch"), spec["role"]
+    if source in BLACK_BOXES:
+        from counterfactory.models.wrapping.asked import black_box
+
+        return black_box(spec, weights, find)
     settings = dict(spec.get("settings") or {})
     diffusion = (
         {key: settings.pop(key) for key in SCHEDULE if key in settings}
@@ -54,11 +58,12 @@ def build(spec: Mapping[str, Any], weights: bytes | Path | None, device: torch.d
     elif source == "export":
         network, found = archived(weights), {}
     elif source == "onnx":
-        from counterfactory.models.wrapping.onnx import Onnx
+        from counterfactory.models.wrapping.onnx import onnx_network
 
         if weights is None:
             raise ValueError("expected weights for a model of source onnx, got none")
-        network, found = Onnx(weights.read_bytes() if isinstance(weights, Path) else weights), {}
+        data = weights.read_bytes() if isinstance(weights, Path) else weights
+        network, found = onnx_network(data, settings.get("output")), {}
     else:
         network, found = make(spec["target"], settings), {}
         if weights is not None:
