@@ -18,8 +18,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-from actors.worker import Job, ReadsAhead, Work, Worker
-from configs.schema import EngineConfig, RunConfig
+from actors.worker import Job, ReadsAhead, Settings, Work, Worker
+from configs.schema import EngineConfig
 from configs.strict import UserError
 from counterfactory.precedence import hidden_packages
 from pipelines.engine.cluster import check_nodes, expect_listener, workers_that_fit
@@ -36,21 +36,22 @@ from storage.uri import Store, open_store
 
 def run_stage(
     store: Store,
-    config: RunConfig,
+    config: Settings,
     *,
     stage: str,
     actor: type[Worker],
     shards: Sequence[Work],
-    settings: tuple[RunConfig, Job],
+    settings: tuple[Settings, Job],
     done: int = 0,
     planned: int | None = None,
+    counted: str = "rows",
 ) -> list[Receipt]:
     """Run `actor(config, job, stage, run_uri)` over the given shards and return the receipts in the
     order of completion.
 
     done, planned: how many of the run's shards were done before, and how many there are, where this
-    is to be shown. settings: the result of `worker_config`. Starts nothing where there are no
-    shards.
+    is to be shown. settings: the result of `worker_config`. counted: what a shard's work is counted
+    in. Starts nothing where there are no shards.
     """
     if done and planned:
         note(f"{stage}: {done:,} of {planned:,} shards were committed before")
@@ -60,7 +61,8 @@ def run_stage(
     pinned, job = settings
     job = replace(job, session=attempts.LOCAL if local else uuid.uuid4().hex[:8])
     rows = {shard.index: shard.work for shard in shards}
-    progress = Progress(stage.partition("-")[0], sum(rows.values()), done=done, planned=planned)
+    total = sum(rows.values())
+    progress = Progress(stage.partition("-")[0], total, done=done, planned=planned, counted=counted)
     new = {shard.index for shard in shards if shard.tries is None}
     receipts = []
     work = _local if local else _on_ray
@@ -78,7 +80,7 @@ def run_stage(
 
 def _local(
     uri: str,
-    config: RunConfig,
+    config: Settings,
     job: Job,
     engine: EngineConfig,
     stage: str,
@@ -106,7 +108,7 @@ def _local(
 
 def _on_ray(
     uri: str,
-    config: RunConfig,
+    config: Settings,
     job: Job,
     engine: EngineConfig,
     stage: str,

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,21 @@ State = dict[str, Tensor]
 Fitted = tuple[State, str, float]
 """The weights to keep, the last log line and the seconds."""
 Batches = Iterator[tuple[Tensor, Tensor]]
-Draw = Callable[[TrainConfig, Samples, Tensor, torch.Generator, torch.device], Batches]
+
+
+class Drawn(Protocol):
+    """The settings that a draw of batches reads."""
+
+    @property
+    def batch(self) -> int:
+        """Return the number of rows in a batch."""
+
+    @property
+    def flip(self) -> bool:
+        """Return whether images are mirrored at random."""
+
+
+Draw = Callable[[Drawn, Samples, Tensor, torch.Generator, torch.device], Batches]
 """The batches of a training without end: images (B,3,S,S) in [0,1] and their labels."""
 say: Log = partial(print, flush=True)
 
@@ -209,7 +223,7 @@ class LossTrainer(Trainer):
 
 
 def shuffled(
-    config: TrainConfig,
+    config: Drawn,
     samples: Samples,
     labels: Tensor,
     generator: torch.Generator,
