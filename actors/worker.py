@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 from actors.guard.turn import Turn
-from configs.schema import RunConfig
+from configs.schema import EngineConfig, ModelConfig
 from storage.attempts import LOCAL
 from storage.records import Receipt, Shard
 
@@ -27,6 +27,18 @@ class Job:
     regions: tuple[str, ...] = ()
     control: int = 0
     sample: int = 0
+
+
+class Settings(Protocol):
+    """What the engine reads of a stage's settings."""
+
+    @property
+    def engine(self) -> EngineConfig:
+        """Return where and how the work runs."""
+
+    @property
+    def models(self) -> dict[str, ModelConfig]:
+        """Return the models, by name."""
 
 
 class Work(Protocol):
@@ -61,14 +73,14 @@ class Work(Protocol):
 class Worker(Protocol):
     """A Ray callable that loads its models once and returns a receipt for each piece of work.
 
-    config: the run's settings with its models pinned; job: a Job; takes: the kind of work;
+    config: the stage's settings with their models pinned; job: a Job; takes: the kind of work;
     together: number of pieces that one worker holds at a time.
     """
 
     takes: ClassVar[type[Work]]
     together: ClassVar[int]
 
-    def __init__(self, config: RunConfig, job: Any, stage: str, run_uri: str) -> None: ...
+    def __init__(self, config: Any, job: Any, stage: str, run_uri: str) -> None: ...
 
     def __call__(self, work: Any, /) -> Receipt:
         """Do and commit a piece of work; returns its receipt."""

@@ -541,20 +541,21 @@ def resolve_run(raw: dict[str, Any], sets: list[str], where: str) -> RunConfig:
 
     sets: `a.b=c` settings that override them. UserError, which names `where`, on a mistake.
     """
-    return check(RunConfig, _expanded(apply_sets(raw, sets, PRESET_GROUPS)), where)
+    return check(RunConfig, expanded(apply_sets(raw, sets, PRESET_GROUPS)), where)
 
 
 def load_train(name: str, sets: list[str] | None = None) -> TrainConfig:
     """Read a training config by preset name or path; sets: `a.b=c` settings that override it."""
     raw = apply_sets(read_preset("train", name), sets or [], PRESET_GROUPS)
-    return check(TrainConfig, _expanded(raw), name)
+    return check(TrainConfig, expanded(raw), name)
 
 
-def _expanded(raw: dict[str, Any]) -> dict[str, Any]:
+def expanded(raw: dict[str, Any]) -> dict[str, Any]:
+    """Return raw settings with the presets that they name in place of their names."""
     out = dict(raw)
-    for key in ("data", "holdout", "method"):
-        if key in out:
-            out[key] = expand(out[key], key if key != "holdout" else "data")
+    for key in ("data", "holdout", "validation", "test", "method"):
+        if out.get(key) is not None:
+            out[key] = expand(out[key], "method" if key == "method" else "data")
     if isinstance(out.get("models"), dict):
         out["models"] = {role: expand(spec, "model") for role, spec in out["models"].items()}
     rule = out.get("target")

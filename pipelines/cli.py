@@ -28,7 +28,7 @@ ONE_STAGE = ("generate", "score", "judge", "augment", "report")
 # The commands by purpose, as the help lists them.
 PURPOSES = {
     "run": (
-        *("demo", "run", "sweep", *ONE_STAGE[:2]),
+        *("demo", "run", "sweep", "retrain", *ONE_STAGE[:2]),
         *("interventions", "attribution", *ONE_STAGE[2:]),
     ),
     "look": ("list", "show", "review", "interaction", "verify", "gc"),
@@ -172,6 +172,9 @@ def parser() -> argparse.ArgumentParser:
     sweep = command("sweep", "run a grid of settings as one job and write one table", _sweep)
     sweep.add_argument("sweep", help="a preset's name or a YAML file")
     _settings(sweep, out=True)
+    mend = command("retrain", "train with counterfactuals and compare ways to do it", _retrain)
+    mend.add_argument("config", help="a preset's name or a YAML file")
+    _settings(mend, out=True)
     doctor = command("doctor", "check data, models and settings before a long run", _doctor)
     doctor.add_argument("config", help="a preset's name or a YAML file")
     _settings(doctor)
@@ -470,6 +473,14 @@ def _sweep(args: argparse.Namespace) -> int:
     from pipelines.sweep.job import sweep
 
     sweep(load_sweep(args.sweep, [f"out={args.out}"] if args.out else []), _sets(args))
+    return 0
+
+
+def _retrain(args: argparse.Namespace) -> int:
+    from configs.retrain import load_retrain
+    from pipelines.retrain.job import retrain
+
+    retrain(load_retrain(args.config, [*_sets(args), *([f"out={args.out}"] if args.out else [])]))
     return 0
 
 

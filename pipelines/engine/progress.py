@@ -19,8 +19,16 @@ class Progress:
     Updates one line on a terminal. Prints a line every 30 s, and one at the end, to a log.
     """
 
-    def __init__(self, what: str, total: int, *, done: int = 0, planned: int | None = None) -> None:
-        self.what, self.total = what, total
+    def __init__(
+        self,
+        what: str,
+        total: int,
+        *,
+        done: int = 0,
+        planned: int | None = None,
+        counted: str = "rows",
+    ) -> None:
+        self.what, self.total, self.counted = what, total, counted
         self.shards, self.planned = done, planned
         self.rows = self.quarantined = self.flipped = self.judged = self.answered = 0
         self.started = self.said = time.monotonic()
@@ -60,7 +68,9 @@ class Progress:
         """Return the current line."""
         seconds = max(time.monotonic() - self.started, 1e-9)
         speed = self.rows / seconds
-        parts = [f"{self.what}: {self.rows}/{self.total} rows", f"{speed:.1f} rows/s"]
+        parts = [f"{self.what}: {self.rows}/{self.total} {self.counted}"]
+        if self.counted == "rows":
+            parts.append(f"{speed:.1f} rows/s")
         if self.planned is not None:
             parts.insert(1, f"{self.shards:,} of {self.planned:,} shards")
         if self.judged:

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-from actors.worker import Job, ReadsAhead, Work, Worker
+from actors.worker import Job, ReadsAhead, Settings, Work, Worker
 from configs.schema import EngineConfig, RunConfig
 from configs.strict import UserError
 from counterfactory.precedence import hidden_packages
@@ -37,23 +37,25 @@ from storage.uri import Store, open_store
 
 def run_stage(
     store: Store,
-    config: RunConfig,
+    config: Settings,
     *,
     stage: str,
     actor: type[Worker],
     shards: Sequence[Work],
-    settings: tuple[RunConfig, Job],
+    settings: tuple[Settings, Job],
     done: int = 0,
     planned: int | None = None,
     runs: Sequence[Place] | None = None,
+    counted: str = "rows",
 ) -> list[Receipt]:
     """Run `actor(config, job, stage, run_uri)` over the given shards and return the receipts in the
     order of completion.
 
     done, planned: how many of the run's shards were done before, and how many there are, where this
     is to be shown. settings: the result of `worker_config`. runs: the runs that the shards belong
-    to, where they are several. Starts nothing where there are no shards. UserError where a model
-    that can only be asked is another one than at the run's start.
+    to, where they are several. counted: what a shard's work is counted in. Starts nothing where
+    there are no shards. UserError where a model that can only be asked is another one than at the
+    run's start.
     """
     if done and planned:
         note(f"{stage}: {done:,} of {planned:,} shards were committed before")
@@ -63,12 +65,13 @@ def run_stage(
     pinned, job = settings
     job = replace(job, session=attempts.LOCAL if local else uuid.uuid4().hex[:8])
     rows = {shard.index: shard.work for shard in shards}
-    progress = Progress(stage.partition("-")[0], sum(rows.values()), done=done, planned=planned)
+    total = sum(rows.values())
+    progress = Progress(stage.partition("-")[0], total, done=done, planned=planned, counted=counted)
     new = {shard.index for shard in shards if shard.tries is None}
     receipts = []
     work = _local if local else _on_ray
     try:
-        with watched(runs or [(store, config)]):
+        with watched(runs or ([(store, config)] if isinstance(config, RunConfig) else [])):
             for receipt in work(store.uri, pinned, job, config.engine, stage, actor, shards):
                 progress.add(receipt, rows=rows[receipt.index], shards=int(receipt.index in new))
                 receipts.append(receipt)
@@ -82,7 +85,7 @@ def run_stage(
 
 def _local(
     uri: str,
-    config: RunConfig,
+    config: Settings,
     job: Job,
     engine: EngineConfig,
     stage: str,
@@ -110,7 +113,7 @@ def _local(
 
 def _on_ray(
     uri: str,
-    config: RunConfig,
+    config: Settings,
     job: Job,
     engine: EngineConfig,
     stage: str,
@@ -120,7 +123,8 @@ def _on_ray(
     import ray
 
     workers = max(1, min(start_ray(engine), len(shards)))
-    config, job, workers = share(config, job, workers)
+    if isinstance(config, RunConfig):
+        config, job, workers = share(config, job, workers)
     if _address(engine):
         check_nodes(open_store(uri), config.models, shards[0].source)
     together = actor.together

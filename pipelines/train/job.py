@@ -8,10 +8,12 @@ import inspect
 import shlex
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from actors.pinned.load import read_weights_file, weights_location
 from actors.rows.names import contradiction
@@ -21,13 +23,25 @@ from counterfactory.models.roles import ROLES
 from counterfactory.models.wrapping.load import SCHEDULE, build, find, make
 from counterfactory.models.wrapping.weights import fill, read_weights
 from pipelines.train import card as train_card
-from pipelines.train.data import load, with_holdout
+from pipelines.train.data import Samples, load, with_holdout
 from pipelines.train.trainer import Log, Trainer, part_of, say
 from storage.columns import from_folders
 from storage.inputs import first_schema
 from storage.uri import split_url
 
 CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network: its model config, its weights (safetensors, fp16), the last log line and
+    the seconds.
+    """
+
+    spec: dict[str, Any]
+    weights: bytes
+    last: str
+    seconds: float
 
 
 def train(config: TrainConfig, log: Log = say) -> Path | str:
@@ -39,12 +53,7 @@ def train(config: TrainConfig, log: Log = say) -> Path | str:
     """
     if config.out.startswith("s3://"):
         return _train_to_store(config, log)
-    torch.set_num_threads(config.threads)
-    device = torch.device(
-        ("cuda" if torch.cuda.is_available() else "cpu")
-        if config.device == "auto"
-        else config.device
-    )
+    device = device_of(config)
     config = with_holdout(config)
     trainer = trainer_of(config, device, log)
     columns, start = trainer.columns(), initial_weights(config)
@@ -56,6 +65,46 @@ def train(config: TrainConfig, log: Log = say) -> Path | str:
         f"{config.name}: {len(samples):,} rows read, {config.steps:,} steps of {config.batch} on"
         f" {device}"
     )
+    out = Path(config.out)
+    trained = fit_network(trainer, samples, labels, start)
+    weights = trained.weights
+    train_card.write(out, weights)
+    part_of(out).unlink(missing_ok=True)
+    figures = trainer.holdout(build(trained.spec, weights, device)) if config.holdout else {}
+    training = {
+        "command": f"counterfactory train {config.role} {shlex.quote(config.name)}",
+        "seed": config.seed,
+        "seconds": round(trained.seconds),
+        "last": trained.last,
+        "torch": str(torch.__version__),
+        "config": config.model_dump(mode="json", exclude_defaults=True),
+    }
+    train_card.write(
+        out.with_suffix(".yaml"),
+        train_card.card(trained.spec, weights, training, figures).encode(),
+    )
+    log(
+        f"{config.name}: wrote {out} ({len(weights) / 2**20:.2f} MiB) and"
+        f" {out.with_suffix('.yaml').name}"
+    )
+    return out
+
+
+def device_of(config: TrainConfig) -> torch.device:
+    """Set the number of torch's threads and return the device to train on."""
+    torch.set_num_threads(config.threads)
+    automatic = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(automatic if config.device == "auto" else config.device)
+
+
+def fit_network(
+    trainer: Trainer, samples: Samples, labels: Tensor, start: dict[str, Any] | None
+) -> Trained:
+    """Make the trainer's network by its seed and train it; start: initial weights.
+
+    UserError where the network's settings or the weights do not fit.
+    """
+    config = trainer.config
     torch.manual_seed(config.seed)
     spec = trainer.specification()
     spec["settings"] = trainer.prepare(samples, labels, spec["settings"])
@@ -66,29 +115,9 @@ def train(config: TrainConfig, log: Log = say) -> Path | str:
             fill(net, start, config.target)
     except (ValueError, FileNotFoundError) as error:
         raise UserError(f"{config.name}: {error}") from None
-    out = Path(config.out)
-    state, last, seconds = trainer.fit(net.to(device), samples, labels)
+    state, last, seconds = trainer.fit(net.to(trainer.device), samples, labels)
     spec, state = trainer.finish(net, samples, spec, state)
-    weights = train_card.half(state)
-    train_card.write(out, weights)
-    part_of(out).unlink(missing_ok=True)
-    figures = trainer.holdout(build(spec, weights, device)) if config.holdout else {}
-    training = {
-        "command": f"counterfactory train {config.role} {shlex.quote(config.name)}",
-        "seed": config.seed,
-        "seconds": round(seconds),
-        "last": last,
-        "torch": str(torch.__version__),
-        "config": config.model_dump(mode="json", exclude_defaults=True),
-    }
-    train_card.write(
-        out.with_suffix(".yaml"), train_card.card(spec, weights, training, figures).encode()
-    )
-    log(
-        f"{config.name}: wrote {out} ({len(weights) / 2**20:.2f} MiB) and"
-        f" {out.with_suffix('.yaml').name}"
-    )
-    return out
+    return Trained(spec, train_card.half(state), last, seconds)
 
 
 def notes_on(config: TrainConfig, columns: list[str]) -> Iterator[str]:

@@ -8,10 +8,10 @@ import inspect
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,23 @@ Loss = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 State = dict[str, Tensor]
 Fitted = tuple[State, str, float]
 """The weights to keep, the last log line and the seconds."""
+Batches = Iterator[tuple[Tensor, Tensor]]
+
+
+class Drawn(Protocol):
+    """The settings that a draw of batches reads."""
+
+    @property
+    def batch(self) -> int:
+        """Return the number of rows in a batch."""
+
+    @property
+    def flip(self) -> bool:
+        """Return whether images are mirrored at random."""
+
+
+Draw = Callable[[Drawn, Samples, Tensor, torch.Generator, torch.device], Batches]
+"""The batches of a training without end: images (B,3,S,S) in [0,1] and their labels."""
 say: Log = partial(print, flush=True)
 
 
@@ -131,7 +148,14 @@ class Trainer(ABC):
 
 
 class LossTrainer(Trainer):
-    """A trainer that minimises a loss by AdamW, on batches of images and labels."""
+    """A trainer that minimises a loss by AdamW, on batches of images and labels.
+
+    draw: makes the batches; another function may be set before `fit`.
+    """
+
+    def __init__(self, config: TrainConfig, device: torch.device, log: Log = say) -> None:
+        super().__init__(config, device, log)
+        self.draw: Draw = shuffled
 
     @abstractmethod
     def loss(self, net: nn.Module) -> Loss:
@@ -155,22 +179,16 @@ class LossTrainer(Trainer):
         average = card.Average(net, config.ema) if config.ema else None
         generator = torch.Generator().manual_seed(config.seed)
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16")
-        order = torch.empty(0, dtype=torch.int64)
+        batches = self.draw(config, samples, labels, generator, device)
         started, total, line = time.monotonic(), 0.0, ""
         for step in range(1, config.steps + 1):
-            if len(order) < config.batch:
-                order = torch.cat([order, torch.randperm(len(samples), generator=generator)])
-            rows, order = order[: config.batch], order[config.batch :]
-            images = samples.images[rows].to(device).float() / 255
-            if config.flip:
-                mirrored = torch.rand(len(images), 1, 1, 1, generator=generator).to(device) < 0.5
-                images = torch.where(mirrored, images.flip(3), images)
+            images, targets = next(batches)
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * pace(step, config.steps)
             with autocast:
                 value = loss_of(
                     images.contiguous(memory_format=form),
-                    labels[rows].to(device),
+                    targets,
                     generator,
                 )
             optimizer.zero_grad(set_to_none=True)
@@ -202,6 +220,31 @@ class LossTrainer(Trainer):
                 )
         state = average.state if average else net.state_dict()
         return state, line.split(" steps/s")[0].rsplit(" ", 1)[0], time.monotonic() - started
+
+
+def shuffled(
+    config: Drawn,
+    samples: Samples,
+    labels: Tensor,
+    generator: torch.Generator,
+    device: torch.device,
+) -> Batches:
+    """Yield all rows in a random order, again and again, mirrored at random with `flip`."""
+    order = torch.empty(0, dtype=torch.int64)
+    while True:
+        if len(order) < config.batch:
+            order = torch.cat([order, torch.randperm(len(samples), generator=generator)])
+        rows, order = order[: config.batch], order[config.batch :]
+        images = samples.images[rows].to(device).float() / 255
+        if config.flip:
+            images = mirrored(images, generator)
+        yield images, labels[rows].to(device)
+
+
+def mirrored(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the images (B,3,H,W), a random half of them mirrored left to right."""
+    chosen = torch.rand(len(images), 1, 1, 1, generator=generator).to(images.device) < 0.5
+    return torch.where(chosen, images.flip(3), images)
 
 
 def expect_label(config: TrainConfig) -> list[str]:
