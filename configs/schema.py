@@ -236,6 +236,8 @@ class InterventionsConfig(Strict):
     mixtures: Annotated[int, Field(ge=2)] = 16  # of a row's original and counterfactual
     grid: Annotated[int, Field(ge=2, le=16)] = 8  # cells per side; memory grows with its 4th power
     kinds: bool = True  # also colour, coarse and fine change; 6 evaluations a row
+    # most groups of alike changes that are shown of a direction; 0: rows are not grouped
+    themes: Annotated[int, Field(ge=0, le=12)] = 6
     # the pairs of unrelated rows that the effect map is compared with; 0: none
     control: Annotated[int, Field(ge=0)] = 64
     # regions of the masks where decisions should lie; default: the region with most of the effect
