@@ -314,6 +314,8 @@ class InterventionsConfig(Strict):
     # the rows whose mixtures the oracle and the second classifier see, and whose kinds of change
     # are measured: these figures are of the whole run, and more rows add little to them
     sample: Count = 256
+    # most groups of alike changes that are shown of a direction; 0: rows are not grouped
+    themes: Annotated[int, Field(ge=0, le=12)] = 6
     # the pairs of unrelated rows that the effect map is compared with; 0: none
     control: Annotated[int, Field(ge=0)] = 64
     # regions of the masks where decisions should lie; default: the region with most of the effect

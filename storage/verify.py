@@ -48,7 +48,7 @@ DAMAGE = (
 CONFIG, REPORT = "config.yaml", "report.html"
 TABLES = (
     *("score/table.json", "attribution/table.json", "interventions/table.json"),
-    "judge/live.json",
+    *("interventions/themes.json", "judge/live.json"),
 )
 JUDGED = ("target", "flipped")  # columns that are read in addition to those that name rows
 

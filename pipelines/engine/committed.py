@@ -15,6 +15,7 @@ from storage.uri import Store
 
 GENERATE, TABLE, ATTRIBUTED = "generate", "score/table.json", "attribution/table.json"
 INTERVENED = "interventions/table.json"
+THEMED = "interventions/themes.json"
 JUDGED = "judge/live.json"
 
 

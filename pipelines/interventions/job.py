@@ -23,6 +23,7 @@ from pipelines.engine.part import WHOLE, Part
 from pipelines.engine.runner import run_stage
 from pipelines.interventions.sums import sum_up
 from pipelines.interventions.table import build_table
+from pipelines.interventions.themes import write_themes
 from storage.codec import encode, sides
 from storage.commit import read_committed, todo
 from storage.inputs import first_schema
@@ -48,7 +49,8 @@ def intervene(
     store: Store, config: RunConfig, run_stage: Callable[..., Any] = run_stage, part: Part = WHOLE
 ) -> dict[str, Any]:
     """Measure the generated shards of `part` that are not measured yet, then write
-    interventions/table.json; return the table.
+    interventions/table.json and, unless interventions.themes is 0, interventions/themes.json;
+    return the table.
 
     The table is always summed again, and finished shards are not measured again, so a second call
     is cheap. UserError where interventions.places names no region of the data.
@@ -71,6 +73,7 @@ def intervene(
     }
     _add_pictures(store, config, table["directions"])
     store.replace(INTERVENED, sealed(table))
+    write_themes(store, stage, config, (columns, rows), regions)
     return table
 
 
