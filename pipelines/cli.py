@@ -28,7 +28,7 @@ ONE_STAGE = ("generate", "score", "judge", "augment", "report")
 # The commands by purpose, as the help lists them.
 PURPOSES = {
     "run": (
-        *("demo", "run", "sweep", *ONE_STAGE[:2]),
+        *("demo", "run", "sweep", "audit", *ONE_STAGE[:2]),
         *("interventions", "attribution", *ONE_STAGE[2:]),
     ),
     "look": ("list", "show", "interaction", "verify", "gc"),
@@ -39,6 +39,7 @@ PURPOSES = {
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands and their options."""
+    from pipelines.audit import job as audit
     from pipelines.elsewhere import job as score_elsewhere
     from pipelines.init import job as init
     from pipelines.list.job import GROUPS
@@ -165,6 +166,9 @@ def parser() -> argparse.ArgumentParser:
     sweep = command("sweep", "run a grid of settings as one job and write one table", _sweep)
     sweep.add_argument("sweep", help="a preset's name or a YAML file")
     _settings(sweep, out=True)
+    audits = command("audit", "audit new rows and compare them with an earlier audit", _audit)
+    audit.arguments(audits)
+    _settings(audits, out=True)
     doctor = command("doctor", "check data, models and settings before a long run", _doctor)
     doctor.add_argument("config", help="a preset's name or a YAML file")
     _settings(doctor)
@@ -447,6 +451,13 @@ def _sweep(args: argparse.Namespace) -> int:
 
     sweep(load_sweep(args.sweep, [f"out={args.out}"] if args.out else []), _sets(args))
     return 0
+
+
+def _audit(args: argparse.Namespace) -> int:
+    from pipelines.audit.job import main
+
+    code: int = main(args, args.set)
+    return code
 
 
 def _doctor(args: argparse.Namespace) -> int:
