@@ -28,7 +28,7 @@ ONE_STAGE = ("generate", "score", "judge", "augment", "report")
 # The commands by purpose, as the help lists them.
 PURPOSES = {
     "run": (
-        *("demo", "run", "sweep", "retrain", *ONE_STAGE[:2]),
+        *("demo", "run", "sweep", "audit", "retrain", *ONE_STAGE[:2]),
         *("interventions", "attribution", *ONE_STAGE[2:]),
     ),
     "look": ("list", "show", "review", "interaction", "verify", "gc"),
@@ -39,6 +39,7 @@ PURPOSES = {
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands and their options."""
+    from pipelines.audit import job as audit
     from pipelines.elsewhere import job as score_elsewhere
     from pipelines.init import job as init
     from pipelines.list.job import GROUPS
@@ -175,6 +176,9 @@ def parser() -> argparse.ArgumentParser:
     mend = command("retrain", "train with counterfactuals and compare ways to do it", _retrain)
     mend.add_argument("config", help="a preset's name or a YAML file")
     _settings(mend, out=True)
+    audits = command("audit", "audit new rows and compare them with an earlier audit", _audit)
+    audit.arguments(audits)
+    _settings(audits, out=True)
     doctor = command("doctor", "check data, models and settings before a long run", _doctor)
     doctor.add_argument("config", help="a preset's name or a YAML file")
     _settings(doctor)
@@ -482,6 +486,13 @@ def _retrain(args: argparse.Namespace) -> int:
 
     retrain(load_retrain(args.config, [*_sets(args), *([f"out={args.out}"] if args.out else [])]))
     return 0
+
+
+def _audit(args: argparse.Namespace) -> int:
+    from pipelines.audit.job import main
+
+    code: int = main(args, args.set)
+    return code
 
 
 def _doctor(args: argparse.Namespace) -> int:

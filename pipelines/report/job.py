@@ -58,17 +58,7 @@ def report(runs: Sequence[Store], *, out: str | None = None) -> str:
 
 def render(runs: Sequence[RunData], now: datetime) -> str:
     """Return the page as text; `now` is its only part that changes with time."""
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        csp=_csp, plural=plural, percent=percent, number=short_number, heading=heading
-    )
-    template = environment.get_template("report.html.j2")
+    template = page_environment().get_template("report.html.j2")
     settings = runs[0].config["report"]
     proven = intervention_panels(runs)
     return template.render(
@@ -107,6 +97,23 @@ def render(runs: Sequence[RunData], now: datetime) -> str:
         reproduce=[_reproduce(run) for run in runs],
         date=now.strftime("%d %B %Y, %H:%M UTC").lstrip("0"),
     )
+
+
+def page_environment(*folders: Path) -> Environment:
+    """Return the environment of the report's template, and of templates in further folders that
+    extend it.
+    """
+    environment = Environment(
+        loader=FileSystemLoader([*folders, HERE]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        csp=_csp, plural=plural, percent=percent, number=short_number, heading=heading
+    )
+    return environment
 
 
 def _each(runs: Sequence[RunData]) -> str:
