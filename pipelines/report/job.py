@@ -28,6 +28,7 @@ from pipelines.report.gallery import gallery
 from pipelines.report.interventions import intervention_panels, share_scale
 from pipelines.report.parts import JUDGED
 from pipelines.report.plots import attribute_panels, distributions, sound
+from pipelines.report.story import Story
 from storage.codec import sides
 from storage.uri import Store, open_store
 
@@ -39,16 +40,16 @@ SECRET_TEXT = re.compile(rf"""(?<=://)[^/@\s'"]+(?=@)|[\w.-]*{WORDS}[\w.-]*=[^&\
 HIDDEN = "(hidden)"
 
 
-def report(runs: Sequence[Store], *, out: str | None = None) -> str:
+def report(runs: Sequence[Store], *, out: str | None = None, story: Story | None = None) -> str:
     """Write the page and return its address.
 
     The page is `report.html` in the run's folder, or `out`, which several runs need. Where a stage
-    has not been run, a sentence stands in place of its section. UserError where a folder holds no
-    run.
+    has not been run, a sentence stands in place of its section. story: the first section, where
+    the runs are two audits of a chain. UserError where a folder holds no run.
     """
     if not runs or (len(runs) > 1 and out is None):
         raise ValueError(f"expected one run, or several and `out`, got {len(runs)} and {out!r}")
-    page = render([_read(store) for store in runs], datetime.now(UTC)).encode(
+    page = render([_read(store) for store in runs], datetime.now(UTC), story).encode(
         errors="backslashreplace"
     )
     folder, name = (runs[0], "report.html") if out is None else _split(out)
@@ -56,7 +57,7 @@ def report(runs: Sequence[Store], *, out: str | None = None) -> str:
     return folder.url(name)
 
 
-def render(runs: Sequence[RunData], now: datetime) -> str:
+def render(runs: Sequence[RunData], now: datetime, story: Story | None = None) -> str:
     """Return the page as text; `now` is its only part that changes with time."""
     template = page_environment().get_template("report.html.j2")
     settings = runs[0].config["report"]
@@ -65,6 +66,7 @@ def render(runs: Sequence[RunData], now: datetime) -> str:
         title=settings["title"] or " and ".join(run.name for run in runs),
         names=[run.name for run in runs],
         several=len(runs) > 1,
+        story=story,
         each=_each(runs),
         findings=[_finding(run) for run in runs],
         facts=_shared([_facts(run) for run in runs]),
