@@ -18,9 +18,10 @@ from storage.seal import read_sealed
 from storage.uri import Store, open_store
 
 PRESET = "demo-biased"  # the classifier that learnt hair
-ROWS, TEST_ROWS = 512, 600  # to train on, as the classifier was, and to compare on
+ROWS, TEST_ROWS = 2000, 600  # to train on, as the classifier was, and to compare on
+MADE_ROWS = 384  # of those to train on, that get a counterfactual
 SEED, CORRELATED = 2, {"Blond_Hair": 0.99}  # as of its training data, configs/train/faces-biased
-STEPS = 400
+STEPS = 800
 MADE = ("generate", "score", "augment")  # the stages that an augmentation set needs
 BEFORE, AFTER = "before", "line"  # the arms: the classifier as it is, and with counterfactuals
 
@@ -42,8 +43,8 @@ def loop(out: str, sets: list[str]) -> str:
         prepare_faces(test, rows=1, test_rows=TEST_ROWS, seed=SEED + 1)
 
     print_line("\n== counterfactuals of its training rows")
-    over = [f"data.path={rows}", f"out={out}", "name=loop-set", "augment.label=oracle", *sets]
-    made = load_run(PRESET, [*over, "score.flops_rows=0"])
+    over = [f"data.path={rows}", f"data.rows=:{MADE_ROWS}", f"out={out}", "name=loop-set"]
+    made = load_run(PRESET, [*over, "augment.label=oracle", "score.flops_rows=0", *sets])
     counterfactuals = run(made, stages=MADE)
 
     print_line("\n== retraining")

@@ -8,7 +8,7 @@ from typing import Any
 
 from configs.strict import UserError
 from pipelines.engine.committed import INTERVENED
-from pipelines.report.figures import percent
+from pipelines.report.figures import THIN
 from storage.seal import read_sealed
 from storage.uri import Store
 
@@ -48,12 +48,12 @@ def tell(
     before, after = (next(iter(table["arms"][arm]["seeds"].values())) for arm in arms)
     worst = [seed["worst"] for seed in (before, after)]
     headline = (
-        f"{first.capitalize()} decided {percent(share)}; after retraining, {last} decides"
-        f" {percent(last_share)}. Worst group: {_share(worst[0])} right before,"
+        f"{first.capitalize()} decided {_percent(share)}; after retraining, {last} decides"
+        f" {_percent(last_share)}. Worst group: {_share(worst[0])} right before,"
         f" {_share(worst[1])} after."
     )
     steps = (
-        Step("1. Audit", percent(share), f"of the effect is at: {first}"),
+        Step("1. Audit", _percent(share), f"of the effect is at: {first}"),
         Step("2. Augmentation set", f"{made['rows']:,}", "counterfactuals, labelled by the oracle"),
         Step(
             "3. Retraining",
@@ -61,7 +61,7 @@ def tell(
             f"right in the worst group ({worst[0]['group']}; then {worst[1]['group']}) of"
             f" {table['test_rows']:,} test rows",
         ),
-        Step("4. Second audit", percent(last_share), f"of the effect is at: {last}"),
+        Step("4. Second audit", _percent(last_share), f"of the effect is at: {last}"),
     )
     groups = tuple(
         (name, each["n"], _share(each), _share(after["groups"][name]))
@@ -79,4 +79,8 @@ def main_place(store: Store) -> tuple[str, float]:
 
 
 def _share(rate: Mapping[str, Any]) -> str:
-    return percent(float(rate["value"]))
+    return _percent(float(rate["value"]))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}{THIN}%"

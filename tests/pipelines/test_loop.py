@@ -15,7 +15,7 @@ from storage.uri import open_store
 def test_the_chain_in_small(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, value in {"ROWS": 24, "TEST_ROWS": 40, "STEPS": 10}.items():
+    for name, value in {"ROWS": 40, "MADE_ROWS": 24, "TEST_ROWS": 40, "STEPS": 10}.items():
         monkeypatch.setattr(loop, name, value)
     monkeypatch.setattr("pipelines.demo.ROWS", (12, 6))
     sets = ["engine.kind=local", "score.flops_rows=0", "score.bootstrap=20"]
