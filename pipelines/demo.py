@@ -19,6 +19,7 @@ def demo(out: str, sets: list[str]) -> str:
     """Draw the faces, run all stages for both classifiers, judge them by a local oracle, and write
     one report that compares them. Returns the report's path.
     """
+    from pipelines.augment.calibration import calibrate
     from pipelines.judge.live import describe_live
     from pipelines.judge.oracle import judge_by_oracle
     from pipelines.prepare.job import prepare_faces
@@ -35,6 +36,7 @@ def demo(out: str, sets: list[str]) -> str:
         config = load_run(preset, given)
         store = run(config)
         print_line(describe_live(judge_by_oracle(store, config)))
+        calibrate(store, config)  # for the report
         add_products(store)
         runs.append(store)
     page = report(runs, out=f"{out}/report.html")

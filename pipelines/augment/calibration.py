@@ -14,6 +14,7 @@ from pipelines.augment.judged import read_judged
 from pipelines.augment.labels import Labels, judged_class, labels_of, reviewed_class
 from pipelines.augment.reviewed import read_reviewed
 from pipelines.engine.committed import TABLE, class_names, scored_stage
+from pipelines.judge.job import SCORES
 from pipelines.read import joined, shard_commits
 from storage.commit import GENERATE, iterate_commits
 from storage.seal import sealed
@@ -107,6 +108,13 @@ def describe(table: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def calibrated_lines(store: Store, config: RunConfig) -> list[str]:
+    """Compare the judge where it answered, and return the lines of `describe`, indented."""
+    if not store.exists(SCORES):
+        return []
+    return [f"  {line}" for line in describe(calibrate(store, config))]
+
+
 def expect_calibrated(table: Mapping[str, Any]) -> None:
     """Raise UserError where the judge was compared on less than LEAST rows."""
     if table["calibrated"]:
@@ -151,7 +159,7 @@ def _judged_rows(store: Store, oracle: bool) -> Iterator[Row]:
     oracle is asked.
     """
     judged = read_judged(store)
-    wanted = {GENERATE: ["cf_id", "id", "source", "target", "flipped"]}
+    wanted = {GENERATE: ["cf_id", "id", "source", "target", "label", "flipped"]}
     wanted |= {scored_stage(store): ["attributes_after"]} if oracle else {}
     for commits in shard_commits(store, wanted):
         rows = joined(store, commits, wanted).to_pylist()

@@ -114,14 +114,12 @@ def review(
 
 def close(store: Store, config: RunConfig, given: int) -> None:
     """Compare the judge with the verdicts, add the new files to the manifest, and print a line."""
-    from pipelines.augment.calibration import calibrate, describe
-    from pipelines.judge.job import SCORES
+    from pipelines.augment.calibration import calibrated_lines
     from storage.run import add_products
 
     lines = [f"review: stopped; {given:,} verdicts in {store.uri}/review"]
     if given:
-        if store.exists(SCORES):
-            lines += [f"  {line}" for line in describe(calibrate(store, config))]
+        lines += calibrated_lines(store, config)
         add_products(store)
     print_line("\n".join(lines))
 

@@ -163,8 +163,8 @@
     $("next").disabled = place === order.length - 1;
     $("views").replaceChildren(...state.views.map(figure));
     $("facts").replaceChildren(...facts());
-    $("means-valid").textContent = `it shows ${row.target} now`;
-    $("means-spurious").textContent = `it still shows ${row.source}`;
+    $("means-valid").textContent = `it shows ${row.target}`;
+    $("means-spurious").textContent = `it does not show ${row.target}`;
     for (const button of document.querySelectorAll("[data-verdict]")) {
       button.setAttribute("aria-pressed", String(row.mine?.verdict === button.dataset.verdict));
     }
@@ -193,7 +193,8 @@
     const add = (name, ...parts) => found.push(make("div", {}, make("dt", {}, name), make("dd", {}, ...parts)));
     add("Probability of the target", row.p_before, " → ", make("b", {}, row.p_after),
       row.flipped ? "" : make("span", { class: "bad" }, ` not flipped: ${row.reason || "no reason given"}`));
-    if (row.label !== null) add("True class of the original", row.label);
+    if (row.label !== null) add("True class of the original", row.label,
+      row.label === row.source ? "" : make("span", { class: "bad" }, ` (classified as ${row.source})`));
     if (row.core) {
       add("Core", row.core.kept, row.core.share ? `, ${row.core.share} of the change` : "", `, p\u00a0${row.core.p}`,
         row.core.doubted ? "; the second classifier believes the whole answer alone" : "");

@@ -174,6 +174,8 @@ def test_labels_follow_the_reviewers(scored: Any) -> None:
 
 
 def test_the_rule_of_review_reads_the_verdict() -> None:
-    row = {"source": 4, "target": 2}
-    for verdict, expected in (("valid", 2), ("spurious", 4), ("unrealistic", None), (None, None)):
-        assert Labels("review").of({**row, "review": verdict}) == (expected, None)
+    for label, shown in ((None, 4), (4, 4), (3, 3), (2, 4)):
+        row = {"source": 4, "target": 2, "label": label}
+        for verdict, expected in (("valid", 2), ("spurious", shown), ("unrealistic", None)):
+            assert Labels("review").of({**row, "review": verdict}) == (expected, None)
+    assert Labels("review").of({**row, "review": None}) == (None, None)

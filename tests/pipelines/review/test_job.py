@@ -85,6 +85,10 @@ def test_ctrl_c_ends_it_and_the_verdicts_are_known(judged: Any, folder: str) -> 
     assert {path, "judge/calibration.json"} <= set(products)
     assert verify(judged.store) == []
     assert "review/" not in gc(judged.store, older_than="0s")
+    assert main(["report", folder]) == 0
+    page = judged.store.read("report.html").decode()
+    assert "people reviewed 1 counterfactual: 1 valid." in page
+    assert "The judge against the reviewers: right on 100.0 %" in page
     judged.store.remove(path)
     assert any(line.startswith(f"{path}: expected a file") for line in verify(judged.store))
 
