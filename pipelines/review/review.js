@@ -397,7 +397,11 @@
   });
   addEventListener("keydown", event => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
-    if (document.querySelector("dialog[open]") || event.target.closest("input, select, textarea")) return;
+    if (document.querySelector("dialog[open]")) return;
+    if (event.target.closest("input, select, textarea")) {
+      if (event.key === "Escape") event.target.blur(); // back to the keys
+      return;
+    }
     const name = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     if (name === " ") {
       if (event.target.closest("button, summary, a")) return;
