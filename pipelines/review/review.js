@@ -4,9 +4,10 @@
   const $ = id => document.getElementById(id);
   const KEYS = { v: "valid", s: "spurious", u: "unrealistic" };
   const NEAR = 7; // rows on each side in the strip
+  const SHOWN = 4000; // milliseconds for which a message stands
   const LARGE = 300; // pixels from which a picture is smoothed
   let state = null, reviewer = "", order = [], place = 0, row = null, busy = false;
-  let blind = false, asked = 0;
+  let blind = false, asked = 0, fading = 0;
   const known = new Map(); // rows by their place in the run
 
   // ---- talking to the server
@@ -29,6 +30,8 @@
   function say(text, bad = false) {
     $("status").textContent = text;
     $("status").classList.toggle("bad", bad);
+    clearTimeout(fading);
+    if (text && !bad) fading = setTimeout(() => say(""), SHOWN);
   }
 
   // ---- making elements; text is always text
@@ -150,7 +153,7 @@
     draw();
     for (const ahead of order.slice(place + 1, place + 3)) {
       const one = known.get(ahead);
-      if (one) for (const view of state.views) new Image().src = source(one, view.name);
+      if (one?.flipped) for (const view of state.views) new Image().src = source(one, view.name);
     }
   }
 
@@ -163,8 +166,8 @@
     $("next").disabled = place === order.length - 1;
     $("views").replaceChildren(...state.views.map(figure));
     $("facts").replaceChildren(...facts());
-    $("means-valid").textContent = `it shows ${row.target}`;
-    $("means-spurious").textContent = `it does not show ${row.target}`;
+    $("means-valid").textContent = `it shows “${row.target}”`;
+    $("means-spurious").textContent = `it does not show “${row.target}”`;
     for (const button of document.querySelectorAll("[data-verdict]")) {
       button.setAttribute("aria-pressed", String(row.mine?.verdict === button.dataset.verdict));
     }
@@ -179,7 +182,11 @@
     const box = make("figure", { "data-view": view.name }, image, make("figcaption", {}, view.caption));
     image.addEventListener("load", () => image.classList.toggle("large", image.naturalWidth >= LARGE));
     image.addEventListener("error", () => image.replaceWith(make("div", { class: "lacking" }, lacking(view.name))));
-    image.src = source(row, view.name);
+    if (!row.flipped && (view.name === "core" || view.name === "where")) {
+      image.replaceWith(make("div", { class: "lacking" }, lacking(view.name)));
+    } else {
+      image.src = source(row, view.name);
+    }
     return box;
   }
 
