@@ -91,7 +91,7 @@ def test_ctrl_c_ends_it_and_the_verdicts_are_known(judged: Any, folder: str) -> 
         out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert "Traceback" not in err
-    assert f"review: stopped; 1 verdicts in {folder}/review" in out
+    assert f"review: stopped; 1 verdicts and undos stored in {folder}/review" in out
     assert "the judge against the reviewers: right on 100.0 %" in out
     assert read_verdicts(judged.store)["cf_id"].to_pylist() == [name]
     products = read_manifest(judged.store)["products"]
