@@ -66,7 +66,19 @@ class Compared:
 
 
 def calibrate(store: Store, config: RunConfig) -> dict[str, Any]:
-    """Return the judge's agreement with the oracle and the reviewers, and write it as CALIBRATION.
+    """Return the judge's agreement, as `compare`, and write it as CALIBRATION."""
+    table = compare(store, config)
+    write_calibration(store, table)
+    return table
+
+
+def write_calibration(store: Store, table: Mapping[str, Any]) -> None:
+    """Write the result of `compare`."""
+    store.replace(CALIBRATION, sealed(table))
+
+
+def compare(store: Store, config: RunConfig) -> dict[str, Any]:
+    """Return the judge's agreement with the oracle and the reviewers.
 
     The judge's label is that of `augment.label: judge`: target from validity 8, source up to 3. A
     reference's label is that of `oracle` (where it is sure) or of `review` (the majority's). Counts
@@ -80,13 +92,11 @@ def calibrate(store: Store, config: RunConfig) -> dict[str, Any]:
             found[ORACLE].add(row, judged, oracle.of(row)[0])
         row["review"] = reviewed.get(row["cf_id"])
         found[REVIEW].add(row, judged, reviewed_class(row))
-    table = {
+    return {
         "least": LEAST,
         "calibrated": any(len(one.pairs) >= LEAST for one in found.values()),
         "references": [one.told(name) for name, one in found.items()],
     }
-    store.replace(CALIBRATION, sealed(table))
-    return table
 
 
 def describe(table: Mapping[str, Any]) -> list[str]:

@@ -97,7 +97,9 @@ def test_an_uncalibrated_judge_labels_nothing_unless_it_is_allowed(
     asked = {**EVERYTHING, "label": "judge"}
     with pytest.raises(UserError, match=r"augment\.label: judge: .* got 0 with the oracle and 20"):
         augment(run.store, run.with_settings(augment=asked))
+    assert not run.store.exists(CALIBRATION)  # a refusal changes nothing
     counts = augment(run.store, run.with_settings(augment={**asked, "uncalibrated": True}))
+    assert run.store.exists(CALIBRATION)
     assert counts["kept"] == len(flips)
     assert counts["warnings"] == [
         "warning: the labels are of a judge that is not calibrated (docs/judge.md)"
