@@ -314,6 +314,7 @@ def _stage(args: argparse.Namespace) -> int:
 
 
 def _judge_files(args: argparse.Namespace, store: Store, config: RunConfig) -> int:
+    from pipelines.augment.calibration import calibrated_lines
     from pipelines.engine.disk import disk_errors
     from pipelines.judge.job import describe, parse_answers
     from pipelines.judge.vllm import judge_by_vllm
@@ -326,12 +327,14 @@ def _judge_files(args: argparse.Namespace, store: Store, config: RunConfig) -> i
             counts = judge_by_vllm(store, config)
         else:
             counts = parse_answers(store, config, args.answers)
+        lines = calibrated_lines(store, config)
         add_products(store)
-    print_line(describe(counts))
+    print_line("\n".join([describe(counts), *lines]))
     return 0
 
 
 def _judge_live(args: argparse.Namespace, store: Store, config: RunConfig) -> int:
+    from pipelines.augment.calibration import calibrated_lines
     from pipelines.engine.disk import disk_errors
     from pipelines.judge.live import describe_live, dry_run, judge_live
     from storage.run import add_products
@@ -349,11 +352,13 @@ def _judge_live(args: argparse.Namespace, store: Store, config: RunConfig) -> in
         if args.dry_run:
             print_line(plan(store, config))
             return 0
+        lines: list[str] = []
         try:
             table = judge(store, config, retry=args.retry)
+            lines = calibrated_lines(store, config)
         finally:
             add_products(store)
-    print_line(describe_live(table))
+    print_line("\n".join([describe_live(table), *lines]))
     return 0
 
 

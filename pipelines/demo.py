@@ -51,8 +51,10 @@ def prepare_demo(out: str) -> str:
 
 def judge_and_list(store: Store, config: RunConfig) -> None:
     """Judge a run by a local oracle, and add what that wrote to the run's products."""
+    from pipelines.augment.calibration import calibrate
     from pipelines.judge.live import describe_live
     from pipelines.judge.oracle import judge_by_oracle
 
     print_line(describe_live(judge_by_oracle(store, config)))
+    calibrate(store, config)  # for the report
     add_products(store)

@@ -17,7 +17,8 @@ from storage.tables import is_damage, open_parquet
 from storage.uri import Digest, Store, digest_of
 
 MANIFEST = "MANIFEST.json"
-# folders of products; a judge's folder may also hold a user's answers
+# Folders of products; a judge's folder may also hold a user's answers. The files of review/ grow
+# while they are written, so only their writer, at its end, lists their digests.
 FILES = ("plan.json", "config.yaml", "probe.json", "report.html")
 FOLDERS = ("input", "score", "attribution", "interventions", "judge", "augment")
 JUDGES = re.compile(r"judge/(prompts|retry|scores|live|calibration)[^/]*")

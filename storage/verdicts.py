@@ -88,6 +88,11 @@ class VerdictLog:
         """Return the path of the file that the next record goes to."""
         return f"{FOLDER}/{self.session}-{self.number:05d}.json"
 
+    @property
+    def added(self) -> int:
+        """Return the number of its records."""
+        return FILE_RECORDS * self.number + len(self.records)
+
     def add(self, verdict: Verdict) -> None:
         """Write a verdict; it is on the disk or in the bucket when this returns.
 

@@ -304,3 +304,23 @@ def test_every_package_and_preset_is_shipped() -> None:
         "counterfactory.zoo"
     }
     assert wanted <= found
+
+
+def test_every_template_script_and_style_is_in_the_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
+    from setuptools import Distribution
+
+    monkeypatch.chdir(ROOT)
+    built = Distribution()
+    built.parse_config_files()
+    built.include_package_data = False  # package-data alone decides, also without git
+    command = built.get_command_obj("build_py")
+    command.ensure_finalized()
+    found = {f"{source}/{name}" for _, source, _, names in command.data_files for name in names}
+    wanted = {
+        str(path.relative_to(ROOT))
+        for folder in FOLDERS
+        for end in ("j2", "js", "css", "safetensors")
+        for path in (ROOT / folder).rglob(f"*.{end}")
+    }
+    assert "pipelines/review/review.js" in wanted
+    assert wanted <= {name.removeprefix(f"{ROOT}/") for name in found}

@@ -14,6 +14,7 @@ from pipelines.augment.judged import read_judged
 from pipelines.augment.labels import Labels, judged_class, labels_of, reviewed_class
 from pipelines.augment.reviewed import read_reviewed
 from pipelines.engine.committed import TABLE, class_names, scored_stage
+from pipelines.judge.job import SCORES
 from pipelines.read import joined, shard_commits
 from storage.commit import GENERATE, iterate_commits
 from storage.seal import sealed
@@ -65,7 +66,19 @@ class Compared:
 
 
 def calibrate(store: Store, config: RunConfig) -> dict[str, Any]:
-    """Return the judge's agreement with the oracle and the reviewers, and write it as CALIBRATION.
+    """Return the judge's agreement, as `compare`, and write it as CALIBRATION."""
+    table = compare(store, config)
+    write_calibration(store, table)
+    return table
+
+
+def write_calibration(store: Store, table: Mapping[str, Any]) -> None:
+    """Write the result of `compare`."""
+    store.replace(CALIBRATION, sealed(table))
+
+
+def compare(store: Store, config: RunConfig) -> dict[str, Any]:
+    """Return the judge's agreement with the oracle and the reviewers.
 
     The judge's label is that of `augment.label: judge`: target from validity 8, source up to 3. A
     reference's label is that of `oracle` (where it is sure) or of `review` (the majority's). Counts
@@ -79,13 +92,11 @@ def calibrate(store: Store, config: RunConfig) -> dict[str, Any]:
             found[ORACLE].add(row, judged, oracle.of(row)[0])
         row["review"] = reviewed.get(row["cf_id"])
         found[REVIEW].add(row, judged, reviewed_class(row))
-    table = {
+    return {
         "least": LEAST,
         "calibrated": any(len(one.pairs) >= LEAST for one in found.values()),
         "references": [one.told(name) for name, one in found.items()],
     }
-    store.replace(CALIBRATION, sealed(table))
-    return table
 
 
 def describe(table: Mapping[str, Any]) -> list[str]:
@@ -105,6 +116,13 @@ def describe(table: Mapping[str, Any]) -> list[str]:
             f" {told['n']} flipped rows, Krippendorff's alpha {alpha}{unsure}"
         )
     return lines
+
+
+def calibrated_lines(store: Store, config: RunConfig) -> list[str]:
+    """Compare the judge where it answered, and return the lines of `describe`, indented."""
+    if not store.exists(SCORES):
+        return []
+    return [f"  {line}" for line in describe(calibrate(store, config))]
 
 
 def expect_calibrated(table: Mapping[str, Any]) -> None:
@@ -151,7 +169,7 @@ def _judged_rows(store: Store, oracle: bool) -> Iterator[Row]:
     oracle is asked.
     """
     judged = read_judged(store)
-    wanted = {GENERATE: ["cf_id", "id", "source", "target", "flipped"]}
+    wanted = {GENERATE: ["cf_id", "id", "source", "target", "label", "flipped"]}
     wanted |= {scored_stage(store): ["attributes_after"]} if oracle else {}
     for commits in shard_commits(store, wanted):
         rows = joined(store, commits, wanted).to_pylist()

@@ -49,7 +49,8 @@ LABELS = {
     ),
     "review": (
         "Its `label` is by the people who reviewed it: `target` where more than half found it"
-        " valid, `source` where more than half found it spurious; other rows are left out."
+        " valid, and the original's class where more than half found it spurious; other rows are"
+        " left out."
     ),
     "soft": (
         "Its `probabilities` are those of the classes by the oracle, and its `label` is the"

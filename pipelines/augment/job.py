@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from configs.schema import RunConfig
 from configs.strict import UserError
 from pipelines.augment.answers import ALIKE, BEYOND, reader, select_apart
-from pipelines.augment.calibration import calibrate, warnings_of
+from pipelines.augment.calibration import compare, warnings_of, write_calibration
 from pipelines.augment.card import card, set_name, summary
 from pipelines.augment.croissant import croissant
 from pipelines.augment.exports import write_folder, write_webdataset
@@ -66,7 +66,7 @@ def augment(store: Store, config: RunConfig) -> dict[str, Any]:
     select, one over the images of the selected rows. Needs the scores. The same run and settings
     result in the same rows. Empties further parts of an earlier, larger set.
     """
-    calibration = calibrate(store, config) if store.exists(JUDGE_SCORES) else None
+    calibration = compare(store, config) if store.exists(JUDGE_SCORES) else None
     check_gates(store, config, calibration)
     settings, shards, stage = config.augment, made_shards(store), scored_stage(store)
     scores = _scores(store, stage, shards)
@@ -144,6 +144,8 @@ def augment(store: Store, config: RunConfig) -> dict[str, Any]:
     told = croissant(name, counts["summary"], parts.schema, described)
     store.replace(CROISSANT, json.dumps(told, indent=1).encode())
     store.replace(COUNTS, json.dumps(counts, indent=1).encode())
+    if calibration is not None:
+        write_calibration(store, calibration)
     store.replace(CARD, card(config, counts).encode(errors="backslashreplace"))
     return counts
 

@@ -91,8 +91,13 @@ def judged_class(row: Row) -> int | None:
 
 
 def reviewed_class(row: Row) -> int | None:
-    """Return the class that the reviewers' verdict means; None without one or for unrealistic."""
-    return {VALID: int(row["target"]), SPURIOUS: int(row["source"])}.get(row["review"])
+    """Return the class that the reviewers' verdict means; None without one or for unrealistic.
+
+    A spurious counterfactual still shows the original's class: its label where it has one, the
+    predicted class where it has none, or where the label is the target itself.
+    """
+    label = row["source"] if row["label"] in (None, row["target"]) else row["label"]
+    return {VALID: int(row["target"]), SPURIOUS: int(label)}.get(row["review"])
 
 
 def labels_of(config: RunConfig, classes: Sequence[str], attributes: Sequence[str]) -> Labels:

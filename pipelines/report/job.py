@@ -26,7 +26,7 @@ from pipelines.report.data import RunData, read_run
 from pipelines.report.figures import cards, metric_rows, percent, plural, short_number
 from pipelines.report.gallery import gallery
 from pipelines.report.interventions import intervention_panels, share_scale
-from pipelines.report.parts import JUDGED
+from pipelines.report.parts import JUDGED, calibration_lines, review_counts
 from pipelines.report.plots import attribute_panels, distributions, sound
 from pipelines.report.story import Story
 from storage.codec import sides
@@ -91,10 +91,12 @@ def render(runs: Sequence[RunData], now: datetime, story: Story | None = None) -
                 run.name,
                 ", ".join(run.judges) or "a vision-language model",
                 [(name, *run.judge[name]) for name in JUDGED if name in run.judge],
+                calibration_lines(run.store),
             )
             for run in runs
             if run.judge
         ],
+        reviewed=[(run.name, told) for run in runs if (told := review_counts(run.store))],
         augmented=[(run.name, run.augment) for run in runs if run.augment],
         reproduce=[_reproduce(run) for run in runs],
         date=now.strftime("%d %B %Y, %H:%M UTC").lstrip("0"),

@@ -8,6 +8,8 @@ import json
 from collections import Counter
 from typing import Any
 
+from pipelines.augment.calibration import CALIBRATION, describe
+from pipelines.augment.reviewed import read_reviewed
 from storage.products import read_batches
 from storage.seal import read_sealed
 from storage.uri import Store
@@ -37,6 +39,21 @@ def judge_models(store: Store) -> list[str]:
     with store.parquet("judge/scores.parquet") as file:
         told = (file.metadata.metadata or {}).get(MODELS)
     return list(json.loads(told)) if told else []
+
+
+def calibration_lines(store: Store) -> list[str]:
+    """Return sentences on a judge's agreement with oracle and reviewers; [] without a judge."""
+    table = read_json(store, CALIBRATION)
+    return [] if table is None else describe(table)
+
+
+def review_counts(store: Store) -> dict[str, int] | None:
+    """Return the rows that people reviewed, and those of each verdict by their majority; None
+    where there are none.
+    """
+    found = read_reviewed(store)
+    counts = Counter(verdict or "without a majority" for verdict in found.values())
+    return {"rows": len(found), **counts} if found else None
 
 
 def augment_counts(store: Store) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.augment.labels import reviewed_class
 from pipelines.review.index import NONE, Bits, Places, Rows
 from storage.verdicts import SPURIOUS, VALID, VERDICTS, Verdict
 
@@ -127,7 +128,9 @@ def by_reviewer(rows: Rows, standing: Standing, reviewer: str) -> Places:
     for name, given in standing.items():
         verdict, place = given.get(reviewer), rows.places.get(name)
         if verdict is not None and place is not None and verdict.verdict in (VALID, SPURIOUS):
-            found[place] = rows.directions[place, int(verdict.verdict == VALID)]
+            source, target = rows.directions[place].tolist()
+            row = {"source": source, "target": target, "label": rows.label(place)}
+            found[place] = reviewed_class({**row, "review": verdict.verdict})
     return found
 
 

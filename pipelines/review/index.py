@@ -69,6 +69,11 @@ class Rows:
         values: NDArray[Any] = self.table[name].to_numpy(zero_copy_only=False)
         return values.astype(np.float64)
 
+    def label(self, place: int) -> int | None:
+        """Return a row's true class; None where it is not known."""
+        value = self.table["label"][place].as_py()
+        return None if value is None else int(value)
+
     def rank(self, name: str) -> NDArray[np.int64]:
         """Return each row's place in the order of a column of texts, (N,)."""
         order = np.argsort(np.array(self.table[name].to_pylist(), object), kind="stable")

@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 import webbrowser
-from pathlib import Path
 
 from configs.schema import RunConfig
 from configs.strict import UserError
@@ -106,22 +105,23 @@ def review(
             raise
         raise UserError(f"--port: expected a free port, got {port}: {error.strerror}") from None
     RECEIVED.clear()
-    close(store, config, shown.given)
+    close(store, config, shown.book.log.added)
     if isinstance(stopped, Stopped) and stopped.number != signal.SIGINT:
         raise stopped
     return 0
 
 
-def close(store: Store, config: RunConfig, given: int) -> None:
-    """Compare the judge with the verdicts, add the new files to the manifest, and print a line."""
-    from pipelines.augment.calibration import calibrate, describe
-    from pipelines.judge.job import SCORES
+def close(store: Store, config: RunConfig, added: int) -> None:
+    """Compare the judge with the verdicts, add the new files to the manifest, and print a line.
+
+    added: the records that this server wrote.
+    """
+    from pipelines.augment.calibration import calibrated_lines
     from storage.run import add_products
 
-    lines = [f"review: stopped; {given:,} verdicts in {store.uri}/review"]
-    if given:
-        if store.exists(SCORES):
-            lines += [f"  {line}" for line in describe(calibrate(store, config))]
+    lines = [f"review: stopped; {added:,} verdicts and undos stored in {store.uri}/review"]
+    if added:
+        lines += calibrated_lines(store, config)
         add_products(store)
     print_line("\n".join(lines))
 
@@ -137,4 +137,4 @@ def user_name() -> str:
 def has_display() -> bool:
     """Return whether a browser can open a window; else it would take over the terminal."""
     named = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
-    return named or sys.platform in ("darwin", "win32") or Path("/mnt/c/Windows").exists()
+    return named or sys.platform in ("darwin", "win32")

@@ -4,9 +4,10 @@
   const $ = id => document.getElementById(id);
   const KEYS = { v: "valid", s: "spurious", u: "unrealistic" };
   const NEAR = 7; // rows on each side in the strip
+  const SHOWN = 4000; // milliseconds for which a message stands
   const LARGE = 300; // pixels from which a picture is smoothed
   let state = null, reviewer = "", order = [], place = 0, row = null, busy = false;
-  let blind = false, asked = 0;
+  let blind = false, asked = 0, fading = 0;
   const known = new Map(); // rows by their place in the run
 
   // ---- talking to the server
@@ -29,6 +30,8 @@
   function say(text, bad = false) {
     $("status").textContent = text;
     $("status").classList.toggle("bad", bad);
+    clearTimeout(fading);
+    if (text && !bad) fading = setTimeout(() => say(""), SHOWN);
   }
 
   // ---- making elements; text is always text
@@ -150,7 +153,7 @@
     draw();
     for (const ahead of order.slice(place + 1, place + 3)) {
       const one = known.get(ahead);
-      if (one) for (const view of state.views) new Image().src = source(one, view.name);
+      if (one?.flipped) for (const view of state.views) new Image().src = source(one, view.name);
     }
   }
 
@@ -163,8 +166,8 @@
     $("next").disabled = place === order.length - 1;
     $("views").replaceChildren(...state.views.map(figure));
     $("facts").replaceChildren(...facts());
-    $("means-valid").textContent = `it shows ${row.target} now`;
-    $("means-spurious").textContent = `it still shows ${row.source}`;
+    $("means-valid").textContent = `it shows “${row.target}”`;
+    $("means-spurious").textContent = `it does not show “${row.target}”`;
     for (const button of document.querySelectorAll("[data-verdict]")) {
       button.setAttribute("aria-pressed", String(row.mine?.verdict === button.dataset.verdict));
     }
@@ -179,7 +182,11 @@
     const box = make("figure", { "data-view": view.name }, image, make("figcaption", {}, view.caption));
     image.addEventListener("load", () => image.classList.toggle("large", image.naturalWidth >= LARGE));
     image.addEventListener("error", () => image.replaceWith(make("div", { class: "lacking" }, lacking(view.name))));
-    image.src = source(row, view.name);
+    if (!row.flipped && (view.name === "core" || view.name === "where")) {
+      image.replaceWith(make("div", { class: "lacking" }, lacking(view.name)));
+    } else {
+      image.src = source(row, view.name);
+    }
     return box;
   }
 
@@ -193,7 +200,8 @@
     const add = (name, ...parts) => found.push(make("div", {}, make("dt", {}, name), make("dd", {}, ...parts)));
     add("Probability of the target", row.p_before, " → ", make("b", {}, row.p_after),
       row.flipped ? "" : make("span", { class: "bad" }, ` not flipped: ${row.reason || "no reason given"}`));
-    if (row.label !== null) add("True class of the original", row.label);
+    if (row.label !== null) add("True class of the original", row.label,
+      row.label === row.source ? "" : make("span", { class: "bad" }, ` (classified as ${row.source})`));
     if (row.core) {
       add("Core", row.core.kept, row.core.share ? `, ${row.core.share} of the change` : "", `, p\u00a0${row.core.p}`,
         row.core.doubted ? "; the second classifier believes the whole answer alone" : "");
@@ -396,7 +404,11 @@
   });
   addEventListener("keydown", event => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
-    if (document.querySelector("dialog[open]") || event.target.closest("input, select, textarea")) return;
+    if (document.querySelector("dialog[open]")) return;
+    if (event.target.closest("input, select, textarea")) {
+      if (event.key === "Escape") event.target.blur(); // back to the keys
+      return;
+    }
     const name = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     if (name === " ") {
       if (event.target.closest("button, summary, a")) return;

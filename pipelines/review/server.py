@@ -11,7 +11,7 @@ import hmac
 import json
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlencode, urlsplit
@@ -70,7 +70,6 @@ class Review:
     token: str
     reviewer: str | None = None
     suggested: str = ""
-    given: int = field(default=0, init=False)  # verdicts of this server
 
 
 def application(review: Review) -> web.Application:
@@ -300,7 +299,6 @@ class Pages:
 
         def store() -> dict[str, Any]:
             self.review.book.give(reviewer, cf_id, verdict, note, key)
-            self.review.given += 1
             return self._after(cf_id, reviewer)
 
         return web.json_response(await asyncio.to_thread(store))

@@ -153,10 +153,10 @@ def summarize(rows: Rows, book: Book) -> dict[str, Any]:
         name: majority({who: str(one.verdict) for who, one in given.items()})
         for name, given in standing.items()
     }
-    names, ids = rows.table["cf_id"].to_pylist(), rows.table["id"].to_pylist()
+    names, ids, labels = (rows.table[name].to_pylist() for name in ("cf_id", "id", "label"))
     for place in np.flatnonzero(rows.flipped):
         source, target = rows.directions[place].tolist()
-        row = {"id": ids[place], "source": source, "target": target}
+        row = {"id": ids[place], "source": source, "target": target, "label": labels[place]}
         people = reviewed_class({**row, "review": agreed.get(names[place])})
         by_judge, by_oracle = (
             None if said[place] == NONE else int(said[place])

@@ -121,10 +121,9 @@ class Views:
     def _scale(self) -> None:
         flipped = self.rows.flipped
         names = self.rows.table["cf_id"].to_pylist()
-        first = self._shard(0)
+        first = self._shard(int(self.rows.shards[0]))
         chosen = [name for place, name in enumerate(names[: len(first)]) if flipped[place]]
-        sample = (chosen or names)[:SAMPLE]
-        self.draws.scale([first[name] for name in sample if name in first])
+        self.draws.scale([first[name] for name in (chosen or list(first))[:SAMPLE]])
         self.scaled = True
 
     def _shard(self, shard: int) -> dict[str, Cells]:

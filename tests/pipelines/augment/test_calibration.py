@@ -97,7 +97,9 @@ def test_an_uncalibrated_judge_labels_nothing_unless_it_is_allowed(
     asked = {**EVERYTHING, "label": "judge"}
     with pytest.raises(UserError, match=r"augment\.label: judge: .* got 0 with the oracle and 20"):
         augment(run.store, run.with_settings(augment=asked))
+    assert not run.store.exists(CALIBRATION)  # a refusal changes nothing
     counts = augment(run.store, run.with_settings(augment={**asked, "uncalibrated": True}))
+    assert run.store.exists(CALIBRATION)
     assert counts["kept"] == len(flips)
     assert counts["warnings"] == [
         "warning: the labels are of a judge that is not calibrated (docs/judge.md)"
@@ -174,6 +176,8 @@ def test_labels_follow_the_reviewers(scored: Any) -> None:
 
 
 def test_the_rule_of_review_reads_the_verdict() -> None:
-    row = {"source": 4, "target": 2}
-    for verdict, expected in (("valid", 2), ("spurious", 4), ("unrealistic", None), (None, None)):
-        assert Labels("review").of({**row, "review": verdict}) == (expected, None)
+    for label, shown in ((None, 4), (4, 4), (3, 3), (2, 4)):
+        row = {"source": 4, "target": 2, "label": label}
+        for verdict, expected in (("valid", 2), ("spurious", shown), ("unrealistic", None)):
+            assert Labels("review").of({**row, "review": verdict}) == (expected, None)
+    assert Labels("review").of({**row, "review": None}) == (None, None)

@@ -66,18 +66,32 @@ def post(address: str, token: str, cf_id: str, verdict: str, key: str) -> Any:
         return json.load(reply)
 
 
+def listening(port: int) -> set[str]:
+    """The addresses of this machine that listen on a port, as the kernel writes them."""
+    lines = [
+        line.split()
+        for name in ("tcp", "tcp6")
+        if (table := Path("/proc/net", name)).exists()
+        for line in table.read_text().splitlines()[1:]
+    ]
+    locals_ = [line[1].split(":") for line in lines if line[3] == "0A"]
+    return {host for host, number in locals_ if int(number, 16) == port}
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux")
 def test_ctrl_c_ends_it_and_the_verdicts_are_known(judged: Any, folder: str) -> None:
     name = judged.rows[1]["cf_id"]
     with served(folder) as (process, address, token):
         with pytest.raises(urllib.error.HTTPError, match="403"):
             urllib.request.urlopen(address, timeout=30)
+        assert listening(int(address.rpartition(":")[2])) == {"0100007F"}  # 127.0.0.1 alone
         post(address, token, name, "valid", "key-00000001")
         assert verify(judged.store) == []  # also while it is served
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert "Traceback" not in err
-    assert f"review: stopped; 1 verdicts in {folder}/review" in out
+    assert f"review: stopped; 1 verdicts and undos stored in {folder}/review" in out
     assert "the judge against the reviewers: right on 100.0 %" in out
     assert read_verdicts(judged.store)["cf_id"].to_pylist() == [name]
     products = read_manifest(judged.store)["products"]
@@ -85,6 +99,10 @@ def test_ctrl_c_ends_it_and_the_verdicts_are_known(judged: Any, folder: str) -> 
     assert {path, "judge/calibration.json"} <= set(products)
     assert verify(judged.store) == []
     assert "review/" not in gc(judged.store, older_than="0s")
+    assert main(["report", folder]) == 0
+    page = judged.store.read("report.html").decode()
+    assert "people reviewed 1 counterfactual: 1 valid." in page
+    assert "The judge against the reviewers: right on 100.0 %" in page
     judged.store.remove(path)
     assert any(line.startswith(f"{path}: expected a file") for line in verify(judged.store))
 

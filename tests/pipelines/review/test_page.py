@@ -9,10 +9,17 @@ from typing import Any
 
 import pytest
 
+from configs.schema import RunConfig
 from pipelines.engine.serving import serve
-from pipelines.review.server import application
+from pipelines.review.index import read_rows
+from pipelines.review.server import Review, application
+from pipelines.review.verdicts import Book
+from pipelines.review.views import Views
+from storage.run import read_plan
 from storage.uri import open_store
 from storage.verdicts import Verdict, VerdictLog, now_after, read_verdicts
+from tests.pipelines.report.proven import prove
+from tests.pipelines.report.test_job import PLANTED, make_run
 from tests.pipelines.review.browser import CHROMIUM, Page, open_browser
 from tests.pipelines.review.conftest import TOKEN, review_of
 
@@ -164,6 +171,44 @@ def test_a_person_clicks_and_types_through_it(judged: Any, tmp_path: Path) -> No
             (names[2], "ann", "unrealistic", None),
         ]
     )
+
+
+def test_markup_in_the_data_is_text(tmp_path: Path) -> None:
+    classes = {"classes": [f"no {PLANTED}", f"yes {PLANTED}"]}
+    more: dict[str, Any] = {"ids": f"{{}}-{PLANTED}", "classifier": classes}
+    store = make_run(tmp_path, "hostile", **more)
+    prove(store)
+    config = RunConfig.model_validate(read_plan(store).config)
+    rows = read_rows(store, config)
+    review = Review(
+        f"x {PLANTED}", rows, Views(store, config, rows), Book(store), TOKEN, PLANTED[:50]
+    )
+
+    async def walk(address: str) -> None:
+        async with open_browser(tmp_path / "profile") as page:
+            await page.goto(f"{address}/?token={TOKEN}")
+            await page.until(PLACE, f"1 of {len(rows)}")
+            await page.until(LOADED, 5)
+            await choose(page, "flipped", "no")
+            missed = int((~rows.flipped).sum())
+            await page.until(PLACE, f"1 of {missed}")
+            lacking = "[...document.querySelectorAll('.lacking')].map(e => e.textContent)"
+            assert await page.run(lacking) == ["none: it did not flip"] * 2
+            await page.press("n")
+            await page.type("<i>")
+            await page.press("Enter")
+            await page.press("v")
+            await page.until(PLACE, f"2 of {missed}")
+            await page.click("#open-summary")
+            await page.until("document.getElementById('summary-lines').children.length > 1")
+            assert PLANTED in await page.run("document.body.textContent")
+            assert PLANTED in await page.run("document.title")
+            foreign = "document.querySelectorAll('img:not([src^=\"/view/\"]), script:not([src])')"
+            assert await page.run(f"{foreign}.length") == 0
+            assert page.errors == []
+
+    with serve(application(review)) as address:
+        asyncio.run(walk(address))
 
 
 def test_a_page_whose_server_is_gone_says_so(judged: Any, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -393,19 +392,6 @@ def test_a_run_in_a_bucket_is_reviewed_there(judged: Any, s3_folder: str) -> Non
     visit(review_of(judged, away), talk)
     assert read_verdicts(open_store(s3_folder))["cf_id"].to_pylist() == [a]
     assert stored(judged) == {}
-
-
-def test_the_pages_files_are_shipped() -> None:
-    """A wheel holds what the patterns of package-data match."""
-    import tomllib
-
-    root = Path(server.__file__).parents[2]
-    told = tomllib.loads((root / "pyproject.toml").read_text())
-    patterns = told["tool"]["setuptools"]["package-data"]["*"]
-    for name in ("review.html.j2", "review.js", "review.css"):
-        path = Path(server.__file__).parent / name
-        assert path.exists()
-        assert any(path.match(pattern) for pattern in patterns), name
 
 
 def test_a_fault_of_ours_is_no_answer(judged: Any, monkeypatch: pytest.MonkeyPatch) -> None:
