@@ -475,7 +475,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
     0: success; 1: a check found something; 2: a user's error, printed as one line; 70: a fault of
-    counterfactory itself; 75: S3 does not answer; 128 + n: stopped by signal n.
+    counterfactory itself; 75: a server does not answer, or a budget is used up; 128 + n: stopped by
+    signal n.
     """
     cli = parser()
     args = cli.parse_args(argv)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,37 +31,8 @@ from storage.uri import Store, open_store
 from storage.verify import verify
 from tests.counterfactory.models.wrapping.model_servers import Faults, serve, status
 
-METHOD = '''
-"""A method that needs scores only: it paints a row's upper half in a few colours, more and more."""
-import torch
-from counterfactory.methods.contract import Budget, settle
-
-COLOURS = [(0.9, 0.8, 0.3), (0.05, 0.05, 0.05), (0.5, 0.3, 0.1), (1.0, 1.0, 1.0)]
-
-
-class Paint:
-    name, version, access, needs = "paint", 1, "scores", ()
-
-    def __init__(self, strengths: int = 4):
-        self.strengths = strengths
-
-    @torch.no_grad()
-    def __call__(self, queries, classifier):
-        x, budget = queries.images, Budget.of(len(queries))
-        best, best_p = x.clone(), torch.full((len(x),), -1.0)
-        for step in range(1, self.strengths + 1):
-            for colour in COLOURS:
-                tried, share = x.clone(), step / self.strengths
-                half = x.shape[2] // 2
-                paint = torch.tensor(colour).view(3, 1, 1)
-                tried[:, :, :half] = (1 - share) * x[:, :, :half] + share * paint
-                p = classifier(tried).softmax(1).gather(1, queries.target[:, None])[:, 0]
-                budget.spend(torch.arange(len(x)), forward=1)
-                better = (p > best_p) & (best_p < 0.5)
-                best[better], best_p[better] = tried[better], p[better]
-        steps = torch.full((len(x),), self.strengths)
-        return settle(classifier, best, queries, ["no colour"] * len(x), budget, steps=steps)
-'''
+PAGE = (Path(__file__).parents[3] / "docs" / "black-box.md").read_text()
+(METHOD,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.S | re.M)  # one that needs scores only
 ROWS, SHARDS = 12, 4
 EACH = 4 * 4 + 1  # evaluations of a row that flips
 
@@ -130,6 +102,16 @@ def rows(store: Store) -> list[dict[str, Any]]:
     ]
     left = {"seconds"}
     return [{k: v for k, v in row.items() if k not in left} for part in parts for row in part]
+
+
+def test_the_settings_of_the_page_are_valid(here: Path) -> None:
+    first, templates = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.S | re.M)
+    found = resolve_run(yaml.safe_load(first), [], "page")
+    check_needs(found)
+    assert found.models["classifier"].given == "scores"
+    for ask in yaml.safe_load_all(templates):
+        spec = {"role": "classifier", "source": "http", "classes": ["a", "b"]}
+        check(ModelConfig, {**spec, "ask": {"url": "http://h", **ask}}, "page")
 
 
 def test_a_run_asks_scores_only_and_every_stage_works(
