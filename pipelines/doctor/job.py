@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from actors.pinned.black_box import Asked
+from actors.pinned.black_box import Asked, begin_count
 from actors.pinned.load import pick_device
 from configs.schema import RunConfig
 from configs.strict import UserError
@@ -37,6 +37,7 @@ def doctor(config: RunConfig) -> list[Finding]:
     if device.type == "cpu":
         # the same as in a worker, so that the timed call is like a worker's
         torch.set_num_threads(config.engine.threads)
+    begin_count()
     oracle = config.models.get("oracle")
     found, sample = check_data(config, oracle.classes if oracle else [])
     started = time.perf_counter()
