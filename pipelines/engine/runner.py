@@ -68,7 +68,7 @@ def run_stage(
     receipts = []
     work = _local if local else _on_ray
     try:
-        with watched(runs or [(store, config)]):
+        with watched(stage.partition("-")[0], runs or [(store, config)]):
             for receipt in work(store.uri, pinned, job, config.engine, stage, actor, shards):
                 progress.add(receipt, rows=rows[receipt.index], shards=int(receipt.index in new))
                 receipts.append(receipt)

@@ -22,11 +22,14 @@ import yaml
 from actors.pinned.load import load_models
 from configs.schema import ModelConfig, RunConfig, resolve_run
 from configs.strict import UserError, check, expand
+from configs.sweep import load_sweep
 from pipelines.cli import main
 from pipelines.generate.checks import check_needs
 from pipelines.run import run
+from pipelines.sweep.job import sweep
 from storage.commit import committed, iterate_commits, read_committed
 from storage.errors import NoAnswer
+from storage.seal import read_sealed
 from storage.uri import Store, open_store
 from storage.verify import verify
 from tests.counterfactory.models.wrapping.model_servers import Faults, serve, status
@@ -234,6 +237,39 @@ def test_a_model_that_changes_during_a_run_is_noticed_at_its_end(
 
     with pytest.raises(UserError, match="expected the model that the run was started with"):
         run(config(served(told, predict=drifting), faces), stages=("generate",))
+    # some of its rows are of the other model, so the first one does not make it right
+    with pytest.raises(UserError, match="expected rows of one model, got other answers"):
+        run(config(served(), faces), stages=("score",))
+
+
+def test_a_second_classifier_may_be_asked_too(here: Path, faces: Path, served: Any) -> None:
+    told = Faults()
+    raw = settings(served(), faces)
+    form = {"template": {"all": "{each}"}, "each": {"image": "{png_b64}"}}
+    ask = {"url": served(told), **form, "answer": "data[*].scores"}
+    first = raw["models"]["classifier"]
+    raw["models"]["second"] = {**first, "source": "http", "ask": ask}
+    store = run(resolve_run(raw, [], "test"), stages=("generate", "interventions", "score"))
+    lines = read_sealed(store, "score/table.json")["metrics"]
+    (agrees,) = [m["value"] for m in lines if m["metric"] == "second_agrees" and not m.get("by")]
+    assert agrees == 1.0  # it is the same model
+    assert len(told.requests) > 8
+    assert set(read_sealed(store, "probe.json")["models"]) == {"classifier", "second"}
+
+
+def test_a_sweep_asks_every_cell(here: Path, faces: Path, served: Any) -> None:
+    raw = settings(served(), faces) | {"name": "base"}
+    grid = {
+        "name": "strengths",
+        "base": {**raw, "interventions": {"enabled": False}},
+        "grid": {"method.settings.strengths": [2, 4]},
+        "out": "sweeps",
+    }
+    Path("sweep.yaml").write_text(yaml.safe_dump(grid))
+    store = sweep(load_sweep("sweep.yaml"))
+    assert len(store.list("")) > 2
+    probes = list(Path("sweeps").rglob("probe.json"))
+    assert len(probes) == 2
 
 
 def test_a_server_that_goes_away_leaves_what_is_committed(
@@ -272,6 +308,7 @@ LOOP = """
 import sys, yaml
 from configs.schema import resolve_run
 from pipelines.run import run
+from pipelines.sweep.job import sweep
 from storage.errors import NoAnswer
 
 config = resolve_run(yaml.safe_load(open("asked.yaml")), [], "test")

@@ -479,6 +479,7 @@ def test_a_verdict_at_the_boundary_is_no_drift() -> None:
         ({"source": "kserve", "ask": {"url": "http://h"}}, "expected ask.model"),
         ({"source": "hf", "ask": {"url": "ftp://h"}}, "expected http://HOST/"),
         ({"source": "hf", "ask": {"url": "http://me:pw@h"}}, "no name and password"),
+        ({"source": "hf", "ask": {"url": "http://h/x?api_key=abc"}}, "got api_key=: name"),
         ({"source": "hf", "ask": {"url": "http://h", "headers": {"Authorization": "x"}}}, "`key`"),
         ({"source": "http", "ask": {"url": "http://h", "template": {"a": 1}}}, "{png_b64}"),
         (
