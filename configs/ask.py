@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import Field, field_validator
 
 from configs.strict import Strict
 
+SECRET = re.compile(r"(?i)key|token|secret|passw|credential|^sig")  # in a parameter's name
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -70,6 +72,12 @@ class AskConfig(Strict):
             raise ValueError(f"expected http://HOST/... or https://, got {value!r}")
         if parts.username or parts.password:
             raise ValueError("expected no name and password in the address: use `key`")
+        for name, _ in parse_qsl(parts.query, keep_blank_values=True):
+            if SECRET.search(name):
+                raise ValueError(
+                    f"expected no secret in the address, got {name}=: name the environment variable"
+                    " in `key`, and a header in `key_header`"
+                )
         return value
 
     @field_validator("headers")

@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from configs.strict import NothingMade, UserError
+from configs.strict import NothingMade, UserError, presets
 from counterfactory.models.roles import ROLES, TRAINED_ROLES
 from pipelines.engine.guard import describe_fault, reader_left
 from pipelines.engine.stop import report_stop, stopped_by_signals
@@ -273,7 +273,20 @@ def _demo(args: argparse.Namespace) -> int:
     return 0
 
 
+def _expect_access(name: str, sets: list[str]) -> None:
+    """Raise UserError for a new run whose method cannot work with its classifier, before torch is
+    imported, which takes a second.
+    """
+    from configs.access import expect_declared_access
+    from configs.schema import load_run
+
+    if name.endswith((".yaml", ".yml")) or name in presets("run"):
+        expect_declared_access(load_run(name, sets))
+
+
 def _run(args: argparse.Namespace) -> int:
+    if not args.print_config and not os.path.isdir(args.config):
+        _expect_access(args.config, _sets(args))
     from pipelines.run import find_run, run
 
     store, config = find_run(args.config, _sets(args), args.out)
@@ -532,7 +545,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
     0: success; 1: a check found something; 2: a user's error, printed as one line; 70: a fault of
-    counterfactory itself; 75: S3 does not answer; 128 + n: stopped by signal n.
+    counterfactory itself; 75: a server does not answer, or a budget is used up; 128 + n: stopped by
+    signal n.
     """
     cli = parser()
     args = cli.parse_args(argv)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from actors.pinned.black_box import counter
+from actors.pinned.black_box import begin_count
 from configs.schema import RunConfig, load_run
 from configs.strict import NothingMade, UserError, apply_sets, check, parse_yaml
 from pipelines.ahead import expect_settings
@@ -68,7 +68,7 @@ def run(
     skipped. UserError where a stage's invariants do not hold afterwards.
     """
     store = store or open_run(config)
-    counter().clear()
+    begin_count()
     with disk_errors(store.uri):
         _run(store, config, stages, part)
     return store

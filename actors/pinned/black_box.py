@@ -4,10 +4,14 @@ count of images that all workers asked.
 
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -24,6 +28,7 @@ from storage.seal import read_sealed
 from storage.uri import Store
 
 PROBES = "probe.json"  # the answers to fixed images when a run started, by model
+KEPT_FOR = 30 * 86400.0  # seconds
 COUNTER = "counterfactory-queries"  # the name of the counter on Ray
 
 
@@ -59,6 +64,7 @@ class Asked(nn.Module):
             return
         token = probes(run).get(self.name, {}).get("token")
         folder = home() / "answers" / str(token) if token else None
+        remove_old(home() / "answers")
         self.model.answers = Answers(len(self.model.classes), self.kept, folder)
 
     def _take(self, images: int) -> None:
@@ -67,6 +73,14 @@ class Asked(nn.Module):
                 f"ask.max_queries: {self.most:,} images is the most that one command may ask: what"
                 " is committed stays, and the same command goes on from here"
             )
+
+
+def remove_old(folder: Path) -> None:
+    """Delete the answers of runs that this machine has not added to for KEPT_FOR seconds."""
+    with suppress(OSError):
+        for run in folder.iterdir():
+            if max(one.stat().st_mtime for one in (run, *run.iterdir())) < time.time() - KEPT_FOR:
+                shutil.rmtree(run, ignore_errors=True)
 
 
 def told(error: BlackBoxError, name: str) -> Exception:
@@ -146,21 +160,27 @@ class RayCount:
 
 
 HERE = Count()  # of this process, where there is no Ray
-FOUND: dict[str, RayCount] = {}  # Ray's counter, once a worker has found it
+FOUND: dict[str, RayCount] = {}  # Ray's counter by its cluster, once a worker has found it
 
 
 def counter() -> Count | RayCount:
     """Return the counter of the command that this process works for."""
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
-        FOUND.clear()
         return HERE
-    if COUNTER not in FOUND:
+    cluster = ray.get_runtime_context().gcs_address
+    if cluster not in FOUND:
         try:
-            FOUND[COUNTER] = RayCount(ray.get_actor(COUNTER))
+            FOUND[cluster] = RayCount(ray.get_actor(COUNTER))
         except ValueError:  # a driver that has not started it yet
             return HERE
-    return FOUND[COUNTER]
+    return FOUND[cluster]
+
+
+def begin_count() -> None:
+    """Count from 0, for a new command."""
+    HERE.clear()
+    counter().clear()
 
 
 def start_counter() -> None:
@@ -170,4 +190,5 @@ def start_counter() -> None:
     if not isinstance(counter(), RayCount):
         kind = ray.remote(Count)
         actor = kind.options(name=COUNTER, num_cpus=0).remote(HERE.all())
-        FOUND[COUNTER] = RayCount(actor)  # it lives as long as this handle
+        # it lives as long as this handle
+        FOUND[ray.get_runtime_context().gcs_address] = RayCount(actor)

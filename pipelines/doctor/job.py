@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 
+from actors.pinned.black_box import Asked, begin_count
 from actors.pinned.load import pick_device
 from configs.schema import RunConfig
 from configs.strict import UserError
 from pipelines.ahead import faults
+from pipelines.doctor.black_box import check_black_box
 from pipelines.doctor.classifier import check_classifier
 from pipelines.doctor.data import Sample, check_data, check_labels, check_names
 from pipelines.doctor.finding import Finding, ok, problem, warning
@@ -36,6 +38,7 @@ def doctor(config: RunConfig) -> list[Finding]:
     if device.type == "cpu":
         # the same as in a worker, so that the timed call is like a worker's
         torch.set_num_threads(config.engine.threads)
+    begin_count()
     oracle = config.models.get("oracle")
     found, sample = check_data(config, oracle.classes if oracle else [])
     started = time.perf_counter()
@@ -92,6 +95,8 @@ def _check_models(config: RunConfig, loaded: dict[str, Any], sample: Sample) -> 
             if predicted[name] is None:
                 del loaded[name]  # no further check can use it
                 continue
+            if isinstance(loaded[name], Asked):
+                yield from check_black_box(config, name, loaded[name], images)
             wants, given = loaded[name].size, max(sides(config.data.size))
             if wants and wants > 2 * given:
                 text = f"images of {given} px are enlarged to {wants}"

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from actors.modality import Picture, modality_of
+from actors.pinned.black_box import black_boxes
 from actors.pinned.load import load_method, method_models
 from actors.pinned.shape import in_shape, shape_of
 from actors.rows.targets import BadTarget, choose_target
@@ -22,6 +23,7 @@ from pipelines.doctor.classifier import in_batches
 from pipelines.doctor.data import Sample
 from pipelines.doctor.duration import measure, promise
 from pipelines.doctor.finding import Finding, ok, one_line, problem, warning
+from pipelines.generate.checks import expect_access
 
 TRIED = 6  # rows of the timed call; more than the smallest number that networks compute
 
@@ -42,6 +44,11 @@ def check_method(
         method = load_method(config.model_dump())
     except UserError as error:
         yield problem("method", str(error))
+        return
+    try:
+        expect_access(config, method)
+    except UserError as error:
+        yield problem("method", str(error).removeprefix("method: "))
         return
     needs = method_models(method)
     missing = [name for name in needs if name not in config.models]
@@ -99,6 +106,10 @@ def check_method(
     why = next((reason for reason in answers.reasons if reason), None)
     stuck = warning("method", f"{tried}: {why}", "more steps, another rate, another method?")
     yield ok("method", tried) if flipped else stuck
+    if black_boxes(config):
+        mean = float(answers.forward.float().mean()) * given + 1 + given
+        text = f"up to {mean:.0f} queries a row, {mean * sample.rows:,.0f} for {sample.rows:,} rows"
+        yield ok("method", f"{text}, before scores and interventions")
     if len(queries) > 1:
         yield from _stands_alone(call, queries, answers, given)
     try:

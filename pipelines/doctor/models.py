@@ -13,6 +13,7 @@ from configs.schema import RunConfig
 from configs.strict import UserError, nearest
 from counterfactory.methods.contract import to_8bit
 from counterfactory.models.roles import roles_of
+from pipelines.doctor.black_box import describe_black_box
 from pipelines.doctor.classifier import TRIED, find_unsteady, in_batches
 from pipelines.doctor.finding import Finding, ok, problem, warning
 
@@ -45,7 +46,9 @@ def load_each(config: RunConfig, device: torch.device) -> tuple[list[Finding], d
         loaded[name] = model
         found += [warning(f"models.{name}", note) for note in getattr(model, "notes", ())]
         count = sum(p.numel() for p in model.parameters())
-        if spec.weights is None:
+        if spec.ask is not None:
+            found.append(describe_black_box(name, spec))
+        elif spec.weights is None:
             found.append(
                 warning(
                     f"models.{name}",

@@ -36,32 +36,37 @@ from storage.seal import sealed
 from storage.uri import Store
 
 Place = tuple[Store, RunConfig]
+ASKING = ("generate", "interventions", "score")  # stages
 CPU = torch.device("cpu")
 
 
 @contextmanager
-def watched(places: Sequence[Place]) -> Iterator[None]:
+def watched(kind: str, places: Sequence[Place]) -> Iterator[None]:
     """Compare every black box of some runs with its answers at the run's start, before and after
     the block.
 
-    The first time, its answers are stored. UserError where they are others; NoAnswer where there
+    The first time, its answers are stored. kind: of the stage; only the stages of ASKING ask the
+    classifiers. UserError where they are others; NoAnswer where there
     are none. Does nothing for runs without black boxes.
     """
     places = [(store, config) for store, config in places if black_boxes(config)]
-    if not places:
+    if not places or kind not in ASKING:
         yield
         return
     before = counter().all()
     _compare(places)
     yield
-    _compare(places)
+    _compare(places, ended=True)
     for name, images in sorted(counter().all().items()):
         if images > before.get(name, 0):
             note(f"models.{name}: asked {images - before.get(name, 0):,} images")
 
 
-def _compare(places: Sequence[Place]) -> None:
-    """Probe every distinct black box once, and compare it with what each run has stored."""
+def _compare(places: Sequence[Place], ended: bool = False) -> None:
+    """Probe every distinct black box once, and compare it with what each run has stored.
+
+    ended: rows were made in between, so that a run whose model changed stays refused.
+    """
     known: dict[str, dict[str, Any]] = {}
     for store, config in places:
         stored = probes(store)
@@ -73,10 +78,19 @@ def _compare(places: Sequence[Place]) -> None:
             if name not in stored:
                 stored[name] = {**known[key], "token": uuid.uuid4().hex}
                 store.replace(PROBES, sealed({"models": stored}))
+            elif before := stored[name].get("drift"):
+                raise UserError(
+                    f"models.{name}: expected rows of one model, got {before} while the run worked:"
+                    " give the run another name"
+                )
             elif changed := drift(stored[name], known[key]):
+                if ended:
+                    stored[name]["drift"] = changed
+                    store.replace(PROBES, sealed({"models": stored}))
+                way = "give the run another name"
                 raise UserError(
                     f"models.{name}: expected the model that the run was started with, got"
-                    f" {changed}: put it back, or give the run another name"
+                    f" {changed}: {way if ended else f'put it back, or {way}'}"
                 )
 
 
@@ -98,7 +112,10 @@ def share(config: RunConfig, job: Job, workers: int) -> tuple[RunConfig, Job, in
     if not any(black_boxes(one) for one in configs):
         return config, job, workers
     start_counter()
-    workers = min([workers, *(most for one in configs for most in _limits(one))])
+    fewer = min([workers, *(most for one in configs for most in _limits(one))])
+    if fewer < workers:
+        note(f"{fewer} of {workers} workers, because a server allows {fewer} requests at a time")
+    workers = fewer
     if isinstance(job, SweepJob):
         parts = [replace(cell, config=_part(cell.config, workers)) for cell in cells]
         job = replace(job, cells=parts)

@@ -71,7 +71,8 @@ def run_stage(
     receipts = []
     work = _local if local else _on_ray
     try:
-        with watched(runs or ([(store, config)] if isinstance(config, RunConfig) else [])):
+        places = runs or ([(store, config)] if isinstance(config, RunConfig) else [])
+        with watched(stage.partition("-")[0], places):
             for receipt in work(store.uri, pinned, job, config.engine, stage, actor, shards):
                 progress.add(receipt, rows=rows[receipt.index], shards=int(receipt.index in new))
                 receipts.append(receipt)

@@ -7,15 +7,11 @@ from typing import Any
 import torch
 
 from actors.pinned.load import load_method, load_models, method_models, pick_device
+from configs.access import ACCESS, access_error, enough
 from configs.schema import MethodConfig, RunConfig
 from configs.strict import UserError, check, nearest, presets, read_preset
-from counterfactory.models.roles import BLACK_BOXES
 from pipelines.engine.progress import note
 from storage.codec import sides
-
-# What a classifier may provide, from most to least: each level includes those after it.
-ACCESS = ("gradient", "scores", "labels")
-NEED = {"gradient": "gradients", "scores": "scores alone", "labels": "labels alone"}
 
 
 def check_needs(config: RunConfig) -> None:
@@ -54,24 +50,18 @@ def expect_access(config: RunConfig, method: Any) -> None:
     """Raise UserError, with the presets that work, where a method needs more of the classifier than
     it provides.
     """
-    given, needed = config.models["classifier"].given, getattr(method, "access", ACCESS[0])
+    needed = getattr(method, "access", ACCESS[0])
     if needed not in ACCESS:
         raise UserError(f"method.access: expected one of {', '.join(ACCESS)}, got {needed!r}")
-    if ACCESS.index(needed) >= ACCESS.index(given):
-        return
-    works = [name for name in presets("method") if _access_of(name) >= ACCESS.index(given)]
-    source = config.models["classifier"].source
-    box = f"is a black box ({source}), which " if source in BLACK_BOXES else ""
-    raise UserError(
-        f"method: {config.method.target} needs the classifier's {NEED[needed]}, and"
-        f" models.classifier {box}gives {NEED[given]} (access: {given}); methods that work with it:"
-        f" {', '.join(works) or 'none of the presets'}"
-    )
+    if not enough(config, needed):
+        works = [name for name in presets("method") if enough(config, _access_of(name))]
+        raise access_error(config, needed, works)
 
 
-def _access_of(preset: str) -> int:
+def _access_of(preset: str) -> str:
     method = check(MethodConfig, read_preset("method", preset), preset)
-    return ACCESS.index(load_method({"method": method.model_dump()}).access)
+    access: str = load_method({"method": method.model_dump()}).access
+    return access
 
 
 def try_models(config: RunConfig) -> None:

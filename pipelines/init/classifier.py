@@ -25,6 +25,7 @@ from configs.strict import UserError, check, expand, presets
 from counterfactory.models.wrapping.images import channels_of
 from counterfactory.models.wrapping.wrap import scores_of
 from pipelines.doctor.classifier import NORMALISATIONS, Statistics, in_batches
+from pipelines.init import server
 from pipelines.init.data import LABELS, NAMES, Found, Label, usual_rank
 from storage.codec import BadRow, decode
 
@@ -47,8 +48,8 @@ MANY = 50  # more classes than this are not written where the model names them
 CLEARLY = 0.2  # share of labels by which another order of the classes must be better
 CPU = torch.device("cpu")
 KINDS = (
-    "a preset, a YAML file, a class such as mynets.SmileNet with --weights, a Hugging Face folder,"
-    " an .onnx file, or a torch.export or TorchScript archive"
+    "a preset, a YAML file, a server's address, a class such as mynets.SmileNet with --weights, a"
+    " Hugging Face folder, an .onnx file, or a torch.export or TorchScript archive"
 )
 ARCHIVES, STATES = (".pt2", ".pt", ".pth", ".ts"), (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 Row = dict[str, Any]
@@ -98,6 +99,8 @@ def look_at_classifier(
     images, rows = _decoded(data, size)
     if given.endswith((".yaml", ".yml")) or given in presets("model"):
         return _known(given, images, rows, data)
+    if server.is_address(given):
+        return _served(given, images, rows, data)
     spec = draft(given, weights, settings)
     notes: dict[str, str] = {}
     outputs = _probe(spec, notes, images, (data.side(1), *SIDES))
@@ -238,6 +241,49 @@ def _normalise(
         unknown = "not known, for there are no labels to compare with"
         notes["mean"] = f"{why if best.label else unknown}: set what it was trained with"
     return best
+
+
+def _served(given: str, images: Tensor, rows: Sequence[Row], data: Found) -> Reading:
+    """Return how a server's classifier is asked."""
+    spec, notes = server.address(given), dict[str, str]()
+
+    def make(changed: dict[str, Any]) -> Any:
+        return load({**changed, "ask": {**changed["ask"], **server.TRIAL}})
+
+    names = server.describe(spec, notes, make(spec), images[:1])
+    spec |= {"classes": names} if names else {}
+    values = server.first_answers(make, spec, notes, images[:2], (data.side(1), *SIDES))
+    count = max(values.shape[1], 2)
+    floats = spec["ask"].get("datatype") == "float32"
+    tried = []
+    for text, mean, std in NORMALISATIONS if floats else NORMALISATIONS[:1]:
+        if spec.get("channels") == 1 and len(mean) > 1:
+            continue
+        own = {"mean": mean, "std": std} if floats else {}
+        values = server.first_answers(make, {**spec, **own}, {}, images, ())
+        outputs = server.outputs_of(values)
+        fitting = [
+            label
+            for label in data.labels
+            if (label.fits(names) if names else len(label.classes) == count)
+        ]
+        scores = server.scores(values, names or _numbered(count), outputs)
+        tried.append((compare(scores, rows, fitting, names), text, own, outputs))
+    best, text, own, outputs = max(tried, key=lambda one: one[0].share)
+    spec |= own
+    if outputs != "probabilities":
+        spec["ask"]["outputs"] = outputs
+    if floats:
+        notes["mean"] = f"{text}: the usual one that fits the labels best: check it"
+    if best.label is not None:
+        notes["source"] = str(best)
+        spec["classes"] = names or best.order or best.label.classes
+        notes.setdefault("classes", "in the order that agrees with the labels: check it")
+    elif not names:
+        spec["classes"] = _numbered(count)
+        notes["classes"] = f"{count} outputs: write their names here, in their order"
+    access = check(ModelConfig, spec, given).given
+    return Reading(spec, list(spec["classes"]), access, best.label, notes)
 
 
 def _known(given: str, images: Tensor, rows: list[Row], data: Found) -> Reading:

@@ -37,7 +37,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--classifier",
         required=True,
         metavar="MODEL",
-        help="a preset, YAML file, class, Hugging Face folder, .onnx file or archive",
+        help="a preset, YAML file, class, Hugging Face folder, .onnx file, archive or server's"
+        " address",
     )
     parser.add_argument(
         "--labels",

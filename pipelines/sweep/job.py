@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from actors.pinned.black_box import counter
+from actors.pinned.black_box import begin_count
 from actors.pinned.load import pin
 from actors.sweep import CellJob, CellShard, Sweep, SweepJob
 from actors.worker import Job
@@ -42,7 +42,7 @@ def sweep(config: SweepConfig, sets: list[str] | None = None) -> Store:
     store = open_store(f"{config.out.rstrip('/')}/{config.name}")
     stores = [open_run(cell.run) for cell in found]
     started = time.monotonic()
-    counter().clear()
+    begin_count()
     with disk_errors(store.uri):
         run_together(store, found[0].run, "generate", list(_generate_jobs(found, stores)))
         measured = [pair for pair in zip(found, stores, strict=True) if _measured(pair[0])]

@@ -21,6 +21,7 @@ AGAIN = (408, 425, 429)  # and 500 or more: the same request may succeed later
 SAME_REQUEST = (307, 308)  # redirects that keep method and body
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds; doubled with each failure
 HOPS = 3
+REFUSALS = 30  # of one request by a server that is busy (429), after which it is left
 SHOWN = 200  # characters of a server's text in an error
 
 
@@ -43,10 +44,13 @@ class Reply:
 
 @dataclass
 class _Failure(Exception):  # noqa: N818 (caught and repeated)
-    """A try without an answer; `wait`: seconds that the server asks for."""
+    """A try without an answer; `wait`: seconds that the server asks for; `busy`: status 429, which
+    says nothing about the request.
+    """
 
     text: str
     wait: float | None = None
+    busy: bool = False
 
 
 @dataclass
@@ -84,7 +88,7 @@ class Client:
         Unreachable where no try had an answer, or where the server asks for a pause that patience
         does not allow; BlackBoxError where another try cannot help.
         """
-        waited, tries = 0.0, 0
+        waited, tries, failed = 0.0, 0, 0
         while True:
             waited += self._wait_for_hold(url, waited)
             tries += 1
@@ -93,7 +97,9 @@ class Client:
             except _Failure as failure:
                 pause = backoff(tries) if failure.wait is None else failure.wait
                 asks = "" if failure.wait is None else f", which asks for {failure.wait:.0f} s"
-                if tries > self.retries or waited + pause > self.patience:
+                failed += not failure.busy
+                over = failed > self.retries or tries - failed > REFUSALS
+                if over or waited + pause > self.patience:
                     raise Unreachable(
                         f"{url}: expected an answer, got {failure.text}{asks} ({tries}"
                         f" {'try' if tries == 1 else 'tries'}): the same command goes on later"
@@ -136,7 +142,7 @@ class Client:
         text = self._clean(data)
         said = f"status {status}{f': {text}' if text else ''}"
         if status in AGAIN or status >= 500:
-            raise _Failure(said, wait_of(found))
+            raise _Failure(said, wait_of(found), busy=status == 429)
         hint = (
             ": set ask.key to the environment variable that holds its key"
             if status in (401, 403) and self.secret is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,46 +22,20 @@ import yaml
 from actors.pinned.load import load_models
 from configs.schema import ModelConfig, RunConfig, resolve_run
 from configs.strict import UserError, check, expand
+from configs.sweep import load_sweep
 from pipelines.cli import main
 from pipelines.generate.checks import check_needs
 from pipelines.run import run
+from pipelines.sweep.job import sweep
 from storage.commit import committed, iterate_commits, read_committed
 from storage.errors import NoAnswer
+from storage.seal import read_sealed
 from storage.uri import Store, open_store
 from storage.verify import verify
 from tests.counterfactory.models.wrapping.model_servers import Faults, serve, status
 
-METHOD = '''
-"""A method that needs scores only: it paints a row's upper half in a few colours, more and more."""
-import torch
-from counterfactory.methods.contract import Budget, settle
-
-COLOURS = [(0.9, 0.8, 0.3), (0.05, 0.05, 0.05), (0.5, 0.3, 0.1), (1.0, 1.0, 1.0)]
-
-
-class Paint:
-    name, version, access, needs = "paint", 1, "scores", ()
-
-    def __init__(self, strengths: int = 4):
-        self.strengths = strengths
-
-    @torch.no_grad()
-    def __call__(self, queries, classifier):
-        x, budget = queries.images, Budget.of(len(queries))
-        best, best_p = x.clone(), torch.full((len(x),), -1.0)
-        for step in range(1, self.strengths + 1):
-            for colour in COLOURS:
-                tried, share = x.clone(), step / self.strengths
-                half = x.shape[2] // 2
-                paint = torch.tensor(colour).view(3, 1, 1)
-                tried[:, :, :half] = (1 - share) * x[:, :, :half] + share * paint
-                p = classifier(tried).softmax(1).gather(1, queries.target[:, None])[:, 0]
-                budget.spend(torch.arange(len(x)), forward=1)
-                better = (p > best_p) & (best_p < 0.5)
-                best[better], best_p[better] = tried[better], p[better]
-        steps = torch.full((len(x),), self.strengths)
-        return settle(classifier, best, queries, ["no colour"] * len(x), budget, steps=steps)
-'''
+PAGE = (Path(__file__).parents[3] / "docs" / "black-box.md").read_text()
+(METHOD,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.S | re.M)  # one that needs scores only
 ROWS, SHARDS = 12, 4
 EACH = 4 * 4 + 1  # evaluations of a row that flips
 
@@ -132,6 +107,16 @@ def rows(store: Store) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k not in left} for part in parts for row in part]
 
 
+def test_the_settings_of_the_page_are_valid(here: Path) -> None:
+    first, templates = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.S | re.M)
+    found = resolve_run(yaml.safe_load(first), [], "page")
+    check_needs(found)
+    assert found.models["classifier"].given == "scores"
+    for ask in yaml.safe_load_all(templates):
+        spec = {"role": "classifier", "source": "http", "classes": ["a", "b"]}
+        check(ModelConfig, {**spec, "ask": {"url": "http://h", **ask}}, "page")
+
+
 def test_a_run_asks_scores_only_and_every_stage_works(
     here: Path, faces: Path, served: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -194,7 +179,7 @@ def test_a_run_that_was_killed_goes_on_and_makes_the_same_rows(
     assert rows(generated) == whole
     # of the shard that was cut off, nothing is asked twice but the request that was under way
     after = {image for *_, body in told.requests for image in images(body)}
-    assert len(set(before[16:]) & after) <= 4  # the first 16 are the probe's
+    assert len(set(before[16:]) & after) <= 5  # the first 16 are the probe's, one is a try
     assert len(before) > 16 + 4
 
 
@@ -252,6 +237,39 @@ def test_a_model_that_changes_during_a_run_is_noticed_at_its_end(
 
     with pytest.raises(UserError, match="expected the model that the run was started with"):
         run(config(served(told, predict=drifting), faces), stages=("generate",))
+    # some of its rows are of the other model, so the first one does not make it right
+    with pytest.raises(UserError, match="expected rows of one model, got other answers"):
+        run(config(served(), faces), stages=("score",))
+
+
+def test_a_second_classifier_may_be_asked_too(here: Path, faces: Path, served: Any) -> None:
+    told = Faults()
+    raw = settings(served(), faces)
+    form = {"template": {"all": "{each}"}, "each": {"image": "{png_b64}"}}
+    ask = {"url": served(told), **form, "answer": "data[*].scores"}
+    first = raw["models"]["classifier"]
+    raw["models"]["second"] = {**first, "source": "http", "ask": ask}
+    store = run(resolve_run(raw, [], "test"), stages=("generate", "interventions", "score"))
+    lines = read_sealed(store, "score/table.json")["metrics"]
+    (agrees,) = [m["value"] for m in lines if m["metric"] == "second_agrees" and not m.get("by")]
+    assert agrees == 1.0  # it is the same model
+    assert len(told.requests) > 8
+    assert set(read_sealed(store, "probe.json")["models"]) == {"classifier", "second"}
+
+
+def test_a_sweep_asks_every_cell(here: Path, faces: Path, served: Any) -> None:
+    raw = settings(served(), faces) | {"name": "base"}
+    grid = {
+        "name": "strengths",
+        "base": {**raw, "interventions": {"enabled": False}},
+        "grid": {"method.settings.strengths": [2, 4]},
+        "out": "sweeps",
+    }
+    Path("sweep.yaml").write_text(yaml.safe_dump(grid))
+    store = sweep(load_sweep("sweep.yaml"))
+    assert len(store.list("")) > 2
+    probes = list(Path("sweeps").rglob("probe.json"))
+    assert len(probes) == 2
 
 
 def test_a_server_that_goes_away_leaves_what_is_committed(
@@ -290,6 +308,7 @@ LOOP = """
 import sys, yaml
 from configs.schema import resolve_run
 from pipelines.run import run
+from pipelines.sweep.job import sweep
 from storage.errors import NoAnswer
 
 config = resolve_run(yaml.safe_load(open("asked.yaml")), [], "test")

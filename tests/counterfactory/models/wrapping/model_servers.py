@@ -30,6 +30,7 @@ class Faults:
     def __init__(self, *faults: Any) -> None:
         self.next = list(faults)
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
+        self.inputs: list[dict[str, Any]] = [{"name": "pixels"}]  # as KServe describes them
         self.lock = threading.Lock()
         self.now = self.most = 0  # requests at a time
 
@@ -58,7 +59,7 @@ def serve(predict: Predict, faults: Faults | None = None, wait: float = 0.0) -> 
 
         def do_GET(self) -> None:
             if "/v2/models/" in self.path:
-                found: Any = {"name": "m", "versions": ["3"], "inputs": [{"name": "pixels"}]}
+                found: Any = {"name": "m", "versions": ["3"], "inputs": told.inputs}
             else:
                 found = {"model_version_status": [{"version": "7", "state": "AVAILABLE"}]}
             self.reply(200, json.dumps(found).encode(), {})

@@ -250,6 +250,17 @@ def test_a_fault_that_stays_is_one_line(
     assert "key=1" not in str(error.value)
 
 
+def test_a_busy_server_is_asked_for_as_long_as_patience_lasts(served: Any, tmp_path: Path) -> None:
+    told, images = Faults(*[status(429)] * 4, status(500)), pictures(1)
+    model = make("http", served(told), tmp_path, retries=1)
+    torch.testing.assert_close(model(images).softmax(1), right(images), atol=2e-6, rtol=0)
+    assert len(told.requests) == 6
+    told.next = [status(429)] * 99
+    with pytest.raises(Unreachable, match="got status 429: no"):
+        make("http", served(told), tmp_path, patience=0.2)(images)
+    assert len(told.requests) < 20
+
+
 def test_a_server_that_is_away_is_one_line(tmp_path: Path) -> None:
     model = make("kserve", "http://127.0.0.1:9", tmp_path, input="pixels", retries=1)
     with pytest.raises(Unreachable, match=r"no connection \(.*refused.*\) \(2 tries\)"):
@@ -468,6 +479,7 @@ def test_a_verdict_at_the_boundary_is_no_drift() -> None:
         ({"source": "kserve", "ask": {"url": "http://h"}}, "expected ask.model"),
         ({"source": "hf", "ask": {"url": "ftp://h"}}, "expected http://HOST/"),
         ({"source": "hf", "ask": {"url": "http://me:pw@h"}}, "no name and password"),
+        ({"source": "hf", "ask": {"url": "http://h/x?api_key=abc"}}, "got api_key=: name"),
         ({"source": "hf", "ask": {"url": "http://h", "headers": {"Authorization": "x"}}}, "`key`"),
         ({"source": "http", "ask": {"url": "http://h", "template": {"a": 1}}}, "{png_b64}"),
         (
