@@ -18,7 +18,7 @@ from configs.schema import RunConfig
 from counterfactory.interventions.core import own_maps, switches_of
 from counterfactory.metrics import effects, means, rates
 from counterfactory.metrics.attributes import changes
-from counterfactory.metrics.effects import GROUPS, group_of
+from counterfactory.metrics.effects import group_of
 from counterfactory.metrics.estimate import Estimate
 from counterfactory.metrics.means import bootstrap_weights
 from counterfactory.metrics.themes import LOOKS, describe, exemplars, find_themes
@@ -33,6 +33,7 @@ Way = tuple[int, int]
 MOST_WAYS = 6  # directions that are grouped, the most frequent ones
 MOST_ROWS = 500  # of a direction, with the lowest hashes of their ids
 SIDES = ("original", "counterfactual")
+REPLICATES = 100  # of the intervals of a theme's map
 SHOWN = 6  # exemplars of a theme
 OFTEN = 0.5  # attributes that change in more of a theme's rows are listed
 SMALL = (
@@ -110,6 +111,7 @@ def group_rows(
         here = np.flatnonzero(found.labels == theme)
         mine = [rows[place] for place in here.tolist()]
         shares = _effect_map(mine)
+        values = np.array([share.value or 0.0 for share in shares])
         order = exemplars(
             features[here], [keys[at] for at in here], [names[at] for at in here], SHOWN
         )
@@ -124,11 +126,13 @@ def group_rows(
                 ),
                 "core_share": _json(_mean(mine, [row["core_share"] for row in mine], config)),
                 "alike": alike,
-                "map": shares.tolist(),
+                "map": values.tolist(),
+                "low": [share.low for share in shares],
+                "high": [share.high for share in shares],
                 "look": dict(
                     zip(LOOKS, features[here, -len(LOOKS) :].mean(0).tolist(), strict=True)
                 ),
-                "regions": _regions(mine, shares, regions),
+                "regions": _regions(mine, values, regions),
                 "attributes": _attributes(mine, attributes, config.score.threshold),
                 "exemplars": [
                     {name: mine[at][name] for name in ("id", "cf_id", "shard")} for at in order
@@ -238,8 +242,8 @@ def _mean(
     return means.compute(means.update(np.array(values, dtype=np.float64), weights))
 
 
-def _effect_map(rows: Sequence[Mapping[str, Any]]) -> Floats:
-    """Return the share (C,) of the effect that each cell has, over all rows together."""
+def _effect_map(rows: Sequence[Mapping[str, Any]]) -> list[Estimate]:
+    """Return the share of the effect that each cell has, over all rows together."""
     groups = group_of([str(row["id"]) for row in rows])
     sums = effects.update(
         np.array([row["on"] for row in rows]),
@@ -247,7 +251,8 @@ def _effect_map(rows: Sequence[Mapping[str, Any]]) -> Floats:
         np.array([row["ends"][:, :1] for row in rows]),
         groups,
     )
-    return np.nan_to_num(effects.shares(effects.maps(sums, np.ones((1, GROUPS)))[0, :, 0]))
+    drawn = effects.shares(effects.maps(sums, effects.replicates(REPLICATES))[..., 0])
+    return [effects.estimate(drawn[:, cell], sums.rows) for cell in range(drawn.shape[1])]
 
 
 def _regions(

@@ -81,7 +81,7 @@ def _way(run: RunData, way: Mapping[str, Any], grid: Grid, top: float) -> dict[s
     before, after = mean_of(way["before"], grid), mean_of(way["after"], grid)
     ground = ground_of(before)
     shares, changed, name = way["map"], way["changed"], _name(way)
-    marks = [_mark(*ends) for ends in zip(way["low"], way["high"], strict=True)]
+    marks = [mark(*ends) for ends in zip(way["low"], way["high"], strict=True)]
     tips = [
         f"{grid.place(cell)}: {_figure(shares[cell], way['low'][cell], way['high'][cell])} of the"
         f" effect, {_figure(changed[cell])} of the change"
@@ -130,7 +130,7 @@ def _way(run: RunData, way: Mapping[str, Any], grid: Grid, top: float) -> dict[s
     }
 
 
-def _mark(low: float | None, high: float | None) -> str:
+def mark(low: float | None, high: float | None) -> str:
     """Return how a cell is drawn: faint where its interval holds 0, outlined where all of it is
     below.
     """

@@ -10,7 +10,7 @@ from pipelines.interventions.lines import attribute_of, look_of, places_of, them
 from pipelines.report.cells import Grid, draw_cells, full_share
 from pipelines.report.data import Pick, RunData
 from pipelines.report.figures import format_value, percent, short_number
-from pipelines.report.interventions import ground_of, mean_of
+from pipelines.report.interventions import ground_of, mark, mean_of
 from pipelines.report.pictures import data_uri
 from pipelines.report.rows import fetch
 from storage.codec import decode
@@ -74,10 +74,10 @@ def _card(
     grid, shares = Grid(*table["grid"], *table["size"]), theme["map"]
     name = f"{way['source']} {ARROW} {way['target']}, theme {number}"
     share, band = format_value("flip_rate", *_ends(theme["share"]))
-    ends = [theme["effect"][end] for end in ("low", "high")]
     effect = short_number(theme["effect"]["value"], 1)
-    if None not in ends:
-        effect += f" ({' to '.join(short_number(end, 1) for end in ends)})"
+    if theme["effect"]["low"] is not None:
+        ends = (short_number(theme["effect"][end], 1) for end in ("low", "high"))
+        effect += f" ({' to '.join(ends)})"
     return {
         "title": f"Theme {number}",
         "share": share,
@@ -102,9 +102,9 @@ def _card(
             grid,
             shares,
             [f"{grid.place(at)}: {percent(part)} of the effect" for at, part in enumerate(shares)],
-            [""] * len(shares),
+            [mark(*ends) for ends in zip(theme["low"], theme["high"], strict=True)],
             top,
-            f"{run.name}, {name}: where its cores lie, {grid.peak(shares, 'effect')}",
+            f"{run.name}, {name}: where its effect lies, {grid.peak(shares, 'effect')}",
         ),
         "rows": [
             _row(row, pairs[row["cf_id"]], cores[row["cf_id"]], way, grid)
