@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,18 @@ COLUMNS = (
 )
 
 
+@dataclass(frozen=True)
+class Sample:
+    """The rows that are grouped, by direction from the most frequent one on, as `group_rows` takes
+    them. counts: the flips of every direction.
+    """
+
+    rows: dict[Way, list[dict[str, Any]]]
+    counts: Counter[Way]
+    classes: list[str]
+    attributes: list[str]
+
+
 def write_themes(
     store: Store,
     stage: str,
@@ -61,22 +74,18 @@ def write_themes(
     most = config.interventions.themes
     if not most and not store.exists(THEMED):
         return None
-    directions, left, classes, attributes = [], 0, list[str](), list[str]()
+    directions, left = [], 0
     if most:
-        counts, chosen = _choose(store, stage)
-        ways = sorted(counts, key=lambda way: (-counts[way], way))
-        left = max(len(ways) - MOST_WAYS, 0)
-        rows, classes, attributes = _read(
-            store, stage, config, grid, {way: chosen[way] for way in ways[:MOST_WAYS]}
-        )
+        sample = read_rows(store, stage, config, grid)
+        left = len(sample.counts) - len(sample.rows)
         directions = [
             {
-                "source": class_name(classes, way[0]),
-                "target": class_name(classes, way[1]),
-                "flips": counts[way],
-                **group_rows(rows[way], config, regions, attributes),
+                "source": class_name(sample.classes, way[0]),
+                "target": class_name(sample.classes, way[1]),
+                "flips": sample.counts[way],
+                **group_rows(rows, config, regions, sample.attributes),
             }
-            for way in ways[:MOST_WAYS]
+            for way, rows in sample.rows.items()
         ]
     found = {
         "stage": stage,
@@ -187,16 +196,11 @@ def _choose(store: Store, stage: str) -> tuple[Counter[Way], dict[Way, dict[int,
     return counts, chosen
 
 
-def _read(
-    store: Store,
-    stage: str,
-    config: RunConfig,
-    grid: tuple[int, int],
-    chosen: Mapping[Way, Mapping[int, set[str]]],
-) -> tuple[dict[Way, list[dict[str, Any]]], list[str], list[str]]:
-    """Return the chosen rows with their features, by direction; the names of the classes and of
-    the attributes. Holds the pictures of one shard in memory.
-    """
+def read_rows(store: Store, stage: str, config: RunConfig, grid: tuple[int, int]) -> Sample:
+    """Return the rows of a stage that are grouped. Holds the pictures of one shard in memory."""
+    counts, samples = _choose(store, stage)
+    ways = sorted(counts, key=lambda way: (-counts[way], way))[:MOST_WAYS]
+    chosen = {way: samples[way] for way in ways}
     rows: dict[Way, list[dict[str, Any]]] = {way: [] for way in chosen}
     classes, attributes = list[str](), list[str]()
     decode = modality_of(config.data).decode_stored
@@ -217,17 +221,18 @@ def _read(
             ends = np.array([row.pop(name) for name in ("log_odds_before", "log_odds_after")])
             tensors = (torch.tensor(of)[None] for of in (on, outcomes, ends[:, 0], row["changed"]))
             own = own_maps(*tensors)[0].numpy()
+            before, after = pairs[row["cf_id"]]
             rows[row["source"], row["target"]].append(
                 {
                     **row,
-                    "features": describe(*pairs[row["cf_id"]], own, grid),
+                    "features": describe(before, after, own, grid),
                     "on": on,
                     "outcomes": outcomes,
                     "ends": ends,
                     "shard": shard,
                 }
             )
-    return rows, classes, attributes
+    return Sample(rows, counts, classes, attributes)
 
 
 def _only(table: pa.Table, wanted: set[str]) -> list[dict[str, Any]]:
