@@ -405,8 +405,8 @@ def _interaction(args: argparse.Namespace) -> int:
 
 
 def _interventions(args: argparse.Namespace) -> int:
-    from pipelines.engine.committed import INTERVENED, TABLE
-    from pipelines.interventions.lines import format_table
+    from pipelines.engine.committed import INTERVENED, TABLE, themes_of
+    from pipelines.interventions.lines import format_table, theme_lines
     from pipelines.run import find_run, run, stage_needs
     from storage.seal import read_sealed
 
@@ -415,7 +415,10 @@ def _interventions(args: argparse.Namespace) -> int:
     # The scores' verdict rests on the experiment, so an existing table is made again.
     stages = ("interventions", *(("score",) if store.exists(TABLE) else ()))
     run(config, stages=stages, store=store)
-    print("\n".join(format_table(read_sealed(store, INTERVENED))))
+    table = read_sealed(store, INTERVENED)
+    print("\n".join(format_table(table)))
+    if themes := themes_of(store, table["stage"]):
+        print("\n".join(theme_lines(themes)))
     return 0
 
 

@@ -1,9 +1,9 @@
 """Themes: groups of changes that are alike, found without an oracle.
 
-A row is described by its core alone, the part of the change that decided: where it lies and how it
-looks. Rows are grouped by k-means. Groups are themes only where they are clearly apart, come back
-in resamples of the rows, and hold rows that are alike. A person can then name them by examples:
-"hair turns blond", "mouth opens".
+A row is described by the part of its change that decided: where it lies and how it looks. What
+changes and does not count has no weight. Rows are grouped by k-means. Groups are themes only where
+they are clearly apart, come back in resamples of the rows, and hold rows that are alike. A person
+can then name them by examples: "hair turns blond", "mouth opens".
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
-from counterfactory.metrics.effects import estimate
 from counterfactory.metrics.estimate import NOTHING, Estimate
 from counterfactory.metrics.means import bootstrap_weights
 
@@ -33,10 +32,10 @@ LEAST_OF_THEME = 5  # rows
 # Squared weights of place, picture and net change: place counts most, since one cause at one place
 # can look different from row to row (a smile makes a mouth lighter or darker).
 WEIGHTS = (2.0, 0.5, 1.0)
-# Chosen on benchmarks/themes.md: groups of one cause have silhouettes up to .33 and centres with
-# cosines from .79 on, two causes .47 and more, and .45 and less.
+# Chosen on drawn faces (benchmarks/themes.md): groups of one cause have silhouettes up to .29 and
+# centres with cosines from .82 on, two causes .51, and .55.
 APART = 0.4  # least mean silhouette of groups
-DISTINCT = 0.65  # largest cosine of the centres of two groups
+DISTINCT = 0.7  # largest cosine of the centres of two groups
 CLOSE = 0.05  # silhouettes that differ less do not justify more groups
 STABLE = 0.8  # least mean adjusted Rand index over resamples
 ALIKE = 0.5  # least mean cosine of a theme's rows to their centre
@@ -88,7 +87,7 @@ def find_themes(features: Floats, ids: Sequence[str], keys: Sequence[str], most:
     labels, alike = _themes(features, groups)
     back = np.empty_like(labels)
     back[order] = labels
-    why = "" if alike else "the changes do not group: their cores are not alike"
+    why = "" if alike else "the changes do not group: what decides differs from row to row"
     return Themes(back, stability, separation, alike, why)
 
 
@@ -159,7 +158,9 @@ def _stability(points: Floats, groups: Labels, weights: Floats) -> Estimate:
         drawn.append(adjusted_rand_score(groups, _grouped(points, count, weight).predict(points)))
     if not drawn:
         return NOTHING
-    return estimate(np.array([float(np.mean(drawn)), *drawn]), len(groups))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    value = float(np.mean(drawn))
+    return Estimate(value, min(float(low), value), max(float(high), value), len(groups))
 
 
 def _themes(features: Floats, groups: Labels) -> tuple[Labels, list[float]]:
@@ -182,32 +183,29 @@ def _themes(features: Floats, groups: Labels) -> tuple[Labels, list[float]]:
 
 def describe(
     original: NDArray[np.uint8],
-    core: NDArray[np.uint8],
+    counterfactual: NDArray[np.uint8],
     effect: Floats,
-    cells: Sequence[int],
     grid: tuple[int, int],
 ) -> Floats:
     """Return the features (9 C + 4,) of one row: place (C), picture (4 C) and net change (4).
 
-    original, core: (H,W,3) levels. effect: (C,) log-odds of each cell of the change. cells: the
-    core's. grid: columns and rows of the C cells. Each block has one length in all rows, or 0 where
-    there is nothing to describe, so a block in which all rows agree does not count. Place: square
-    roots of the shares of the effect. Picture: change of light, two opponent colours and contrast
-    in each cell. Both are blurred over neighbouring cells, so that a mouth one cell higher is
-    nearly the same mouth. Net change: which part of each of the four does not cancel in the core.
+    original, counterfactual: (H,W,3) levels. effect: (C,) log-odds that each cell of the change
+    adds, from this row's mixtures alone: a prior from other rows would make rows of two causes look
+    alike. grid: columns and rows of the cells. Place: the effects. Picture: the change of light,
+    two opponent colours and contrast in each cell, times the cell's effect. Both are blurred over
+    neighbouring cells, so that a mouth one cell higher is nearly the same mouth, and have one
+    length in all rows, or 0 where there is nothing to describe. Net change: which part of each of
+    the four does not cancel.
     """
     columns, rows = grid
-    inside = np.zeros(columns * rows, dtype=bool)
-    inside[list(cells)] = True
-    weight = np.where(inside, np.clip(effect, 0, None), 0.0)
-    place = np.sqrt(_blur(weight.reshape(rows, columns)))
-    before, after = (image.astype(np.float64) / 255 @ OPPONENT.T for image in (original, core))
-    change = _cell_means(after - before, grid)
+    share = _blur(np.clip(effect, 0, None).reshape(rows, columns))
+    before, after = (image / 255 @ OPPONENT.T for image in (original, counterfactual))
     contrast = _contrast(after[..., 0], grid) - _contrast(before[..., 0], grid)
-    looks = np.concatenate([change, contrast[..., None]], 2) * inside.reshape(rows, columns, 1)
-    total = np.abs(looks).sum()
-    net = looks.sum((0, 1)) / total if total > 0 else np.zeros(len(LOOKS))
-    picture = np.stack([_blur(looks[..., look]) for look in range(len(LOOKS))])
+    looks = np.concatenate([_cell_means(after - before, grid), contrast[..., None]], 2)
+    picture = looks * share[..., None]
+    total = np.abs(picture).sum()
+    net = picture.sum((0, 1)) / total if total > 0 else np.zeros(len(LOOKS))
+    place = _blur(effect.reshape(rows, columns))
     blocks = (_unit(place.ravel()), _unit(picture.ravel()), net)
     return np.concatenate([b * np.sqrt(w) for b, w in zip(blocks, WEIGHTS, strict=True)])
 
@@ -237,8 +235,8 @@ def _contrast(light: Floats, grid: tuple[int, int]) -> Floats:
 
 
 def _blur(cells: Floats) -> Floats:
-    """Return (rows,columns) with each cell's value shared with its neighbours: 1, 2, 1."""
-    for axis in (0, 1):
+    """Return (rows,columns) with each cell's value shared with its neighbours: 1, 4, 6, 4, 1."""
+    for axis in (0, 1, 0, 1):
         padded = np.pad(cells, [(1, 1) if at == axis else (0, 0) for at in (0, 1)])
         ends = [np.take(padded, range(at, at + cells.shape[axis]), axis) for at in (0, 1, 2)]
         cells = (ends[0] + 2 * ends[1] + ends[2]) / 4

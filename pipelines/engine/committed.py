@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from configs.schema import RunConfig
 from configs.strict import UserError
@@ -89,6 +90,14 @@ def intervened_stage(store: Store) -> str:
         raise UserError(
             f"expected interventions in {store.uri}, got none: `counterfactory interventions` first"
         ) from None
+
+
+def themes_of(store: Store, stage: str) -> dict[str, Any] | None:
+    """Return the themes of the rows of an interventions stage; None where there are none of it."""
+    if not store.exists(THEMED):
+        return None
+    found = read_sealed(store, THEMED)
+    return found if found.get("stage") == stage else None
 
 
 def _stage_of(store: Store, path: str) -> str:

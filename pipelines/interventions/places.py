@@ -55,7 +55,7 @@ def places_of_cells(
     columns, rows = grid
     order = np.argsort(-np.nan_to_num(found[0], nan=-np.inf))[:3]
     cells = [
-        Place(_cell_name(int(cell), columns, rows), estimate(found[:, cell], n)) for cell in order
+        Place(cell_name(int(cell), columns, rows), estimate(found[:, cell], n)) for cell in order
     ]
     ring = Place(BORDER, estimate(rings[BORDER], n))
     top = sum(cell.share.value or 0.0 for cell in cells)
@@ -64,7 +64,8 @@ def places_of_cells(
     return cells
 
 
-def _cell_name(cell: int, columns: int, rows: int) -> str:
+def cell_name(cell: int, columns: int, rows: int) -> str:
+    """Return a cell's place in words; cells are numbered row by row from the top left."""
     down, across = divmod(cell, columns)
     where = f"{_word(down, rows, ROWS)} {_word(across, columns, COLUMNS)}"
     return f"cell {down + 1},{across + 1} of {rows}x{columns} ({where})"

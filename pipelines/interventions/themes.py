@@ -5,17 +5,21 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from numpy.typing import NDArray
 
 from actors.modality import modality_of
 from configs.schema import RunConfig
-from counterfactory.metrics import means, rates
+from counterfactory.interventions.core import own_maps, switches_of
+from counterfactory.metrics import effects, means, rates
 from counterfactory.metrics.attributes import changes
+from counterfactory.metrics.effects import group_of
 from counterfactory.metrics.estimate import Estimate
 from counterfactory.metrics.means import bootstrap_weights
 from counterfactory.metrics.themes import LOOKS, describe, exemplars, find_themes
@@ -29,16 +33,30 @@ Floats = NDArray[np.float64]
 Way = tuple[int, int]
 MOST_WAYS = 6  # directions that are grouped, the most frequent ones
 MOST_ROWS = 500  # of a direction, with the lowest hashes of their ids
+SIDES = ("original", "counterfactual")
+REPLICATES = 100  # of the intervals of a theme's map
 SHOWN = 6  # exemplars of a theme
 OFTEN = 0.5  # attributes that change in more of a theme's rows are listed
 SMALL = (
     *("id", "cf_id", "source", "target", "core_cells"),
-    *("log_odds_before", "log_odds_after"),
+    *("log_odds_before", "log_odds_after", "log_odds"),
 )
 COLUMNS = (
-    *("id", "cf_id", "source", "target", "core", "core_cells", "own_map", "places"),
+    *("id", "cf_id", "source", "target", "mixtures", "log_odds", "changed", "places"),
     *("log_odds_before", "log_odds_after", "core_share"),
 )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The rows that are grouped, by direction from the most frequent one on, as `group_rows` takes
+    them. counts: the flips of every direction.
+    """
+
+    rows: dict[Way, list[dict[str, Any]]]
+    counts: Counter[Way]
+    classes: list[str]
+    attributes: list[str]
 
 
 def write_themes(
@@ -56,22 +74,18 @@ def write_themes(
     most = config.interventions.themes
     if not most and not store.exists(THEMED):
         return None
-    directions, left, classes, attributes = [], 0, list[str](), list[str]()
+    directions, left = [], 0
     if most:
-        counts, chosen = _choose(store, stage)
-        ways = sorted(counts, key=lambda way: (-counts[way], way))
-        left = max(len(ways) - MOST_WAYS, 0)
-        rows, classes, attributes = _read(
-            store, stage, config, grid, {way: chosen[way] for way in ways[:MOST_WAYS]}
-        )
+        sample = read_rows(store, stage, config, grid)
+        left = len(sample.counts) - len(sample.rows)
         directions = [
             {
-                "source": class_name(classes, way[0]),
-                "target": class_name(classes, way[1]),
-                "flips": counts[way],
-                **group_rows(rows[way], config, regions, attributes),
+                "source": class_name(sample.classes, way[0]),
+                "target": class_name(sample.classes, way[1]),
+                "flips": sample.counts[way],
+                **group_rows(rows, config, regions, sample.attributes),
             }
-            for way in ways[:MOST_WAYS]
+            for way, rows in sample.rows.items()
         ]
     found = {
         "stage": stage,
@@ -93,8 +107,8 @@ def group_rows(
 ) -> dict[str, Any]:
     """Return the themes of rows of one direction.
 
-    rows: with features, id, cf_id, shard, effect, own_map, core_cells, core_share, places, before
-    and after (log-odds of the attributes).
+    rows: with id, cf_id, shard, features, on (M,C), outcomes (M,) and ends (2,F) of the mixtures,
+    changed, core_share and places.
     """
     names = [str(row["id"]) for row in rows]
     keys = [str(row["cf_id"]) for row in rows]
@@ -105,6 +119,8 @@ def group_rows(
     for theme, alike in enumerate(found.alike):
         here = np.flatnonzero(found.labels == theme)
         mine = [rows[place] for place in here.tolist()]
+        shares = _effect_map(mine)
+        values = np.array([share.value or 0.0 for share in shares])
         order = exemplars(
             features[here], [keys[at] for at in here], [names[at] for at in here], SHOWN
         )
@@ -114,14 +130,18 @@ def group_rows(
                 "share": _json(
                     rates.compute(rates.update((found.labels == theme).astype(float), numbers))
                 ),
-                "effect": _json(_mean(mine, [row["effect"] for row in mine], config)),
+                "effect": _json(
+                    _mean(mine, [row["ends"][1, 0] - row["ends"][0, 0] for row in mine], config)
+                ),
                 "core_share": _json(_mean(mine, [row["core_share"] for row in mine], config)),
                 "alike": alike,
-                "map": _mean_map(mine),
+                "map": values.tolist(),
+                "low": [share.low for share in shares],
+                "high": [share.high for share in shares],
                 "look": dict(
                     zip(LOOKS, features[here, -len(LOOKS) :].mean(0).tolist(), strict=True)
                 ),
-                "regions": _regions(mine, regions),
+                "regions": _regions(mine, values, regions),
                 "attributes": _attributes(mine, attributes, config.score.threshold),
                 "exemplars": [
                     {name: mine[at][name] for name in ("id", "cf_id", "shard")} for at in order
@@ -150,7 +170,11 @@ def _choose(store: Store, stage: str) -> tuple[Counter[Way], dict[Way, dict[int,
     for commit in iterate_commits(store, stage):
         table = read_committed(store, commit, list(SMALL))
         keep = pc.greater(pc.fill_null(pc.list_value_length(table["core_cells"]), 0), 0)
-        for name in ("log_odds_before", "log_odds_after"):  # null where an oracle's are not finite
+        for name in (
+            "log_odds_before",
+            "log_odds_after",
+            "log_odds",
+        ):  # null where an oracle's are not finite
             keep = pc.and_(keep, table[name].is_valid())
         table = table.filter(keep)
         names, keys = (table[name].to_pylist() for name in ("id", "cf_id"))
@@ -172,16 +196,11 @@ def _choose(store: Store, stage: str) -> tuple[Counter[Way], dict[Way, dict[int,
     return counts, chosen
 
 
-def _read(
-    store: Store,
-    stage: str,
-    config: RunConfig,
-    grid: tuple[int, int],
-    chosen: Mapping[Way, Mapping[int, set[str]]],
-) -> tuple[dict[Way, list[dict[str, Any]]], list[str], list[str]]:
-    """Return the chosen rows with their features, by direction; the names of the classes and of
-    the attributes. Holds the pictures of one shard in memory.
-    """
+def read_rows(store: Store, stage: str, config: RunConfig, grid: tuple[int, int]) -> Sample:
+    """Return the rows of a stage that are grouped. Holds the pictures of one shard in memory."""
+    counts, samples = _choose(store, stage)
+    ways = sorted(counts, key=lambda way: (-counts[way], way))[:MOST_WAYS]
+    chosen = {way: samples[way] for way in ways}
     rows: dict[Way, list[dict[str, Any]]] = {way: [] for way in chosen}
     classes, attributes = list[str](), list[str]()
     decode = modality_of(config.data).decode_stored
@@ -192,26 +211,28 @@ def _read(
         made = read_commit(store, commit_path(GENERATE, shard, commit.shard.revision))
         classes = classes or list(commit.extra["classes"])
         attributes = attributes or list(commit.extra["attributes"])
-        originals = {
-            row["cf_id"]: row["original"]["bytes"]
-            for row in _only(read_committed(store, made, ["cf_id", "original"]), wanted)
+        pairs = {
+            row["cf_id"]: [decode(row[side]["bytes"]) for side in ("original", "counterfactual")]
+            for row in _only(read_committed(store, made, ["cf_id", *SIDES]), wanted)
         }
         for row in _only(read_committed(store, commit, list(COLUMNS)), wanted):
-            before = decode(originals[row["cf_id"]])
-            core = decode(row.pop("core")["bytes"])
-            ends = [row.pop(name) for name in ("log_odds_before", "log_odds_after")]
-            own = np.array(row["own_map"])
+            on = switches_of(row.pop("mixtures"), len(row["changed"]))
+            outcomes = np.array(row.pop("log_odds")).reshape(len(on), -1)[:, 0]
+            ends = np.array([row.pop(name) for name in ("log_odds_before", "log_odds_after")])
+            tensors = (torch.tensor(of)[None] for of in (on, outcomes, ends[:, 0], row["changed"]))
+            own = own_maps(*tensors)[0].numpy()
+            before, after = pairs[row["cf_id"]]
             rows[row["source"], row["target"]].append(
                 {
                     **row,
-                    "features": describe(before, core, own, row["core_cells"], grid),
-                    "effect": ends[1][0] - ends[0][0],
-                    "before": ends[0][1:],
-                    "after": ends[1][1:],
+                    "features": describe(before, after, own, grid),
+                    "on": on,
+                    "outcomes": outcomes,
+                    "ends": ends,
                     "shard": shard,
                 }
             )
-    return rows, classes, attributes
+    return Sample(rows, counts, classes, attributes)
 
 
 def _only(table: pa.Table, wanted: set[str]) -> list[dict[str, Any]]:
@@ -226,29 +247,32 @@ def _mean(
     return means.compute(means.update(np.array(values, dtype=np.float64), weights))
 
 
-def _mean_map(rows: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Return the mean share (C,) of the whole effect that each cell of the core has in a row."""
-    total = np.zeros(len(rows[0]["own_map"]))
-    for row in rows:
-        own, cells = np.array(row["own_map"]), row["core_cells"]
-        effect = np.zeros_like(total)
-        effect[cells] = np.clip(own[cells], 0, None)
-        total += effect / max(float(effect.sum()), 1e-12)
-    return list((total / len(rows)).tolist())
+def _effect_map(rows: Sequence[Mapping[str, Any]]) -> list[Estimate]:
+    """Return the share of the effect that each cell has, over all rows together."""
+    groups = group_of([str(row["id"]) for row in rows])
+    sums = effects.update(
+        np.array([row["on"] for row in rows]),
+        np.array([row["outcomes"] for row in rows])[..., None],
+        np.array([row["ends"][:, :1] for row in rows]),
+        groups,
+    )
+    drawn = effects.shares(effects.maps(sums, effects.replicates(REPLICATES))[..., 0])
+    return [effects.estimate(drawn[:, cell], sums.rows) for cell in range(drawn.shape[1])]
 
 
-def _regions(rows: Sequence[Mapping[str, Any]], regions: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the regions of the masks with their mean share of the core's effect, largest first;
-    none where a row has no regions.
+def _regions(
+    rows: Sequence[Mapping[str, Any]], shares: Floats, regions: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return the regions of the masks with their share of the effect, largest first; none where a
+    row has no regions.
     """
     if not regions or any(row["places"] is None for row in rows):
         return []
-    total = np.zeros(len(regions))
-    for row in rows:
-        inside = np.array(row["places"]).reshape(-1, len(regions))
-        total += np.array(_mean_map([row])) @ inside
+    inside = np.array([row["places"] for row in rows]).reshape(len(rows), -1, len(regions)).sum(0)
+    size = inside.sum(1, keepdims=True)
+    total = shares @ (inside / np.where(size > 0, size, 1.0))
     order = np.argsort(-total, kind="stable")
-    return [{"name": regions[at], "share": float(total[at] / len(rows))} for at in order]
+    return [{"name": regions[at], "share": float(total[at])} for at in order]
 
 
 def _attributes(
@@ -259,10 +283,8 @@ def _attributes(
     """
     if not names:
         return []
-    before, after = (
-        1 / (1 + np.exp(-np.array([row[name] for row in rows], dtype=np.float64)))
-        for name in ("before", "after")
-    )
+    ends = np.array([row["ends"][:, 1:] for row in rows])
+    before, after = (1 / (1 + np.exp(-ends[:, side])) for side in (0, 1))
     changed, gained = changes(before, after, threshold), after > threshold
     numbers = np.unique([str(row["id"]) for row in rows], return_inverse=True)[1]
     found = []

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from counterfactory.metrics import rates
 from counterfactory.metrics.rates import RateSums
+from pipelines.engine.committed import themes_of
 from pipelines.report.parts import augment_counts, judge_means, judge_models, read_json
 from storage.commit import iterate_commits, read_committed, totals
 from storage.records import Commit, Plan
@@ -158,6 +159,7 @@ class RunData:
     augment: dict[str, Any] | None
     attribution: dict[str, Any] | None
     interventions: dict[str, Any] | None
+    themes: dict[str, Any] | None  # of the rows of `interventions`
 
     @property
     def each(self) -> int:
@@ -204,7 +206,9 @@ def read_run(store: Store, keep: int | None = None) -> RunData:
             yield commit
 
     done = totals(passing())
-    table = read_json(store, "score/table.json")
+    table, proven = (
+        read_json(store, f"{stage}/table.json") for stage in ("score", "interventions")
+    )
     l1, names = read_scores(store, str(table["stage"])) if table else (None, [])
     return RunData(
         store=store,
@@ -223,7 +227,8 @@ def read_run(store: Store, keep: int | None = None) -> RunData:
         judges=judge_models(store),
         augment=augment_counts(store),
         attribution=read_json(store, "attribution/table.json"),
-        interventions=read_json(store, "interventions/table.json"),
+        interventions=proven,
+        themes=themes_of(store, str(proven["stage"])) if proven else None,
     )
 
 

@@ -78,13 +78,10 @@ def _way(run: RunData, way: Mapping[str, Any], grid: Grid, top: float) -> dict[s
 
     The mean pair is None where the table has none, as for directions that share one map.
     """
-    before, after = _mean(way["before"], grid), _mean(way["after"], grid)
-    ground = None
-    if before is not None:
-        dim = overlay(before.pixels, np.zeros(before.pixels.shape[:2], np.float32), 1.0)
-        ground = data_uri(dim, MEAN_BYTES)
+    before, after = mean_of(way["before"], grid), mean_of(way["after"], grid)
+    ground = ground_of(before)
     shares, changed, name = way["map"], way["changed"], _name(way)
-    marks = [_mark(*ends) for ends in zip(way["low"], way["high"], strict=True)]
+    marks = [mark(*ends) for ends in zip(way["low"], way["high"], strict=True)]
     tips = [
         f"{grid.place(cell)}: {_figure(shares[cell], way['low'][cell], way['high'][cell])} of the"
         f" effect, {_figure(changed[cell])} of the change"
@@ -133,7 +130,7 @@ def _way(run: RunData, way: Mapping[str, Any], grid: Grid, top: float) -> dict[s
     }
 
 
-def _mark(low: float | None, high: float | None) -> str:
+def mark(low: float | None, high: float | None) -> str:
     """Return how a cell is drawn: faint where its interval holds 0, outlined where all of it is
     below.
     """
@@ -149,12 +146,20 @@ class Mean(NamedTuple):
     stored: bytes
 
 
-def _mean(text: str | None, grid: Grid) -> Mean | None:
+def mean_of(text: str | None, grid: Grid) -> Mean | None:
     """Return the picture of a table's base64; None where it has none."""
     if text is None:
         return None
     size, stored = (grid.width, grid.height), base64.b64decode(text, validate=True)
     return Mean(decode(stored, size=size, crop=None, max_pixels=16 * math.prod(size)), stored)
+
+
+def ground_of(mean: Mean | None) -> str | None:
+    """Return the dim picture under a map, as data URI."""
+    if mean is None:
+        return None
+    dim = overlay(mean.pixels, np.zeros(mean.pixels.shape[:2], np.float32), 1.0)
+    return data_uri(dim, MEAN_BYTES)
 
 
 def _figure(value: float | None, low: float | None = None, high: float | None = None) -> str:

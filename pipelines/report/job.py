@@ -29,6 +29,7 @@ from pipelines.report.interventions import intervention_panels, share_scale
 from pipelines.report.parts import JUDGED, calibration_lines, review_counts
 from pipelines.report.plots import attribute_panels, distributions, sound
 from pipelines.report.story import Story
+from pipelines.report.themes import theme_panels
 from storage.codec import sides
 from storage.uri import Store, open_store
 
@@ -61,7 +62,7 @@ def render(runs: Sequence[RunData], now: datetime, story: Story | None = None) -
     """Return the page as text; `now` is its only part that changes with time."""
     template = page_environment().get_template("report.html.j2")
     settings = runs[0].config["report"]
-    proven = intervention_panels(runs)
+    proven, grouped = intervention_panels(runs), theme_panels(runs)
     return template.render(
         title=settings["title"] or " and ".join(run.name for run in runs),
         names=[run.name for run in runs],
@@ -78,12 +79,13 @@ def render(runs: Sequence[RunData], now: datetime, story: Story | None = None) -
         importances=importance_panels(runs),
         groups=distributions(runs),
         interventions=proven,
+        themes=grouped,
         gallery=gallery(
             runs,
             settings["gallery"],
             settings["failures"],
             share_scale(runs),
-            proven["pictures"],
+            proven["pictures"] + grouped["pictures"],
         ),
         failures=[_failures(run) for run in runs],
         judged=[

@@ -6,8 +6,10 @@ from collections import Counter
 
 import pyarrow.compute as pc
 
-from pipelines.engine.committed import load_plan, outdated_scores
+from configs.strict import UserError
+from pipelines.engine.committed import intervened_stage, load_plan, outdated_scores, themes_of
 from pipelines.engine.terminal import printable
+from pipelines.interventions.lines import theme_summary
 from pipelines.report.data import count
 from storage.commit import iterate_commits, read_committed, todo
 from storage.uri import Store
@@ -74,6 +76,7 @@ def show(store: Store) -> str:
         )
     if old := outdated_scores(store):
         lines.append(f"  note        {old}: `counterfactory score` measures again")
+    lines += [f"  themes      {line}" for line in _themes(store)]
     lines.append(f"  quarantined {quarantined.total()}")
     for reason, n in quarantined.most_common(MOST):
         some = ", ".join(map(printable, named[reason]))
@@ -82,3 +85,15 @@ def show(store: Store) -> str:
         lines.append(f"  not flipped {sum(failures.values())}")
         lines += [f"    {n:6d}  {printable(reason)}" for reason, n in failures.most_common(MOST)]
     return "\n".join(lines)
+
+
+def _themes(store: Store) -> list[str]:
+    """Return a line for each direction whose flips were grouped."""
+    try:
+        found = themes_of(store, intervened_stage(store))
+    except UserError:
+        return []
+    return [
+        printable(f"{way['source']} -> {way['target']}: {theme_summary(way)}")
+        for way in (found["directions"] if found else [])
+    ]
