@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.audit import AuditConfig
+from configs.audit import AlarmsConfig, AuditConfig
 from counterfactory.metrics import rates
 from counterfactory.metrics.alarms import alpha_of, effective
 from pipelines.audit.compare import Test
@@ -30,7 +30,8 @@ KINDS = {
 
 def level_of(config: AuditConfig) -> float:
     """Return the chance of a false alarm in one audit."""
-    return config.alpha or alpha_of(config.alarms.per_year, config.alarms.audits)
+    alarms = config.alarms or AlarmsConfig()
+    return config.alpha or alpha_of(alarms.per_year, alarms.audits)
 
 
 def build_findings(
