@@ -16,7 +16,7 @@ import yaml
 from conftest import FORKS, Job  # type: ignore[import-not-found]
 from crash import At, wait_until_stopped
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "pipelines" / "audit"))
+sys.path.append(str(Path(__file__).parents[1] / "pipelines" / "audit"))
 from audit_place import Place, make_place  # type: ignore[import-not-found]
 
 from pipelines.audit.ledger import read_ledger

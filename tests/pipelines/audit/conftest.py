@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # where the tests find `audit_place`
+sys.path.append(str(Path(__file__).parent))  # where the tests find `audit_place`
 
 from audit_place import Place, make_place  # type: ignore[import-not-found]
 
