@@ -28,8 +28,9 @@ class Test:
     """One comparison of this audit with its reference.
 
     kind: flip_rate, the share of rows that flipped; attribute, of flips in which it changed; place
-    and kind, of the effect; distance, the median |x'-x| of the flips of a class and group. n,
-    value: of this audit, and those of the reference. p: of the test, adjusted: by Holm over all.
+    and kind, of the effect; effect, both of them where too few rows flipped; distance, the median
+    |x'-x| of the flips of a class and group. n, value: of this audit, and those of the reference.
+    p: of the test, adjusted: by Holm over all.
     """
 
     kind: str
@@ -111,7 +112,7 @@ def _shares(now: Effects | None, reference: Effects | None) -> Iterator[Test]:
     n, other_n = (0 if found is None else found.n for found in (now, reference))
     if now is None or reference is None or min(n, other_n) < FEWEST:
         if n or other_n:
-            yield _untested(Test("place", "effect", n, other_n), FEWEST)
+            yield _untested(Test("effect", "", n, other_n), FEWEST)
         return
     mine, theirs = (effects.replicates(REPLICATES, seed) for seed in SEEDS)
     freedom = min(int(np.count_nonzero(found.sums.n)) for found in (now, reference)) - 1
@@ -190,5 +191,6 @@ def distances_of(answers: Answers) -> dict[tuple[str, str], Floats]:
 
 
 def _untested(test: Test, fewest: int) -> Test:
-    told = f"{test.n} flips here and {test.reference_n} in the reference"
+    what = "rows" if test.kind == "flip_rate" else "flips"
+    told = f"{test.n} {what} here and {test.reference_n} in the reference"
     return replace(test, note=f"not tested: {told}, expected {fewest} or more")

@@ -23,7 +23,8 @@ KINDS = {
     "flip_rate": "rows that flip",
     "attribute": "flips that change",
     "place": "effect at",
-    "kind": "effect of change in",
+    "kind": "effect of",
+    "effect": "places and kinds of the effect",
     "distance": "distance of",
 }
 
@@ -140,9 +141,10 @@ def tell_test(test: dict[str, Any]) -> str:
 
 def name_test(test: dict[str, Any]) -> str:
     """Return what a test compares, in words."""
-    if test["kind"] == "flip_rate":
-        return KINDS["flip_rate"]
-    return f"{KINDS[test['kind']]} {test['name'].replace('_', ' ')}"
+    if test["kind"] == "flip_rate" or not test["name"]:
+        return KINDS[test["kind"]]
+    kind = " change" if test["kind"] == "kind" else ""
+    return f"{KINDS[test['kind']]} {test['name'].replace('_', ' ')}{kind}"
 
 
 def show(kind: str, value: float | None) -> str:
