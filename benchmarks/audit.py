@@ -32,7 +32,7 @@ from counterfactory.interventions.switches import KINDS
 from counterfactory.metrics import effects
 from counterfactory.metrics.alarms import alpha_of
 from counterfactory.metrics.effects import GROUPS
-from pipelines.audit.compare import Test, compare
+from pipelines.audit.compare import Comparison, compare
 from pipelines.audit.measure import (
     OF_EFFECTS,
     OF_SCORE,
@@ -165,7 +165,7 @@ def draw(pools: tuple[Pool, Pool], bad: float, rows: int, rng: np.random.Generat
     return Measured(answers, Effects(sums, kinds, pools[0].regions, pools[0].grid, len(groups)))
 
 
-def alarms_at(tests: list[Test], level: float) -> list[str]:
+def alarms_at(tests: list[Comparison], level: float) -> list[str]:
     """Return the kinds of the tests that raise an alarm at a level."""
     return [
         test.kind

@@ -10,7 +10,7 @@ import numpy as np
 from configs.audit import AlarmsConfig, AuditConfig
 from counterfactory.metrics import rates
 from counterfactory.metrics.alarms import alpha_of, effective
-from pipelines.audit.compare import Test
+from pipelines.audit.compare import Comparison
 from pipelines.audit.ledger import Record
 from pipelines.audit.measure import Answers, Measured
 from storage.seal import read_sealed, sealed
@@ -40,7 +40,7 @@ def build_findings(
     record: Record,
     reference: Record | None,
     measured: Measured,
-    tests: Sequence[Test],
+    tests: Sequence[Comparison],
     decides: str | None,
 ) -> dict[str, Any]:
     """Return the findings; decides: the run's own sentence on what decisions depend on.
@@ -116,7 +116,7 @@ def read_findings(folder: Store) -> dict[str, Any] | None:
     return read_sealed(folder, FILE) if folder.exists(FILE) else None
 
 
-def tell(verdict: str, reference: Record | None, tests: Sequence[Test]) -> str:
+def tell(verdict: str, reference: Record | None, tests: Sequence[Comparison]) -> str:
     """Return the verdict in a sentence."""
     if reference is None:
         return "The first audit of this folder: later audits are compared with it."
