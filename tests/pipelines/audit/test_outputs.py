@@ -12,8 +12,6 @@ from pipelines.audit.outputs import junit, prometheus
 ODD = 'a "b" <c> & \\ \x1b[31m\ud800\nline'
 LABEL = r'[a-z_]+="(\\.|[^"\\])*"'
 LINE = re.compile(rf"counterfactory_audit_[a-z_]+\{{{LABEL}(,{LABEL})*\}} \S+")
-    r'counterfactory_audit_[a-z_]+\{[a-z_]+="(\\.|[^"\\])*"(,[a-z_]+="(\\.|[^"\\])*")*\} \S+'
-)
 
 
 def findings(**given: Any) -> dict[str, Any]:
