@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from configs.schema import Count, Fraction, Name, RunConfig, resolve_run
 from configs.strict import Strict, UserError, apply_sets, check, read_preset
@@ -15,6 +15,14 @@ FIRST = "first"  # the reference: the first audit of the folder
 CLASS = "class"  # a stratum's key: the class of data.label
 OF_RUN = "run."  # settings of the run, beside those of the audit
 Chance = Annotated[float, Field(gt=0, lt=1)]
+
+
+def _as_text(value: Any) -> Any:
+    """Return a date or a number, as YAML reads an unquoted 2026-11-22 or 47, as text."""
+    return str(value) if type(value) in (date, int) else value
+
+
+AuditId = Annotated[Name, BeforeValidator(_as_text)]
 
 
 class AlarmsConfig(Strict):
@@ -36,18 +44,20 @@ class AuditConfig(Strict):
     budget: Count  # rows of one audit
     # columns whose combinations get equal shares of the budget; `class` is the class of data.label
     strata: list[str] = []
-    reference: Name = FIRST  # the id of the audit to compare with; first: the folder's first audit
-    alarms: AlarmsConfig = AlarmsConfig()
+    reference: AuditId = (
+        FIRST  # the id of the audit to compare with; first: the folder's first audit
+    )
+    alarms: AlarmsConfig | None = None  # default: 0.05 a year, 52 audits
     alpha: Chance | None = None  # of one audit, in place of alarms
     # an alarm needs a rate, or a share of an effect, that moved by more than this
     difference: Fraction = 0.1
     # of this audit, such as the scheduled date; null: today, in UTC
-    id: Name | None = None
+    id: AuditId | None = None
     out: str = "runs"  # the audits' folder is out/name
 
     @model_validator(mode="after")
     def _one_level(self) -> AuditConfig:
-        if self.alpha is not None and "alarms" in self.model_fields_set:
+        if self.alpha is not None and self.alarms is not None:
             raise ValueError("expected `alarms` or `alpha`, got both")
         return self
 

@@ -119,7 +119,7 @@ def _values(command: str, action: argparse.Action | None, last: str) -> Iterable
             else ()
         )
     if action.dest in PRESETS:
-        return presets("train" if command == "train" else PRESETS[action.dest])
+        return presets(command if command in ("train", "audit") else PRESETS[action.dest])
     return ()
 
 

@@ -24,12 +24,13 @@ POINTS = ("flip_rate", "attribute", "place", "kind")  # figures that are shares
 
 
 @dataclass(frozen=True)
-class Test:
+class Comparison:
     """One comparison of this audit with its reference.
 
     kind: flip_rate, the share of rows that flipped; attribute, of flips in which it changed; place
-    and kind, of the effect; distance, the median |x'-x| of the flips of a class and group. n,
-    value: of this audit, and those of the reference. p: of the test, adjusted: by Holm over all.
+    and kind, of the effect; effect, both of them where too few rows flipped; distance, the median
+    |x'-x| of the flips of a class and group. n, value: of this audit, and those of the reference.
+    p: of the test, adjusted: by Holm over all.
     """
 
     kind: str
@@ -55,7 +56,7 @@ class Test:
         return {**asdict(self), "difference": self.difference, "tested": self.p is not None}
 
 
-def compare(now: Measured, reference: Measured, level: float, least: float) -> list[Test]:
+def compare(now: Measured, reference: Measured, level: float, least: float) -> list[Comparison]:
     """Return every test, in the order of the kinds.
 
     level: the chance of one false alarm or more among them. least: how far a share must have moved
@@ -74,13 +75,13 @@ def compare(now: Measured, reference: Measured, level: float, least: float) -> l
     return tests
 
 
-def _rates(now: Answers, reference: Answers) -> Iterator[Test]:
+def _rates(now: Answers, reference: Answers) -> Iterator[Comparison]:
     """Yield the tests of the flip rate and of the attributes' rates among flips."""
-    yield _rate(Test("flip_rate", "flip rate", 0, 0), flips_of(now), flips_of(reference), 1)
+    yield _rate(Comparison("flip_rate", "flip rate", 0, 0), flips_of(now), flips_of(reference), 1)
     for name in now.attributes:
         if name in reference.attributes:
             here, there = changes_of(now, name), changes_of(reference, name)
-            yield _rate(Test("attribute", name, 0, 0), here, there, FEWEST)
+            yield _rate(Comparison("attribute", name, 0, 0), here, there, FEWEST)
 
 
 def flips_of(answers: Answers) -> Weighted:
@@ -95,7 +96,7 @@ def changes_of(answers: Answers, name: str) -> Weighted:
     return values[rows], answers.weights[rows]
 
 
-def _rate(test: Test, now: Weighted, reference: Weighted, fewest: int) -> Test:
+def _rate(test: Comparison, now: Weighted, reference: Weighted, fewest: int) -> Comparison:
     """Return the test of a rate; weighted rows count as the number that they are worth (Kish)."""
     test = replace(test, n=len(now[0]), reference_n=len(reference[0]))
     if min(test.n, test.reference_n) < fewest:
@@ -106,12 +107,12 @@ def _rate(test: Test, now: Weighted, reference: Weighted, fewest: int) -> Test:
     return replace(test, value=mine, reference_value=theirs, p=p)
 
 
-def _shares(now: Effects | None, reference: Effects | None) -> Iterator[Test]:
+def _shares(now: Effects | None, reference: Effects | None) -> Iterator[Comparison]:
     """Yield the tests of the effect's shares by place and by kind of change."""
     n, other_n = (0 if found is None else found.n for found in (now, reference))
     if now is None or reference is None or min(n, other_n) < FEWEST:
         if n or other_n:
-            yield _untested(Test("place", "effect", n, other_n), FEWEST)
+            yield _untested(Comparison("effect", "", n, other_n), FEWEST)
         return
     mine, theirs = (effects.replicates(REPLICATES, seed) for seed in SEEDS)
     freedom = min(int(np.count_nonzero(found.sums.n)) for found in (now, reference)) - 1
@@ -119,11 +120,11 @@ def _shares(now: Effects | None, reference: Effects | None) -> Iterator[Test]:
         here, there = shares_of(now, mine), shares_of(reference, theirs)
         for name in here:
             if name in there:
-                test = Test(kind, name, n, other_n)
+                test = Comparison(kind, name, n, other_n)
                 yield _share(test, here[name], there[name], freedom)
 
 
-def _share(test: Test, now: Floats, reference: Floats, freedom: int) -> Test:
+def _share(test: Comparison, now: Floats, reference: Floats, freedom: int) -> Comparison:
     """Return the test of a share; now, reference: (N,), the figure and its replicates."""
     if not np.isfinite(now[0]) or not np.isfinite(reference[0]):
         return replace(test, note="not tested: no effect to divide")
@@ -166,12 +167,12 @@ def kind_shares(found: Effects, weights: Floats) -> dict[str, Floats]:
     return {name: shares[:, at] for at, name in enumerate(KINDS)}
 
 
-def _distances(now: Answers, reference: Answers) -> Iterator[Test]:
+def _distances(now: Answers, reference: Answers) -> Iterator[Comparison]:
     """Yield the tests of the flips' distance for each class and group."""
     here, there = distances_of(now), distances_of(reference)
     for key in sorted({*here, *there}):
         mine, theirs = here.get(key, np.zeros(0)), there.get(key, np.zeros(0))
-        test = Test("distance", ", ".join(filter(None, key)), len(mine), len(theirs))
+        test = Comparison("distance", ", ".join(filter(None, key)), len(mine), len(theirs))
         if min(test.n, test.reference_n) < FEWEST:
             yield _untested(test, FEWEST)
             continue
@@ -189,6 +190,7 @@ def distances_of(answers: Answers) -> dict[tuple[str, str], Floats]:
     return {key: np.array(values) for key, values in found.items()}
 
 
-def _untested(test: Test, fewest: int) -> Test:
-    told = f"{test.n} flips here and {test.reference_n} in the reference"
+def _untested(test: Comparison, fewest: int) -> Comparison:
+    what = "rows" if test.kind == "flip_rate" else "flips"
+    told = f"{test.n} {what} here and {test.reference_n} in the reference"
     return replace(test, note=f"not tested: {told}, expected {fewest} or more")

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from configs.audit import AuditConfig
+from configs.audit import AlarmsConfig, AuditConfig
 from counterfactory.metrics import rates
 from counterfactory.metrics.alarms import alpha_of, effective
-from pipelines.audit.compare import Test
+from pipelines.audit.compare import Comparison
 from pipelines.audit.ledger import Record
 from pipelines.audit.measure import Answers, Measured
 from storage.seal import read_sealed, sealed
@@ -23,14 +23,16 @@ KINDS = {
     "flip_rate": "rows that flip",
     "attribute": "flips that change",
     "place": "effect at",
-    "kind": "effect of change in",
+    "kind": "effect of",
+    "effect": "places and kinds of the effect",
     "distance": "distance of",
 }
 
 
 def level_of(config: AuditConfig) -> float:
     """Return the chance of a false alarm in one audit."""
-    return config.alpha or alpha_of(config.alarms.per_year, config.alarms.audits)
+    alarms = config.alarms or AlarmsConfig()
+    return config.alpha or alpha_of(alarms.per_year, alarms.audits)
 
 
 def build_findings(
@@ -38,7 +40,7 @@ def build_findings(
     record: Record,
     reference: Record | None,
     measured: Measured,
-    tests: Sequence[Test],
+    tests: Sequence[Comparison],
     decides: str | None,
 ) -> dict[str, Any]:
     """Return the findings; decides: the run's own sentence on what decisions depend on.
@@ -114,7 +116,7 @@ def read_findings(folder: Store) -> dict[str, Any] | None:
     return read_sealed(folder, FILE) if folder.exists(FILE) else None
 
 
-def tell(verdict: str, reference: Record | None, tests: Sequence[Test]) -> str:
+def tell(verdict: str, reference: Record | None, tests: Sequence[Comparison]) -> str:
     """Return the verdict in a sentence."""
     if reference is None:
         return "The first audit of this folder: later audits are compared with it."
@@ -139,9 +141,10 @@ def tell_test(test: dict[str, Any]) -> str:
 
 def name_test(test: dict[str, Any]) -> str:
     """Return what a test compares, in words."""
-    if test["kind"] == "flip_rate":
-        return KINDS["flip_rate"]
-    return f"{KINDS[test['kind']]} {test['name'].replace('_', ' ')}"
+    if test["kind"] == "flip_rate" or not test["name"]:
+        return KINDS[test["kind"]]
+    kind = " change" if test["kind"] == "kind" else ""
+    return f"{KINDS[test['kind']]} {test['name'].replace('_', ' ')}{kind}"
 
 
 def show(kind: str, value: float | None) -> str:

@@ -13,7 +13,7 @@ from pipelines.score.job import OF_ROWS as OF_SCORES
 
 CLASSIFIER = "classifier"
 # the place of the data, and which of its columns are read, are not how a row is measured
-ASIDE = {"preset", "path", "rows", "split", "label", "id", "columns", "mask"}
+ASIDE = {"preset", "path", "rows", "split", "label", "columns", "mask"}
 
 
 def digests_of(config: AuditConfig, run: RunConfig, pinned: dict[str, str]) -> dict[str, str]:

@@ -29,12 +29,12 @@ def render_page(record: Record, findings: dict[str, Any], earlier: Audits) -> st
     return template.render(
         title=f"Audit {findings['id']} of {findings['name']}",
         several=False,
-        found=findings,
+        found={**findings, "text": findings["text"].replace(" -> ", " → ")},
         began=record.at.replace("T", " ").replace("+00:00", " UTC"),
         sound={CLEAN: "sound", ALARM: "unsound"}.get(findings["verdict"], ""),
         facts=_facts(findings),
         tests=[_test(test) for test in findings["tests"]],
-        alarms=sum(test["alarm"] for test in findings["tests"]),
+        untested=_untested(findings["tests"]),
         history=[_line(each, found, record.classifier) for each, found in reversed(audits)],
         hidden=len(earlier) + 1 - len(audits),
         trends=_trends(audits),
@@ -52,29 +52,42 @@ def _facts(findings: dict[str, Any]) -> list[tuple[str, str]]:
         same = "the same" if reference["same_classifier"] else "another"
         compared = f"audit {reference['id']}, of {same} classifier"
     return [
-        ("compared with", compared),
+        ("reference", compared),
         ("classifier", findings["classifier"]),
         ("rows", f"{rows['drawn']:,} drawn of {rows['candidates']:,} not audited before"),
         ("flips", f"{rows['flipped']:,} of {rows['answered']:,} answered rows"),
-        ("chance of a false alarm", f"{100 * findings['level']:.2g} % in this audit"),
-        ("a share must move by", f"more than {100 * findings['least_difference']:g} points"),
+        ("false alarms", f"in {100 * findings['level']:.2g} % of such audits"),
+        (
+            "least change",
+            f"a share must move by over {100 * findings['least_difference']:g} points",
+        ),
     ]
 
 
 def _test(test: dict[str, Any]) -> dict[str, Any]:
     kind, moved = test["kind"], test["difference"]
-    sign = "" if moved is None else "+" if moved >= 0 else "−"
     size = "" if moved is None else show(kind, abs(moved)).replace(" %", " points")
+    sign = "" if moved is None or size.startswith("0 ") else "+" if moved > 0 else "−"
     return {
         "name": name_test(test),
-        "before": show(kind, test["reference_value"]),
-        "now": show(kind, test["value"]),
+        "before": show(kind, test["reference_value"]) if test["tested"] else "",
+        "now": show(kind, test["value"]) if test["tested"] else "",
         "moved": f"{sign}{size}",
         "p": "" if test["adjusted"] is None else f"{test['adjusted']:.2g}",
         "n": f"{test['n']:,} / {test['reference_n']:,}",
         "alarm": test["alarm"],
         "note": test["note"],
     }
+
+
+def _untested(tests: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Return each reason why something was not tested, with what it was."""
+    found: dict[str, list[str]] = {}
+    for test in tests:
+        if not test["tested"]:
+            reason = test["note"].removeprefix("not tested: ")
+            found.setdefault(reason, []).append(name_test(test))
+    return [(reason, ", ".join(names)) for reason, names in found.items()]
 
 
 def _line(record: Record, findings: dict[str, Any], classifier: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from configs.audit import load_audit, run_of
 from configs.schema import ImageData, MethodConfig, ModelConfig, load_run, load_train
 from configs.strict import check, presets, read_preset
 from configs.sweep import chosen, load_sweep
@@ -113,6 +114,17 @@ def _describe_sweep(name: str) -> Entry:
     return {"base": base, "runs": str(len(chosen(sweep)))}
 
 
+def _describe_audit(name: str) -> Entry:
+    audit = load_audit(name)
+    config = run_of(audit)
+    return {
+        "method": config.method.preset or config.method.target,
+        "rows": str(audit.budget),
+        "strata": _listed(audit.strata),
+        "needs": config.data.path,
+    }
+
+
 def _describe_training(name: str) -> Entry:
     config = load_train(name)
     return {
@@ -137,5 +149,6 @@ GROUPS: dict[str, tuple[str, Callable[[str], Entry]]] = {
     "models": ("model", _describe_model),
     "data": ("data", _describe_data),
     "sweeps": ("sweep", _describe_sweep),
+    "audits": ("audit", _describe_audit),
     "train": ("train", _describe_training),
 }

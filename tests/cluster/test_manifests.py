@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 import yaml
 
-from configs.schema import load_run
+from configs.audit import load_audit, run_of
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "configs" / "cluster").glob("*.yaml"))
@@ -66,6 +66,11 @@ def test_a_manifest_is_valid(path: Path) -> None:
         ("cronjob", ["spec", "concurrencyPolicy"], "Never"),
         ("cronjob", ["spec", "jobTemplate", "spec", "template", "spec", "restartPolicy"], "Always"),
         ("cronjob", ["spec", "schedule"], "at two"),
+        (
+            "cronjob",
+            ["spec", "jobTemplate", "spec", "podFailurePolicy", "rules", 0, "action"],
+            "Fail",
+        ),
     ],
 )
 def test_the_schema_notices_a_mistake(name: str, keys: list[Any], value: Any) -> None:
@@ -91,22 +96,38 @@ def test_images_have_no_address_and_secrets_are_named_only(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_the_run_in_a_manifest_is_one(path: Path, tmp_path: Path) -> None:
-    (tmp_path / "run.yaml").write_text(documents(path.stem)[0]["data"]["run.yaml"])
-    config = load_run(str(tmp_path / "run.yaml"))
-    assert config.out.startswith("s3://")
+def test_the_audit_in_a_manifest_is_one(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "audit.yaml").write_text(documents(path.stem)[0]["data"]["audit.yaml"])
+    audit = load_audit(str(tmp_path / "audit.yaml"))
+    assert audit.out.startswith("s3://")
+    config = run_of(audit)
     assert config.data.path.startswith("s3://")
     assert all(str(model.weights).startswith("s3://") for model in config.models.values())
     assert config.engine.gpus == 0.5
     script = values(documents(path.stem)[1]["spec"])
     assert any(
-        "counterfactory run /config/run.yaml" in str(text) or "/config/nightly.sh" in str(text)
+        "counterfactory audit /config/audit.yaml --id" in str(text)
+        or "/config/nightly.sh" in str(text)
         for text in script
     )
 
 
+def test_an_alarm_and_a_users_error_are_not_retried() -> None:
+    job = documents("cronjob")[1]["spec"]["jobTemplate"]["spec"]
+    (rule,) = job["podFailurePolicy"]["rules"]
+    names = [container["name"] for container in job["template"]["spec"]["containers"]]
+    assert rule == {
+        "action": "FailJob",
+        "onExitCodes": {"containerName": names[0], "operator": "In", "values": [1, 2]},
+    }
+    assert job["template"]["spec"]["restartPolicy"] == "Never"  # which the policy needs
+    # a RayJob has no such policy: its retry reads the committed verdict
+    assert documents("rayjob")[1]["spec"]["backoffLimit"] == 1
+    assert documents("raycronjob")[1]["spec"]["jobTemplate"]["backoffLimit"] == 1
+
+
 def named(script: str, tmp_path: Path, **environment: str) -> str:
-    """The run's name that a script gives, with a `date` that says what the test wants as now."""
+    """The audit's id that a script gives, with a `date` that says what the test wants as now."""
     for name, text in (("counterfactory", 'echo "$@"'), ("date", 'exec /bin/date "$@"')):
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
@@ -120,23 +141,19 @@ def named(script: str, tmp_path: Path, **environment: str) -> str:
         text=True,
         check=True,
     )
-    return done.stdout.strip().removeprefix("run /config/run.yaml --set name=")
+    return done.stdout.strip().removeprefix("audit /config/audit.yaml --id ")
 
 
-def test_a_cron_jobs_run_is_named_by_the_scheduled_minute(tmp_path: Path) -> None:
+def test_a_cron_jobs_audit_is_named_by_the_scheduled_minute(tmp_path: Path) -> None:
     script = documents("cronjob")[0]["data"]["nightly.sh"]
     minutes = 29_397_720  # 2025-11-23 02:00 UTC
+    assert named(script, tmp_path, JOB=f"counterfactory-nightly-{minutes}") == "2025-11-23T0200"
     assert (
-        named(script, tmp_path, JOB=f"counterfactory-nightly-{minutes}")
-        == "nightly-2025-11-23T0200"
-    )
-    assert (
-        named(script, tmp_path, JOB=f"counterfactory-nightly-{minutes + 1440}")
-        == "nightly-2025-11-24T0200"
+        named(script, tmp_path, JOB=f"counterfactory-nightly-{minutes + 1440}") == "2025-11-24T0200"
     )
 
 
-def test_a_ray_cron_jobs_run_is_named_by_the_day_of_the_last_tick(tmp_path: Path) -> None:
+def test_a_ray_cron_jobs_audit_is_named_by_the_day_of_the_last_tick(tmp_path: Path) -> None:
     script = documents("raycronjob")[0]["data"]["nightly.sh"]
     ticks = [
         "2026-11-22 02:00:07",
@@ -145,7 +162,7 @@ def test_a_ray_cron_jobs_run_is_named_by_the_day_of_the_last_tick(tmp_path: Path
         "2026-11-23 02:00:00",
     ]
     names = [named(script, tmp_path, NOW=f"{tick} UTC") for tick in ticks]
-    assert names == ["nightly-2026-11-22"] * 3 + ["nightly-2026-11-23"]
+    assert names == ["2026-11-22"] * 3 + ["2026-11-23"]
 
 
 def test_the_shift_is_the_schedules_hour_and_a_late_retry_ends_before_the_next_tick() -> None:

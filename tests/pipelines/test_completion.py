@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
+        ("audit fac", ["faces"]),
         ("swe", ["sweep"]),
         ("run faces-d", ["faces-dive"]),
         ("train classifier faces-plain-", ["faces-plain-first"]),

@@ -1,0 +1,230 @@
+"""How often an audit raises a false alarm, and how often it notices what changed, simulated on real
+flips.
+
+Both drawn-face classifiers answer the same faces once (the pool). An audit's rows are then drawn
+from the pool with replacement, so that two audits of one classifier differ by chance alone:
+
+    null        reference and audit of faces-plain: every alarm is false
+    swap        the audit's answers are those of faces-biased, which reads hair
+    20 %, 10 %  that share of the audit's rows is answered by faces-biased
+
+    python benchmarks/audit.py --pool runs/audit-pool
+
+The pool takes two hours on two CPUs, the simulation half an hour; a pool that is there is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from configs.schema import RunConfig, load_run
+from counterfactory.interventions.core import switches_of
+from counterfactory.interventions.switches import KINDS
+from counterfactory.metrics import effects
+from counterfactory.metrics.alarms import alpha_of
+from counterfactory.metrics.effects import GROUPS
+from pipelines.audit.compare import Comparison, compare
+from pipelines.audit.measure import (
+    OF_EFFECTS,
+    OF_SCORE,
+    Answers,
+    Effects,
+    Measured,
+    read_stage,
+    to_answers,
+)
+from pipelines.engine.committed import intervened_stage, scored_stage
+from pipelines.generate.plan import open_run
+from pipelines.interventions.job import region_names
+from pipelines.prepare.job import prepare_faces
+from pipelines.run import run
+from pipelines.score.columns import vectors
+from storage.uri import open_store
+
+CLASSIFIERS = ("faces-plain", "faces-biased")
+ROWS = (100, 400)
+LEVELS = {"0.01": 0.01, "5 % a year, 52 audits": alpha_of(0.05, 52)}
+LEAST = 0.1
+CASES = {"null": 0.0, "swap": 1.0, "20 % gone bad": 0.2, "10 % gone bad": 0.1}
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The answers of one classifier. effects: arrays over rows; there: rows that have them."""
+
+    answers: Answers
+    effects: Arrays
+    there: NDArray[np.int64]
+    regions: tuple[str, ...]
+    grid: tuple[int, int]
+
+
+def make_pool(folder: Path, classifier: str, rows: int) -> Pool:
+    """Return a classifier's answers to the same faces; makes them where they are missing."""
+    data = folder / "data"
+    if not list(data.glob("*.parquet")):
+        prepare_faces(str(data), rows=64, test_rows=1600, masks=True)
+    sets = [
+        *(f"data.path={data}", "data.mask=mask", "data.rows=64:1664", f"out={folder}/runs"),
+        *(f"name={classifier.removeprefix('faces-')}", f"models.classifier={classifier}"),
+        *("method=counterfactual-attack-demo", "engine.shard_rows=64", "engine.kind=local"),
+        *("score.bootstrap=100", "interventions.control=0"),
+    ]
+    config = load_run("demo-plain", sets)
+    models = {name: config.models[name] for name in ("classifier", "autoencoder", "oracle")}
+    config = config.model_copy(update={"models": models})
+    store = open_run(config)
+    if not store.exists("MANIFEST.json"):
+        from pipelines.engine.part import Part
+
+        run(config, stages=("generate", "interventions", "score"), store=store, part=Part(rows))
+    return read_pool(str(store.uri), config)
+
+
+def read_pool(uri: str, config: RunConfig) -> Pool:
+    """Return the answers of a run that was scored and measured."""
+    store = open_store(uri)
+    scores = read_stage(store, scored_stage(store), OF_SCORE)
+    table = read_stage(store, intervened_stage(store), OF_EFFECTS)
+    oracle = list(config.models["oracle"].classes)
+    answers = to_answers(
+        scores,
+        config.models["classifier"].classes,
+        oracle,
+        config.score.threshold,
+        groups=[""] * scores.num_rows,
+        weights=np.ones(scores.num_rows),
+    )
+    kept = table.filter(table["log_odds"].is_valid())
+    place = {name: at for at, name in enumerate(scores["id"].to_pylist())}
+    found = np.full(scores.num_rows, -1)
+    found[[place[name] for name in kept["id"].to_pylist()]] = np.arange(kept.num_rows)
+    regions = region_names(config)
+    return Pool(answers, effect_arrays(kept, len(regions)), found, regions, (8, 8))
+
+
+def effect_arrays(table: pa.Table, regions: int) -> Arrays:
+    """Return the experiment of each flipped row as arrays."""
+    changed = vectors(table["changed"])
+    on = np.stack([switches_of(row, changed.shape[1]) for row in table["mixtures"].to_pylist()])
+    ends = np.stack([vectors(table[f"log_odds_{when}"])[:, :1] for when in ("before", "after")], 1)
+    return {
+        "on": on,
+        "outcomes": vectors(table["log_odds"]).reshape(len(on), on.shape[1], -1)[..., :1],
+        "ends": ends,
+        "changed": changed,
+        "places": vectors(table["places"]).reshape(len(on), changed.shape[1], regions),
+        "kinds": vectors(table["kinds"]),
+    }
+
+
+def draw(pools: tuple[Pool, Pool], bad: float, rows: int, rng: np.random.Generator) -> Measured:
+    """Return what an audit of `rows` rows measures; bad: the share that the second pool answers.
+
+    Drawn with replacement, each drawn row with a bootstrap group of its own, as other rows have.
+    """
+    others = round(bad * rows)
+    chosen = [
+        rng.integers(0, len(pool.answers), count)
+        for pool, count in zip(pools, (rows - others, others), strict=True)
+    ]
+    parts = [pool.answers for pool in pools]
+    answers = Answers(
+        [part.classes[at] for part, own in zip(parts, chosen, strict=True) for at in own],
+        [""] * rows,
+        np.concatenate([part.flipped[own] for part, own in zip(parts, chosen, strict=True)]),
+        np.concatenate([part.distance[own] for part, own in zip(parts, chosen, strict=True)]),
+        parts[0].attributes,
+        np.concatenate([part.changed[own] for part, own in zip(parts, chosen, strict=True)]),
+        np.ones(rows),
+    )
+    where = [pool.there[own] for pool, own in zip(pools, chosen, strict=True)]
+    where = [own[own >= 0] for own in where]
+    held = {
+        name: np.concatenate(
+            [pool.effects[name][own] for pool, own in zip(pools, where, strict=True)]
+        )
+        for name in pools[0].effects
+    }
+    groups = rng.integers(0, GROUPS, len(held["on"]))
+    kinds = np.zeros((GROUPS, len(KINDS)))
+    np.add.at(kinds, groups, held.pop("kinds"))
+    sums = effects.update(
+        held["on"], held["outcomes"], held["ends"], groups, held["changed"], held["places"]
+    )
+    return Measured(answers, Effects(sums, kinds, pools[0].regions, pools[0].grid, len(groups)))
+
+
+def alarms_at(tests: list[Comparison], level: float) -> list[str]:
+    """Return the kinds of the tests that raise an alarm at a level."""
+    return [
+        test.kind
+        for test in tests
+        if test.adjusted is not None
+        and test.adjusted <= level
+        and (test.kind == "distance" or abs(test.difference or 0.0) > LEAST)
+    ]
+
+
+def simulate(pools: tuple[Pool, Pool], case: str, rows: int, audits: int) -> dict[str, Any]:
+    """Return the share of audits with an alarm, by level, and what raised it."""
+    raised = {
+        name: [0, dict.fromkeys(("attribute", "place", "kind", "distance"), 0)] for name in LEVELS
+    }
+    tests = 0
+    for seed in range(audits):
+        rng = np.random.default_rng([seed, rows, sorted(CASES).index(case)])
+        reference = draw(pools, 0.0, rows, rng)
+        found = compare(draw(pools, CASES[case], rows, rng), reference, 0.01, LEAST)
+        tests = sum(test.p is not None for test in found)
+        for name, level in LEVELS.items():
+            kinds = set(alarms_at(found, level))
+            raised[name][0] += bool(kinds)
+            for kind in kinds & raised[name][1].keys():
+                raised[name][1][kind] += 1
+    return {
+        "case": case,
+        "rows": rows,
+        "audits": audits,
+        "tests": tests,
+        "alarms": {name: count for name, (count, _) in raised.items()},
+        "by": {name: by for name, (_, by) in raised.items()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pool", type=Path, default=Path("runs/audit-pool"))
+    parser.add_argument("--rows", type=int, default=512, help="rows that each classifier answers")
+    parser.add_argument("--audits", type=int, default=1000, help="null audits of each size")
+    parser.add_argument("--changed", type=int, default=300, help="audits of each other case")
+    parser.add_argument("--case", choices=list(CASES), help="one case alone")
+    parser.add_argument("--out", type=Path, default=Path("runs/audit-simulation"))
+    args = parser.parse_args()
+    wanted = [args.case] if args.case else list(CASES)
+    first = make_pool(args.pool, CLASSIFIERS[0], args.rows)
+    both = wanted != ["null"]
+    pools = first, make_pool(args.pool, CLASSIFIERS[1], args.rows) if both else first
+    print(f"pool: {[len(pool.answers) for pool in pools]} rows", flush=True)
+    args.out.mkdir(parents=True, exist_ok=True)
+    for case in wanted:
+        for rows in ROWS:
+            began = time.monotonic()
+            found = simulate(pools, case, rows, args.audits if case == "null" else args.changed)
+            found["seconds"] = round(time.monotonic() - began)
+            (args.out / f"{case.replace(' ', '-')}-{rows}.json").write_text(json.dumps(found))
+            print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main()
