@@ -11,12 +11,12 @@ from configs.strict import UserError
 from counterfactory.metrics.agreement import krippendorff_alpha
 from counterfactory.metrics.rates import RateSums, compute
 from pipelines.augment.judged import read_judged
-from pipelines.augment.labels import Labels, judged_class, labels_of, reviewed_class
+from pipelines.augment.labels import Labels, judged_class, oracle_labels, reviewed_class
 from pipelines.augment.reviewed import read_reviewed
-from pipelines.engine.committed import TABLE, class_names, scored_stage
+from pipelines.engine.committed import attribute_names, class_names, scored_stage
 from pipelines.judge.job import SCORES
 from pipelines.read import joined, shard_commits
-from storage.commit import GENERATE, iterate_commits
+from storage.commit import GENERATE
 from storage.seal import sealed
 from storage.uri import Store
 
@@ -151,17 +151,10 @@ def warnings_of(table: Mapping[str, Any]) -> list[str]:
 
 def _oracle(store: Store, config: RunConfig) -> Labels | None:
     """Return the oracle's rule; None where the run has none, or no scores."""
-    if "oracle" not in config.models or not store.exists(TABLE):
-        return None
-    first = next(iterate_commits(store, scored_stage(store)), None)
-    attributes = list(first.extra.get("attributes") or []) if first else []
-    augment = config.augment.model_copy(update={"label": None})
     try:
-        classes = class_names(store, config)
+        return oracle_labels(config, class_names(store, config), attribute_names(store))
     except UserError:  # a classifier without names
         return None
-    labels = labels_of(config.model_copy(update={"augment": augment}), classes, attributes)
-    return labels if labels.rule == "oracle" else None
 
 
 def _judged_rows(store: Store, oracle: bool) -> Iterator[Row]:

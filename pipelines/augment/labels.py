@@ -124,5 +124,14 @@ def labels_of(config: RunConfig, classes: Sequence[str], attributes: Sequence[st
     return Labels(rule or "oracle", attribute, 0 if same[0] and not same[1] else 1)
 
 
+def oracle_labels(
+    config: RunConfig, classes: Sequence[str], attributes: Sequence[str]
+) -> Labels | None:
+    """Return the rule `oracle` of a run, whatever augment.label is; None where it has none."""
+    augment = config.augment.model_copy(update={"label": None})
+    labels = labels_of(config.model_copy(update={"augment": augment}), classes, attributes)
+    return labels if labels.rule == "oracle" else None
+
+
 def _plain(name: str) -> str:
     return name.casefold().replace("_", " ")

@@ -124,6 +124,14 @@ def class_names(store: Store, config: RunConfig) -> list[str]:
     )
 
 
+def attribute_names(store: Store) -> list[str]:
+    """Return the names of the oracle's attributes in the scores; [] without an oracle or scores."""
+    if not store.exists(TABLE):
+        return []
+    first = next(iterate_commits(store, scored_stage(store)), None)
+    return list(first.extra.get("attributes") or []) if first else []
+
+
 def class_name(names: list[str], index: int) -> str:
     """Return a class's name for people to read."""
     return names[index].replace("_", " ") if index < len(names) else f"class {index}"

@@ -16,13 +16,12 @@ from configs.schema import RunConfig
 from configs.strict import UserError
 from counterfactory.metrics.judge import CRITERIA
 from pipelines.augment.judged import Judged, read_judged
-from pipelines.augment.labels import Labels, judged_class, labels_of
-from pipelines.engine.committed import INTERVENED, TABLE, class_names, made_shards, scored_stage
+from pipelines.augment.labels import Labels, judged_class, oracle_labels
+from pipelines.engine.committed import INTERVENED, attribute_names, class_names, made_shards
 from pipelines.read import Paths, choose_columns, joined, shard_commits
 from pipelines.report.figures import probability
 from pipelines.report.gallery import attribute_chips
 from pipelines.report.parts import judge_models, read_json
-from storage.commit import iterate_commits
 from storage.uri import Store
 
 COLUMNS = {
@@ -207,8 +206,7 @@ def read_rows(store: Store, config: RunConfig) -> Rows:
     with ThreadPoolExecutor(READERS) as pool:
         tables = list(pool.map(lambda each: joined(store, each, wanted), paths))
     table = pa.concat_tables(tables)
-    attributes = _attributes(store)
-    classes = _classes(store, config)
+    classes, attributes = _classes(store, config), attribute_names(store)
     judged: Judged = read_judged(store)
     return Rows(
         table=table,
@@ -220,17 +218,9 @@ def read_rows(store: Store, config: RunConfig) -> Rows:
         threshold=config.score.threshold,
         judged=judged.of(table["cf_id"].to_pylist()),
         judges=judge_models(store),
-        labels=_labels(config, classes, attributes),
+        labels=oracle_labels(config, classes, attributes),
         cells=_cells(store),
     )
-
-
-def _attributes(store: Store) -> list[str]:
-    """Return the oracle's attributes in the scores; [] without an oracle or scores."""
-    if not store.exists(TABLE):
-        return []
-    first = next(iterate_commits(store, scored_stage(store)), None)
-    return list(first.extra.get("attributes") or []) if first else []
 
 
 def _classes(store: Store, config: RunConfig) -> list[str]:
@@ -238,12 +228,6 @@ def _classes(store: Store, config: RunConfig) -> list[str]:
         return class_names(store, config)
     except UserError:  # classes are then shown by their numbers
         return []
-
-
-def _labels(config: RunConfig, classes: list[str], attributes: list[str]) -> Labels | None:
-    augment = config.augment.model_copy(update={"label": None})
-    labels = labels_of(config.model_copy(update={"augment": augment}), classes, attributes)
-    return labels if labels.rule == "oracle" else None
 
 
 def _cells(store: Store) -> int | None:

@@ -172,7 +172,14 @@
       button.setAttribute("aria-pressed", String(row.mine?.verdict === button.dataset.verdict));
     }
     if (document.activeElement !== $("note")) $("note").value = row.mine?.note || "";
+    if ($("closer").open) pair();
     strip();
+  }
+
+  function pair() {
+    const both = state.views.filter(view => view.name === "original" || view.name === "counterfactual");
+    $("pair").replaceChildren(...both.map(figure));
+    if (!$("closer").open) $("closer").showModal();
   }
 
   function figure(view) {
@@ -380,6 +387,8 @@
   addEventListener("popstate", () => attempt(async () => { row = null; await search(restore()); }));
   $("previous").addEventListener("click", () => go(-1));
   $("next").addEventListener("click", () => go(1));
+  $("enlarge").addEventListener("click", pair);
+  $("views").addEventListener("click", event => { if (event.target.closest("img")) pair(); });
   $("undo").addEventListener("click", undo);
   $("blind").addEventListener("click", () => hide(!blind));
   $("who").addEventListener("click", name);
@@ -404,7 +413,8 @@
   });
   addEventListener("keydown", event => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
-    if (document.querySelector("dialog[open]")) return;
+    const open = document.querySelector("dialog[open]");
+    if (open && open.id !== "closer") return;
     if (event.target.closest("input, select, textarea")) {
       if (event.key === "Escape") event.target.blur(); // back to the keys
       return;
@@ -418,9 +428,13 @@
     if (event.repeat && !name.startsWith("Arrow")) return;
     const actions = {
       ArrowLeft: () => go(-1), ArrowRight: () => go(1), z: undo, b: () => hide(!blind),
+      l: () => (open ? open.close() : row && pair()),
+    };
+    const under = { // what an open dialog would hide
       n: () => $("note").focus(), "?": () => $("help").showModal(),
       f: () => { $("box").open = true; $("filters").elements.verdict.focus(); },
     };
+    if (!open) Object.assign(actions, under);
     const action = KEYS[name] ? () => decide(KEYS[name]) : actions[name];
     if (!action) return;
     event.preventDefault();

@@ -135,6 +135,20 @@ def test_a_person_clicks_and_types_through_it(judged: Any, tmp_path: Path) -> No
             await page.until(PLACE, "4 of 40")
             await page.press("ArrowLeft")
             await page.until(judge)
+            # larger, where verdicts go on
+            await page.click("figure[data-view=original] img")
+            await page.until("document.getElementById('closer').open")
+            await page.until("document.querySelectorAll('#pair img').length", 2)
+            await page.press("ArrowRight")
+            await page.until(PLACE, "4 of 40")
+            await page.press("v")
+            await page.until(PLACE, "5 of 40")
+            shown = "document.querySelector('#pair img').getAttribute('src')"
+            assert names[4] in await page.run(shown)
+            await page.press("z")
+            await page.until(PLACE, "4 of 40")
+            await page.press("l")
+            await page.until("document.getElementById('closer').open", False)
             # help and agreement
             await page.press("?")
             assert await page.run("document.getElementById('help').open") is True
