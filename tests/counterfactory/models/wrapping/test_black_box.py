@@ -462,6 +462,7 @@ def test_the_probe_is_fixed_and_sees_another_model(served: Any, tmp_path: Path) 
     moved[3] = [moved[3][0] + 0.01, moved[3][1] - 0.01]
     assert "other answers to 1 of 16 fixed images" in drift(before, {**before, "outputs": moved})
     assert drift(before, {**before, "version": "8"}) == "version 8, and it was 7"
+    assert drift(before, {**before, "version": None}) == ""
 
 
 def test_a_verdict_at_the_boundary_is_no_drift() -> None:
