@@ -27,6 +27,7 @@ from counterfactory.models.wrapping.black_box import LEAST, BlackBox
 from counterfactory.models.wrapping.errors import BlackBoxError, Unreachable
 from counterfactory.models.wrapping.load import build
 from counterfactory.models.wrapping.probe import drift, fixed_images, probe
+from counterfactory.testing import check_classifier
 from tests.counterfactory.models.wrapping.model_servers import (
     CLOSE,
     DRIP,
@@ -150,6 +151,7 @@ def test_the_scores_are_the_logarithms_of_the_models_probabilities(
     model, images = make(kind, served(), tmp_path), pictures()
     torch.testing.assert_close(model(images).softmax(1), right(images), atol=2e-6, rtol=0)
     assert model.classes == tuple(CLASSES)
+    check_classifier(model, images)
     white = torch.ones(1, 3, 8, 8)
     assert model(white)[0, 0] == pytest.approx(np.log(LEAST))  # p = 0 is finite
     # the images that a model sees are those that are stored
