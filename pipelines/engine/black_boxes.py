@@ -38,6 +38,8 @@ from storage.uri import Store
 
 Place = tuple[Store, RunConfig]
 ASKING = ("generate", "interventions", "score")  # stages
+# settings of a model that do not change it, or that a worker pins
+APART = {"preset", "label", "access", "weights", "sha256"}
 CPU = torch.device("cpu")
 
 
@@ -47,8 +49,8 @@ def watched(kind: str, places: Sequence[Place]) -> Iterator[None]:
     the block.
 
     The first time, its answers are stored. kind: of the stage; only the stages of ASKING ask the
-    classifiers. UserError where they are others; NoAnswer where there
-    are none. Does nothing for runs without black boxes.
+    classifiers. UserError where they are others; NoAnswer where there are none. Does nothing for
+    runs without black boxes.
     """
     places = [(store, config) for store, config in places if black_boxes(config)]
     if not places or kind not in ASKING:
@@ -76,7 +78,7 @@ def _compare(places: Sequence[Place], ended: bool = False) -> None:
             key = json.dumps([config.models[name].model_dump(), width, height], default=str)
             if key not in known:
                 known[key] = _probe(config, name, height, width)
-            settings = fingerprint(settings_of(config.models[name], {"preset", "label", "access"}))
+            settings = fingerprint(settings_of(config.models[name], APART))
             if stored.get(name, {}).get("settings") != settings:  # another one may judge a run
                 new = {"settings": settings, "token": uuid.uuid4().hex}
                 stored[name] = {**known[key], **new}
