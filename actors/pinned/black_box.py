@@ -43,6 +43,7 @@ class Asked(nn.Module):
         super().__init__()
         self.model, self.name, self.most, self.kept = model, name, most, kept
         model.take = self._take
+        self.eval()
 
     def __getattr__(self, name: str) -> Any:
         return super().__getattr__(name) if name == "model" else getattr(self.model, name)

@@ -25,11 +25,12 @@ from actors.pinned.black_box import (
 from actors.pinned.load import load_models
 from actors.sweep import SweepJob
 from actors.worker import Job
-from configs.schema import RunConfig
+from configs.schema import RunConfig, fingerprint
 from configs.strict import UserError
 from counterfactory.models.roles import SERVERS
 from counterfactory.models.wrapping.errors import BlackBoxError
 from counterfactory.models.wrapping.probe import drift, probe
+from pipelines.engine.fingerprints import settings_of
 from pipelines.engine.progress import note
 from storage.codec import sides
 from storage.seal import sealed
@@ -37,6 +38,8 @@ from storage.uri import Store
 
 Place = tuple[Store, RunConfig]
 ASKING = ("generate", "interventions", "score")  # stages
+# settings of a model that do not change it, or that a worker pins
+APART = {"preset", "label", "access", "weights", "sha256"}
 CPU = torch.device("cpu")
 
 
@@ -46,8 +49,8 @@ def watched(kind: str, places: Sequence[Place]) -> Iterator[None]:
     the block.
 
     The first time, its answers are stored. kind: of the stage; only the stages of ASKING ask the
-    classifiers. UserError where they are others; NoAnswer where there
-    are none. Does nothing for runs without black boxes.
+    classifiers. UserError where they are others; NoAnswer where there are none. Does nothing for
+    runs without black boxes.
     """
     places = [(store, config) for store, config in places if black_boxes(config)]
     if not places or kind not in ASKING:
@@ -75,8 +78,10 @@ def _compare(places: Sequence[Place], ended: bool = False) -> None:
             key = json.dumps([config.models[name].model_dump(), width, height], default=str)
             if key not in known:
                 known[key] = _probe(config, name, height, width)
-            if name not in stored:
-                stored[name] = {**known[key], "token": uuid.uuid4().hex}
+            settings = fingerprint(settings_of(config.models[name], APART))
+            if stored.get(name, {}).get("settings") != settings:  # another one may judge a run
+                new = {"settings": settings, "token": uuid.uuid4().hex}
+                stored[name] = {**known[key], **new}
                 store.replace(PROBES, sealed({"models": stored}))
             elif before := stored[name].get("drift"):
                 raise UserError(

@@ -73,6 +73,7 @@ class BlackBox(nn.Module):
         self.asked = 0  # images that the adapter was asked about
         self.notes: tuple[str, ...] = ()
         self._pool: ThreadPoolExecutor | None = None
+        self.eval()
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:

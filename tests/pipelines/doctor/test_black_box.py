@@ -52,7 +52,7 @@ def test_it_warns_of_requests_that_are_slower_when_larger(
     here: Path, faces: Path, served: Any, biased: Any
 ) -> None:
     def slow(pixels: np.ndarray) -> np.ndarray:
-        time.sleep(0.01 * len(pixels) ** 2)
+        time.sleep(0.003 * len(pixels) ** 2)
         return biased(pixels)
 
     lines = said(config(served(predict=slow), faces), "warning")

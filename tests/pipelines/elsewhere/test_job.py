@@ -24,6 +24,7 @@ from storage.codec import encode
 from storage.commit import read_commits, read_committed
 from storage.uri import Store, open_store
 from storage.verify import verify
+from tests.counterfactory.models.wrapping.model_servers import serve
 
 CLASSIFIER = """
 role: classifier
@@ -147,6 +148,27 @@ def test_two_folders_become_an_ordinary_run(
     assert call(tmp_path / "r" / "after") == 0
     assert main(["generate", str(tmp_path / "r" / "after"), "--engine", "local"]) == 2
     assert "were made elsewhere" in capsys.readouterr().err
+
+
+def test_a_classifier_behind_a_server_judges_what_was_made_elsewhere(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def light(pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        p = np.asarray(pixels, dtype=np.float64).mean((1, 2, 3)) / 255
+        return np.stack([1 - p, p], 1)
+
+    monkeypatch.setenv("COUNTERFACTORY_CACHE", str(tmp_path / "cache"))
+    spec = tmp_path / "served.yaml"
+    with serve(light) as url:
+        ask = f"{{url: '{url}', model: light}}"
+        spec.write_text(f"{{role: classifier, source: kserve, classes: [dark, light], ask: {ask}}}")
+        made = ("--originals", folders[0], "--counterfactuals", folders[1])
+        assert call(*made, "--classifier", spec, "--out", tmp_path / "r") == 0
+    store = open_store(tmp_path / "r" / "after")
+    rows = {row["id"]: row for row in rows_of(store)}
+    flipped = {name: row["flipped"] for name, row in rows.items()}
+    assert flipped == {"a/1": True, "a/2": True, "b": False}
+    assert verify(store) == []
 
 
 def test_what_cannot_be_paired_is_named(

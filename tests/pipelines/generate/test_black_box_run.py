@@ -242,6 +242,10 @@ def test_a_model_that_changes_during_a_run_is_noticed_at_its_end(
         run(config(served(), faces), stages=("score",))
 
 
+def always_dark(pixels: np.ndarray) -> np.ndarray:
+    return np.tile([0.9, 0.1], (len(pixels), 1))
+
+
 def test_a_second_classifier_may_be_asked_too(here: Path, faces: Path, served: Any) -> None:
     told = Faults()
     raw = settings(served(), faces)
@@ -255,6 +259,13 @@ def test_a_second_classifier_may_be_asked_too(here: Path, faces: Path, served: A
     assert agrees == 1.0  # it is the same model
     assert len(told.requests) > 8
     assert set(read_sealed(store, "probe.json")["models"]) == {"classifier", "second"}
+    # another second classifier may judge the same rows
+    dark = {"url": f"{served(predict=always_dark)}/other", **form, "answer": "data[*].scores"}
+    raw["models"]["second"]["ask"] = dark
+    run(resolve_run(raw, [], "test"), stages=("score",))
+    lines = read_sealed(store, "score/table.json")["metrics"]
+    (agrees,) = [m["value"] for m in lines if m["metric"] == "second_agrees" and not m.get("by")]
+    assert agrees < 1
 
 
 def test_a_sweep_asks_every_cell(here: Path, faces: Path, served: Any) -> None:

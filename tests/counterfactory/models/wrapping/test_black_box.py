@@ -27,6 +27,7 @@ from counterfactory.models.wrapping.black_box import LEAST, BlackBox
 from counterfactory.models.wrapping.errors import BlackBoxError, Unreachable
 from counterfactory.models.wrapping.load import build
 from counterfactory.models.wrapping.probe import drift, fixed_images, probe
+from counterfactory.testing import check_classifier
 from tests.counterfactory.models.wrapping.model_servers import (
     CLOSE,
     DRIP,
@@ -150,6 +151,7 @@ def test_the_scores_are_the_logarithms_of_the_models_probabilities(
     model, images = make(kind, served(), tmp_path), pictures()
     torch.testing.assert_close(model(images).softmax(1), right(images), atol=2e-6, rtol=0)
     assert model.classes == tuple(CLASSES)
+    check_classifier(model, images)
     white = torch.ones(1, 3, 8, 8)
     assert model(white)[0, 0] == pytest.approx(np.log(LEAST))  # p = 0 is finite
     # the images that a model sees are those that are stored
@@ -462,6 +464,7 @@ def test_the_probe_is_fixed_and_sees_another_model(served: Any, tmp_path: Path) 
     moved[3] = [moved[3][0] + 0.01, moved[3][1] - 0.01]
     assert "other answers to 1 of 16 fixed images" in drift(before, {**before, "outputs": moved})
     assert drift(before, {**before, "version": "8"}) == "version 8, and it was 7"
+    assert drift(before, {**before, "version": None}) == ""
 
 
 def test_a_verdict_at_the_boundary_is_no_drift() -> None:
