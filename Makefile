@@ -37,7 +37,8 @@ docs: setup
 ZOO_FLAGS ?=
 ZOO := classifier:faces-plain-first classifier:faces-plain classifier:faces-biased classifier:faces-second \
 	attributes:faces-oracle attributes:faces-named autoencoder:faces-autoencoder denoiser:faces-denoiser-first \
-	denoiser:faces-denoiser attribution:faces-attribution causal:faces-causal-plain causal:faces-causal-biased simsiam:faces-simsiam \
+	denoiser:faces-denoiser attribution:faces-attribution direction:faces-direction-plain direction:faces-direction-biased \
+	causal:faces-causal-plain causal:faces-causal-biased simsiam:faces-simsiam \
 	semantic:faces-semantic attgan:faces-attgan-first attgan:faces-attgan-second attgan:faces-attgan-third attgan:faces-attgan-fourth \
 	attgan:faces-attgan-fifth attgan:faces-attgan
 

@@ -39,7 +39,7 @@ ZOO = Path(__file__).parents[1] / "counterfactory" / "zoo"
 GATE = 0.255  # half of the drawn faces have a brighter backdrop
 CASES = ("gated", "plain", "biased")
 METHODS = ("counterfactual-attack-demo", "xgems-demo")
-SIZES, SHARES, DRAWS = (20, 40, 80, 160), (0.05, 0.1, 0.2, 0.5), 20
+SIZES, SHARES, DRAWS = (20, 40, 80, 160), (0.05, 0.1, 0.2, 0.5), 10
 MIXED = 80  # rows of a draw with a given share of the smaller cause
 MIXED_OF = ("mouth", "hair")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -95,6 +95,29 @@ class Autoencoder(Protocol):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return images (B,3,H,W) in [0,1]."""
+        ...
+
+
+class Directions(Protocol):
+    """A model of the ways in an autoencoder's latent space from class to class."""
+
+    def __call__(self, latents: Tensor, source: Tensor, target: Tensor) -> Tensor:
+        """Return ways (B,...) shaped like the latents, one standard deviation long.
+
+        source, target: (B,) int64 classes.
+        """
+        ...
+
+    def spread(self, latents: Tensor) -> Tensor:
+        """Return the standard deviation of each number of a latent, shaped like one of latents
+        (B,...).
+        """
+        ...
+
+    def expect(self, encoder: Autoencoder, classes: Sequence[str], size: tuple[int, int]) -> None:
+        """Raise ValueError where the autoencoder or the classes are not those that the ways were
+        fitted with; size: (height, width) of the images.
+        """
         ...
 
 

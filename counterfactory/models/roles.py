@@ -81,6 +81,13 @@ ROLES: dict[str, Role] = {
         classes="descriptors",
         models=("autoencoder",),
     ),
+    "direction": Role(
+        "ways between classes in an autoencoder's latent space, fitted on answers",
+        wrapper="counterfactory.models.direction.DirectionWrapper",
+        trainer=f"{TRAINING}.direction.DirectionTrainer",
+        classes="classes",
+        models=("classifier", "autoencoder"),
+    ),
     "semantic": Role(
         "images under masks to a style for every region, and back",
         wrapper="counterfactory.models.semantic.SemanticWrapper",

@@ -64,6 +64,23 @@ class TinyAutoencoder(nn.Module):
         return torch.sigmoid((latents[:, :, None, None, None] * self.basis).sum(1))
 
 
+class TinyDirections(nn.Module):
+    """Ways between the tiny classifier's classes in the tiny autoencoder's latent space."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weights(6, 3, LATENT))
+
+    def forward(self, latents: Tensor, source: Tensor, target: Tensor) -> Tensor:
+        return (self.weight[target] - self.weight[source]) * 0.1
+
+    def spread(self, latents: Tensor) -> Tensor:
+        return torch.full_like(latents[0], 0.1)
+
+    def expect(self, encoder: nn.Module, classes: tuple[str, ...], size: tuple[int, int]) -> None:
+        pass
+
+
 class TinyAttGAN(TinyAutoencoder):
     """The tiny autoencoder with three attributes, each one more direction, and a skip in grey."""
 
@@ -166,6 +183,7 @@ def tiny_models(size: int = 16, *, spurious: tuple[str, ...] | None = None) -> d
         "classifier": TinyClassifier(size),
         "autoencoder": TinyAutoencoder(size),
         "gan": TinyAutoencoder(size),
+        "direction": TinyDirections(),
         "attgan": TinyAttGAN(size),
         "semantic": TinySemantic(),
         "denoiser": TinyDenoiser(),

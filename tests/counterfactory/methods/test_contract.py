@@ -45,7 +45,8 @@ class Cored:
 
     def __init__(self, method: Any) -> None:
         self.method, self.needs = method, method.needs
-        self.access = getattr(method, "access", "gradient")
+        # the search for a core compares scores, where a method may need labels alone
+        self.access = "scores" if method.access == "labels" else method.access
         self.spurious = getattr(method, "spurious", None)
 
     def __call__(self, queries: ImageQueries, **models: Any) -> ImageAnswers:
