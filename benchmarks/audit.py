@@ -33,15 +33,8 @@ from counterfactory.metrics import effects
 from counterfactory.metrics.alarms import alpha_of
 from counterfactory.metrics.effects import GROUPS
 from pipelines.audit.compare import Comparison, compare
-from pipelines.audit.measure import (
-    OF_EFFECTS,
-    OF_SCORE,
-    Answers,
-    Effects,
-    Measured,
-    read_stage,
-    to_answers,
-)
+from pipelines.audit.effects import OF_EFFECTS, Effects
+from pipelines.audit.measure import OF_SCORE, Answers, Measured, read_stage, to_answers
 from pipelines.engine.committed import intervened_stage, scored_stage
 from pipelines.generate.plan import open_run
 from pipelines.interventions.job import region_names
