@@ -9,17 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from counterfactory.interventions.switches import KINDS
 from counterfactory.metrics import alarms, effects
-from pipelines.audit.measure import Answers, Effects, Measured
-from pipelines.interventions.places import BORDER, rings_of
+from pipelines.audit.effects import Effects, kind_shares, place_shares
+from pipelines.audit.measure import Answers, Measured
 
 Floats = NDArray[np.float64]
 Weighted = tuple[Floats, Floats]  # values and weights, (B,) each
 FEWEST = 8  # flips on either side below which nothing is tested
 REPLICATES = 200  # of the bootstrap behind an effect's share
 SEEDS = (0, 1)  # the replicates of the two audits are not the same draws
-THIRDS = ("upper", "middle", "lower"), ("left", "centre", "right")
 POINTS = ("flip_rate", "attribute", "place", "kind")  # figures that are shares
 
 
@@ -130,41 +128,6 @@ def _share(test: Comparison, now: Floats, reference: Floats, freedom: int) -> Co
         return replace(test, note="not tested: no effect to divide")
     p = alarms.difference(now, reference, freedom)[2]
     return replace(test, value=float(now[0]), reference_value=float(reference[0]), p=p)
-
-
-def place_shares(found: Effects, weights: Floats) -> dict[str, Floats]:
-    """Return the share (N,) of the effect in each place: the masks' regions, else the border and
-    nine parts of the image.
-    """
-    if found.regions:
-        shares = effects.region_shares(found.sums, weights)
-        return {name: shares[:, at] for at, name in enumerate(found.regions)}
-    columns, rows = found.grid
-    if columns * rows != found.sums.gram.shape[1]:
-        return {}
-    across, down = (
-        cells.ravel() for cells in np.meshgrid(np.arange(columns), np.arange(rows), indexing="xy")
-    )
-    places = {BORDER: rings_of(columns, rows)[BORDER]}
-    for i, upper in enumerate(THIRDS[0]):
-        for j, left in enumerate(THIRDS[1]):
-            inside = (3 * down // rows == i) & (3 * across // columns == j)
-            if inside.any():
-                places[f"{upper} {left}"] = inside
-    return {
-        name: effects.shares(effects.maps(found.sums.classifier, weights, apart=inside)[..., 0])[
-            :, inside
-        ].sum(1)
-        for name, inside in places.items()
-    }
-
-
-def kind_shares(found: Effects, weights: Floats) -> dict[str, Floats]:
-    """Return the share (N,) of the effect of each kind of change; empty where none was measured."""
-    if not found.kinds.any():
-        return {}
-    shares = effects.shares(weights @ found.kinds)
-    return {name: shares[:, at] for at, name in enumerate(KINDS)}
 
 
 def _distances(now: Answers, reference: Answers) -> Iterator[Comparison]:

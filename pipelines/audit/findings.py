@@ -17,7 +17,7 @@ from storage.seal import read_sealed, sealed
 from storage.uri import Store
 
 FILE = "findings.json"
-SCHEMA = "https://counterfactory.dev/schemas/findings-1.json"
+SCHEMA = "urn:counterfactory:findings:1"
 CLEAN, ALARM, FIRST = "clean", "alarm", "reference"
 KINDS = {
     "flip_rate": "rows that flip",

@@ -11,16 +11,17 @@ from configs.audit import FIRST, AuditConfig, run_of
 from configs.schema import RunConfig
 from configs.strict import NothingMade, UserError
 from pipelines.audit.compare import compare
-from pipelines.audit.findings import build_findings, commit_findings, level_of, read_findings
-from pipelines.audit.ledger import Record, audited, enter, read_ledger
-from pipelines.audit.measure import read_measured
-from pipelines.audit.measured import (
+from pipelines.audit.digests import (
     classifier_of,
     digests_of,
     expect_comparable,
     expect_resumable,
 )
-from pipelines.audit.sample import STRATUM, draw
+from pipelines.audit.findings import build_findings, commit_findings, level_of, read_findings
+from pipelines.audit.ledger import Record, audited, enter, read_ledger
+from pipelines.audit.measure import read_measured
+from pipelines.audit.rows import STRATUM
+from pipelines.audit.sample import draw
 from pipelines.engine.committed import TABLE
 from pipelines.engine.terminal import print_line
 from pipelines.generate.checks import check_needs, try_models

@@ -11,13 +11,10 @@ from numpy.typing import NDArray
 
 from configs.audit import CLASS
 from configs.schema import RunConfig
-from counterfactory.interventions.core import switches_of
-from counterfactory.interventions.switches import KINDS
-from counterfactory.metrics import effects
 from counterfactory.metrics.attributes import changes
-from counterfactory.metrics.effects import GROUPS, EffectSums, group_of
+from pipelines.audit.effects import OF_EFFECTS, Effects, to_effects
 from pipelines.audit.ledger import Record
-from pipelines.audit.sample import STRATUM
+from pipelines.audit.rows import STRATUM
 from pipelines.engine.committed import class_name, intervened_stage, scored_stage
 from pipelines.interventions.job import grid_of, region_names
 from pipelines.score.columns import floats, vectors
@@ -27,10 +24,6 @@ from storage.uri import Store
 
 Floats = NDArray[np.float64]
 OF_SCORE = ("id", "k", "source", "flipped", "l1", "attributes_before", "attributes_after")
-OF_EFFECTS = (
-    *("id", "k", "log_odds_before", "log_odds_after", "mixtures", "log_odds", "changed"),
-    *("places", "kinds"),
-)
 
 
 @dataclass(frozen=True)
@@ -52,20 +45,6 @@ class Answers:
 
     def __len__(self) -> int:
         return len(self.flipped)
-
-
-@dataclass(frozen=True)
-class Effects:
-    """The weighted sums of the experiment over flipped rows. kinds: (G,3). regions: of masks.
-
-    grid: columns and rows of cells. n: rows.
-    """
-
-    sums: EffectSums
-    kinds: Floats
-    regions: tuple[str, ...]
-    grid: tuple[int, int]
-    n: int
 
 
 @dataclass(frozen=True)
@@ -147,53 +126,6 @@ def to_answers(
         changed,
         weights / weights.mean() if len(weights) else weights,
     )
-
-
-def to_effects(
-    table: pa.Table, weights: Floats, regions: tuple[str, ...], grid: tuple[int, int]
-) -> Effects | None:
-    """Return the weighted sums of the rows of an interventions table; None where there are none.
-
-    The sums are linear in the rows, so rows with one weight are summed first and then scaled.
-    """
-    good = np.ones(table.num_rows, dtype=np.bool_)
-    for name in ("log_odds", "log_odds_before", "log_odds_after"):
-        good &= table[name].is_valid().to_numpy()
-    if not good.any():
-        return None
-    table, weights = table.filter(pa.array(good)), weights[good] / weights[good].mean()
-    kinds, sums = np.zeros((GROUPS, len(KINDS))), None
-    for weight in np.unique(weights):
-        found, by_kind = _sums(table.filter(pa.array(weights == weight)), len(regions))
-        found = _scaled(found, float(weight))
-        sums = found if sums is None else sums + found
-        kinds += weight * by_kind
-    assert sums is not None
-    return Effects(sums, kinds, regions if sums.places.any() else (), grid, table.num_rows)
-
-
-def _sums(table: pa.Table, regions: int) -> tuple[EffectSums, Floats]:
-    groups = group_of(table["id"].to_pylist())
-    # the classifier's log-odds come first; those of the oracle's attributes are not needed
-    ends = np.stack([vectors(table[f"log_odds_{when}"])[:, :1] for when in ("before", "after")], 1)
-    changed = vectors(table["changed"])
-    on = np.stack([switches_of(row, changed.shape[1]) for row in table["mixtures"].to_pylist()])
-    outcomes = vectors(table["log_odds"]).reshape(len(on), on.shape[1], -1)[..., :1]
-    places = None
-    if regions:
-        places = np.zeros((len(on), changed.shape[1], regions))
-        if not table["places"].null_count:
-            places = vectors(table["places"]).reshape(places.shape)
-    found = effects.update(on, outcomes, ends, groups, changed, places)
-    kinds = np.zeros((GROUPS, len(KINDS)))
-    kept = table.filter(table["kinds"].is_valid())
-    if kept.num_rows:
-        np.add.at(kinds, group_of(kept["id"].to_pylist()), vectors(kept["kinds"]))
-    return found, kinds
-
-
-def _scaled(sums: EffectSums, by: float) -> EffectSums:
-    return EffectSums(**{name: by * values for name, values in vars(sums).items()})
 
 
 def _group(record: Record, at: int) -> str:

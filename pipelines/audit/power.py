@@ -31,12 +31,12 @@ def plan_lines(config: AuditConfig, run: RunConfig, level: float) -> Iterator[st
     yield (
         f"level {level:.2g} an audit, shared by about {tests} tests; budget {config.budget:,} rows"
     )
-    yield f"flips needed on each side for {POWER:.0%} power:"
+    yield f"flips needed on each side for {100 * POWER:.0f} % power:"
     yield "  a rate of   moves to   flips"
     for before, after in CHANGES:
         needed = flips_needed(before, after, level, POWER, tests)
         within = "" if needed <= config.budget else "   more than the budget"
-        told = f"  {before:>8.0%}   {after:>8.0%}   {needed:>5,}{within}"
+        told = f"  {100 * before:>7.0f} %   {100 * after:>6.0f} %   {needed:>5,}{within}"
         yield told
         if after - before <= config.difference + 1e-9:
             yield (

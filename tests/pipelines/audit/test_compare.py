@@ -10,8 +10,9 @@ import pyarrow as pa
 import pytest
 
 from counterfactory.metrics import alarms
-from pipelines.audit.compare import Comparison, compare, place_shares
-from pipelines.audit.measure import Answers, Effects, Measured, to_effects
+from pipelines.audit.compare import Comparison, compare
+from pipelines.audit.effects import Effects, place_shares, to_effects
+from pipelines.audit.measure import Answers, Measured
 
 PARTS, MIXTURES = 16, 12
 REGIONS = ("mouth", "hair")

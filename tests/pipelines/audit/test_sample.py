@@ -13,7 +13,9 @@ from audit_place import Place  # type: ignore[import-not-found]
 from configs.audit import AuditConfig, run_of
 from configs.strict import UserError
 from pipelines.audit.make import _with_strata
-from pipelines.audit.sample import STRATUM, Drawn, allocate, draw
+from pipelines.audit.pools import allocate
+from pipelines.audit.rows import STRATUM
+from pipelines.audit.sample import Drawn, draw
 from storage.names import hashes
 from storage.uri import Store, open_store
 
