@@ -202,7 +202,10 @@ def test_a_run_that_names_predictors_is_attributed_by_itself_and_its_report_show
     shown = page.partition(f'title="row {row["id"]}"')[2].partition("</article>")[0]
     assert "</b> Blond Hair</li>" in shown
     bare = attributed.config.model_copy(
-        update={"models": {"classifier": attributed.config.models["classifier"]}}
+        update={
+            "models": {"classifier": attributed.config.models["classifier"]},
+            "score": attributed.config.score.model_copy(update={"causal": [], "query": None}),
+        }
     )
     run(bare, store=attributed.store)
     assert "attribution" not in capsys.readouterr().out
