@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from actors.pinned.black_box import Asked
 from configs.schema import resolve_run
+from counterfactory.models.wrapping.black_box import BlackBox
+from pipelines.doctor.black_box import check_black_box
 from pipelines.doctor.job import doctor
 from pipelines.run import run
 from tests.counterfactory.models.wrapping.model_servers import Faults
@@ -48,16 +52,26 @@ def test_it_names_another_model_than_the_runs(
     )
 
 
-def test_it_warns_of_requests_that_are_slower_when_larger(
-    here: Path, faces: Path, served: Any, biased: Any
-) -> None:
-    def slow(pixels: np.ndarray) -> np.ndarray:
-        time.sleep(0.003 * len(pixels) ** 2)
-        return biased(pixels)
+class Slow:
+    """An adapter whose time grows with the square of the images."""
 
-    lines = said(config(served(predict=slow), faces), "warning")
-    assert any("larger requests are slower" in one for one in lines)
-    assert any("set ask.batch: 1" in one for one in lines)
+    rows: int | None = None
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        time.sleep(0.01 * len(images) ** 2)
+        return np.full((len(images), 2), 0.5)
+
+    def version(self) -> str | None:
+        return None
+
+
+def test_it_warns_of_requests_that_are_slower_when_larger(here: Path, faces: Path) -> None:
+    box = BlackBox(Slow(), classes=["a", "b"], rows=4)
+    model = Asked(box, "classifier", None, 0)
+    found = check_black_box(config("http://h", faces), "classifier", model, torch.zeros(3, 3, 8, 8))
+    lines = [str(one) for one in found]
+    assert "larger requests are slower" in lines[1]
+    assert "set ask.batch: 1" in lines[1]
 
 
 def test_it_reports_a_server_that_is_away_and_a_method_that_needs_gradients(
