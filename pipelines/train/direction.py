@@ -122,7 +122,7 @@ class DirectionTrainer(Trainer):
         """Return the classifier's probabilities (n,K) of some rows."""
         parts = [
             self.classifier(samples.images[part].to(self.device).float() / 255).softmax(1).cpu()
-            for part in rows.split(self.config.batch)
+            for part in torch.split(rows, self.config.batch)
         ]
         found: Floats = torch.cat(parts).double().numpy()
         if not np.isfinite(found).all():
