@@ -66,7 +66,8 @@ def find_themes(features: Floats, ids: Sequence[str], keys: Sequence[str], most:
     together. keys: distinct names of the answers, which order them, so that the order of the rows
     does not matter. The number of groups is the smallest one whose groups are as far apart as any
     (mean silhouette, within CLOSE; Rousseeuw 1987), of those that are APART, DISTINCT and STABLE
-    (Hennig 2007); one group where there are none. A group whose rows are not ALIKE is no theme.
+    (Hennig 2007); one group where there are none. A group whose rows are not ALIKE, or that has
+    fewer than LEAST_OF_THEME of them, is no theme.
     """
     rows = len(features)
     if rows < LEAST_ROWS:
@@ -78,9 +79,11 @@ def find_themes(features: Floats, ids: Sequence[str], keys: Sequence[str], most:
     weights = bootstrap_weights([ids[row] for row in order], RESAMPLES)
     groups, stability, separation = np.zeros(rows, np.int64), NOTHING, None
     found = _candidates(points, features, most)
-    furthest = max((apart for apart, _ in found), default=0.0)
-    for apart, candidate in sorted(found, key=lambda one: one[0] < furthest - CLOSE):
-        steady = _stability(points, candidate, weights)
+    furthest = max((apart for apart, _, _ in found), default=0.0)
+    # those that are as far apart as any come first, and of them the one of fewest groups
+    found.sort(key=lambda one: (one[0] < furthest - CLOSE, int(one[2].max())))
+    for apart, count, candidate in found:
+        steady = _stability(points, features, count, candidate, weights)
         if (steady.value or 0.0) >= STABLE:
             groups, stability, separation = candidate, steady, apart
             break
@@ -119,43 +122,57 @@ def _components(features: Floats) -> Floats:
     return np.asarray((left * size)[:, :NOISE_FREE])
 
 
-def _candidates(points: Floats, features: Floats, most: int) -> list[tuple[float, Labels]]:
-    """Return the groupings into 2 to `most` groups that are APART and DISTINCT, with their
-    silhouettes.
+def _candidates(points: Floats, features: Floats, most: int) -> list[tuple[float, int, Labels]]:
+    """Return the groupings that are APART: silhouette, number of groups asked of k-means, labels.
+
+    Groups that are not DISTINCT are one, so that a small group is found beside a large one that
+    k-means would rather cut in two.
     """
-    found = []
+    found: list[tuple[float, int, Labels]] = []
     if np.ptp(points) < 1e-9:
         return []
     for count in range(2, min(most, len(points) // LEAST_OF_THEME) + 1):
-        groups = _grouped(points, count).labels_.astype(np.int64)
-        if len(np.unique(groups)) < count:
-            break
-        centres = np.stack([_unit(features[groups == group].mean(0)) for group in range(count)])
-        alike = (centres @ centres.T)[np.triu_indices(count, 1)].max()
+        groups = _grouped(points, features, count)
+        if groups.max() == 0:
+            continue
         apart = float(silhouette_score(points, groups))
-        if apart >= APART and alike <= DISTINCT:
-            found.append((apart, groups))
+        if apart >= APART:
+            found.append((apart, count, groups))
     return found
 
 
-def _grouped(points: Floats, count: int, weights: Floats | None = None) -> KMeans:
+def _grouped(points: Floats, features: Floats, count: int, weights: Floats | None = None) -> Labels:
+    """Return k-means' groups (N,), numbered from 0, of which those that are not DISTINCT are one.
+
+    weights: (N,), how often the rows are there; all rows are put into the nearest group.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than groups
-        return KMeans(count, n_init=STARTS, random_state=0).fit(points, sample_weight=weights)
+        made = KMeans(count, n_init=STARTS, random_state=0).fit(points, sample_weight=weights)
+    groups = np.unique(made.predict(points), return_inverse=True)[1]
+    while (number := int(groups.max()) + 1) > 1:
+        centres = np.stack([_unit(features[groups == group].mean(0)) for group in range(number)])
+        alike = np.triu(centres @ centres.T, 1)
+        first, second = np.unravel_index(int(np.argmax(alike)), alike.shape)
+        if alike[first, second] <= DISTINCT:
+            break
+        groups[groups == second] = first
+        groups[groups > second] -= 1
+    return np.asarray(groups, dtype=np.int64)
 
 
-def _stability(points: Floats, groups: Labels, weights: Floats) -> Estimate:
+def _stability(
+    points: Floats, features: Floats, count: int, groups: Labels, weights: Floats
+) -> Estimate:
     """Return how well the groups come back in resamples of the rows, as adjusted Rand index.
 
-    weights: (N,R), how often each resample has each row. All rows are put into the nearest group of
-    each resample.
+    weights: (N,R), how often each resample has each row.
     """
-    count = int(groups.max()) + 1
-    drawn = []
-    for weight in weights.T:
-        if np.count_nonzero(weight) < count:
-            continue
-        drawn.append(adjusted_rand_score(groups, _grouped(points, count, weight).predict(points)))
+    drawn = [
+        adjusted_rand_score(groups, _grouped(points, features, count, weight))
+        for weight in weights.T
+        if np.count_nonzero(weight) >= count
+    ]
     if not drawn:
         return NOTHING
     low, high = np.quantile(drawn, [0.025, 0.975])
