@@ -54,11 +54,11 @@ def expect_resumable(record: Record, classifier: str, measured: dict[str, str]) 
         )
 
 
-def expect_comparable(record: Record, reference: Record) -> None:
-    """Raise UserError where two audits differ in more than the classifier and the data."""
-    if changed := differing(reference.measured, record.measured):
+def expect_comparable(name: str, measured: dict[str, str], reference: Record) -> None:
+    """Raise UserError where more than classifier and data differ from those of the reference."""
+    if changed := differing(reference.measured, measured):
         raise UserError(
-            f"audit {record.id}: expected the settings of its reference {reference.id}, got another"
+            f"audit {name}: expected the settings of its reference {reference.id}, got another"
             f" {' and '.join(changed)}: put it back, or name another `reference` or `name`"
         )
 

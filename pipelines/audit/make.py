@@ -50,15 +50,15 @@ def make_audit(store: Store, config: AuditConfig, name: str) -> dict[str, Any]:
     pinned = pin(run.model_dump()["models"])
     classifier, measured = classifier_of(run, pinned), digests_of(config, run, pinned)
     if not any(record.id == name for record in read_ledger(store)):
+        # an audit that cannot be made or compared draws no rows
+        find_reference(store, config, name, measured)
         check_needs(run)
-        try_models(run)  # an audit that cannot run draws no rows
+        try_models(run)
     record = enter(
         store, name, lambda records: _drawn(store, config, run, name, records, classifier, measured)
     )
     expect_resumable(record, classifier, measured)
-    reference = find_reference(store, config, record)
-    if reference is not None:
-        expect_comparable(record, reference)
+    reference = find_reference(store, config, name, measured)
     store.replace("audit.json", json.dumps(_settings(config, run), indent=1).encode())
     made = open_store(folder.url(RUN))
     stages = tuple(s for s in STAGES if s != "interventions" or run.interventions.enabled)
@@ -77,25 +77,30 @@ def make_audit(store: Store, config: AuditConfig, name: str) -> dict[str, Any]:
     return commit_findings(folder, build_findings(config, record, reference, mine, tests, decides))
 
 
-def find_reference(store: Store, config: AuditConfig, record: Record) -> Record | None:
-    """Return the record of the audit to compare with; None where this is the first one.
+def find_reference(
+    store: Store, config: AuditConfig, name: str, measured: dict[str, str]
+) -> Record | None:
+    """Return the record of the audit to compare `name` with; None where it is the first one.
 
-    UserError where the named audit does not exist or is this one; NotYet where it is unfinished.
+    UserError where the named audit does not exist, is this one, or was measured otherwise; NotYet
+    where it is unfinished.
     """
     records = read_ledger(store)
+    others = [record for record in records if record.id != name]
     if config.reference == FIRST:
-        found = records[0]
-        if found.id == record.id:
+        if not others or records[0].id == name:
             return None
+        found = records[0]
     else:
-        named = [each for each in records if each.id == config.reference]
-        if not named or named[0].id == record.id:
-            known = ", ".join(each.id for each in records if each.id != record.id) or "none"
+        named = [record for record in others if record.id == config.reference]
+        if not named:
+            known = ", ".join(record.id for record in others) or "none"
             raise UserError(
                 f"reference: expected another audit of {store.uri}, got {config.reference!r}:"
                 f" there is {known}"
             )
         found = named[0]
+    expect_comparable(name, measured, found)
     if read_findings(folder_of(store, found.id)) is None:
         raise NotYet(
             f"{store.uri}: expected the reference {found.id} to be finished, got an unfinished"

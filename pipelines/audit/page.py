@@ -58,7 +58,7 @@ def _facts(findings: dict[str, Any]) -> list[tuple[str, str]]:
         ("flips", f"{rows['flipped']:,} of {rows['answered']:,} answered rows"),
         ("false alarms", f"in {100 * findings['level']:.2g} % of such audits"),
         (
-            "least change",
+            "minimum",
             f"a share must move by over {100 * findings['least_difference']:g} points",
         ),
     ]

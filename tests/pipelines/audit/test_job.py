@@ -182,6 +182,8 @@ def test_audits_that_cannot_be_compared_are_refused(
     audit(place.config("a"))
     with pytest.raises(UserError, match=said):
         audit(place.run_with(place.config("b"), **settings))
+    # it has drawn no rows: with the old settings its id is free
+    assert [record.id for record in read_ledger(store_of(place.config("a")))] == ["a"]
 
 
 def test_a_named_reference_must_be_another_finished_audit(place: Place) -> None:
