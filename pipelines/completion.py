@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from pydantic import BaseModel
 
+from configs.audit import AuditConfig
+from configs.retrain import RetrainConfig
 from configs.schema import PRESET_GROUPS, RunConfig, TrainConfig
 from configs.strict import presets
 
@@ -50,6 +52,12 @@ PRESETS = {
     "predictors": "model",
     "encoder": "model",
     "classifier": "model",
+}
+# The settings of commands whose config is no run's; the presets lie in the folder of that name.
+CONFIGS: dict[str, type[BaseModel]] = {
+    "train": TrainConfig,
+    "retrain": RetrainConfig,
+    "audit": AuditConfig,
 }
 
 
@@ -110,16 +118,14 @@ def _values(command: str, action: argparse.Action | None, last: str) -> Iterable
     if action.dest == "set":
         key, equals, _ = last.partition("=")
         if not equals:
-            return [
-                f"{name}=" for name in _settings(TrainConfig if command == "train" else RunConfig)
-            ]
+            return [f"{name}=" for name in _settings(CONFIGS.get(command, RunConfig))]
         return (
             [f"{key}={name}" for name in presets(PRESET_GROUPS[key])]
             if key in PRESET_GROUPS
             else ()
         )
     if action.dest in PRESETS:
-        return presets(command if command in ("train", "audit") else PRESETS[action.dest])
+        return presets(command if command in CONFIGS else PRESETS[action.dest])
     return ()
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from configs.audit import load_audit, run_of
+from configs.retrain import load_retrain
 from configs.schema import ImageData, MethodConfig, ModelConfig, load_run, load_train
 from configs.strict import check, presets, read_preset
 from configs.sweep import chosen, load_sweep
@@ -134,6 +135,12 @@ def _describe_training(name: str) -> Entry:
     }
 
 
+def _describe_retraining(name: str) -> Entry:
+    config = load_retrain(name)
+    needs = [config.train.data.path, *config.augment]
+    return {"arms": str(len(config.arms)), "seeds": str(len(config.seeds)), "needs": _listed(needs)}
+
+
 def _paper(method: MethodConfig) -> str:
     return (method.paper or "-").removeprefix("https://")
 
@@ -151,4 +158,5 @@ GROUPS: dict[str, tuple[str, Callable[[str], Entry]]] = {
     "sweeps": ("sweep", _describe_sweep),
     "audits": ("audit", _describe_audit),
     "train": ("train", _describe_training),
+    "retrain": ("retrain", _describe_retraining),
 }

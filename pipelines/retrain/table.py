@@ -107,7 +107,8 @@ def table_of(config: RetrainConfig, found: ByArm) -> dict[str, Any]:
         kinds = ("accuracy", "worst", "ece", "flips")
         line |= {kind: _spread([each[kind] for each in figures.values()]) for kind in kinds}
         if name != base:
-            line["against"] = _differences(seeds, every[base], weights)
+            mine, theirs = (_by_seed(config, each, every[each]) for each in (name, base))
+            line["against"] = _differences(mine, theirs, weights)
         arms[name] = line
     return {
         "name": config.name,
@@ -118,6 +119,13 @@ def table_of(config: RetrainConfig, found: ByArm) -> dict[str, Any]:
         "seeds": config.seeds,
         "arms": arms,
     }
+
+
+def _by_seed(config: RetrainConfig, name: str, seeds: Mapping[int, ByPart]) -> Mapping[int, ByPart]:
+    """Return the answers by seed; those of a classifier that was not trained for every seed."""
+    if name in config.arms and config.arms[name].kind == "given":
+        return dict.fromkeys(config.seeds, next(iter(seeds.values())))
+    return seeds
 
 
 def _figures(parts: ByPart, names: Sequence[str]) -> dict[str, Any]:
@@ -166,7 +174,7 @@ def _differences(
     the same rows.
 
     The 95 % interval is of a bootstrap over rows: each replicate weights the rows of both arms and
-    of all seeds alike. An arm without seeds is compared with every seed of the base.
+    of all seeds alike.
     """
     pairs = [(mine[seed][TEST], base[seed][TEST]) for seed in mine if seed in base]
     if not pairs:
@@ -187,7 +195,7 @@ def _least(shares: Floats) -> Floats:
 
 def _accuracy(answers: Answers, weights: Floats | None) -> Floats:
     w = np.ones((len(answers.labels), 1)) if weights is None else weights
-    return np.asarray(answers.right @ w / w.sum(0))[None]
+    return np.asarray(answers.right @ w / np.maximum(w.sum(0), 1))[None]
 
 
 def by_group(answers: Answers, weights: Floats | None) -> Floats:
@@ -196,8 +204,9 @@ def by_group(answers: Answers, weights: Floats | None) -> Floats:
     found = []
     for group in np.unique(answers.groups):
         rows = answers.groups == group
+        drawn = w[rows].sum(0)
         # a replicate that drew no row of a group says nothing of it
-        found.append(answers.right[rows] @ w[rows] / np.maximum(w[rows].sum(0), 1e-9))
+        found.append(np.where(drawn > 0, answers.right[rows] @ w[rows] / np.maximum(drawn, 1), 1))
     return np.stack(found)
 
 

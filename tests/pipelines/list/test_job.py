@@ -57,6 +57,7 @@ def test_other_groups_say_what_they_need() -> None:
     assert one("data", "bdd-oia")["data"] == "image 512x256 px"
     assert one("sweeps", "causal-guidance")["runs"] == "12"
     assert one("audits", "faces")["rows"] == "100"
+    assert one("retrain", "demo")["arms"] == "2"
     assert one("train", "faces-attribution")["needs"].endswith(", autoencoder")
 
 

@@ -162,6 +162,17 @@ def test_the_tables_figures(world: World) -> None:
     assert "| line | 0.938 | 0.750 | 0.750 |" in page
 
 
+def test_the_classifier_as_it_was_is_compared_with_every_seed(world: World) -> None:
+    models = {"classifier": {"role": "classifier", "target": "a.b", "classes": ["no", "yes"]}}
+    config = world(arms=["before", "line"], models=models)
+    groups = [0, 1, 2, 3]
+    before, one, two = (answers(r, groups) for r in ([1, 0, 0, 1], [1, 1, 1, 1], [1, 1, 1, 0]))
+    every = {"before": {0: {"test": before}}, "line": {0: {"test": one}, 1: {"test": two}}}
+    against = table_of(config, every)["arms"]["line"]["against"]
+    assert against["accuracy"]["value"] == pytest.approx((0.5 + 0.25) / 2)
+    assert against["worst"]["value"] == 0.5
+
+
 def test_units_on_ray_are_those_of_this_process(
     faces: Path, tmp_path: Path, ray_session: None
 ) -> None:
