@@ -39,7 +39,7 @@ ZOO = Path(__file__).parents[1] / "counterfactory" / "zoo"
 GATE = 0.255  # half of the drawn faces have a brighter backdrop
 CASES = ("gated", "plain", "biased")
 METHODS = ("counterfactual-attack-demo", "xgems-demo")
-SIZES, SHARES, DRAWS = (20, 40, 80, 160), (0.05, 0.1, 0.2, 0.5), 10
+SIZES, SHARES, DRAWS = (20, 40, 80, 160), (0.0625, 0.1, 0.2, 0.5), 6
 MIXED = 80  # rows of a draw with a given share of the smaller cause
 MIXED_OF = ("mouth", "hair")
 
@@ -223,8 +223,7 @@ def size_table(every: list[Rows]) -> list[str]:
 def share_table(every: list[Rows]) -> list[str]:
     """Return what draws with a smaller second cause give."""
     lines = [
-        f"| method | smaller cause | its share of {MIXED} flips | draws | two themes"
-        " | mean ARI where two |",
+        "| method | smaller cause | its flips | draws | two themes | mean ARI where two |",
         "|---|---|---|---|---|---|",
     ]
     for method in METHODS:
@@ -257,7 +256,7 @@ def share_table(every: list[Rows]) -> list[str]:
                 if draws:
                     fit = f"{np.mean(fits):.2f}" if fits else "-"
                     lines.append(
-                        f"| {method} | {MIXED_OF[small]} | {100 * share:.0f} % | {draws}"
+                        f"| {method} | {MIXED_OF[small]} | {n} of {MIXED} | {draws}"
                         f" | {100 * hits / draws:.0f} % | {fit} |"
                     )
     return lines

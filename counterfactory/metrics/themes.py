@@ -34,7 +34,7 @@ LEAST_OF_THEME = 5  # rows
 WEIGHTS = (2.0, 0.5, 1.0)
 # Chosen on drawn faces (benchmarks/themes.md): groups of one cause have silhouettes up to .29 and
 # centres with cosines from .82 on, two causes .51, and .55.
-APART = 0.4  # least mean silhouette of groups
+APART = 0.3  # least mean silhouette of groups
 DISTINCT = 0.7  # largest cosine of the centres of two groups
 CLOSE = 0.05  # silhouettes that differ less do not justify more groups
 STABLE = 0.8  # least mean adjusted Rand index over resamples
