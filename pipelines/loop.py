@@ -4,7 +4,7 @@ and a second audit finds the right one.
 
 from __future__ import annotations
 
-from configs.retrain import RetrainConfig, resolve_retrain
+from configs.retrain import RetrainConfig, load_retrain
 from configs.schema import RunConfig, load_run
 from pipelines.demo import judge_and_list, prepare_demo
 from pipelines.engine.terminal import print_line
@@ -17,13 +17,12 @@ from pipelines.run import run
 from storage.seal import read_sealed
 from storage.uri import Store, open_store
 
-PRESET = "demo-biased"  # the classifier that learnt hair
-ROWS, TEST_ROWS = 2000, 600  # to train on, as the classifier was, and to compare on
-MADE_ROWS = 384  # of those to train on, that get a counterfactual
-SEED, CORRELATED = 2, {"Blond_Hair": 0.99}  # as of its training data, configs/train/faces-biased
-STEPS = 800
-MADE = ("generate", "score", "augment")  # the stages that an augmentation set needs
-BEFORE, AFTER = "before", "line"  # the arms: the classifier as it is, and with counterfactuals
+AUDITED, MADE, RETRAINED = "demo-biased", "demo-mend", "demo"  # presets
+BEFORE, AFTER = "before", "line"  # arms: the classifier as it is, and with counterfactuals
+STAGES = ("generate", "score", "augment")  # that an augmentation set needs
+ROWS, TEST_ROWS = 4000, 1000  # to train on, and to compare on
+# as the audited classifier was trained, configs/train/faces-biased
+SEED, TEST_SEED, CORRELATED = 2, 9, {"Blond_Hair": 0.99}
 
 
 def loop(out: str, sets: list[str]) -> str:
@@ -34,23 +33,22 @@ def loop(out: str, sets: list[str]) -> str:
     """
     data = prepare_demo(out)
     given = [f"data.path={data}", "data.mask=mask", f"out={out}", *sets]
-    first = _audit(load_run(PRESET, given))
-    store = open_store(out)
-    rows, test = f"{out}/loop/biased", f"{out}/loop/test"
-    if not store.list("loop/biased"):
-        prepare_faces(rows, rows=ROWS, test_rows=0, seed=SEED, correlations=CORRELATED)
-    if not store.list("loop/test"):
-        prepare_faces(test, rows=1, test_rows=TEST_ROWS, seed=SEED + 1)
+    first = _audit(load_run(AUDITED, given))
 
     print_line("\n== counterfactuals of its training rows")
-    over = [f"data.path={rows}", f"data.rows=:{MADE_ROWS}", f"out={out}", "name=loop-set"]
-    made = load_run(PRESET, [*over, "augment.label=oracle", "score.flops_rows=0", *sets])
-    counterfactuals = run(made, stages=MADE)
+    rows, test = f"{out}/biased", f"{out}/even"
+    store = open_store(out)
+    if not store.list("biased"):
+        prepare_faces(rows, rows=ROWS, test_rows=0, seed=SEED, correlations=CORRELATED)
+    if not store.list("even"):
+        prepare_faces(test, rows=0, test_rows=TEST_ROWS, seed=TEST_SEED)
+    made = load_run(MADE, [f"data.path={rows}", f"out={out}", *sets])
+    counterfactuals = run(made, stages=STAGES)
 
     print_line("\n== retraining")
     table = retrain(retraining(made, rows, test, counterfactuals.uri, out))
-    mended = open_store(table.uri).url(f"{AFTER}-0/model.yaml")
-    second = _audit(load_run(PRESET, [*given, "name=demo-mended", f"models.classifier={mended}"]))
+    mended = table.url(f"{AFTER}-0/model.yaml")
+    second = _audit(load_run(AUDITED, [*given, "name=demo-mended", f"models.classifier={mended}"]))
 
     story = tell(
         (first, second),
@@ -71,28 +69,11 @@ def _audit(config: RunConfig) -> Store:
 
 
 def retraining(made: RunConfig, rows: str, test: str, augment: str, out: str) -> RetrainConfig:
-    """Return the retraining: the classifier as it is, and trained from scratch with half of each
-    batch on the lines to the counterfactuals.
-    """
-    faces = {"preset": "faces", "label": "Smiling", "split": None}
-    raw = {
-        "name": "retrained",
-        "train": {
-            "preset": "faces-biased",
-            "data": {"path": rows, "id": "id"},
-            "holdout": None,
-            "objective": {"jitter": 0.5, "adversarial": 0},
-            "steps": STEPS,
-            "batch": 32,
-            "lr": 0.004,
-        },
-        "augment": [augment],
-        "arms": [BEFORE, AFTER],
-        "seeds": [0],
-        "test": {**faces, "path": f"{test}/test-*.parquet"},
-        "groups": ["Blond_Hair"],
-        "models": {"classifier": made.models["classifier"].model_dump(mode="json")},
-        "engine": made.engine.model_dump(mode="json"),
-        "out": f"{out}/loop",
-    }
-    return resolve_retrain(raw, [], "demo --loop")
+    """Return the retraining of the preset on these folders, on the engine of the run `made`."""
+    sets = [
+        f"train.data.path={rows}/train-*.parquet",
+        f"augment=[{augment}]",
+        f"test.path={test}",
+        f"out={out}",
+    ]
+    return load_retrain(RETRAINED, sets).model_copy(update={"engine": made.engine})
