@@ -13,7 +13,6 @@ import pyarrow as pa
 import torch
 import yaml
 from numpy.typing import NDArray
-from pyarrow import parquet as pq
 from torch import Tensor
 
 from actors.pinned.load import load_models
@@ -25,7 +24,7 @@ from pipelines.retrain.inputs import Rows
 from pipelines.train.trainer import Draw
 from storage.codec import encode
 from storage.schema import IMAGE
-from storage.tables import to_parquet
+from storage.tables import open_parquet, to_parquet
 
 PREDICTIONS, MODEL = "predictions.parquet", "model.yaml"
 SHOWN = 300  # characters of a failed command's last line
@@ -145,7 +144,8 @@ def read_predictions(
     The file has the columns id and probabilities, or id and predicted (a class's index or name).
     """
     classes = list(config.train.classes)
-    table = pq.read_table(path)
+    with open_parquet(path) as file:
+        table = file.read()
     there = next((c for c in ("probabilities", "predicted") if c in table.column_names), None)
     if there is None or "id" not in table.column_names:
         raise UserError(

@@ -10,14 +10,16 @@ import signal
 import sys
 import threading
 import webbrowser
+from typing import TYPE_CHECKING
 
 from configs.schema import RunConfig
 from configs.strict import UserError
-from pipelines.engine.disk import disk_errors
 from pipelines.engine.stop import RECEIVED, Stopped
 from pipelines.engine.terminal import print_line
 from storage.errors import StorageError
-from storage.uri import Store
+
+if TYPE_CHECKING:
+    from storage.uri import Store  # it imports pyarrow
 
 TICK = 3600.0  # seconds between two looks of the waiting thread
 
@@ -37,6 +39,7 @@ def arguments(sub: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C, or print the summary; returns the exit code."""
+    from pipelines.engine.disk import disk_errors  # not above: it imports pyarrow
     from pipelines.run import find_run
 
     if not 0 <= args.port <= 65535:

@@ -45,7 +45,9 @@ def test_the_error_names_the_methods_that_work(monkeypatch: pytest.MonkeyPatch) 
     from counterfactory.methods.cadex import CADEX
 
     monkeypatch.setattr(CADEX, "access", "scores")
-    with pytest.raises(UserError, match=r"methods that work with it: cadex-demo, cadex$"):
+    with pytest.raises(
+        UserError, match=r"methods that work with it: cadex-demo, cadex, latent-direction-demo, .*$"
+    ):
         check_needs(config("models.classifier.access=scores"))
     check_needs(config("method=cadex-demo", "models.classifier.access=scores"))
     monkeypatch.setattr(CADEX, "access", "pixels")
