@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from actors.pinned.black_box import Asked, Count, counter, remove_old, start_counter
+from actors.pinned.black_box import Asked, Count, remove_old
 from configs.strict import UserError
 from counterfactory.models.wrapping.black_box import BlackBox
 from storage.errors import NoAnswer
@@ -71,21 +73,32 @@ def test_answers_of_runs_long_ago_are_deleted(tmp_path: Path) -> None:
     remove_old(tmp_path / "absent")
 
 
-def test_workers_on_ray_have_one_counter(ray_session: None) -> None:
-    import ray
+ONE_COUNTER = """
+import ray
+from actors.pinned.black_box import counter, start_counter
 
-    start_counter()
-    start_counter()  # the same one
-    before = counter().all().get("c", 0)
+ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+start_counter()
+start_counter()  # the same one
+before = counter().all().get("c", 0)
 
-    @ray.remote(num_cpus=0.1)
-    def take() -> bool:
-        from actors.pinned.black_box import counter
+@ray.remote(num_cpus=0.1)
+def take():
+    from actors.pinned.black_box import counter
+    return counter().take("c", 1, before + 3)
 
-        return counter().take("c", 1, before + 3)
+took = ray.get([take.remote() for _ in range(5)])
+assert sorted(took) == [False, False, True, True, True], took
+assert counter().all()["c"] == before + 3
+counter().clear()
+assert counter().all() == {}
+"""
 
-    took = ray.get([take.remote() for _ in range(5)])
-    assert sorted(took) == [False, False, True, True, True]
-    assert counter().all()["c"] == before + 3
-    counter().clear()
-    assert counter().all() == {}
+
+def test_workers_on_ray_have_one_counter() -> None:
+    """In a process of its own: where Ray has started, tests/cluster can join no cluster."""
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_COUNTER], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

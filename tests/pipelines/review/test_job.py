@@ -45,7 +45,13 @@ def served(*options: str) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
     quiet = {name: value for name, value in os.environ.items() if name != "DISPLAY"}
     env = quiet | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+        # a test run in the background ignores Ctrl-C, and so would its commands
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
