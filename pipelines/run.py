@@ -16,6 +16,7 @@ from actors.pinned.black_box import begin_count
 from configs.schema import RunConfig, load_run
 from configs.strict import NothingMade, UserError, apply_sets, check, parse_yaml
 from pipelines.ahead import expect_settings
+from pipelines.augment.gates import answers_missing
 from pipelines.engine.committed import (
     attributed_stage,
     intervened_stage,
@@ -78,13 +79,18 @@ def _run(store: Store, config: RunConfig, stages: tuple[str, ...], part: Part) -
     started = time.monotonic()
     if store.exists(MANIFEST):
         read_manifest(store)  # report a damaged manifest before any work
-    if stages == STAGES:
+    # a judge and reviewers answer after the run, which is no reason to end it without a report
+    whole = stages == STAGES
+    if whole:
         stages = tuple(name for name in STAGES if name not in skipped(config))
     expect_settings(config, stages)
     for name in stages:
         raise_if_stopped()
         if part.shards is not None and name not in PARTED:
             print_line(f"{name}: left for a call without --shards, when every shard is done")
+            continue
+        if whole and name == "augment" and (missing := answers_missing(store, config)):
+            print_line(f"augment: left: {missing}, then `augment RUN`")
             continue
         print_line(STAGE_JOBS[name](store, config, part))
         if name in PARTED:

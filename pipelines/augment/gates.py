@@ -54,6 +54,28 @@ def limits_of(settings: AugmentConfig) -> dict[str, tuple[str, float | None]]:
     }
 
 
+def answers_missing(store: Store, config: RunConfig) -> str | None:
+    """Return what augment's settings need of the judge or of reviewers and the run has not yet, as
+    an error's text; None where nothing is missing.
+    """
+    settings = config.augment
+    limits = limits_of(settings).items()
+    needs = [name for name, (_, limit) in limits if "judge" in name and limit is not None]
+    if settings.label == "judge":
+        needs.append("label")
+    if needs and not store.exists(JUDGE_SCORES):
+        return (
+            f"augment.{needs[0]}: expected the judge's answers, got none: `judge RUN --live` asks"
+            " for them, or parse them by `judge --answers` first"
+        )
+    if settings.label == "review" and not store.list(REVIEW):
+        return (
+            "augment.label: expected the verdicts of reviewers, got none: give them by"
+            " `counterfactory review` first"
+        )
+    return None
+
+
 def check_gates(
     store: Store, config: RunConfig, calibration: Mapping[str, Any] | None = None
 ) -> None:
@@ -67,19 +89,7 @@ def check_gates(
         raise UserError(
             "augment.max_other_attributes: expected an oracle in models and score.causal, got none"
         )
-    limits = limits_of(settings).items()
-    needs = [name for name, (_, limit) in limits if "judge" in name and limit is not None]
-    if settings.label == "judge":
-        needs.append("label")
-    if needs and not store.exists(JUDGE_SCORES):
-        raise UserError(
-            f"augment.{needs[0]}: expected the judge's answers, got none: parse them by `judge"
-            " --answers` first"
-        )
+    if missing := answers_missing(store, config):
+        raise UserError(missing)
     if settings.label == "judge" and calibration is not None and not settings.uncalibrated:
         expect_calibrated(calibration)
-    if settings.label == "review" and not store.list(REVIEW):
-        raise UserError(
-            "augment.label: expected the verdicts of reviewers, got none: give them by"
-            " `counterfactory review` first"
-        )

@@ -148,14 +148,17 @@ def digest_of_sets(paths: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def digest_of_rows(data: ImageData | None) -> Any:
-    """Return the versions of a data set's files, and which of their rows are read."""
+def digest_of_rows(data: ImageData | None, place: str) -> Any:
+    """Return the versions of a data set's files, and which of their rows are read.
+
+    UserError, which names `place`, the data set's setting, where there are none.
+    """
     if data is None:
         return None
     try:
         shards, _ = plan_shards(data.path, shard_rows=2**62, rows=data.rows)
     except (FileNotFoundError, ValueError) as error:
-        raise UserError(f"data.path: {error}") from None
+        raise UserError(f"{place}.path: {error}") from None
     files = [(shard.name, shard.version, shard.start, shard.rows) for shard in shards]
     settings = data.model_dump(mode="json", exclude={"path", "preset", "columns"})
     return [files, settings]

@@ -102,8 +102,12 @@ def units_of(store: Store, config: RetrainConfig) -> list[Unit]:
 
 def digest_of_inputs(config: RetrainConfig) -> list[Any]:
     """Return what every arm depends on: the rows, the groups and the sets whose flips count."""
-    rows = [config.train.data, config.test_data, config.validation]
-    found = [digest_of_rows(data) for data in rows]
+    rows = {
+        "train.data": config.train.data,
+        "test": config.test_data,
+        "validation": config.validation,
+    }
+    found = [digest_of_rows(data, place) for place, data in rows.items()]
     return [VERSION, *found, config.groups, digest_of_sets(config.augment)]
 
 

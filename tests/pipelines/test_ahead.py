@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,8 +12,9 @@ import pytest
 
 from configs.schema import RunConfig, load_run
 from configs.strict import UserError
+from pipelines.augment.job import augment
 from pipelines.doctor.job import check_stages
-from pipelines.run import run
+from pipelines.run import STAGES, run
 
 
 def demo(faces: Path, out: Path, *sets: str) -> RunConfig:
@@ -48,3 +51,29 @@ def test_all_faults_of_a_config_are_reported_at_once(faces: Path, tmp_path: Path
     config = demo(faces, tmp_path, "judge.wording=nope", "score.query=Nope")
     assert [each.about for each in check_stages(config)] == ["score.query", "judge.wording"]
     assert check_stages(demo(faces, tmp_path)) == []
+
+
+@pytest.mark.parametrize("label", ["judge", "review"])
+def test_a_run_that_waits_for_verdicts_ends_with_its_report(
+    make_run: Callable[..., Any],
+    label: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made = make_run()
+    did: list[str] = []
+
+    def stage(name: str) -> Callable[..., str]:
+        return lambda store, config, part: did.append(name) or name
+
+    monkeypatch.setattr("pipelines.run.STAGE_JOBS", {name: stage(name) for name in STAGES})
+    monkeypatch.setattr("pipelines.run.PARTED", ())
+    config = made.with_settings(augment={"label": label})
+    run(config, store=made.store)
+    assert "augment" not in did
+    assert did[-1] == "report"
+    said = capsys.readouterr().out
+    assert "augment: left: augment.label: expected the" in said
+    assert "then `augment RUN`" in said
+    with pytest.raises(UserError, match=r"augment.label: expected the .*, got none"):
+        augment(made.store, config)
