@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from counterfactory.models.latent_linear import LatentLinear
+
 # mean distance of one picture's latent, in standard deviations, that is more than rounding
 FOREIGN = 0.1
 Size = tuple[int, int]
 
 
-class Descriptors(nn.Module):
+class Descriptors(LatentLinear):
     """One linear predictor per descriptor on standardised latents: logistic for a binary
     descriptor, ridge for a continuous one (Goldwasser & Hooker 2025, arXiv 2504.15479).
 
@@ -23,14 +25,7 @@ class Descriptors(nn.Module):
     that are not binary.
     """
 
-    mean: Tensor
-    std: Tensor
-    weight: Tensor
-    bias: Tensor
-    sample: Tensor
-
     def __init__(self, *, latent: int, descriptors: int, continuous: Sequence[int] = ()) -> None:
-        super().__init__()
         if min(latent, descriptors) < 1 or not all(
             0 <= place < descriptors for place in continuous
         ):
@@ -38,32 +33,8 @@ class Descriptors(nn.Module):
                 "expected latent and descriptors of at least 1 and continuous below descriptors,"
                 f" got {(latent, descriptors, list(continuous))}"
             )
+        super().__init__(latent, descriptors, "predictors")
         self.continuous = tuple(continuous)
-        self.register_buffer("mean", torch.zeros(latent))
-        self.register_buffer("std", torch.ones(latent))
-        self.register_buffer("weight", torch.zeros(descriptors, latent))
-        self.register_buffer("bias", torch.zeros(descriptors))
-        # latent of one known picture, which identifies the encoder
-        self.register_buffer("sample", torch.zeros(latent))
-
-    def standardise(self, latents: Tensor) -> None:
-        """Set mean and standard deviation from latents (N,L)."""
-        spread = latents.double().std(0, correction=0)
-        self.mean.copy_(latents.double().mean(0))
-        # a number that hardly varies stays near 0
-        self.std.copy_(spread.clamp(min=max(1e-3 * float(spread.max()), 1e-4)))
-
-    def normal(self, latents: Tensor) -> Tensor:
-        """Return latents (B,...) as (B,L), in standard deviations from the mean; ValueError where L
-        differs.
-        """
-        flat = latents.flatten(1).float()
-        if flat.shape[1] != len(self.mean):
-            raise ValueError(
-                f"expected latents of {len(self.mean)} numbers, as the predictors were fitted on,"
-                f" got {flat.shape[1]}"
-            )
-        return (flat - self.mean) / self.std
 
     def scores(self, latents: Tensor) -> Tensor:
         """Return scores (B,D) of latents (B,...).
@@ -71,7 +42,7 @@ class Descriptors(nn.Module):
         Binary descriptors have log-odds. Continuous ones have the distance from their mean in
         standard deviations, both of the data they were fitted on.
         """
-        return self.normal(latents) @ self.weight.T + self.bias
+        return super().scores(latents)
 
     def to_probabilities(self, scores: Tensor) -> Tensor:
         """Return the values (B,D) whose differences are importances: probabilities of binary

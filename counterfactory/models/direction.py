@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from counterfactory.models.attribution import FOREIGN, Size, sample_of
+from counterfactory.models.latent_linear import LatentLinear
 
 
-class Directions(nn.Module):
+class Directions(LatentLinear):
     """Linear scores of classes on whitened latents; the difference of two classes' weights is the
     direction from one to the other.
 
@@ -25,45 +26,16 @@ class Directions(nn.Module):
     latent: length of a latent; classes: number of classes.
     """
 
-    mean: Tensor
-    std: Tensor
-    weight: Tensor
-    bias: Tensor
-    sample: Tensor
-
     def __init__(self, *, latent: int, classes: int) -> None:
-        super().__init__()
         if latent < 1 or classes < 2:
             raise ValueError(
                 f"expected latent of at least 1 and classes of at least 2, got {(latent, classes)}"
             )
-        self.register_buffer("mean", torch.zeros(latent))
-        self.register_buffer("std", torch.ones(latent))
-        self.register_buffer("weight", torch.zeros(classes, latent))
-        self.register_buffer("bias", torch.zeros(classes))
-        # latent of one known picture, which identifies the encoder
-        self.register_buffer("sample", torch.zeros(latent))
-
-    def standardise(self, latents: Tensor) -> None:
-        """Set mean and standard deviation from latents (N,L)."""
-        spread = latents.double().std(0, correction=0)
-        self.mean.copy_(latents.double().mean(0))
-        # a number that hardly varies stays near 0
-        self.std.copy_(spread.clamp(min=max(1e-3 * float(spread.max()), 1e-4)))
-
-    def normal(self, latents: Tensor) -> Tensor:
-        """Return latents (B,...) as (B,L), whitened; ValueError where L differs."""
-        flat = latents.flatten(1).float()
-        if flat.shape[1] != len(self.mean):
-            raise ValueError(
-                f"expected latents of {len(self.mean)} numbers, as the directions were fitted on,"
-                f" got {flat.shape[1]}"
-            )
-        return (flat - self.mean) / self.std
+        super().__init__(latent, classes, "directions")
 
     def forward(self, latents: Tensor) -> Tensor:
         """Return scores (B,K) of latents (B,...), whose differences are like log-odds."""
-        return self.normal(latents) @ self.weight.T + self.bias
+        return self.scores(latents)
 
 
 class DirectionWrapper(nn.Module):
